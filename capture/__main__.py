@@ -1,0 +1,25 @@
+"""The entry of both console scripts: a command goes to click, anything else is the init path, which has no click."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+COMMANDS = frozenset({"apply", "render", "settings", "--help", "-h", "--version", "help", "version"})
+"""First arguments that need click. Any other command line is one that istio-iptables would be given."""
+
+
+def main() -> None:
+    argv = sys.argv[1:]
+    if COMMANDS.intersection(argv[:1]) or "--help" in argv or "-h" in argv:
+        from capture.cli import main as commands
+
+        commands(argv)
+    else:
+        from capture.init import run
+
+        sys.exit(run(argv, os.environ))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""All that can go wrong for a reason the operator can act on, and the exit status of each.
+
+    CaptureError            1    the capture was not made; the namespace is as it was
+    ├── BadSettings         2    a flag or variable was refused; nothing was touched
+    ├── NamespaceUnusable   1    --network-namespace names nothing that can be entered
+    ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
+    ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
+    └── KernelRefused       1    iptables-restore failed; what it had changed was put back
+        └── NotPutBack      1    … and putting back failed too: the one case in which the state is not as it was
+
+A mistake of ours is an ordinary exception, with its traceback.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE = 0
+FAILED = 1
+REFUSED = 2
+
+
+class CaptureError(Exception):
+    """Something the operator can act on. `str()` is the whole message, ready to print."""
+
+    exit_status = FAILED
+
+    def __init__(self, what: str, *, details: Sequence[tuple[str, str]] = (), hint: str = "") -> None:
+        self.what = what
+        self.details = tuple(details)
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        width = max((len(label) for label, _ in self.details), default=0)
+        lines = [self.what]
+        for label, text in self.details:
+            for number, line in enumerate(text.splitlines() or [""]):
+                lines.append(f"  {(label + ':') if not number else '':<{width + 1}} {line}")
+        if self.hint:
+            lines.append(f"hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class Refusal:
+    """One value that was refused: where it came from, what it was, and what would be right."""
+
+    def __init__(self, source: str, value: str | None, reason: str) -> None:
+        self.source = source
+        self.value = value
+        self.reason = reason
+
+    def __str__(self) -> str:
+        given = "" if self.value is None else f" {quoted(self.value)}"
+        return f"{self.source}{given}: {self.reason}"
+
+
+class BadSettings(CaptureError):
+    """Flags or variables that cannot mean anything. All of them, not just the first."""
+
+    exit_status = REFUSED
+
+    def __init__(self, refusals: Sequence[Refusal]) -> None:
+        self.refusals = tuple(refusals)
+        count = "a setting was" if len(refusals) == 1 else f"{len(refusals)} settings were"
+        super().__init__("\n  ".join([f"{count} refused; nothing was touched", *map(str, refusals)]))
+
+
+class NamespaceUnusable(CaptureError):
+    """The network namespace that was named cannot be entered."""
+
+
+class BackendUnusable(CaptureError):
+    """No iptables that can do it: a missing binary, kernel module or capability."""
+
+
+class LiveStateUnreadable(CaptureError):
+    """iptables-save failed, or printed what cannot be understood."""
+
+
+class KernelRefused(CaptureError):
+    """iptables-restore failed, or the kernel holds something other than what was asked for."""
+
+    def __init__(
+        self, what: str, *, details: Sequence[tuple[str, str]] = (), hint: str = "", setting: str = ""
+    ) -> None:
+        super().__init__(what, details=details, hint=hint)
+        self.setting = setting
+        """The setting that asked for the refused rule, by its name in `Settings`; empty if none or not known."""
+
+
+class NotPutBack(KernelRefused):
+    """A change failed half way and undoing it failed as well."""
+
+
+def quoted(value: str) -> str:
+    """The value as one readable line: control characters are shown, a very long value is cut."""
+    shown = value if len(value) <= 80 else value[:77] + "…"
+    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown) + '"'

@@ -1,0 +1,153 @@
+"""The init path: settings, facts, intent, plan, kernel. What runs before a pod's application starts.
+
+Everything imported here is paid for by every pod: neither click, pydantic, pyroute2 nor python-iptables is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from capture import apply, kernel, netns
+from capture.errors import DONE, CaptureError, KernelRefused
+from capture.facts import read_facts
+from capture.kernel import NFT, Iptables, Live
+from capture.log import Log
+from capture.resolve import resolve
+from capture.settings import DECLARED_BY_NAME, Settings
+from rules.diff import restore_text
+from rules.plan import plan
+from rules.values import Family, Ruleset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from capture.facts import Facts
+    from capture.resolve import Resolved
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Do what a command line without a command asks for. The result is the exit status."""
+    log = Log(as_json="--log_as_json" in argv)
+    try:
+        settings = Settings.load(argv, environ)
+        log = Log(settings.log_output_level, as_json=settings.log_as_json)
+        follow(settings, log)
+    except CaptureError as error:
+        log.error(str(error))
+        return error.exit_status
+    return DONE
+
+
+def follow(settings: Settings, log: Log) -> None:
+    """Apply, print or remove, as the settings say. Raises CaptureError with the namespace as it was."""
+    if settings.network_namespace:
+        netns.enter(settings.network_namespace)
+    facts = read_facts()
+    resolved = resolve(settings, facts)
+    log.info("\n".join(["Settings:", *described(settings, resolved)]))
+    for warning in resolved.warnings:
+        log.warn(warning)
+    planned = plan(resolved.intent)
+    if settings.cleanup_only:
+        planned = tuple(Ruleset(family) for family in Family)
+    if settings.dry_run:
+        dry_run(settings, planned, log)
+    elif settings.skip_rule_apply and not settings.cleanup_only:
+        log.info("--skip-rule-apply: the rules are left as they are")
+    else:
+        try:
+            converge(settings, facts, planned, log)
+        except KernelRefused as refused:
+            if refused.setting:
+                refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
+            raise
+
+
+def converge(settings: Settings, facts: Facts, planned: Sequence[Ruleset], log: Log) -> None:
+    """Make the namespace hold what is planned, and nothing else of ours."""
+    live = kernel.read_live()
+    chosen = kernel.choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+    log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
+    captures_ipv6 = any(ruleset.family is Family.V6 and ruleset.tables for ruleset in planned)
+    doing = list(
+        apply.steps(
+            live,
+            planned,
+            chosen.backend,
+            needs_passthrough_address=captures_ipv6 and facts.lacks_passthrough_address,
+        )
+    )
+    if doing:
+        apply.apply(doing, live, log)
+        log.info("Nothing of ours is left" if settings.cleanup_only else "The capture is in place")
+    elif settings.cleanup_only:
+        log.info("Nothing of ours is here: nothing to remove")
+    else:
+        for ruleset in planned:
+            if ruleset.tables:
+                tool = Iptables(chosen.backend, ruleset.family)
+                log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
+        log.info("The capture is already in place: nothing was changed")
+
+
+def dry_run(settings: Settings, planned: Sequence[Ruleset], log: Log) -> None:
+    """Print what would be given to each iptables-restore, and nothing else, to stdout."""
+    live, backend = live_if_permitted(settings, log)
+    sections = [
+        f"# {step.tool.family.value}: {step.tool}-restore --noflush\n{restore_text(step.changes)}"
+        for step in apply.restores(live, planned, backend)
+    ]
+    text = "\n".join(sections)
+    if not text:
+        log.info("Nothing of ours would change")
+    show(text)
+    if settings.dry_run_file:
+        try:
+            with open(settings.dry_run_file, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise CaptureError(
+                f"cannot write the rules to {settings.dry_run_file}: {error.strerror}",
+                hint="environment DRY_RUN_FILE_PATH names that file",
+            ) from error
+
+
+def live_if_permitted(settings: Settings, log: Log) -> tuple[Live, str]:
+    """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace."""
+    try:
+        live = kernel.read_live()
+        return live, kernel.choose_backend(
+            live, settings.force_iptables_binary, native=settings.native_nftables
+        ).backend
+    except CaptureError as error:
+        log.info(f"The rules are those for a namespace without any of ours, because: {error.what}")
+        nothing = {family: frozenset[str]() for family in Family}
+        return Live({}, {}, nothing, None), settings.force_iptables_binary or NFT
+
+
+def show(text: str) -> None:
+    """To stdout; a reader that went away early is none of our failures."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def described(settings: Settings, resolved: Resolved) -> Iterator[str]:
+    """The settings that somebody gave or that were derived, each with its origin."""
+    for name, declared in DECLARED_BY_NAME.items():
+        origin = settings.origins[name]
+        if origin.text is not None:
+            yield f"  {declared.shown}={origin.text} ({origin})"
+        elif name in resolved.derived:
+            value = getattr(resolved.intent, name)
+            yield f"  {declared.shown}={','.join(map(str, value))} ({resolved.derived[name]})"
+
+
+def asked_by(name: str, settings: Settings, resolved: Resolved) -> str:
+    """Which flag or variable a rule goes back to."""
+    origin = resolved.derived.get(name, settings.origins[name])
+    return f"{DECLARED_BY_NAME[name].shown}, {origin if origin.kind != 'default' else 'by default'}"

@@ -1,0 +1,126 @@
+"""The settings as a pydantic model: for those who validate, generate or document them rather than start a pod.
+
+The model is made from the declarations in `capture.settings`, so a setting is declared once; each of its fields
+is checked by the very reader that checks the flag. Building it takes longer than applying rules does, which is
+why the init path uses the declarations and leaves this module alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
+
+from capture import checked
+from capture.checked import Name
+from capture.settings import DECLARED, Origin, Said, Settings
+from rules.values import All
+
+if TYPE_CHECKING:
+    from capture.resolve import Resolved
+
+LIST = {"type": "array", "items": {"type": "string"}}
+ALL_OR_LIST = {"anyOf": [{"const": "*"}, LIST]}
+PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
+U32 = {"type": "integer", "minimum": 1, "maximum": checked.HIGHEST_U32}
+SCHEMAS: dict[Any, dict[str, Any]] = {
+    checked.port: PORT,
+    checked.mark: U32,
+    checked.routing_table: U32,
+    checked.boolean: {"type": "boolean"},
+    checked.duration: {"anyOf": [{"type": "string", "examples": ["500ms"]}, {"type": "number", "exclusiveMinimum": 0}]},
+    checked.ports: LIST,
+    checked.cidrs: LIST,
+    checked.interfaces: LIST,
+    checked.owners: LIST,
+    checked.all_or_ports: ALL_OR_LIST,
+    checked.all_or_cidrs: ALL_OR_LIST,
+    checked.owner_groups: ALL_OR_LIST,
+}
+"""What each reader takes, in JSON. Everything else is a string."""
+
+
+def plain(value: Any) -> Any:
+    """A setting's value as JSON has it: `*`, numbers, strings, lists of them, or null where nothing was said."""
+    if isinstance(value, All):
+        return "*"
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Name):
+        return value.name
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def written(setting: Said, value: Any) -> str:
+    """A JSON value as the text that the setting's flag would be given."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(written(setting, entry) for entry in value)
+    if setting.read is checked.duration and isinstance(value, int | float):
+        return f"{value}s"
+    return str(plain(value))
+
+
+def field(setting: Said) -> tuple[Any, Any]:
+    """The pydantic field of a setting: any JSON that its flag could be given, read as the flag is."""
+
+    def read(value: Any) -> Any:
+        return None if value is None else setting.read(written(setting, value))
+
+    schema = SCHEMAS.get(setting.read, {"type": "string"})
+    annotation = Annotated[Any, BeforeValidator(read), PlainSerializer(plain, when_used="json"), WithJsonSchema(schema)]
+    flags = [flag for flag in (setting.short, setting.long) if flag]
+    names: dict[str, Any] = {"flags": flags, "variables": list(setting.env)}
+    return annotation, Field(default=setting.default, description=setting.about, json_schema_extra=names)
+
+
+class _Checked(BaseModel):
+    """What every model of settings has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Settings of capture")
+
+    def settings(self) -> Settings:
+        """The same values for everything that takes `Settings`; what was set here has this model as its origin."""
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        return Settings(values, {name: Origin("model") for name in values})
+
+
+SettingsModel: type[_Checked] = create_model(
+    "SettingsModel",
+    __base__=_Checked,
+    **{setting.name: field(setting) for setting in DECLARED},  # type: ignore[call-overload] # known at run time only
+)
+"""Every setting by name. Raises pydantic's ValidationError, with the sentences that the flags are refused with."""
+
+
+class Listed(BaseModel):
+    """One setting as `capture settings` lists it."""
+
+    name: str
+    """Its name in SettingsModel."""
+    flag: str
+    """Its long flag; empty if it has none."""
+    variables: list[str]
+    """Its variables, the one that wins first."""
+    value: Any
+    """What it is, derived values included."""
+    source: str
+    """Where that came from: a flag, a variable, the default, or what it was derived from."""
+
+
+def listing(said: Settings, resolved: Resolved) -> list[Listed]:
+    """Every setting with the value that counts and where it came from."""
+    dumped = SettingsModel.model_validate({setting.name: getattr(said, setting.name) for setting in DECLARED})
+    values = dumped.model_dump(mode="json")
+    listed = []
+    for setting in DECLARED:
+        value, origin = values[setting.name], said.origins[setting.name]
+        if setting.name in resolved.derived:
+            origin = resolved.derived[setting.name]
+        if value is None:
+            value = plain(getattr(resolved.intent, setting.name))
+        listed.append(
+            Listed(name=setting.name, flag=setting.long, variables=list(setting.env), value=value, source=str(origin))
+        )
+    return listed

@@ -1,0 +1,111 @@
+"""Two questions to the kernel that a pod's start-up cannot afford a library or a child process for.
+
+A netlink dump is a dozen lines; importing pyroute2 takes ten times the CPU of everything else on the init path,
+and `nft list tables` or `ip addr` a fork each. Both questions only look. Whatever writes goes through pyroute2.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from ipaddress import ip_address
+
+from rules.values import Family, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+# linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+REQUEST_DUMP = 0x001 | 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_GETADDR = 22
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+NFT_MSG_GETTABLE = 10 << 8 | 1
+NFTA_TABLE_NAME = 1
+HEADER = struct.Struct("=IHHII")
+ATTRIBUTE = struct.Struct("=HH")
+FAMILIES = {2: Family.V4, 10: Family.V6}
+"""AF_INET and AF_INET6, which are also NFPROTO_IPV4 and NFPROTO_IPV6."""
+
+NUMBERS = {family: number for number, family in FAMILIES.items()}
+
+
+class Address(Value):
+    """An address of an interface in this namespace."""
+
+    ip: IPv4Address | IPv6Address
+    prefix: int
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is one that other hosts could reach: neither loopback nor link-local."""
+        return not (self.ip.is_loopback or self.ip.is_link_local)
+
+    def __str__(self) -> str:
+        return f"{self.ip}/{self.prefix}"
+
+
+def addresses() -> tuple[Address, ...]:
+    """Every address of this namespace, in the kernel's order: IPv4 before IPv6. Needs no privilege.
+
+    Raises OSError if the kernel does not answer.
+    """
+    found = []
+    for message in dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
+        family, prefix = message[0], message[1]
+        if family in FAMILIES:
+            read = attributes(message[8:])
+            # On a point-to-point link IFA_ADDRESS is the other end; the address itself is IFA_LOCAL.
+            raw = read.get(IFA_LOCAL) or read.get(IFA_ADDRESS)
+            if raw:
+                found.append(Address(ip_address(raw), prefix))
+    return tuple(found)
+
+
+def nft_tables() -> dict[Family, frozenset[str]]:
+    """The names of the nf_tables tables of this namespace, for the families that iptables has.
+
+    Raises PermissionError without CAP_NET_ADMIN, and another OSError if the kernel has no nf_tables.
+    """
+    found: dict[Family, set[str]] = {family: set() for family in Family}
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4)):
+        if message[0] in FAMILIES:
+            name = attributes(message[4:])[NFTA_TABLE_NAME]
+            found[FAMILIES[message[0]]].add(name.rstrip(b"\0").decode())
+    return {family: frozenset(names) for family, names in found.items()}
+
+
+def dump(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
+    """The messages that answer a dump request, without their netlink headers (netlink(7))."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        kernel.send(HEADER.pack(HEADER.size + len(payload), question, REQUEST_DUMP, 1, 0) + payload)
+        while True:
+            answer = kernel.recv(1 << 16)
+            at = 0
+            while at < len(answer):
+                length, kind, _, _, _ = HEADER.unpack_from(answer, at)
+                body = answer[at + HEADER.size : at + length]
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    error = -struct.unpack_from("=i", body)[0]
+                    if error:
+                        raise OSError(error, os.strerror(error))
+                    return
+                yield body
+                at += length + 3 & ~3
+
+
+def attributes(raw: bytes) -> dict[int, bytes]:
+    """The attributes of a message, by type."""
+    found = {}
+    at = 0
+    while at + ATTRIBUTE.size <= len(raw):
+        length, kind = ATTRIBUTE.unpack_from(raw, at)
+        if length < ATTRIBUTE.size:
+            break
+        found[kind & 0x3FFF] = raw[at + ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    return found

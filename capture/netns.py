@@ -1,0 +1,64 @@
+"""Entering a network namespace, in this process."""
+
+from __future__ import annotations
+
+import os
+
+from capture.errors import NamespaceUnusable, quoted
+
+NAMED = "/run/netns"
+"""Where ip-netns(8) keeps the namespaces that have a name."""
+CLONE_NEWNET = 0x40000000
+"""linux/sched.h: asks setns(2) to refuse what is not a network namespace."""
+
+
+def enter(namespace: str) -> None:
+    """Make this process's sockets and child processes work in that namespace.
+
+    `namespace` is a name of `ip netns`, a path (anything with a slash), or a pid. A name that is also a number
+    is taken as the name if there is one. Raises NamespaceUnusable, with the reason, if it cannot be entered.
+    """
+    path = path_of(namespace)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise NamespaceUnusable(
+            f"cannot enter the network namespace {quoted(namespace)}: {path}: {error.strerror}",
+            hint=hint(error, path),
+        ) from error
+
+
+def path_of(namespace: str) -> str:
+    """The file that stands for it (network_namespaces(7))."""
+    if "/" in namespace:
+        return namespace
+    named = f"{NAMED}/{namespace}"
+    if namespace.isascii() and namespace.isdigit() and not os.path.exists(named):
+        return f"/proc/{namespace}/ns/net"
+    return named
+
+
+def setns(handle: int) -> None:
+    """setns(2) for a network namespace. Raises OSError."""
+    if hasattr(os, "setns"):
+        os.setns(handle, CLONE_NEWNET)
+        return
+    # os.setns came with Python 3.12
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(handle, CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def hint(error: OSError, path: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "give a name that `ip netns list` shows, a path such as /proc/PID/ns/net, or the pid of a process in it"
+    if isinstance(error, PermissionError):
+        return "entering a namespace takes root, or CAP_SYS_ADMIN here and in the user namespace that owns it"
+    return f"{path} is not a network namespace"

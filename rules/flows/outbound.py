@@ -1,0 +1,144 @@
+"""What a local process sends: OUTPUT and ISTIO_OUTPUT of the nat table."""
+
+from __future__ import annotations
+
+from rules.flows.words import BYPASS, ON_LO, TCP, going_to, leaving_on, of_family, port_matches
+from rules.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, PASSTHROUGH
+from rules.values import OUTPUT, All, Block, DPort, Dst, Jump, Not, OwnerGid, OwnerUid, Ports, Src, when
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.intent import Intent
+    from rules.values import Family, Rule
+
+    Owner = OwnerUid | OwnerGid
+
+
+def hook() -> Block:
+    """OUTPUT sends TCP to ISTIO_OUTPUT."""
+    jump = when(TCP).then(Jump(ISTIO_OUTPUT), why="TCP that a local process sends is looked at")
+    return Block(OUTPUT, (jump,))
+
+
+def outbound(intent: Intent, family: Family) -> Block:
+    """ISTIO_OUTPUT: what a local process sends, asked these questions in this order."""
+    return Block.of(
+        ISTIO_OUTPUT,
+        excluded_interfaces(intent),
+        excluded_ports(intent),
+        passthrough(family),
+        proxy_traffic(intent, family),
+        owner_groups(intent),
+        loopback(intent, family),
+        excluded_destinations(intent, family),
+        included_ports(intent),
+        included_destinations(intent, family),
+    )
+
+
+def excluded_interfaces(intent: Intent) -> Iterator[Rule]:
+    for interface in leaving_on(intent.exclude_interfaces):
+        yield when(interface).then(BYPASS, why="nothing is captured on this interface", setting="exclude_interfaces")
+
+
+def excluded_ports(intent: Intent) -> Iterator[Rule]:
+    for ports in port_matches(intent.outbound_ports_exclude):
+        yield when(TCP, ports).then(BYPASS, why="an excluded outbound port", setting="outbound_ports_exclude")
+
+
+def passthrough(family: Family) -> Iterator[Rule]:
+    """Before the owner is asked: the proxy hands this to the application and must not get it back."""
+    yield when(ON_LO, Src(PASSTHROUGH[family])).then(
+        BYPASS, why="the proxy passes inbound traffic on to the application from this address"
+    )
+
+
+def proxy_traffic(intent: Intent, family: Family) -> Iterator[Rule]:
+    """The proxy's own packets, and everybody's over lo. Who is the proxy is told by uid or by gid.
+
+    With one uid and one gid the layout is that of istio-iptables. With more owners that layout would let the
+    first one's "not this owner on lo" hide the capture rules of all that follow, so then every capture comes
+    first and one rule excludes them all.
+    """
+    uids: list[tuple[Owner, str]] = [(OwnerUid(uid), "proxy_uid") for uid in dict.fromkeys(intent.proxy_uid)]
+    gids: list[tuple[Owner, str]] = [(OwnerGid(gid), "proxy_gid") for gid in dict.fromkeys(intent.proxy_gid)]
+    if len(uids) <= 1 and len(gids) <= 1:
+        for owner, setting in (*uids, *gids):
+            yield from calls_to_itself(intent, family, owner, setting)
+            yield from others_over_lo(intent, owner, setting=setting)
+            yield from from_the_proxy(owner, setting)
+    else:
+        owners = uids + gids
+        for owner, setting in owners:
+            yield from calls_to_itself(intent, family, owner, setting)
+        yield from others_over_lo(intent, *(owner for owner, _ in owners), setting="proxy_uid")
+        for owner, setting in owners:
+            yield from from_the_proxy(owner, setting)
+
+
+def calls_to_itself(intent: Intent, family: Family, owner: Owner, setting: str) -> Iterator[Rule]:
+    """app → service address → proxy → the same app: it left as outbound and returns over lo.
+
+    Without this rule it would skip everything that the inbound side enforces.
+    """
+    not_tunnel = Not(DPort(Ports.one(intent.inbound_tunnel_port)))
+    yield when(ON_LO, Not(Dst(intent.loopback(family))), TCP, not_tunnel, owner).then(
+        Jump(ISTIO_IN_REDIRECT), why="the app called itself through its service address", setting=setting
+    )
+
+
+def others_over_lo(intent: Intent, *owners: Owner, setting: str) -> Iterator[Rule]:
+    """Not asked when a loopback address is to be captured: this rule would let it go before it is looked at."""
+    if not captures_loopback(intent):
+        yield when(ON_LO, *map(Not, owners)).then(BYPASS, why="the app talks to itself over lo", setting=setting)
+
+
+def from_the_proxy(owner: Owner, setting: str) -> Iterator[Rule]:
+    yield when(owner).then(BYPASS, why="the proxy's own traffic, or it would loop", setting=setting)
+
+
+def captures_loopback(intent: Intent) -> bool:
+    """Whether a captured network begins with a loopback address (of any family: a pod has one lo)."""
+    return not isinstance(intent.outbound_cidrs, All) and any(
+        network.network_address.is_loopback for network in intent.outbound_cidrs
+    )
+
+
+def owner_groups(intent: Intent) -> Iterator[Rule]:
+    if isinstance(intent.owner_groups, All):
+        for gid in dict.fromkeys(intent.owner_groups_exclude):
+            yield when(OwnerGid(gid)).then(BYPASS, why="a group that is not captured", setting="owner_groups_exclude")
+    else:
+        none_of_these = (Not(OwnerGid(gid)) for gid in dict.fromkeys(intent.owner_groups))
+        yield when(*none_of_these).then(BYPASS, why="only some groups are captured", setting="owner_groups")
+
+
+def loopback(intent: Intent, family: Family) -> Iterator[Rule]:
+    yield when(Dst(intent.loopback(family))).then(
+        BYPASS, why="loopback stays loopback", setting="ipv4_loopback_cidr" if family.value == "IPv4" else ""
+    )
+
+
+def excluded_destinations(intent: Intent, family: Family) -> Iterator[Rule]:
+    for network in of_family(intent.outbound_cidrs_exclude, family):
+        yield when(*going_to(network)).then(BYPASS, why="an excluded destination", setting="outbound_cidrs_exclude")
+
+
+def included_ports(intent: Intent) -> Iterator[Rule]:
+    for ports in port_matches(intent.outbound_ports):
+        yield when(TCP, ports).then(
+            Jump(ISTIO_REDIRECT), why="a port captured for every destination", setting="outbound_ports"
+        )
+
+
+def included_destinations(intent: Intent, family: Family) -> Iterator[Rule]:
+    if isinstance(intent.outbound_cidrs, All):
+        why = "everything else goes to the proxy"
+        yield when().then(Jump(ISTIO_REDIRECT), why=why, setting="outbound_cidrs")
+    else:
+        for network in of_family(intent.outbound_cidrs, family):
+            yield when(*going_to(network)).then(
+                Jump(ISTIO_REDIRECT), why="a captured destination", setting="outbound_cidrs"
+            )

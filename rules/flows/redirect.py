@@ -1,0 +1,25 @@
+"""The ends of the walk: the two chains that hand a connection to the proxy."""
+
+from __future__ import annotations
+
+from rules.flows.words import TCP
+from rules.names import ISTIO_IN_REDIRECT, ISTIO_REDIRECT
+from rules.values import Block, Redirect, when
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rules.intent import Intent
+
+
+def to_outbound_listener(intent: Intent) -> Block:
+    """ISTIO_REDIRECT: the proxy's outbound listener."""
+    target = Redirect(intent.proxy_port)
+    why = "outbound TCP goes to the proxy's outbound listener"
+    return Block(ISTIO_REDIRECT, (when(TCP).then(target, why=why, setting="proxy_port"),))
+
+
+def to_inbound_listener(intent: Intent) -> Block:
+    """ISTIO_IN_REDIRECT: the proxy's inbound listener."""
+    target = Redirect(intent.inbound_capture_port)
+    why = "inbound TCP goes to the proxy's inbound listener"
+    return Block(ISTIO_IN_REDIRECT, (when(TCP).then(target, why=why, setting="inbound_capture_port"),))

@@ -1,0 +1,80 @@
+"""The vocabulary that the flows share: the commonest matches and targets, and lists of ports as few rules."""
+
+from __future__ import annotations
+
+from rules.names import LOOPBACK_INTERFACE
+from rules.values import (
+    MULTIPORT_PLACES,
+    DPort,
+    DPorts,
+    Dst,
+    Family,
+    InIface,
+    OutIface,
+    Ports,
+    Proto,
+    Return,
+    places,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rules.values import Match, Network
+
+TCP = Proto("tcp")
+UDP = Proto("udp")
+ON_LO = OutIface(LOOPBACK_INTERFACE)
+BYPASS = Return()
+
+ONE_RULE_EACH = 15
+"""A port list no longer than this becomes one rule for each entry, in the order given, so that each has a counter
+of its own and reads as it was written. A longer one is packed: its order means nothing to the kernel, which would
+pay for every rule with every new connection."""
+
+
+def of_family(networks: Iterable[Network], family: Family) -> Iterator[Network]:
+    """Those networks that this family's tables can hold, each once."""
+    version = 4 if family is Family.V4 else 6
+    return (network for network in dict.fromkeys(networks) if network.version == version)
+
+
+def going_to(network: Network) -> tuple[Match, ...]:
+    """The match for a destination. All of a family (`0.0.0.0/0`) is no match: the kernel would not keep it."""
+    return (Dst(network),) if network.prefixlen else ()
+
+
+def port_matches(ports: tuple[Ports, ...]) -> Iterator[DPort | DPorts]:
+    """Matches that together hold for exactly these ports."""
+    if len(ports) <= ONE_RULE_EACH:
+        yield from map(DPort, dict.fromkeys(ports))
+        return
+    batch: list[Ports] = []
+    room = MULTIPORT_PLACES
+    for entry in merged(ports):
+        if places(entry) > room:
+            yield DPorts(tuple(batch))
+            batch, room = [], MULTIPORT_PLACES
+        batch.append(entry)
+        room -= places(entry)
+    yield DPorts(tuple(batch))
+
+
+def merged(ports: Iterable[Ports]) -> list[Ports]:
+    """The same ports in ascending order, with neighbours and overlaps joined."""
+    joined: list[Ports] = []
+    for entry in sorted(ports, key=lambda entry: (entry.first, entry.last)):
+        if joined and entry.first <= joined[-1].last + 1:
+            joined[-1] = Ports(joined[-1].first, max(joined[-1].last, entry.last))
+        else:
+            joined.append(entry)
+    return joined
+
+
+def arriving_on(interfaces: Iterable[str]) -> Iterator[Match]:
+    return map(InIface, dict.fromkeys(interfaces))
+
+
+def leaving_on(interfaces: Iterable[str]) -> Iterator[Match]:
+    return map(OutIface, dict.fromkeys(interfaces))

@@ -1,0 +1,46 @@
+"""What our objects in the kernel are called, and the constants that a proxy agrees on with its rules.
+
+The names are those of istio-iptables, because other software (CNI repair controllers, dashboards, people) looks
+for them. They are also how we know our own work again: every rule we put in a built-in chain is a jump to one
+of these chains, so nothing of ours depends on remembering the settings that made it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+
+from rules.values import Family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rules.values import Network
+
+ISTIO_INBOUND = "ISTIO_INBOUND"
+ISTIO_IN_REDIRECT = "ISTIO_IN_REDIRECT"
+ISTIO_OUTPUT = "ISTIO_OUTPUT"
+ISTIO_REDIRECT = "ISTIO_REDIRECT"
+ISTIO_DROP = "ISTIO_DROP"
+
+OURS: dict[str, frozenset[str]] = {
+    "raw": frozenset({"ISTIO_INBOUND", "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS"}),
+    "mangle": frozenset({"ISTIO_INBOUND", "ISTIO_OUTPUT", "ISTIO_DIVERT", "ISTIO_TPROXY", "ISTIO_DROP"}),
+    "nat": frozenset({"ISTIO_INBOUND", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_REDIRECT", "ISTIO_OUTPUT_DNS"}),
+}
+"""The chains that are ours, by table, including those that only other settings or istio-iptables itself would make."""
+
+LOOPBACK_INTERFACE = "lo"
+
+PASSTHROUGH: dict[Family, Network] = {
+    Family.V4: IPv4Network("127.0.0.6/32"),
+    Family.V6: IPv6Network("::6/128"),
+}
+"""The source address that Envoy's InboundPassthroughCluster binds for traffic it hands to the application."""
+
+LOOPBACK: dict[Family, Network] = {
+    Family.V4: IPv4Network("127.0.0.1/32"),
+    Family.V6: IPv6Network("::1/128"),
+}
+"""What counts as loopback by default. 127.0.0.0/8 is wider: see `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`."""
+
+MOST_OWNER_GROUPS = 64
+"""Owner groups that can be included, as in istio-iptables: all of them share one rule."""

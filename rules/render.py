@@ -1,0 +1,90 @@
+"""From values to the text that iptables-restore(8) reads."""
+
+from __future__ import annotations
+
+from rules.values import (
+    Accept,
+    CtState,
+    DPort,
+    DPorts,
+    Drop,
+    Dst,
+    Foreign,
+    ForeignTarget,
+    InIface,
+    Jump,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    Proto,
+    Redirect,
+    Return,
+    Src,
+    assert_never,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rules.values import Match, Plain, Rule, Target
+
+
+def rule_text(rule: Rule) -> str:
+    """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`."""
+    return " ".join(text for text in (*map(match_text, rule.matches), target_text(rule.target)) if text)
+
+
+def match_text(asked: Match) -> str:
+    match asked:
+        case Not(inner):
+            module, option = module_and_option(inner)
+            return f"{module}! {option}"
+        case Foreign(text):
+            return text
+        case _:
+            return "".join(module_and_option(asked))
+
+
+def module_and_option(asked: Plain) -> tuple[str, str]:
+    """The match's module with a space behind it, if it must be named, and its option; `!` stands between them."""
+    match asked:
+        case Proto(name):
+            return "", f"-p {name}"
+        case Src(network):
+            return "", f"-s {network}"
+        case Dst(network):
+            return "", f"-d {network}"
+        case InIface(name):
+            return "", f"-i {name}"
+        case OutIface(name):
+            return "", f"-o {name}"
+        case DPort(ports):
+            return "", f"--dport {ports}"
+        case DPorts(ranges):
+            return "-m multiport ", f"--dports {','.join(map(str, ranges))}"
+        case OwnerUid(uid):
+            return "-m owner ", f"--uid-owner {uid}"
+        case OwnerGid(gid):
+            return "-m owner ", f"--gid-owner {gid}"
+        case CtState(states):
+            return "-m conntrack ", f"--ctstate {','.join(sorted(states))}"
+        case _:
+            assert_never(asked)
+
+
+def target_text(target: Target) -> str:
+    match target:
+        case Return():
+            return "-j RETURN"
+        case Accept():
+            return "-j ACCEPT"
+        case Drop():
+            return "-j DROP"
+        case Jump(chain):
+            return f"-j {chain}"
+        case Redirect(port):
+            return f"-j REDIRECT --to-ports {port}"
+        case ForeignTarget(text):
+            return text
+        case _:
+            assert_never(target)
