@@ -1,0 +1,1 @@
+"""The tests, and what they stand on: the rig, the demo, the benchmark."""

@@ -1,0 +1,1 @@
+"""What the kernel does with our rules: real packets, as several users, on both backends."""

@@ -1,0 +1,88 @@
+"""Network namespaces with unique names, which are gone when the `with` block is left, however it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from capture import netns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+PREFIX = "capture-rig"
+_numbers = itertools.count()
+
+
+class Namespace:
+    """A named network namespace of our own, with lo up."""
+
+    def __init__(self, role: str) -> None:
+        self.name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}-{role}"
+
+    def __enter__(self) -> Self:
+        ip("netns", "add", self.name)
+        try:
+            ip("-n", self.name, "link", "set", "lo", "up")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ip("netns", "del", self.name)
+
+    @property
+    def path(self) -> str:
+        return f"{netns.NAMED}/{self.name}"
+
+    def run(self, *command: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a program in this namespace, to its end, whatever its exit status."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, *command],
+            input=text,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def output(self, *command: str, text: str = "") -> str:
+        """The same for a program that must succeed; its stdout."""
+        done = self.run(*command, text=text)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
+        return done.stdout
+
+    def ip(self, *arguments: str) -> None:
+        ip("-n", self.name, *arguments)
+
+
+def ip(*arguments: str) -> None:
+    """ip(8), which must succeed."""
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@contextlib.contextmanager
+def entered(namespace: Namespace) -> Iterator[None]:
+    """Sockets opened in this block belong to that namespace, also afterwards. For a single-threaded caller."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        netns.enter(namespace.path)
+        yield
+    finally:
+        netns.setns(home)
+        os.close(home)
+
+
+def leftovers() -> list[str]:
+    """The namespaces that rigs of this process made and did not remove."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split() if name.startswith(f"{PREFIX}-{os.getpid()}-")]

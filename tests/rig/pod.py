@@ -1,0 +1,170 @@
+"""A pod and the host outside it: two namespaces, a veth pair, addresses of both families, listeners everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.rig.namespace import Namespace, ip
+from tests.rig.traffic import Call, Landing, Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+ROOT = Path(__file__).parents[2]
+PROXY, APP = 1337, 1000
+"""Uids (and gids) in the pod."""
+ADDRESSES = {4: "10.244.0.5", 6: "fd00:244::5"}
+"""The pod's."""
+GATEWAY = {4: "10.244.0.9", 6: "fd00:244::9"}
+"""The other end of the veth pair."""
+OUTSIDE = {
+    4: ("1.1.1.1", "9.9.9.9", "10.96.0.10", "10.0.7.7", "172.16.1.1", "192.0.2.10"),
+    6: ("2001:db8::1", "2001:db8:5::7", "fd00:96::a"),
+}
+"""Addresses of services outside. They exist inside the rig only."""
+TCP_PORTS = (22, 53, 80, 443, 3306, 5432, 8080, 9080, 15008, 15020, 15021, 15090, 31000, 32000)
+UDP_PORTS = (53, 443)
+PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run of capture ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Pod:
+    """A pod with an outside, and the traffic between them. Use as a context manager."""
+
+    def __init__(self, *, ipv6: bool = True) -> None:
+        self.ipv6 = ipv6
+        self.versions = (4, 6) if ipv6 else (4,)
+        self.inside = Namespace("pod")
+        self.outside = Namespace("out")
+        self.traffic = Traffic()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            for namespace in (self.inside, self.outside):
+                stack.enter_context(namespace)
+            self._join()
+            stack.enter_context(self.traffic)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _join(self) -> None:
+        inside, outside = self.inside, self.outside
+        ends = [namespace.name for namespace in (inside, outside)]
+        ip("link", "add", "eth0", "netns", ends[0], "type", "veth", "peer", "name", "eth0", "netns", ends[1])
+        for namespace, addresses in ((inside, ADDRESSES), (outside, GATEWAY)):
+            if not self.ipv6:
+                namespace.output("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+            for version in self.versions:
+                prefix = "24" if version == 4 else "64"
+                nodad = ["nodad"] if version == 6 else []
+                namespace.ip("addr", "add", f"{addresses[version]}/{prefix}", "dev", "eth0", *nodad)
+            namespace.ip("link", "set", "eth0", "up")
+        for version in self.versions:
+            for address in OUTSIDE[version]:
+                outside.ip("addr", "add", address, "dev", "lo", *(["nodad"] if version == 6 else []))
+            inside.ip(f"-{version}", "route", "add", "default", "via", GATEWAY[version])
+
+    # --- capture ------------------------------------------------------------------------------------------
+
+    def capture(self, *arguments: str, env: Mapping[str, str] | None = None, path: str | None = None) -> Result:
+        """Run our tool in the pod, as a container would: with no environment but this."""
+        environ = {"PATH": path or os.environ["PATH"], **(env or {})}
+        done = self.inside.run(sys.executable, "-m", "capture", *arguments, env={**environ, "PYTHONPATH": str(ROOT)})
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def applied(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
+        """The same where it must succeed."""
+        result = self.capture(*arguments, env=env)
+        assert result.status == 0, result.stderr
+        return result
+
+    def saved(self, backend: str = "nft", *, version: int = 4) -> list[str]:
+        """What iptables-save says, without comments and counters."""
+        program = f"{'iptables' if version == 4 else 'ip6tables'}-{backend}-save"
+        lines = self.inside.output(program).splitlines()
+        return [line.partition(" [")[0] if line.startswith(":") else line for line in lines if not line.startswith("#")]
+
+    def state(self) -> str:
+        """Everything that a run could change, in words: rules of both backends, addresses, routes, ip rules."""
+        commands = [
+            ["nft", "list", "ruleset"],
+            ["iptables-legacy-save"],
+            ["ip6tables-legacy-save"],
+            ["ip", "addr"],
+            ["ip", "rule"],
+            ["ip", "-6", "rule"],
+            ["ip", "route", "show", "table", "all"],
+            ["ip", "-6", "route", "show", "table", "all"],
+        ]
+        return "\n".join(
+            line
+            for command in commands
+            for line in self.inside.output(*command).splitlines()
+            if not line.startswith("#")
+        )
+
+    # --- traffic ------------------------------------------------------------------------------------------
+
+    def open_listeners(self, *, proxy_uid: int = PROXY, transparent: bool = False) -> None:
+        """The proxy's listeners and an application on every port inside, services on every port outside."""
+        any_address = ["0.0.0.0", "::"][: len(self.versions)]
+        loopback = ["127.0.0.1", "::1"][: len(self.versions)]
+        traffic, inside, outside = self.traffic, self.inside, self.outside
+        for port in PROXY_PORTS:
+            keeps_client = transparent and port in (15006, 16006)
+            traffic.listen(
+                inside, [port], where="pod", hosts=any_address, uid=proxy_uid, transparent=keeps_client
+            )
+        # A resolver answers from the address that it was asked at, so it listens on loopback itself.
+        traffic.listen(inside, [15053], where="pod", proto="udp", hosts=loopback, uid=proxy_uid)
+        traffic.listen(inside, TCP_PORTS, where="pod", hosts=any_address)
+        traffic.listen(inside, UDP_PORTS, where="pod", proto="udp", hosts=any_address)
+        traffic.listen(outside, TCP_PORTS, where="ext", hosts=any_address)
+        for version in self.versions:
+            hosts = (*OUTSIDE[version], GATEWAY[version])
+            traffic.listen(outside, UDP_PORTS, where="ext", proto="udp", hosts=hosts)
+
+    def dial(
+        self, host: str, port: int, *, uid: int = APP, gid: int | None = None, proto: str = "tcp", source: str | None = None
+    ) -> Landing:
+        """A call from inside the pod."""
+        return self.traffic.call(Call(self.inside, host, port, uid, uid if gid is None else gid, proto, source))
+
+    def dial_in(self, port: int, *, version: int = 4, proto: str = "tcp") -> Landing:
+        """A call from outside to the pod."""
+        return self.traffic.call(Call(self.outside, ADDRESSES[version], port, proto=proto))
+
+    def land(self, calls: Iterable[Call]) -> list[Landing]:
+        """Many calls at once."""
+        return self.traffic.land(calls)
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def has(*programs: str) -> list[str]:
+    """Those of these programs that are missing."""
+    return [p for p in programs if subprocess.run(["which", p], capture_output=True, check=False).returncode]
