@@ -295,6 +295,8 @@ class Live(Value):
     """Which tables the nft backend has already, ours or not."""
     nft_error: OSError | None
     """Why nf_tables cannot be used here, if it cannot."""
+    legacy_is_known: bool = True
+    """Whether we may see which legacy tables there are: only uid 0 may."""
 
     def saved(self, tool: Iptables) -> Saved:
         held = self.nft if tool.backend == NFT else self.legacy
@@ -326,12 +328,13 @@ def read_live() -> Live:
     except OSError as refused:
         error, nft_tables = refused, {family: frozenset() for family in Family}
     nft = {family: Iptables(NFT, family).save() for family in Family if nft_tables[family] & OUR_TABLES}
+    legacy_tables = {family: read_lines(LEGACY_TABLES[family]) for family in Family}
     legacy = {
         family: Iptables(LEGACY, family).save()
-        for family in Family
-        if OUR_TABLES.intersection(read_lines(LEGACY_TABLES[family]) or ())
+        for family, names in legacy_tables.items()
+        if OUR_TABLES.intersection(names or ())
     }
-    return Live(nft, legacy, nft_tables, error)
+    return Live(nft, legacy, nft_tables, error, legacy_is_known=None not in legacy_tables.values())
 
 
 class Choice(Value):
@@ -373,6 +376,11 @@ def require(live: Live, backend: str, reason: str) -> None:
         raise BackendUnusable(
             f"the {backend} backend of iptables is not installed, and {reason}",
             hint=f"install iptables 1.8.7 or later with iptables-{backend}-restore and iptables-{backend}-save",
+        )
+    if backend == LEGACY and not live.legacy_is_known:
+        raise BackendUnusable(
+            f"only uid 0 may read {LEGACY_TABLES[Family.V4]}, without which the legacy tables cannot be saved",
+            hint="run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend",
         )
     if backend == NFT and live.nft_error:
         raise BackendUnusable(

@@ -134,9 +134,7 @@ class Pod:
         traffic, inside, outside = self.traffic, self.inside, self.outside
         for port in PROXY_PORTS:
             keeps_client = transparent and port in (15006, 16006)
-            traffic.listen(
-                inside, [port], where="pod", hosts=any_address, uid=proxy_uid, transparent=keeps_client
-            )
+            traffic.listen(inside, [port], where="pod", hosts=any_address, uid=proxy_uid, transparent=keeps_client)
         # A resolver answers from the address that it was asked at, so it listens on loopback itself.
         traffic.listen(inside, [15053], where="pod", proto="udp", hosts=loopback, uid=proxy_uid)
         traffic.listen(inside, TCP_PORTS, where="pod", hosts=any_address)
@@ -147,7 +145,14 @@ class Pod:
             traffic.listen(outside, UDP_PORTS, where="ext", proto="udp", hosts=hosts)
 
     def dial(
-        self, host: str, port: int, *, uid: int = APP, gid: int | None = None, proto: str = "tcp", source: str | None = None
+        self,
+        host: str,
+        port: int,
+        *,
+        uid: int = APP,
+        gid: int | None = None,
+        proto: str = "tcp",
+        source: str | None = None,
     ) -> Landing:
         """A call from inside the pod."""
         return self.traffic.call(Call(self.inside, host, port, uid, uid if gid is None else gid, proto, source))

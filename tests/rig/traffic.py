@@ -109,7 +109,9 @@ class Traffic:
                     if ":" in host:
                         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                     if transparent:
-                        option = (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if ":" in host else (socket.SOL_IP, IP_TRANSPARENT)
+                        option = (
+                            (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if ":" in host else (socket.SOL_IP, IP_TRANSPARENT)
+                        )
                         opened.setsockopt(*option, 1)
                     opened.bind((host, port))
                     if proto == "tcp":

@@ -1,0 +1,338 @@
+"""Applying: what a first run, a rerun, and a run over something else leave in the kernel."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import APP, PROXY, Call, Namespace, Pod, Result
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POD_SPEC = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*", "-d", "15090"]
+
+
+def forced(backend: str, *more: str) -> list[str]:
+    return [*POD_SPEC, f"--force-iptables-binary={backend}", *more]
+
+
+def iptables(pod: Pod, backend: str, *arguments: str, version: int = 4) -> None:
+    pod.inside.output(f"{'iptables' if version == 4 else 'ip6tables'}-{backend}", *arguments)
+
+
+def test_a_second_run_changes_nothing_and_says_so(pod: Pod, backend: str) -> None:
+    """The rules are the same to the letter, and so are their counters: they were not even replaced."""
+    pod.applied(*forced(backend))
+    pod.open_listeners()
+    pod.dial("9.9.9.9", 80)
+    counted = pod.inside.output(f"iptables-{backend}-save", "-c")
+    again = pod.applied(*forced(backend))
+    assert "already in place" in again.stderr
+    assert without_comments(pod.inside.output(f"iptables-{backend}-save", "-c")) == without_comments(counted)
+
+
+def without_comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_a_rerun_finds_the_backend_by_itself(pod: Pod, backend: str) -> None:
+    """Where our chains are decides, not what the machine prefers."""
+    pod.applied(*forced(backend))
+    again = pod.applied(*POD_SPEC)
+    assert f"Using the {backend} backend of iptables: the namespace holds our chains there" in again.stderr
+    assert "already in place" in again.stderr
+
+
+def plant_foreign_rules(pod: Pod, backend: str) -> None:
+    iptables(pod, backend, "-t", "nat", "-N", "OTHERS")
+    iptables(
+        pod, backend, "-t", "nat", "-A", "OTHERS", "-p", "tcp", "-m", "comment", "--comment", "a b", "-j", "RETURN"
+    )
+    iptables(pod, backend, "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.200", "-j", "OTHERS")
+    iptables(pod, backend, "-t", "nat", "-A", "PREROUTING", "-p", "udp", "-m", "udp", "--dport", "9", "-j", "ACCEPT")
+    iptables(pod, backend, "-t", "filter", "-A", "INPUT", "-s", "198.51.100.0/24", "-j", "DROP")
+
+
+def foreign(lines: list[str]) -> list[str]:
+    return [line for line in lines if "ISTIO" not in line]
+
+
+def test_the_rules_of_others_survive_in_place(pod: Pod, backend: str) -> None:
+    """Before and behind our jumps, and in chains of their own, through a first run, a rerun and a change."""
+    plant_foreign_rules(pod, backend)
+    before = foreign(pod.saved(backend))
+    pod.applied(*forced(backend))
+    iptables(pod, backend, "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.201", "-j", "ACCEPT")
+    iptables(pod, backend, "-t", "nat", "-I", "PREROUTING", "1", "-s", "192.0.2.202", "-j", "ACCEPT")
+    with_more = pod.saved(backend)
+    assert set(before) < set(with_more)
+    again = pod.applied(*forced(backend))
+    assert "already in place" in again.stderr
+    assert pod.saved(backend) == with_more
+    pod.applied(*forced(backend, "-x", "9.9.9.9/32", "--drop-invalid"))
+    changed = pod.saved(backend)
+    assert [line for line in foreign(changed) if "*mangle" not in line] != []
+    assert nat(foreign(changed)) == nat(foreign(with_more))
+    assert hooks(changed) == hooks(with_more), "our jumps stay where they stood among the others"
+
+
+def nat(lines: list[str]) -> list[str]:
+    at = lines.index("*nat")
+    return lines[at : lines.index("COMMIT", at)]
+
+
+def hooks(lines: list[str]) -> list[str]:
+    return [line for line in nat(lines) if line.startswith(("-A OUTPUT", "-A PREROUTING"))]
+
+
+def test_another_setting_converges(pod: Pod, backend: str) -> None:
+    """A run with other settings leaves exactly what it would have put into an empty namespace."""
+    pod.open_listeners()
+    pod.applied(*forced(backend))
+    pod.applied(*forced(backend, "-x", "9.9.9.9/32", "-o", "22", "--drop-invalid"))
+    assert str(pod.dial("9.9.9.9", 80)) == "ext:80"
+    assert str(pod.dial("1.1.1.1", 80)) == "pod:15001"
+    pod.applied(*forced(backend))
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    with Pod() as fresh:
+        fresh.applied(*forced(backend))
+        assert nat(pod.saved(backend)) == nat(fresh.saved(backend))
+    assert not any("ISTIO_DROP" in line for line in pod.saved(backend))
+
+
+DRIFT = {
+    "a stray rule in our chain": ["-I", "ISTIO_OUTPUT", "1", "-d", "9.9.9.9", "-j", "RETURN"],
+    "a rule gone": ["-D", "ISTIO_OUTPUT", "1"],
+    "a rule twice": ["-A", "ISTIO_INBOUND", "-p", "tcp", "-j", "ISTIO_IN_REDIRECT"],
+    "a jump gone": ["-D", "OUTPUT", "1"],
+    "a jump twice": ["-A", "OUTPUT", "-p", "tcp", "-j", "ISTIO_OUTPUT"],
+    "a wider jump": ["-R", "PREROUTING", "1", "-j", "ISTIO_INBOUND"],
+    "a chain of ours that is not wanted": ["-N", "ISTIO_OUTPUT_DNS"],
+}
+
+
+@pytest.mark.parametrize("planted", DRIFT.values(), ids=list(DRIFT))
+def test_a_rerun_repairs_what_somebody_changed(pod: Pod, backend: str, planted: list[str]) -> None:
+    """Order, repetition and strays count: afterwards the rules are those of the first run, to the letter."""
+    pod.applied(*forced(backend))
+    good = pod.saved(backend)
+    iptables(pod, backend, "-t", "nat", *planted)
+    assert pod.saved(backend) != good
+    assert "already in place" not in pod.applied(*forced(backend)).stderr
+    assert pod.saved(backend) == good
+
+
+def test_removal_leaves_the_rules_of_others(pod: Pod, backend: str) -> None:
+    """--cleanup-only takes our chains and jumps and nothing else, whatever settings put them there."""
+    plant_foreign_rules(pod, backend)
+    before = pod.saved(backend)
+    pod.applied(*forced(backend, "-c", "eth9", "-k", "eth8", "-o", "22"))
+    pod.applied("--cleanup-only")
+    assert pod.saved(backend) == before
+    assert "nothing to remove" in pod.applied("--cleanup-only").stderr
+
+
+def test_ours_in_the_other_backend_are_moved(pod: Pod, backend: str) -> None:
+    """Forcing the other backend puts the rules there and takes them away here; connections stay captured."""
+    other = {"nft": "legacy", "legacy": "nft"}[backend]
+    pod.open_listeners()
+    pod.applied(*forced(backend))
+    pod.applied(*forced(other))
+    assert not any("ISTIO" in line for line in pod.saved(backend))
+    assert any("ISTIO_REDIRECT" in line for line in pod.saved(other))
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+# --- refusals of the kernel -------------------------------------------------------------------------------
+
+
+def block(pod: Pod, family: str) -> None:
+    """Make the kernel refuse iptables-nft's OUTPUT chain of the nat table: one of another type has the name."""
+    pod.inside.output("nft", "add", "table", family, "nat")
+    pod.inside.output(
+        "nft", "add", "chain", family, "nat", "OUTPUT", "{ type filter hook output priority 0; policy accept; }"
+    )
+
+
+def test_a_refusal_in_ipv6_leaves_ipv4_as_it_was(pod: Pod) -> None:
+    """The kernel refuses an IPv6 chain: nothing is captured in either family, and the message says what failed."""
+    block(pod, "ip6")
+    before = pod.state()
+    result = pod.capture(*POD_SPEC, "--dual-stack")
+    assert result.status == 1
+    assert "the kernel refused the IPv6 rules" in result.stderr
+    assert "CHAIN_ADD failed" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert pod.state() == before
+
+
+def test_a_refusal_in_ipv4_takes_ipv6_back(pod: Pod) -> None:
+    """IPv6 was in place already: its rules, its table and ::6 are gone again."""
+    block(pod, "ip")
+    before = pod.state()
+    result = pod.capture(*POD_SPEC, "--dual-stack")
+    assert result.status == 1
+    assert "the kernel refused the IPv4 rules" in result.stderr
+    assert "put back" in result.stderr
+    assert pod.state() == before
+
+
+def test_a_refusal_keeps_the_capture_that_was_there(pod: Pod, backend: str, tmp_path: Path) -> None:
+    """A change that the kernel refuses in IPv4 leaves both families with the rules of the run before."""
+    pod.applied(*forced(backend, "--dual-stack"))
+    before = pod.state()
+    path = sabotaged(tmp_path, f"iptables-{backend}-restore", f"s/^COMMIT$/{REFUSED}\\nCOMMIT/")
+    result = pod.capture(*forced(backend, "--dual-stack", "-x", "9.9.9.9,2001:db8::1"), path=path)
+    assert result.status == 1, result.stderr
+    assert "the kernel refused the IPv4 rules" in result.stderr
+    assert pod.state() == before
+
+
+REFUSED = "-A POSTROUTING -p tcp -j REDIRECT --to-ports 1"
+"""A rule that both tools accept and the kernel does not: REDIRECT has no meaning in POSTROUTING."""
+
+
+def sabotaged(folder: Path, program: str, script: str) -> str:
+    """A PATH on which the text given to this program is first edited by a sed script, in its first run only."""
+    places = (*os.environ["PATH"].split(":"), "/usr/sbin")
+    real = next(path for place in places if os.access(path := f"{place}/{program}", os.X_OK))
+    wrapper = folder / program
+    wrapper.write_text(
+        f'#!/bin/sh\n[ -e {folder}/done ] && exec {real} "$@"\n: > {folder}/done\nsed \'{script}\' | {real} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_refused_rule_is_named_with_its_reason(pod: Pod, tmp_path: Path) -> None:
+    """The error shows the rule that the kernel refused, what it is for, and the flag it came from."""
+    lines = pod.capture("-n", *forced("nft")).stdout.splitlines()
+    rule = "-A ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN"
+    # The first line that is printed is a comment, which iptables-restore is not given.
+    path = sabotaged(tmp_path, "iptables-nft-restore", f"{lines.index(rule)}s/.*/{REFUSED}/")
+    result = pod.capture(*forced("nft"), path=path)
+    assert result.status == 1
+    error = result.stderr[result.stderr.index("error") :]
+    assert "RULE_APPEND failed (Invalid argument)" in error
+    assert rule in error
+    assert "the proxy's own traffic, or it would loop" in error
+    assert "--proxy-gid, derived from --proxy-uid" in error
+    assert "xt_owner" in error
+
+
+def test_a_run_without_capabilities_names_what_is_missing(pod: Pod, backend: str) -> None:
+    """No capability: refused before anything is touched, and NET_ADMIN is named."""
+    before = pod.state()
+    result = unprivileged(pod, *forced(backend))
+    assert result.status == 1
+    assert "CAP_NET_ADMIN" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert pod.state() == before
+
+
+def unprivileged(pod: Pod, *arguments: str, uid: int = 65534, capabilities: tuple[str, ...] = ()) -> Result:
+    """Run as this user with these capabilities and no others."""
+    added = ",".join(f"+{name}" for name in capabilities)
+    ambient = [f"--inh-caps=-all,{added}", f"--ambient-caps=-all,{added}"] if capabilities and uid else []
+    done = pod.inside.run(
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        "--clear-groups",
+        *ambient,
+        f"--bounding-set=-all{',' + added if added else ''}",
+        sys.executable,
+        "-m",
+        "capture",
+        *arguments,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def test_net_admin_is_enough_for_nft(pod: Pod) -> None:
+    """Any user with NET_ADMIN and no other capability."""
+    result = unprivileged(pod, *forced("nft"), capabilities=("net_admin",))
+    assert result.status == 0, result.stderr
+    pod.open_listeners()
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+def test_net_admin_and_net_raw_are_enough_for_legacy(pod: Pod) -> None:
+    """Root with these two, as a container has it."""
+    result = unprivileged(pod, *forced("legacy"), uid=0, capabilities=("net_admin", "net_raw"))
+    assert result.status == 0, result.stderr
+    pod.open_listeners()
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+def test_legacy_tables_need_root_to_be_listed(pod: Pod) -> None:
+    """Only uid 0 may read which legacy tables there are, so another user is told so before anything is touched."""
+    before = pod.state()
+    result = unprivileged(pod, *forced("legacy"), capabilities=("net_admin", "net_raw"))
+    assert result.status == 1
+    assert "ip_tables_names" in result.stderr
+    assert "uid 0" in result.stderr
+    assert pod.state() == before
+
+
+# --- which families ---------------------------------------------------------------------------------------
+
+
+def test_ipv6_is_not_captured_by_default_and_a_warning_names_it(pod: Pod) -> None:
+    """The first address is IPv4, so IPv6 bypasses the proxy, as with the reference; but not silently."""
+    result = pod.applied(*POD_SPEC)
+    pod.open_listeners()
+    assert "fd00:244::5" in result.stderr
+    assert str(pod.dial("2001:db8::1", 80)) == "ext:80"
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+def test_dual_stack_captures_both_and_going_back_removes_one(pod: Pod, backend: str) -> None:
+    """IPv6 on: captured, and ::6 is on lo. Off again: no rule of ours is left in IPv6."""
+    pod.open_listeners()
+    pod.applied(*forced(backend, "--dual-stack"))
+    landing = pod.dial("2001:db8::1", 80)
+    assert (str(landing), landing.original) == ("pod:15001", ("2001:db8::1", 80))
+    assert "::6/128" in pod.inside.output("ip", "-6", "addr", "show", "dev", "lo")
+    pod.applied(*forced(backend))
+    assert not any("ISTIO" in line for line in pod.saved(backend, version=6))
+    assert str(pod.dial("2001:db8::1", 80)) == "ext:80"
+
+
+def test_without_an_address_both_families_are_captured(backend: str) -> None:
+    """A namespace whose network comes later is captured all the same, with a warning."""
+    with Namespace("bare") as bare:
+        done = bare.run(
+            sys.executable, "-m", "capture", *forced(backend), env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        )
+        assert done.returncode == 0, done.stderr
+        assert "no usable address" in done.stderr
+        for program in ("iptables", "ip6tables"):
+            assert "ISTIO_REDIRECT" in bare.output(f"{program}-{backend}-save")
+
+
+# --- owners -----------------------------------------------------------------------------------------------
+
+
+def test_each_of_several_proxies_is_inbound_to_itself_and_never_captured(pod: Pod, backend: str) -> None:
+    """The first uid's "not this uid on lo" does not hide the loopback rules of the others, nor of the gids."""
+    pod.applied(*forced(backend, "-u", "1337,3", "-g", "1337,202"))
+    pod.open_listeners()
+    pod_address = "10.244.0.5"
+    for uid, gid in ((PROXY, PROXY), (3, 3), (APP, 202)):
+        own, away = pod.land(
+            [
+                Call(pod.inside, pod_address, 8080, uid, gid),
+                Call(pod.inside, "9.9.9.9", 80, uid, gid),
+            ]
+        )
+        assert str(own) == "pod:15006", (uid, gid)
+        assert str(away) == "ext:80", (uid, gid)
+    assert str(pod.dial(pod_address, 8080)) == "pod:8080", "the app talks to itself without the proxy"
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
