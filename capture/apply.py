@@ -1,18 +1,20 @@
-"""The order of acts: from what is live to what is planned, in both families and backends, or back to how it was.
+"""The order of acts: from what is live to what is planned, in tables, families, backends and routing, or back.
 
 iptables-restore is atomic per table of one family and no further. A run is a list of steps, each with its undoing;
 if one is refused, those before it are undone in reverse, and the namespace is as it was.
 
-IPv6 goes first: it is the family whose kernel support is most often missing, and when it is refused IPv4 has not
-been touched. What must be removed from the other backend goes last, so that at no instant neither holds rules.
+What lets rules work (addresses, routes) comes before them and goes after them. IPv6 goes before IPv4: it is the
+family whose kernel support is most often missing, and when it is refused IPv4 has not been touched. What must be
+removed from the other backend goes behind both, so that at no instant neither holds rules.
 """
 
 from __future__ import annotations
 
-from capture import routing
 from capture.errors import CaptureError, KernelRefused, NotPutBack
 from capture.kernel import BACKENDS, Iptables
 from rules.diff import changes, ours_in, restore_text
+from rules.names import PROTOCOL, RULE_PRIORITY
+from rules.plan import Routing
 from rules.values import Family, Ruleset, Value
 
 TYPE_CHECKING = False
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
     from capture.kernel import Live
     from capture.log import Log
     from rules.diff import Change
+    from rules.plan import Plan
 
 ORDER = (Family.V6, Family.V4)
+
+# `capture.routing` is imported by the steps that need it, so that an IPv4 capture by REDIRECT does not pay for it.
 
 
 class Restore(Value):
@@ -35,17 +40,20 @@ class Restore(Value):
     planned: Ruleset
     before: Ruleset
 
-    def do(self, log: Log) -> None:
-        log.info(f"Running {self.tool}-restore --noflush with the following input:\n{restore_text(self.changes)}")
+    def __str__(self) -> str:
+        return f"{self.tool}-restore --noflush with the following input:\n{restore_text(self.changes)}"
+
+    def do(self) -> None:
         self.tool.restore(self.changes)
 
     def check(self, log: Log) -> None:
         """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
         now = self.tool.save()
-        if changes(now.ruleset, self.planned):
+        missing = changes(now.ruleset, self.planned)
+        if missing:
             raise KernelRefused(
                 f"{self.tool}-restore reported success, but the {self.tool.family.value} rules differ",
-                details=[("missing", restore_text(changes(now.ruleset, self.planned)))],
+                details=[("missing", restore_text(missing))],
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
         log.info(f"{self.tool}-save says:\n{now.text.strip()}")
@@ -56,34 +64,97 @@ class Restore(Value):
             self.tool.restore(back)
 
 
-class AddPassthroughAddress(Value):
-    """`::6` on lo, the address from which the proxy hands inbound IPv6 to the application."""
+class SetRouting(Value):
+    """The ip rule and the route by which packets with our mark stay on this host: add them, or remove them."""
 
-    def do(self, log: Log) -> None:
-        log.info("Adding ::6/128 to lo")
-        routing.add_passthrough_address()
+    adds: bool
+    routing: Routing
+    rule_priority: int | None
+    """Of the ip rule, or None if it is not of this step."""
+    has_route: bool
+    """Whether the route is of this step."""
+
+    def __str__(self) -> str:
+        family = "ip" if self.routing.family is Family.V4 else "ip -6"
+        verb = "add" if self.adds else "del"
+        lines = []
+        if self.has_route:
+            lines.append(f"{family} route {verb} local default dev lo table {self.routing.table}")
+        if self.rule_priority is not None:
+            mark = f"fwmark {self.routing.mark:#x} lookup {self.routing.table}"
+            lines.append(f"{family} rule {verb} priority {self.rule_priority} {mark}")
+        return ", ".join(lines)
+
+    def do(self) -> None:
+        self.set(adds=self.adds)
+
+    def check(self, log: Log) -> None:
+        """The kernel answered each request itself."""
+
+    def undo(self) -> None:
+        self.set(adds=not self.adds)
+
+    def set(self, *, adds: bool) -> None:
+        """The route is there before a rule looks it up, and stays until none does."""
+        from capture import routing
+
+        family, mark, table = self.routing.family, self.routing.mark, self.routing.table
+        if adds and self.has_route:
+            routing.add_route(family, table)
+        if self.rule_priority is not None:
+            if adds:
+                routing.add_rule(family, self.rule_priority, mark, table)
+            else:
+                routing.remove_rule(family, self.rule_priority, mark, table)
+        if not adds and self.has_route:
+            routing.remove_route(family, table)
+
+
+class SetPassthroughAddress(Value):
+    """`::6` on lo, from which the proxy hands inbound IPv6 to the application: add it, or remove it."""
+
+    adds: bool
+
+    def __str__(self) -> str:
+        return f"ip -6 addr {'add' if self.adds else 'del'} ::6/128 dev lo"
+
+    def do(self) -> None:
+        self.set(adds=self.adds)
 
     def check(self, log: Log) -> None:
         """The kernel answered the request itself."""
 
     def undo(self) -> None:
-        routing.remove_passthrough_address()
+        self.set(adds=not self.adds)
+
+    @staticmethod
+    def set(*, adds: bool) -> None:
+        from capture import routing
+
+        if adds:
+            routing.add_passthrough_address()
+        else:
+            routing.remove_passthrough_address()
 
 
 if TYPE_CHECKING:
-    Step: TypeAlias = Restore | AddPassthroughAddress
+    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress
 
 
-def steps(live: Live, planned: Sequence[Ruleset], backend: str, *, needs_passthrough_address: bool) -> Iterator[Step]:
+def steps(live: Live, planned: Plan, backend: str) -> Iterator[Step]:
     """What has to be done, in order; nothing if the namespace is as planned."""
-    if needs_passthrough_address:
-        yield AddPassthroughAddress()
+    if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
+        yield SetPassthroughAddress(adds=True)
+    yield from routing_to_add(live, planned)
     yield from restores(live, planned, backend)
+    yield from routing_to_remove(live, planned)
+    if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
+        yield SetPassthroughAddress(adds=False)
 
 
-def restores(live: Live, planned: Sequence[Ruleset], backend: str) -> Iterator[Restore]:
+def restores(live: Live, planned: Plan, backend: str) -> Iterator[Restore]:
     """The steps that change rules: what is planned into this backend, and nothing of ours in the other."""
-    wanted = {ruleset.family: ruleset for ruleset in planned}
+    wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
     for tool in (Iptables(backend, family) for family in ORDER):
         yield from restoring(live, tool, wanted[tool.family])
     for other in BACKENDS:
@@ -99,13 +170,42 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[Restore]
         yield Restore(tool, needed, planned, ours_in(before))
 
 
+def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
+    """What is planned and not there, whoever put there what is."""
+    rules = {(rule.family, rule.mark, rule.table) for rule in live.policy_rules}
+    routes = {(route.family, route.table) for route in live.local_routes}
+    for wanted in planned.routing:
+        lacks_rule = (wanted.family, wanted.mark, wanted.table) not in rules
+        lacks_route = (wanted.family, wanted.table) not in routes
+        if lacks_rule or lacks_route:
+            yield SetRouting(True, wanted, RULE_PRIORITY if lacks_rule else None, lacks_route)
+
+
+def routing_to_remove(live: Live, planned: Plan) -> Iterator[SetRouting]:
+    """What carries our signature and is not planned."""
+    tables = {(wanted.family, wanted.table) for wanted in planned.routing}
+    unwanted = {(r.family, r.table) for r in live.local_routes if r.protocol == PROTOCOL} - tables
+    for rule in live.policy_rules:
+        routing = Routing(rule.family, rule.mark, rule.table)
+        if rule.protocol == PROTOCOL and not (routing in planned.routing and rule.priority == RULE_PRIORITY):
+            has_route = (rule.family, rule.table) in unwanted
+            unwanted.discard((rule.family, rule.table))
+            yield SetRouting(False, routing, rule.priority, has_route)
+    for family, table in sorted(unwanted, key=str):
+        yield SetRouting(False, Routing(family, 0, table), None, True)
+
+
 def apply(doing: Sequence[Step], live: Live, log: Log) -> None:
     """Do all steps, or none. Raises KernelRefused (or another CaptureError) with the namespace as it was."""
     done: list[Step] = []
     try:
         for step in doing:
             done.append(step)
-            step.do(log)
+            log.info(f"Running {step}")
+            try:
+                step.do()
+            except OSError as error:
+                raise KernelRefused(f"the kernel refused `{step}`: {error.strerror or error}") from error
         for step in doing:
             step.check(log)
     except BaseException as error:
@@ -115,15 +215,16 @@ def apply(doing: Sequence[Step], live: Live, log: Log) -> None:
 
 def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -> None:
     """Undo these steps, the last one first. Raises NotPutBack if that fails."""
-    for step in reversed(done):
-        try:
+    from capture import routing
+
+    try:
+        for step in reversed(done):
             step.undo()
-        except (CaptureError, OSError) as second:
-            raise NotPutBack(
-                "a change failed, and putting back what was there failed too: the namespace may be half configured",
-                details=[("the failure", str(error)), ("putting back", str(second))],
-                hint="run it again, or remove what is there with --cleanup-only",
-            ) from second
-    if done:
         routing.remove_empty_tables(live.nft_tables)
-        log.warn("what had been changed was put back: the namespace is as it was")
+    except (CaptureError, OSError) as second:
+        raise NotPutBack(
+            "a change failed, and putting back what was there failed too: the namespace may be half configured",
+            details=[("the failure", str(error)), ("putting back", str(second))],
+            hint="run it again, or remove what is there with --cleanup-only",
+        ) from second
+    log.warn("what had been changed was put back: the namespace is as it was")

@@ -5,9 +5,10 @@ Each reader raises ValueError with a sentence that says what is wrong and what w
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from capture.errors import quoted
+from rules.intent import PortsOfUsers, UdpPolicy, Uids
 from rules.names import MOST_OWNER_GROUPS
 from rules.values import ALL, All, Ports, Value
 
@@ -210,6 +211,76 @@ def owner(text: str) -> int | Name:
     raise ValueError(f"is no id; give a number from 0 to {HIGHEST_ID}, or a name")
 
 
+def uid_range(text: str) -> Uids:
+    """A uid, or a range of them such as 1000-2000."""
+    first, dash, last = text.replace(":", "-", 1).partition("-")
+    if is_decimal(first) and (is_decimal(last) or not dash):
+        low, high = int(first), int(last or first)
+        if low <= high <= HIGHEST_ID:
+            return Uids(low, high)
+    raise ValueError(f"is no uid; give a number from 0 to {HIGHEST_ID}, or a range such as 1000-2000")
+
+
+def address(text: str) -> IPv4Address | IPv6Address:
+    """An address of either family."""
+    try:
+        return IPv6Address(text) if ":" in text and "%" not in text else IPv4Address(text)
+    except ValueError:
+        raise ValueError("is no address of IPv4 or IPv6") from None
+
+
+PROTOCOLS = ("tcp", "udp")
+
+
+def port_of_users(text: str) -> PortsOfUsers:
+    """`tcp:80,443:1000-2000`; without a protocol both, with `*` or without ports all of them."""
+    parts = text.split(":")
+    protocols = (parts.pop(0),) if parts[0] in PROTOCOLS else PROTOCOLS
+    if not 1 <= len(parts) <= 2 or not parts[-1]:
+        raise ValueError("is not [PROTOCOL:]PORTS:UIDS; give for example tcp:80,443:1000-2000")
+    named = "" if len(parts) == 1 or parts[0] == "*" else parts[0]
+    return PortsOfUsers(protocols, ports(named), uid_ranges(parts[-1]))
+
+
+def ports_of_users(text: str) -> tuple[PortsOfUsers, ...]:
+    """Several of them, separated by semicolons."""
+    parts = [part.strip(" ") for part in text.split(";")]
+    return tuple(each(port_of_users, part, text) for part in parts if part)
+
+
+POLICIES = ("leave", "reject", "drop")
+
+
+def udp_policy(text: str) -> UdpPolicy:
+    """`443=reject`."""
+    named, _, policy = text.partition("=")
+    if policy not in POLICIES:
+        raise ValueError("is not PORT=POLICY; give for example 443=reject, with leave, reject or drop")
+    return UdpPolicy(each(port_range, named, text), policy)
+
+
+def seconds_or_none(text: str) -> float:
+    """A duration of at least a second."""
+    seconds = duration(text)
+    if seconds < 1:
+        raise ValueError("is less than a second, the kernel's unit for it")
+    return seconds
+
+
+def rate(text: str) -> int:
+    """A number a second, 1 to 100. The limit match could do others, but would not spell them as it was told to."""
+    if not is_decimal(text) or not 1 <= int(text) <= 100:
+        raise ValueError("is no rate; give a number of connections a second, from 1 to 100")
+    return int(text)
+
+
+def nflog_group(text: str) -> int:
+    """An nfnetlink_log group, 1 to 65535."""
+    if not is_decimal(text) or not 1 <= int(text) <= 65535:
+        raise ValueError("is no nflog group; give a number from 1 to 65535")
+    return int(text)
+
+
 def port_range(text: str) -> Ports:
     """`80`, `8000-8080` or `8000:8080`."""
     first, colon, last = text.replace("-", ":", 1).partition(":")
@@ -266,6 +337,16 @@ cidrs = listed(cidr)
 all_or_cidrs = all_or_listed(cidr)
 interfaces = listed(interface)
 owners = listed(owner)
+uid_ranges = listed(uid_range)
+udp_policies = listed(udp_policy)
+
+
+def addresses(text: str) -> tuple[IPv4Address | IPv6Address, ...]:
+    """At most one address of each family."""
+    found = listed(address)(text)
+    if len({entry.version for entry in found}) < len(found):
+        raise ValueError("has two addresses of one family; give at most one of each")
+    return found
 
 
 def owner_groups(text: str) -> All | tuple[int | Name, ...]:

@@ -25,12 +25,16 @@ class Facts(Value):
     """Whether the kernel has IPv6 at all."""
     lo_has_ipv6: bool = True
     """Whether lo may have IPv6 addresses (it may not where `disable_ipv6` is set)."""
+    resolv_conf: str | None = None
+    """The text of the file that names the nameservers, or None if it was not asked for or cannot be read."""
+    resolv_conf_error: str = ""
+    """Why it cannot be read."""
 
     @property
-    def lacks_passthrough_address(self) -> bool:
-        """Whether `::6` is still to be put on lo, and can be."""
-        there = any(address.ip == PASSTHROUGH[Family.V6].network_address for address in self.addresses or ())
-        return self.lo_has_ipv6 and not there
+    def passthrough_address(self) -> Address | None:
+        """`::6`, if it is on an interface already."""
+        wanted = PASSTHROUGH[Family.V6].network_address
+        return next((address for address in self.addresses or () if address.ip == wanted), None)
 
     def usable(self, family: Family | None = None) -> tuple[Address, ...]:
         """The addresses that other hosts could reach, of one family or of both."""
@@ -40,8 +44,8 @@ class Facts(Value):
         )
 
 
-def read_facts() -> Facts:
-    """The facts of the namespace we are in."""
+def read_facts(resolv_conf: str = "") -> Facts:
+    """The facts of the namespace we are in; with a path, also what that file says of nameservers."""
     try:
         addresses = netlink.addresses()
     except OSError:
@@ -49,9 +53,20 @@ def read_facts() -> Facts:
         addresses = None
     try:
         with open(LO_DISABLES_IPV6, encoding="ascii") as file:
-            return Facts(addresses, has_ipv6=True, lo_has_ipv6=file.read().strip() == "0")
+            has_ipv6, lo_has_ipv6 = True, file.read().strip() == "0"
     except OSError:
-        return Facts(addresses, has_ipv6=False, lo_has_ipv6=False)
+        has_ipv6 = lo_has_ipv6 = False
+    text, error = read_text(resolv_conf) if resolv_conf else (None, "")
+    return Facts(addresses, has_ipv6, lo_has_ipv6, text, error)
+
+
+def read_text(path: str) -> tuple[str | None, str]:
+    """A file's text, or None and why it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(), ""
+    except OSError as error:
+        return None, f"{path}: {error.strerror}"
 
 
 def uid_of(name: str) -> int | None:

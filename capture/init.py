@@ -16,8 +16,8 @@ from capture.log import Log
 from capture.resolve import resolve
 from capture.settings import DECLARED_BY_NAME, Settings
 from rules.diff import restore_text
-from rules.plan import plan
-from rules.values import Family, Ruleset
+from rules.plan import NOTHING, plan
+from rules.values import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from capture.facts import Facts
     from capture.resolve import Resolved
+    from rules.plan import Plan
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -44,16 +45,14 @@ def follow(settings: Settings, log: Log) -> None:
     """Apply, print or remove, as the settings say. Raises CaptureError with the namespace as it was."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
-    facts = read_facts()
+    facts = read_facts(settings.nameservers_file)
     resolved = resolve(settings, facts)
     log.info("\n".join(["Settings:", *described(settings, resolved)]))
     for warning in resolved.warnings:
         log.warn(warning)
-    planned = plan(resolved.intent)
-    if settings.cleanup_only:
-        planned = tuple(Ruleset(family) for family in Family)
+    planned = NOTHING if settings.cleanup_only else plan(resolved.intent)
     if settings.dry_run:
-        dry_run(settings, planned, log)
+        dry_run(settings, facts, planned, log)
     elif settings.skip_rule_apply and not settings.cleanup_only:
         log.info("--skip-rule-apply: the rules are left as they are")
     else:
@@ -65,43 +64,38 @@ def follow(settings: Settings, log: Log) -> None:
             raise
 
 
-def converge(settings: Settings, facts: Facts, planned: Sequence[Ruleset], log: Log) -> None:
+def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Make the namespace hold what is planned, and nothing else of ours."""
-    live = kernel.read_live()
+    live = kernel.read_live(facts)
     chosen = kernel.choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
-    captures_ipv6 = any(ruleset.family is Family.V6 and ruleset.tables for ruleset in planned)
-    doing = list(
-        apply.steps(
-            live,
-            planned,
-            chosen.backend,
-            needs_passthrough_address=captures_ipv6 and facts.lacks_passthrough_address,
-        )
-    )
+    doing = list(apply.steps(live, planned, chosen.backend))
     if doing:
         apply.apply(doing, live, log)
-        log.info("Nothing of ours is left" if settings.cleanup_only else "The capture is in place")
-    elif settings.cleanup_only:
+        log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
+    elif planned is NOTHING:
         log.info("Nothing of ours is here: nothing to remove")
     else:
-        for ruleset in planned:
+        for ruleset in planned.rulesets:
             if ruleset.tables:
                 tool = Iptables(chosen.backend, ruleset.family)
                 log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
         log.info("The capture is already in place: nothing was changed")
 
 
-def dry_run(settings: Settings, planned: Sequence[Ruleset], log: Log) -> None:
+def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
-    live, backend = live_if_permitted(settings, log)
-    sections = [
-        f"# {step.tool.family.value}: {step.tool}-restore --noflush\n{restore_text(step.changes)}"
-        for step in apply.restores(live, planned, backend)
-    ]
+    live, backend = live_if_permitted(settings, facts, log)
+    sections = []
+    for step in apply.steps(live, planned, backend):
+        if isinstance(step, apply.Restore):
+            heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
+            sections.append(f"{heading}\n{restore_text(step.changes)}")
+        else:
+            log.info(f"Would run {step}")
     text = "\n".join(sections)
     if not text:
-        log.info("Nothing of ours would change")
+        log.info("No rule of ours would change")
     show(text)
     if settings.dry_run_file:
         try:
@@ -114,17 +108,16 @@ def dry_run(settings: Settings, planned: Sequence[Ruleset], log: Log) -> None:
             ) from error
 
 
-def live_if_permitted(settings: Settings, log: Log) -> tuple[Live, str]:
+def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live, str]:
     """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace."""
+    forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
-        live = kernel.read_live()
-        return live, kernel.choose_backend(
-            live, settings.force_iptables_binary, native=settings.native_nftables
-        ).backend
-    except CaptureError as error:
-        log.info(f"The rules are those for a namespace without any of ours, because: {error.what}")
+        live = kernel.read_live(facts)
+        return live, kernel.choose_backend(live, forced, native=native).backend
+    except (CaptureError, OSError) as error:
+        log.info(f"The rules are those for a namespace without any of ours, because: {str(error).splitlines()[0]}")
         nothing = {family: frozenset[str]() for family in Family}
-        return Live({}, {}, nothing, None), settings.force_iptables_binary or NFT
+        return Live({}, {}, nothing, None), forced or NFT
 
 
 def show(text: str) -> None:

@@ -12,20 +12,46 @@ from capture import netlink
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from rules import parse
 from rules.diff import Append, Insert, holds_ours, restore_text
+from rules.names import OURS
 from rules.render import rule_text
-from rules.values import CtState, DPorts, Family, Not, OwnerGid, OwnerUid, Redirect, Ruleset, Value
+from rules.values import (
+    ConnMark,
+    CtState,
+    Dnat,
+    DPorts,
+    Family,
+    Limit,
+    Log,
+    Mark,
+    Nflog,
+    Not,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Ruleset,
+    SaveMark,
+    SetMark,
+    Tproxy,
+    Value,
+    Zone,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from capture.facts import Facts
+    from capture.netlink import Address, LocalRoute, PolicyRule
     from rules.diff import Change
     from rules.values import Rule
 
 NFT, LEGACY = "nft", "legacy"
 BACKENDS = (NFT, LEGACY)
 PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
-OUR_TABLES = frozenset({"raw", "mangle", "nat"})
+OUR_TABLES = frozenset(OURS)
 """The tables in which anything of ours can be."""
 
 REFUSED = "the kernel refused the {} rules"
@@ -232,15 +258,38 @@ def is_lockable(path: str) -> bool:
 # --- hints ------------------------------------------------------------------------------------------------
 
 
-MODULES: dict[type, str] = {OwnerUid: "owner", OwnerGid: "owner", DPorts: "multiport", CtState: "conntrack"}
+MODULES: dict[type, str] = {
+    OwnerUid: "owner",
+    OwnerUids: "owner",
+    OwnerGid: "owner",
+    DPorts: "multiport",
+    CtState: "conntrack",
+    Mark: "mark",
+    ConnMark: "connmark",
+    Limit: "limit",
+}
 """The extension behind each match that is one, by the name under which the kernel registers it."""
+
+EXTENSIONS: dict[type, str] = {
+    Redirect: "REDIRECT",
+    Dnat: "DNAT",
+    Tproxy: "TPROXY",
+    SetMark: "MARK",
+    SaveMark: "CONNMARK",
+    RestoreMark: "CONNMARK",
+    Zone: "CT",
+    Reject: "REJECT",
+    Log: "LOG",
+    Nflog: "NFLOG",
+}
+"""The same for targets."""
 
 
 def needs(rule: Rule) -> tuple[set[str], set[str]]:
     """The match and target extensions that a rule needs of the kernel."""
     asked = (match.match if isinstance(match, Not) else match for match in rule.matches)
     matches = {MODULES[type(match)] for match in asked if type(match) in MODULES}
-    return matches, {"REDIRECT"} if isinstance(rule.target, Redirect) else set()
+    return matches, {EXTENSIONS[type(rule.target)]} if type(rule.target) in EXTENSIONS else set()
 
 
 def lacking(family: Family, rule: Rule) -> list[str]:
@@ -295,6 +344,12 @@ class Live(Value):
     """Which tables the nft backend has already, ours or not."""
     nft_error: OSError | None
     """Why nf_tables cannot be used here, if it cannot."""
+    policy_rules: tuple[PolicyRule, ...] = ()
+    local_routes: tuple[LocalRoute, ...] = ()
+    passthrough: Address | None = None
+    """`::6`, if it is on an interface."""
+    can_have_passthrough: bool = False
+    """Whether lo may have it."""
     legacy_is_known: bool = True
     """Whether we may see which legacy tables there are: only uid 0 may."""
 
@@ -316,8 +371,8 @@ class Live(Value):
         )
 
 
-def read_live() -> Live:
-    """Ask the kernel which tables there are, and read those that could hold something of ours.
+def read_live(facts: Facts) -> Live:
+    """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
 
     In a new namespace this runs no child process. Raises LiveStateUnreadable, or BackendUnusable where there are
     tables but no program to read them with.
@@ -334,7 +389,17 @@ def read_live() -> Live:
         for family, names in legacy_tables.items()
         if OUR_TABLES.intersection(names or ())
     }
-    return Live(nft, legacy, nft_tables, error, legacy_is_known=None not in legacy_tables.values())
+    return Live(
+        nft,
+        legacy,
+        nft_tables,
+        error,
+        netlink.policy_rules(),
+        netlink.local_default_routes(),
+        facts.passthrough_address,
+        facts.lo_has_ipv6,
+        legacy_is_known=None not in legacy_tables.values(),
+    )
 
 
 class Choice(Value):

@@ -1,7 +1,7 @@
-"""Two questions to the kernel that a pod's start-up cannot afford a library or a child process for.
+"""Four questions to the kernel that a pod's start-up cannot afford a library or a child process for.
 
 A netlink dump is a dozen lines; importing pyroute2 takes ten times the CPU of everything else on the init path,
-and `nft list tables` or `ip addr` a fork each. Both questions only look. Whatever writes goes through pyroute2.
+and `nft list tables` or `ip rule` a fork each. All questions only look. Whatever writes goes through pyroute2.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from ipaddress import ip_address
 
 from rules.values import Family, Value
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 REQUEST_DUMP = 0x001 | 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_GETADDR = 22
-IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
+IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
+RTA_TABLE = 15
+FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_PROTOCOL = 6, 10, 15, 21
+RTN_LOCAL = 2
 NFT_MSG_GETTABLE = 10 << 8 | 1
 NFTA_TABLE_NAME = 1
 HEADER = struct.Struct("=IHHII")
@@ -39,6 +43,8 @@ class Address(Value):
 
     ip: IPv4Address | IPv6Address
     prefix: int
+    protocol: int = 0
+    """Who says to have put it there (IFA_PROTO, Linux 5.18 and later)."""
 
     @property
     def is_usable(self) -> bool:
@@ -62,8 +68,57 @@ def addresses() -> tuple[Address, ...]:
             # On a point-to-point link IFA_ADDRESS is the other end; the address itself is IFA_LOCAL.
             raw = read.get(IFA_LOCAL) or read.get(IFA_ADDRESS)
             if raw:
-                found.append(Address(ip_address(raw), prefix))
+                found.append(Address(ip_address(raw), prefix, *read.get(IFA_PROTO, b"\0")[:1]))
     return tuple(found)
+
+
+class PolicyRule(Value):
+    """An ip rule (ip-rule(8)) by what we tell them apart."""
+
+    family: Family
+    priority: int
+    mark: int
+    """The fwmark it asks for; 0 if it asks for none."""
+    table: int
+    protocol: int
+    """Who says to have put it there (FRA_PROTOCOL)."""
+
+
+class LocalRoute(Value):
+    """A default route of type local: it delivers here whatever is looked up in its table."""
+
+    family: Family
+    table: int
+    protocol: int
+    """Who says to have put it there (rtm_protocol)."""
+
+
+def policy_rules() -> tuple[PolicyRule, ...]:
+    """The ip rules of this namespace. Needs no privilege. Raises OSError if the kernel does not answer."""
+    found = []
+    for message in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+        if message[0] in FAMILIES:
+            read = attributes(message[12:])
+            table = number(read.get(FRA_TABLE)) or message[4]
+            numbers = (number(read.get(FRA_PRIORITY)), number(read.get(FRA_FWMARK)), table)
+            found.append(PolicyRule(FAMILIES[message[0]], *numbers, number(read.get(FRA_PROTOCOL))))
+    return tuple(found)
+
+
+def local_default_routes() -> tuple[LocalRoute, ...]:
+    """The local default routes of this namespace, in any table. Needs no privilege. Raises OSError likewise."""
+    found = []
+    for message in dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
+        family, prefix, table, protocol, kind = message[0], message[1], message[4], message[5], message[7]
+        if family in FAMILIES and prefix == 0 and kind == RTN_LOCAL:
+            read = attributes(message[12:])
+            found.append(LocalRoute(FAMILIES[family], number(read.get(RTA_TABLE)) or table, protocol))
+    return tuple(found)
+
+
+def number(raw: bytes | None) -> int:
+    """An unsigned attribute in this machine's byte order; 0 if it is not there."""
+    return int.from_bytes(raw or b"", sys.byteorder)
 
 
 def nft_tables() -> dict[Family, frozenset[str]]:

@@ -42,6 +42,12 @@ def path_of(namespace: str) -> str:
     return named
 
 
+def resolv_conf(namespace: str) -> str:
+    """The resolv.conf of a namespace: its own if it has a name and one (ip-netns(8)), else the one we see."""
+    own = f"/etc/netns/{namespace}/resolv.conf"
+    return own if namespace and "/" not in namespace and os.path.exists(own) else "/etc/resolv.conf"
+
+
 def setns(handle: int) -> None:
     """setns(2) for a network namespace. Raises OSError."""
     if hasattr(os, "setns"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from capture import facts
-from capture.checked import Name
-from capture.errors import BadSettings, Refusal
+from capture.checked import Name, cidr
+from capture.errors import BadSettings, Refusal, quoted
 from capture.settings import DECLARED_BY_NAME, Origin
 from rules.intent import Intent
+from rules.names import PROXY_LOOP_MARK
 from rules.values import ALL, All, Family, Value
 
 TYPE_CHECKING = False
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
     from rules.values import Network
 
 DEFAULT_PROXY_UID = 1337
-
-NOT_BUILT = {
-    "redirect_dns": "DNS capture",
-    "capture_all_dns": "DNS capture",
-    "run_validation": "validation",
-}
-"""Switches of the contract that are not built yet: asking for them must not be answered by silence."""
-
 
 class Resolved(Value):
     """What is meant, where the values that nobody gave came from, and what will surprise."""
@@ -53,34 +46,52 @@ class _Resolution:
 
     def resolved(self) -> Resolved:
         said = self.settings
-        self.refuse_what_is_not_built()
         self.refuse_contradictions()
         uids = self.proxy_uids()
         gids = self.proxy_gids(uids)
         groups = said.owner_groups
         included = groups if isinstance(groups, All) else self.ids("owner_groups", groups, facts.gid_of)
         excluded = self.ids("owner_groups_exclude", said.owner_groups_exclude, facts.gid_of)
+        nameservers = self.nameservers()
+        families = self.families()
         if self.refusals:
             raise BadSettings(self.refusals)
+        redirects_dns = said.redirect_dns and (said.capture_all_dns or bool(nameservers))
         self.warn_of_settings_without_effect()
         intent = Intent(
-            families=self.families(),
+            families=families,
+            ipv6=said.ipv6 if said.ipv6 == "reject" else "",
             proxy_port=said.proxy_port,
             inbound_capture_port=said.inbound_capture_port,
             inbound_tunnel_port=said.inbound_tunnel_port,
             proxy_uid=uids,
             proxy_gid=gids,
+            interception_mode=said.interception_mode,
+            tproxy_mark=said.tproxy_mark,
+            tproxy_route_table=said.tproxy_route_table,
             inbound_ports=said.inbound_ports,
             inbound_ports_exclude=said.inbound_ports_exclude,
+            exclude_inbound_cidrs=said.exclude_inbound_cidrs,
             outbound_cidrs=self.outbound_cidrs(),
             outbound_cidrs_exclude=said.outbound_cidrs_exclude,
             outbound_ports=said.outbound_ports,
             outbound_ports_exclude=said.outbound_ports_exclude,
             owner_groups=included,
             owner_groups_exclude=excluded,
+            exclude_uids=said.exclude_uids,
+            exclude_outbound_ports_for_uids=said.exclude_outbound_ports_for_uids,
             exclude_interfaces=said.exclude_interfaces,
             virtual_interfaces=said.virtual_interfaces,
             ipv4_loopback_cidr=said.ipv4_loopback_cidr,
+            redirect_dns=redirects_dns,
+            capture_all_dns=redirects_dns and said.capture_all_dns,
+            nameservers=nameservers if redirects_dns else (),
+            dns_capture_port=said.dns_capture_port,
+            dns_capture_address=said.dns_capture_address,
+            udp=said.udp,
+            log_connections=said.log_connections,
+            log_connections_rate=said.log_connections_rate,
+            nflog_group=said.nflog_group,
             drop_invalid=said.drop_invalid,
         )
         return Resolved(intent, self.derived, tuple(self.warnings))
@@ -91,13 +102,6 @@ class _Resolution:
         origin = self.settings.origins[name]
         self.refusals.append(Refusal(str(origin), origin.text, reason))
 
-    def refuse_what_is_not_built(self) -> None:
-        for name, what in NOT_BUILT.items():
-            if getattr(self.settings, name):
-                self.refuse(name, f"{what} is not built yet in this version")
-        if self.settings.interception_mode == "TPROXY":
-            self.refuse("interception_mode", "TPROXY is not built yet in this version; REDIRECT is")
-
     def refuse_contradictions(self) -> None:
         said = self.settings
         if said.native_nftables and said.force_iptables_binary == "legacy":
@@ -106,6 +110,10 @@ class _Resolution:
             name = "proxy_port" if said.origins["proxy_port"].text else "inbound_capture_port"
             reason = "is the port for both directions; the proxy cannot tell them apart on one listener"
             self.refuse(name, reason)
+        if said.dual_stack and said.ipv6 in ("off", "reject"):
+            self.refuse("ipv6", f"contradicts {said.origins['dual_stack']}, which asks for IPv6 to be captured")
+        if said.interception_mode == "TPROXY" and said.tproxy_mark == PROXY_LOOP_MARK:
+            self.refuse("tproxy_mark", "is the mark of the proxy's calls to its own pod; give another, such as 1337")
 
     # --- owners -------------------------------------------------------------------------------------------
 
@@ -149,26 +157,50 @@ class _Resolution:
         return ALL
 
     def families(self) -> tuple[Family, ...]:
-        """IPv4 always. IPv6 if the first usable address is one; with --dual-stack, if any is."""
-        usable = self.facts.usable()
+        """IPv4 always. IPv6 as --ipv6 says; else if the first usable address is one, or with --dual-stack if any is."""
+        both, ipv4 = (Family.V4, Family.V6), (Family.V4,)
+        usable, ipv6 = self.facts.usable(), self.facts.usable(Family.V6)
+        choice = self.settings.ipv6
+        if choice == "on" and not self.facts.has_ipv6:
+            self.refuse("ipv6", "asks for IPv6, which this kernel does not have; give auto or off")
+        if choice in ("on", "off", "reject"):
+            return both if choice == "on" else ipv4
         if not usable:
             known = "the addresses cannot be read" if self.facts.addresses is None else "there is no usable address yet"
             if not self.facts.has_ipv6:
-                return (Family.V4,)
+                return ipv4
             self.warnings.append(f"{known}, so both IPv4 and IPv6 are captured")
-            return (Family.V4, Family.V6)
-        ipv6 = self.facts.usable(Family.V6)
-        if usable[0].ip.version == 6 or (self.settings.dual_stack and ipv6):
-            return (Family.V4, Family.V6)
+            return both
+        if usable[0].ip.version == 6 or (ipv6 and (self.settings.dual_stack or choice == "auto")):
+            return both
         if ipv6:
             shown = ", ".join(str(address.ip) for address in ipv6)
             self.warnings.append(
-                f"IPv6 is not captured: the first address is {usable[0].ip}, but the pod also has {shown}, "
-                "and what is sent or received there bypasses the proxy; --dual-stack captures both"
+                f"IPv6 is not captured: the first address is {usable[0].ip}, but the pod also has {shown}, and what is "
+                "sent or received there bypasses the proxy; --ipv6=auto captures it, --ipv6=reject refuses it"
             )
         elif self.settings.dual_stack:
             self.warnings.append("--dual-stack is without effect: there is no usable IPv6 address")
-        return (Family.V4,)
+        return ipv4
+
+    # --- DNS ----------------------------------------------------------------------------------------------
+
+    def nameservers(self) -> tuple[Network, ...]:
+        """Those of resolv.conf, each once, IPv4 first; none if no setting needs them."""
+        said = self.settings
+        if not said.nameservers_file:
+            return ()
+        if self.facts.resolv_conf is None:
+            self.refuse("redirect_dns", f"needs the nameservers, but cannot read {self.facts.resolv_conf_error}")
+            return ()
+        found, unreadable = nameservers_in(self.facts.resolv_conf)
+        for line in unreadable:
+            self.warnings.append(f"{said.nameservers_file}: {quoted(line)} names no address and is passed over")
+        if not found:
+            self.warnings.append(
+                f"DNS is not captured: {said.nameservers_file} names no nameserver; --capture-all-dns captures all"
+            )
+        return found
 
     def warn_of_settings_without_effect(self) -> None:
         said = self.settings
@@ -184,8 +216,27 @@ class _Resolution:
             )
         if said.owner_groups == ():
             self.warnings.append(f"{said.origins['owner_groups']} is empty: nothing outbound is captured")
+        if said.capture_all_dns and not said.redirect_dns:
+            self.warnings.append("--capture-all-dns is without effect without --redirect-dns")
         for name in ("probe_port", "probe_timeout"):
             if said.origins[name].kind == "flag" and not said.run_validation:
                 self.warnings.append(f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation")
         if said.native_nftables:
             self.warnings.append("--native-nftables: the rules go to nf_tables through iptables-nft")
+
+
+def nameservers_in(text: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    """The nameservers of a resolv.conf(5), each once, IPv4 first, and the nameserver lines that name no address.
+
+    A zone id (`fe80::1%eth0`) is stripped: a rule cannot ask for it, and the address alone matches.
+    """
+    found: dict[Network, None] = {}
+    unreadable = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"]:
+            try:
+                found[cidr(words[1].partition("%")[0])] = None
+            except (IndexError, ValueError):
+                unreadable.append(line)
+    return tuple(sorted(found, key=lambda network: network.version)), tuple(unreadable)

@@ -7,7 +7,7 @@ why nothing here needs pydantic or click.
 
 from __future__ import annotations
 
-from capture import checked
+from capture import checked, netns
 from capture.argv import Argument, read_argv
 from capture.errors import BadSettings, Refusal, quoted
 from rules.values import ALL, All, Value
@@ -15,8 +15,10 @@ from rules.values import ALL, All, Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
     from typing import Any, TypeVar
 
+    from rules.intent import PortsOfUsers, UdpPolicy, Uids
     from rules.values import Network, Ports
 
     T = TypeVar("T")
@@ -47,14 +49,15 @@ class Said:
         env: tuple[str, ...],
         empty_counts: bool,
         surprises: Callable[[str], Iterator[str]],
+        ours: bool,
         about: str,
     ) -> None:
         self.read = read
         self.default = default
         self.short = next((flag for flag in flags if len(flag) == 2), "")
         self.long = next((flag for flag in flags if len(flag) > 2), "")
-        derived = (self.long[2:].upper().replace("-", "_"),) if self.long else ()
-        self.env = env + derived
+        variable = self.long[2:].upper().replace("-", "_")
+        self.env = env + ((f"CAPTURE_{variable}",) if ours else (variable,) if self.long else ())
         """The names of its variables, the one that wins first."""
         self.empty_counts = empty_counts
         """Whether a variable that is set but empty says something, as it does in istio-iptables for this one alone."""
@@ -89,10 +92,14 @@ def said(
     env: tuple[str, ...] = (),
     empty_counts: bool = False,
     surprises: Callable[[str], Iterator[str]] = no_surprises,
+    ours: bool = False,
     about: str,
 ) -> T | D:
-    """Declares a setting. A class body gets a `Said`, for what an instance has: what `read` makes, or the default."""
-    return Said(read, default, flags, env, empty_counts, surprises, about)  # type: ignore[return-value] # as dataclasses.field does
+    """Declares a setting. A class body gets a `Said`, for what an instance has: what `read` makes, or the default.
+
+    `ours`: istio-iptables has no such flag. Its variable begins with `CAPTURE_`, lest it mean something to others.
+    """
+    return Said(read, default, flags, env, empty_counts, surprises, ours, about)  # type: ignore[return-value] # as dataclasses.field does
 
 
 class Settings:
@@ -219,6 +226,88 @@ class Settings:
     capture_all_dns: bool = said(
         checked.boolean, False, "--capture-all-dns", about="With --redirect-dns: whatever nameserver is asked."
     )
+    resolv_conf: str = said(
+        checked.text,
+        "",
+        "--resolv-conf",
+        ours=True,
+        about="The file that names the nameservers. By default /etc/resolv.conf, or for a namespace given by name "
+        "/etc/netns/NAME/resolv.conf if that exists.",
+    )
+    dns_capture_port: int = said(
+        checked.port, 15053, "--dns-capture-port", ours=True, about="Port of the proxy's resolver."
+    )
+    dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = said(
+        checked.addresses,
+        (),
+        "--dns-capture-address",
+        ours=True,
+        about="Address of the resolver, at most one of each family. By default loopback.",
+    )
+    ipv6: str = said(
+        checked.one_of("auto", "on", "off", "reject", empty=""),
+        "",
+        "--ipv6",
+        ours=True,
+        about="Whether IPv6 is captured: auto (if there is a usable address), on, off, or reject (not captured, and "
+        "refused to all but the proxy). By default as istio-iptables: see --dual-stack.",
+    )
+    exclude_uids: tuple[Uids, ...] = said(
+        checked.uid_ranges,
+        (),
+        "--exclude-uids",
+        ours=True,
+        about="Users whose outbound traffic, DNS included, is not captured: uids or ranges such as 1000-2000.",
+    )
+    exclude_outbound_ports_for_uids: tuple[PortsOfUsers, ...] = said(
+        checked.ports_of_users,
+        (),
+        "--exclude-outbound-ports-for-uids",
+        ours=True,
+        about="[PROTOCOL:]PORTS:UIDS, several separated by semicolons: outbound ports that are not captured for "
+        "these users. tcp:80,443:1000-2000; without a protocol both, * for all ports.",
+    )
+    exclude_inbound_cidrs: tuple[Network, ...] = said(
+        checked.cidrs,
+        (),
+        "--exclude-inbound-cidrs",
+        surprises=checked.host_bits,
+        ours=True,
+        about="Sources whose connections to the pod are not captured.",
+    )
+    udp: tuple[UdpPolicy, ...] = said(
+        checked.udp_policies,
+        (),
+        "--udp",
+        ours=True,
+        about="PORT=POLICY, a list: what becomes of UDP that leaves the pod past the proxy, such as QUIC: leave, "
+        "reject or drop. 443=reject makes clients fall back to TCP at once.",
+    )
+    close_wait_timeout: float = said(
+        checked.seconds_or_none,
+        0.0,
+        "--close-wait-timeout",
+        ours=True,
+        about="Set conntrack's timeout for half-closed connections (net.netfilter.nf_conntrack_tcp_timeout_close_wait) "
+        "to this duration. What prevents it is reported and is no failure.",
+    )
+    log_connections: str = said(
+        checked.one_of("log", "nflog", empty=""),
+        "",
+        "--log-connections",
+        ours=True,
+        about="Log captured connections: log (kernel log) or nflog (see --nflog-group). Off by default.",
+    )
+    log_connections_rate: int = said(
+        checked.rate,
+        10,
+        "--log-connections-rate",
+        ours=True,
+        about="At most so many of each direction in a second, 1 to 100.",
+    )
+    nflog_group: int = said(
+        checked.nflog_group, 5, "--nflog-group", ours=True, about="The nfnetlink_log group, 1 to 65535."
+    )
     owner_groups: All | tuple[int | checked.Name, ...] = said(
         checked.owner_groups,
         ALL,
@@ -343,6 +432,13 @@ class Settings:
         if refusals:
             raise BadSettings(refusals)
         return cls(values, origins, warnings)
+
+    @property
+    def nameservers_file(self) -> str:
+        """The file to read nameservers from; none if no setting needs them."""
+        if not self.redirect_dns or self.capture_all_dns:
+            return ""
+        return self.resolv_conf or netns.resolv_conf(self.network_namespace)
 
     def given(self) -> Iterator[tuple[Said, Any, Origin]]:
         """The settings that somebody set, with value and origin."""

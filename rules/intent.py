@@ -7,7 +7,46 @@ from rules.values import ALL, All, Family, Ports, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
     from rules.values import Network
+
+REDIRECT, TPROXY = "REDIRECT", "TPROXY"
+
+
+class Uids(Value):
+    """The users with a uid from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def checked(self) -> None:
+        if not 0 <= self.first <= self.last:
+            raise ValueError(f"{self.first}-{self.last} is not a range of uids")
+
+
+class PortsOfUsers(Value):
+    """Ports of a protocol, for some users."""
+
+    protocols: tuple[str, ...]
+    """`tcp`, `udp` or both."""
+    ports: tuple[Ports, ...]
+    """All of them if empty."""
+    users: tuple[Uids, ...]
+
+
+class UdpPolicy(Value):
+    """What becomes of UDP to a port: `reject` answers that nobody is there, `drop` is silent, `leave` lets it go."""
+
+    ports: Ports
+    policy: str
+
+
+def of_family(networks: Iterable[Network], family: Family) -> Iterator[Network]:
+    """Those networks that this family's tables can hold, each once."""
+    version = 4 if family is Family.V4 else 6
+    return (network for network in dict.fromkeys(networks) if network.version == version)
 
 
 class Intent(Value):
@@ -18,6 +57,8 @@ class Intent(Value):
 
     families: tuple[Family, ...] = (Family.V4,)
     """The families that are captured. A family that is not here is planned empty: nothing of ours stays in it."""
+    ipv6: str = ""
+    """`reject` if outgoing IPv6 is refused because it is not captured; all else is said by `families`."""
 
     proxy_port: int = 15001
     """Where captured outbound TCP goes."""
@@ -31,10 +72,20 @@ class Intent(Value):
     proxy_gid: tuple[int, ...] = (1337,)
     """The same by the gid a socket was opened with."""
 
+    interception_mode: str = REDIRECT
+    """How inbound TCP gets to the proxy: `REDIRECT` or `TPROXY`."""
+    tproxy_mark: int = 1337
+    """The fwmark of what TPROXY hands to the proxy."""
+    tproxy_route_table: int = 133
+    """The routing table that keeps packets with that mark on this host."""
+
     inbound_ports: All | tuple[Ports, ...] = ALL
     """Inbound ports to capture."""
     inbound_ports_exclude: tuple[Ports, ...] = ()
     """Inbound ports that are not captured. They matter only when everything else is."""
+
+    exclude_inbound_cidrs: tuple[Network, ...] = ()
+    """Sources whose connections to the pod are not captured."""
 
     outbound_cidrs: All | tuple[Network, ...] = ALL
     """Destinations to capture."""
@@ -50,6 +101,11 @@ class Intent(Value):
     owner_groups_exclude: tuple[int, ...] = ()
     """Gids whose outbound traffic is not captured. They matter only when all others are."""
 
+    exclude_uids: tuple[Uids, ...] = ()
+    """Users whose outbound traffic is not captured, who are otherwise like anybody."""
+    exclude_outbound_ports_for_uids: tuple[PortsOfUsers, ...] = ()
+    """Outbound ports that are not captured for some users."""
+
     exclude_interfaces: tuple[str, ...] = ()
     """Nothing is captured in either direction on these."""
     virtual_interfaces: tuple[str, ...] = ()
@@ -57,12 +113,41 @@ class Intent(Value):
 
     ipv4_loopback_cidr: Network = LOOPBACK[Family.V4]
     """What counts as loopback in IPv4."""
+    redirect_dns: bool = False
+    """DNS queries of applications go to the proxy's resolver."""
+    capture_all_dns: bool = False
+    """Those to any nameserver, not only to `nameservers`."""
+    nameservers: tuple[Network, ...] = ()
+    """The nameservers of resolv.conf, each as a network of one address."""
+    dns_capture_port: int = 15053
+    """Where the proxy's resolver listens."""
+    dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = ()
+    """On which address of each family, if not on loopback."""
+
+    udp: tuple[UdpPolicy, ...] = ()
+    """What becomes of UDP that leaves the pod past the proxy."""
+    log_connections: str = ""
+    """`log` or `nflog` if captured connections are logged."""
+    log_connections_rate: int = 10
+    """At most so many of each direction in a second."""
+    nflog_group: int = 5
+    """The nfnetlink_log group of `nflog`."""
+
     drop_invalid: bool = False
     """Drop packets that conntrack cannot place, before they are delivered unredirected."""
 
     def checked(self) -> None:
         if not isinstance(self.owner_groups, All) and len(self.owner_groups) > MOST_OWNER_GROUPS:
             raise ValueError(f"at most {MOST_OWNER_GROUPS} owner groups, not {len(self.owner_groups)}")
+
+    @property
+    def uses_tproxy(self) -> bool:
+        """Whether inbound is captured by TPROXY. Where nothing inbound is, the mode makes no difference."""
+        return self.interception_mode == TPROXY and bool(self.inbound_ports)
+
+    def captures_dns(self, family: Family) -> bool:
+        """Whether a query in this family can go to the proxy's resolver."""
+        return self.redirect_dns and (self.capture_all_dns or any(of_family(self.nameservers, family)))
 
     def loopback(self, family: Family) -> Network:
         """What counts as loopback in this family."""

@@ -20,11 +20,15 @@ ISTIO_IN_REDIRECT = "ISTIO_IN_REDIRECT"
 ISTIO_OUTPUT = "ISTIO_OUTPUT"
 ISTIO_REDIRECT = "ISTIO_REDIRECT"
 ISTIO_DROP = "ISTIO_DROP"
+ISTIO_OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
+ISTIO_DIVERT = "ISTIO_DIVERT"
+ISTIO_TPROXY = "ISTIO_TPROXY"
 
 OURS: dict[str, frozenset[str]] = {
     "raw": frozenset({"ISTIO_INBOUND", "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS"}),
     "mangle": frozenset({"ISTIO_INBOUND", "ISTIO_OUTPUT", "ISTIO_DIVERT", "ISTIO_TPROXY", "ISTIO_DROP"}),
     "nat": frozenset({"ISTIO_INBOUND", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_REDIRECT", "ISTIO_OUTPUT_DNS"}),
+    "filter": frozenset({"ISTIO_OUTPUT"}),
 }
 """The chains that are ours, by table, including those that only other settings or istio-iptables itself would make."""
 
@@ -41,6 +45,21 @@ LOOPBACK: dict[Family, Network] = {
     Family.V6: IPv6Network("::1/128"),
 }
 """What counts as loopback by default. 127.0.0.0/8 is wider: see `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`."""
+
+PROXY_LOOP_MARK = 1338
+"""The fwmark of what the proxy sends to its own pod in TPROXY mode, by which PREROUTING knows it on lo again."""
+
+DNS_PORT = 53
+ZONE_OF_PROXY = 1
+"""The conntrack zone of DNS between the proxy and the real nameservers."""
+ZONE_OF_APP = 2
+"""The conntrack zone of DNS between applications and the proxy. Two books, because both may use one source port."""
+
+RULE_PRIORITY = 32765
+"""Of our ip rules: just before the table `main`, where the kernel puts the first rule that states no priority."""
+PROTOCOL = 133
+"""Our signature on ip rules, routes and addresses (FRA_PROTOCOL, rtm_protocol, IFA_PROTO): a number that
+/etc/iproute2/rt_protos gives to nobody. What carries it is ours to remove."""
 
 MOST_OWNER_GROUPS = 64
 """Owner groups that can be included, as in istio-iptables: all of them share one rule."""

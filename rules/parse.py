@@ -6,10 +6,14 @@ compared, shown and deleted by their own words, and are never mistaken for ours.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from rules.values import (
     Accept,
     Block,
+    ConnMark,
     CtState,
+    Dnat,
     DPort,
     DPorts,
     Drop,
@@ -18,17 +22,29 @@ from rules.values import (
     ForeignTarget,
     InIface,
     Jump,
+    Limit,
+    Log,
+    Mark,
+    Nflog,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
+    OwnerUids,
     Ports,
     Proto,
     Redirect,
+    Reject,
+    RestoreMark,
     Return,
     Rule,
+    SaveMark,
+    SetMark,
+    SPort,
     Src,
     TableRules,
+    Tproxy,
+    Zone,
     network,
 )
 
@@ -161,24 +177,145 @@ def end_of_option(words: list[str], at: int) -> int:
 
 
 def target(words: list[str], chains: dict[str, None]) -> Target:
-    match words:
-        case ["-j", "RETURN"]:
-            return Return()
-        case ["-j", "ACCEPT"]:
-            return Accept()
-        case ["-j", "DROP"]:
-            return Drop()
-        case ["-j", "REDIRECT", "--to-ports", port] if port.isascii() and port.isdigit():
-            return Redirect(int(port))
-        case ["-j", chain] if chain in chains:
-            return Jump(chain)
-        case _:
-            return ForeignTarget(" ".join(words))
+    """The target from its words; what has an option that we do not speak is foreign as a whole."""
+    if len(words) < 2 or words[0] != "-j":
+        return ForeignTarget(" ".join(words))
+    name, options = words[1], words[2:]
+    if not options and name in chains:
+        return Jump(name)
+    reader = TARGETS.get(name)
+    try:
+        read = reader and reader(*options_and_values(options))
+    except (ValueError, KeyError, TypeError):
+        read = None
+    return read or ForeignTarget(" ".join(words))
+
+
+def options_and_values(words: list[str]) -> tuple[dict[str, str], ...]:
+    """The options of a target with their values, as one dict; none at all if there are no options."""
+    if not words:
+        return ()
+    options: dict[str, str] = {}
+    for word in words:
+        if word.startswith("--"):
+            options[word] = ""
+        else:
+            options[next(reversed(options))] = word.strip('"')
+    return (options,)
+
+
+def only(options: dict[str, str], *names: str) -> tuple[str, ...]:
+    """The values of exactly these options. Raises KeyError if there are others, or one is missing."""
+    if set(options) != set(names):
+        raise KeyError(*options)
+    return tuple(options[name] for name in names)
+
+
+def redirect(options: dict[str, str]) -> Redirect:
+    (port,) = only(options, "--to-ports")
+    return Redirect(int(port))
+
+
+def dnat(options: dict[str, str]) -> Dnat:
+    (destination,) = only(options, "--to-destination")
+    host, _, port = destination.rpartition(":")
+    return Dnat(ip_address(host.strip("[]")), int(port))
+
+
+def tproxy(options: dict[str, str]) -> Tproxy:
+    """The kernel adds the address on which the listener is looked up; unspecified is what leaving it out means."""
+    address = options.pop("--on-ip", "")
+    if address and not ip_address(address).is_unspecified:
+        raise ValueError("a listener on one address")
+    port, mark = only(options, "--on-port", "--tproxy-mark")
+    return Tproxy(int(port), whole(mark))
+
+
+def set_mark(options: dict[str, str]) -> SetMark:
+    (mark,) = only(options, "--set-xmark")
+    return SetMark(whole(mark))
+
+
+def connmark(options: dict[str, str]) -> SaveMark | RestoreMark:
+    if {options.pop("--nfmask", FULL), options.pop("--ctmask", FULL)} != {FULL}:
+        raise ValueError("a part of the mark")
+    if "--save-mark" in options:
+        only(options, "--save-mark")
+        return SaveMark()
+    only(options, "--restore-mark")
+    return RestoreMark()
+
+
+def zone(options: dict[str, str]) -> Zone:
+    (number,) = only(options, "--zone")
+    return Zone(int(number))
+
+
+def reject(options: dict[str, str]) -> Reject:
+    (answer,) = only(options, "--reject-with")
+    return Reject(answer)
+
+
+def log(options: dict[str, str]) -> Log:
+    prefix, _ = only(options, "--log-prefix", "--log-uid")
+    return Log(prefix)
+
+
+def nflog(options: dict[str, str]) -> Nflog:
+    group, prefix = only(options, "--nflog-group", "--nflog-prefix")
+    return Nflog(int(group), prefix)
+
+
+FULL = "0xffffffff"
+
+
+def whole(text: str) -> int:
+    """A mark that is compared or set in all of its bits. Raises ValueError for one with another mask."""
+    value, slash, mask = text.partition("/")
+    if slash and int(mask, 0) != int(FULL, 0):
+        raise ValueError(f"{text} is a part of a mark")
+    return int(value, 0)
+
+
+def marked(made: Callable[[int], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of a whole mark."""
+
+    def read(text: str) -> Plain | None:
+        try:
+            return made(whole(text))
+        except ValueError:
+            return None
+
+    return read
+
+
+TARGETS: dict[str, Callable[..., Target]] = {
+    "RETURN": Return,
+    "ACCEPT": Accept,
+    "DROP": Drop,
+    "REDIRECT": redirect,
+    "DNAT": dnat,
+    "TPROXY": tproxy,
+    "MARK": set_mark,
+    "CONNMARK": connmark,
+    "CT": zone,
+    "REJECT": reject,
+    "LOG": log,
+    "NFLOG": nflog,
+}
+"""How the options of each target that we speak are read."""
 
 
 def number(made: Callable[[int], Plain]) -> Callable[[str], Plain | None]:
     """A reader of one number; a range or a name is not spoken."""
     return lambda text: made(int(text)) if text.isascii() and text.isdigit() else None
+
+
+def uids(text: str) -> Plain | None:
+    first, dash, last = text.partition("-")
+    if dash and first.isdigit() and last.isdigit() and int(first) < int(last):
+        return OwnerUids(int(first), int(last))
+    return number(OwnerUid)(text)
 
 
 def ports(text: str) -> Ports | None:
@@ -189,9 +326,14 @@ def ports(text: str) -> Ports | None:
         return None
 
 
-def port_match(text: str) -> DPort | None:
-    asked = ports(text)
-    return DPort(asked) if asked else None
+def port_match(made: Callable[[Ports], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of a port or a range of ports."""
+
+    def read(text: str) -> Plain | None:
+        asked = ports(text)
+        return made(asked) if asked else None
+
+    return read
 
 
 def multiport_match(text: str) -> DPorts | None:
@@ -203,7 +345,7 @@ def states(text: str) -> CtState:
     return CtState(frozenset(text.split(",")))
 
 
-SPOKEN_MODULES = frozenset({"tcp", "udp", "multiport", "owner", "conntrack"})
+SPOKEN_MODULES = frozenset({"tcp", "udp", "multiport", "owner", "conntrack", "mark", "connmark", "limit"})
 
 OPTIONS: dict[tuple[str, str], Callable[[str], Any]] = {
     ("", "-p"): Proto,
@@ -212,12 +354,18 @@ OPTIONS: dict[tuple[str, str], Callable[[str], Any]] = {
     ("", "-i"): InIface,
     ("", "-o"): OutIface,
     # `-p tcp` loads the tcp match by itself: our text does not name it, the kernel's does.
-    ("", "--dport"): port_match,
-    ("tcp", "--dport"): port_match,
-    ("udp", "--dport"): port_match,
+    ("", "--dport"): port_match(DPort),
+    ("", "--sport"): port_match(SPort),
+    ("tcp", "--dport"): port_match(DPort),
+    ("tcp", "--sport"): port_match(SPort),
+    ("udp", "--dport"): port_match(DPort),
+    ("udp", "--sport"): port_match(SPort),
     ("multiport", "--dports"): multiport_match,
-    ("owner", "--uid-owner"): number(OwnerUid),
+    ("owner", "--uid-owner"): uids,
     ("owner", "--gid-owner"): number(OwnerGid),
     ("conntrack", "--ctstate"): states,
+    ("mark", "--mark"): marked(Mark),
+    ("connmark", "--mark"): marked(ConnMark),
+    ("limit", "--limit"): Limit,
 }
 """How each option that we speak is read, by its module."""

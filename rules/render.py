@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rules.values import (
     Accept,
+    ConnMark,
     CtState,
+    Dnat,
     DPort,
     DPorts,
     Drop,
@@ -13,14 +15,26 @@ from rules.values import (
     ForeignTarget,
     InIface,
     Jump,
+    Limit,
+    Log,
+    Mark,
+    Nflog,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
+    OwnerUids,
     Proto,
     Redirect,
+    Reject,
+    RestoreMark,
     Return,
+    SaveMark,
+    SetMark,
+    SPort,
     Src,
+    Tproxy,
+    Zone,
     assert_never,
 )
 
@@ -60,14 +74,24 @@ def module_and_option(asked: Plain) -> tuple[str, str]:
             return "", f"-o {name}"
         case DPort(ports):
             return "", f"--dport {ports}"
+        case SPort(ports):
+            return "", f"--sport {ports}"
         case DPorts(ranges):
             return "-m multiport ", f"--dports {','.join(map(str, ranges))}"
         case OwnerUid(uid):
             return "-m owner ", f"--uid-owner {uid}"
+        case OwnerUids(first, last):
+            return "-m owner ", f"--uid-owner {first}-{last}"
         case OwnerGid(gid):
             return "-m owner ", f"--gid-owner {gid}"
         case CtState(states):
             return "-m conntrack ", f"--ctstate {','.join(sorted(states))}"
+        case Mark(value):
+            return "-m mark ", f"--mark {value:#x}"
+        case ConnMark(value):
+            return "-m connmark ", f"--mark {value:#x}"
+        case Limit(rate):
+            return "-m limit ", f"--limit {rate}"
         case _:
             assert_never(asked)
 
@@ -84,6 +108,24 @@ def target_text(target: Target) -> str:
             return f"-j {chain}"
         case Redirect(port):
             return f"-j REDIRECT --to-ports {port}"
+        case Dnat(address, port):
+            return f"-j DNAT --to-destination {f'[{address}]' if address.version == 6 else address}:{port}"
+        case Tproxy(port, mark):
+            return f"-j TPROXY --on-port {port} --tproxy-mark {mark:#x}/0xffffffff"
+        case SetMark(value):
+            return f"-j MARK --set-xmark {value:#x}/0xffffffff"
+        case SaveMark():
+            return "-j CONNMARK --save-mark"
+        case RestoreMark():
+            return "-j CONNMARK --restore-mark"
+        case Zone(zone):
+            return f"-j CT --zone {zone}"
+        case Reject(answer):
+            return f"-j REJECT --reject-with {answer}"
+        case Log(prefix):
+            return f"-j LOG --log-prefix {prefix} --log-uid"
+        case Nflog(group, prefix):
+            return f"-j NFLOG --nflog-group {group} --nflog-prefix {prefix}"
         case ForeignTarget(text):
             return text
         case _:

@@ -8,7 +8,7 @@ time as everything else it does, because `dataclasses` imports `inspect` and com
 from __future__ import annotations
 
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,6 +188,12 @@ class DPort(Value):
     ports: Ports
 
 
+class SPort(Value):
+    """Its source port is one of these. Needs a `Proto` of tcp or udp beside it."""
+
+    ports: Ports
+
+
 class DPorts(Value):
     """Its destination port is in one of these ranges: the multiport match, at most 15 places, a range takes two."""
 
@@ -213,6 +219,17 @@ class OwnerUid(Value):
     uid: int
 
 
+class OwnerUids(Value):
+    """The socket that sends it was opened by a uid from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def checked(self) -> None:
+        if not 0 <= self.first < self.last:
+            raise ValueError(f"{self.first}-{self.last} is not a range of uids")
+
+
 class OwnerGid(Value):
     """The socket that sends it was opened with this effective gid (supplementary groups do not count)."""
 
@@ -223,6 +240,24 @@ class CtState(Value):
     """Conntrack puts it in one of these states (`NEW`, `ESTABLISHED`, `INVALID` …)."""
 
     states: frozenset[str]
+
+
+class Mark(Value):
+    """It carries exactly this fwmark, 32 bits wide."""
+
+    value: int
+
+
+class ConnMark(Value):
+    """Its connection remembers exactly this mark."""
+
+    value: int
+
+
+class Limit(Value):
+    """It is among the first so many in a unit of time (`10/sec`), with bursts of up to five."""
+
+    rate: str
 
 
 class Foreign(Value):
@@ -238,7 +273,10 @@ class Not(Value):
 
 
 if TYPE_CHECKING:
-    Plain: TypeAlias = Proto | Src | Dst | InIface | OutIface | DPort | DPorts | OwnerUid | OwnerGid | CtState
+    Owner: TypeAlias = OwnerUid | OwnerUids | OwnerGid
+    Plain: TypeAlias = (
+        Proto | Src | Dst | InIface | OutIface | DPort | SPort | DPorts | Owner | CtState | Mark | ConnMark | Limit
+    )
     Match: TypeAlias = Plain | Not | Foreign
 
 
@@ -269,6 +307,62 @@ class Redirect(Value):
     port: int
 
 
+class Dnat(Value):
+    """Change its destination to this address and port (iptables-extensions(8), DNAT). Needs a `Proto`."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+
+
+class Tproxy(Value):
+    """Hand it, unchanged, to the transparent listener on this port, and mark it so that routing keeps it here.
+
+    See iptables-extensions(8), TPROXY, and the kernel's Documentation/networking/tproxy.rst.
+    """
+
+    port: int
+    mark: int
+
+
+class SetMark(Value):
+    """Give it this fwmark, and go on behind this rule."""
+
+    value: int
+
+
+class SaveMark(Value):
+    """Have its connection remember its fwmark, and go on behind this rule."""
+
+
+class RestoreMark(Value):
+    """Give it the mark that its connection remembers, and go on behind this rule."""
+
+
+class Zone(Value):
+    """Keep its connection in this conntrack zone, and go on behind this rule. For the raw table."""
+
+    zone: int
+
+
+class Reject(Value):
+    """Discard it and answer with this error (iptables-extensions(8), REJECT). For the filter table."""
+
+    answer: str
+
+
+class Log(Value):
+    """Write it to the kernel log behind this prefix, with the uid that sent it, and go on behind this rule."""
+
+    prefix: str
+
+
+class Nflog(Value):
+    """Send it to the listeners of this nfnetlink_log group behind this prefix, and go on behind this rule."""
+
+    group: int
+    prefix: str
+
+
 class ForeignTarget(Value):
     """A target we do not speak, kept to the letter with its `-j` or `-g`; empty for a rule that only counts."""
 
@@ -276,7 +370,9 @@ class ForeignTarget(Value):
 
 
 if TYPE_CHECKING:
-    Target: TypeAlias = Return | Accept | Drop | Jump | Redirect | ForeignTarget
+    Verdict: TypeAlias = Return | Accept | Drop | Jump | Redirect | Dnat | Tproxy | Reject
+    Remark: TypeAlias = SetMark | SaveMark | RestoreMark | Zone | Log | Nflog
+    Target: TypeAlias = Verdict | Remark | ForeignTarget
 
 
 # --- rules ------------------------------------------------------------------------------------------------

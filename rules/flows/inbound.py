@@ -7,7 +7,8 @@ built-in chain is a jump that can be known by its name.
 
 from __future__ import annotations
 
-from rules.flows.words import BYPASS, TCP, arriving_on, going_to, of_family, port_matches
+from rules.flows.words import BYPASS, TCP, arriving_on, coming_from, going_to, port_matches
+from rules.intent import of_family
 from rules.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_REDIRECT
 from rules.values import PREROUTING, All, Block, DPort, Jump, Ports, when
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def hook(intent: Intent) -> Block:
-    """PREROUTING sends TCP to ISTIO_INBOUND, unless nothing that arrives is of interest."""
+    """PREROUTING sends TCP to ISTIO_INBOUND, unless nothing that arrives is of interest to the nat table."""
     return Block.of(PREROUTING, jump(intent))
 
 
@@ -34,17 +35,20 @@ def never_captured(intent: Intent, family: Family) -> Block:
     )
 
 
-def captured(intent: Intent) -> Block:
-    """The rest of ISTIO_INBOUND: which ports the proxy takes."""
+def captured(intent: Intent, family: Family) -> Block:
+    """The rest of ISTIO_INBOUND: what the proxy takes. In TPROXY mode the mangle table decides that."""
+    if intent.uses_tproxy:
+        return Block(ISTIO_INBOUND, ())
     return Block.of(
         ISTIO_INBOUND,
+        excluded_sources(intent, family),
         excluded_ports(intent),
         included_ports(intent),
     )
 
 
 def jump(intent: Intent) -> Iterator[Rule]:
-    if intent.inbound_ports:
+    if intent.inbound_ports and not intent.uses_tproxy:
         yield when(TCP).then(Jump(ISTIO_INBOUND), why="TCP that arrives is looked at", setting="inbound_ports")
     elif intent.virtual_interfaces:
         why = "a virtual machine's TCP arrives here although it is outbound"
@@ -81,6 +85,11 @@ def tunnel(intent: Intent) -> Iterator[Rule]:
     yield when(TCP, DPort(Ports.one(intent.inbound_tunnel_port))).then(
         BYPASS, why="the proxy listens on the tunnel port itself", setting="inbound_tunnel_port"
     )
+
+
+def excluded_sources(intent: Intent, family: Family) -> Iterator[Rule]:
+    for network in of_family(intent.exclude_inbound_cidrs, family):
+        yield when(*coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
 
 
 def excluded_ports(intent: Intent) -> Iterator[Rule]:

@@ -6,8 +6,13 @@ application's port unredirected and is answered with a reset that ends the proxy
 
 from __future__ import annotations
 
+from rules.flows import inbound
 from rules.names import ISTIO_DROP
 from rules.values import PREROUTING, Block, CtState, Drop, Jump, when
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rules.intent import Intent
 
 INVALID = CtState(frozenset({"INVALID"}))
 
@@ -17,5 +22,10 @@ def hook() -> Block:
     return Block(PREROUTING, (when(INVALID).then(Jump(ISTIO_DROP), why=why, setting="drop_invalid"),))
 
 
-def drop() -> Block:
-    return Block(ISTIO_DROP, (when().then(Drop(), why="an invalid packet is dropped", setting="drop_invalid"),))
+def drop(intent: Intent) -> Block:
+    """ISTIO_DROP, which spares the interfaces on which nothing is captured."""
+    return Block.of(
+        ISTIO_DROP,
+        inbound.excluded_interfaces(intent),
+        [when().then(Drop(), why="an invalid packet is dropped", setting="drop_invalid")],
+    )

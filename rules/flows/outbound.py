@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from rules.flows.words import BYPASS, ON_LO, TCP, going_to, leaving_on, of_family, port_matches
-from rules.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, PASSTHROUGH
-from rules.values import OUTPUT, All, Block, DPort, Dst, Jump, Not, OwnerGid, OwnerUid, Ports, Src, when
+from rules.flows import dns
+from rules.flows.words import (
+    BYPASS,
+    ON_LO,
+    TCP,
+    UDP,
+    going_to,
+    leaving_on,
+    port_matches,
+    proxy_owners,
+    user_match,
+)
+from rules.intent import of_family
+from rules.names import DNS_PORT, ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, PASSTHROUGH
+from rules.values import OUTPUT, All, Block, DPort, DPorts, Dst, Jump, Not, OwnerGid, OwnerUid, Ports, Proto, Src, when
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rules.intent import Intent
-    from rules.values import Family, Rule
-
-    Owner = OwnerUid | OwnerGid
+    from rules.values import Family, Owner, Rule
 
 
-def hook() -> Block:
-    """OUTPUT sends TCP to ISTIO_OUTPUT."""
-    jump = when(TCP).then(Jump(ISTIO_OUTPUT), why="TCP that a local process sends is looked at")
-    return Block(OUTPUT, (jump,))
+def hook(intent: Intent) -> Block:
+    """OUTPUT sends TCP to ISTIO_OUTPUT; with DNS capture everything, because queries are UDP as well."""
+    if intent.redirect_dns:
+        why = "TCP and DNS that a local process sends are looked at"
+        return Block(OUTPUT, (when().then(Jump(ISTIO_OUTPUT), why=why, setting="redirect_dns"),))
+    return Block(OUTPUT, (when(TCP).then(Jump(ISTIO_OUTPUT), why="TCP that a local process sends is looked at"),))
 
 
 def outbound(intent: Intent, family: Family) -> Block:
@@ -30,7 +42,10 @@ def outbound(intent: Intent, family: Family) -> Block:
         excluded_ports(intent),
         passthrough(family),
         proxy_traffic(intent, family),
+        excluded_users(intent),
+        excluded_ports_of_users(intent),
         owner_groups(intent),
+        dns.jump(intent, family),
         loopback(intent, family),
         excluded_destinations(intent, family),
         included_ports(intent),
@@ -45,7 +60,8 @@ def excluded_interfaces(intent: Intent) -> Iterator[Rule]:
 
 def excluded_ports(intent: Intent) -> Iterator[Rule]:
     for ports in port_matches(intent.outbound_ports_exclude):
-        yield when(TCP, ports).then(BYPASS, why="an excluded outbound port", setting="outbound_ports_exclude")
+        for protocol in protocols(intent):
+            yield when(protocol, ports).then(BYPASS, why="an excluded outbound port", setting="outbound_ports_exclude")
 
 
 def passthrough(family: Family) -> Iterator[Rule]:
@@ -62,15 +78,13 @@ def proxy_traffic(intent: Intent, family: Family) -> Iterator[Rule]:
     first one's "not this owner on lo" hide the capture rules of all that follow, so then every capture comes
     first and one rule excludes them all.
     """
-    uids: list[tuple[Owner, str]] = [(OwnerUid(uid), "proxy_uid") for uid in dict.fromkeys(intent.proxy_uid)]
-    gids: list[tuple[Owner, str]] = [(OwnerGid(gid), "proxy_gid") for gid in dict.fromkeys(intent.proxy_gid)]
-    if len(uids) <= 1 and len(gids) <= 1:
-        for owner, setting in (*uids, *gids):
+    owners = list(proxy_owners(intent))
+    if len(set(intent.proxy_uid)) <= 1 and len(set(intent.proxy_gid)) <= 1:
+        for owner, setting in owners:
             yield from calls_to_itself(intent, family, owner, setting)
             yield from others_over_lo(intent, owner, setting=setting)
             yield from from_the_proxy(owner, setting)
     else:
-        owners = uids + gids
         for owner, setting in owners:
             yield from calls_to_itself(intent, family, owner, setting)
         yield from others_over_lo(intent, *(owner for owner, _ in owners), setting="proxy_uid")
@@ -83,16 +97,24 @@ def calls_to_itself(intent: Intent, family: Family, owner: Owner, setting: str) 
 
     Without this rule it would skip everything that the inbound side enforces.
     """
-    not_tunnel = Not(DPort(Ports.one(intent.inbound_tunnel_port)))
-    yield when(ON_LO, Not(Dst(intent.loopback(family))), TCP, not_tunnel, owner).then(
+    tunnel = Ports.one(intent.inbound_tunnel_port)
+    # The proxy's own queries to a nameserver inside the pod are no calls of an application.
+    answers_itself = intent.redirect_dns and isinstance(owner, OwnerUid)
+    never = DPorts((Ports.one(DNS_PORT), tunnel)) if answers_itself else DPort(tunnel)
+    yield when(ON_LO, Not(Dst(intent.loopback(family))), TCP, Not(never), owner).then(
         Jump(ISTIO_IN_REDIRECT), why="the app called itself through its service address", setting=setting
     )
 
 
 def others_over_lo(intent: Intent, *owners: Owner, setting: str) -> Iterator[Rule]:
-    """Not asked when a loopback address is to be captured: this rule would let it go before it is looked at."""
+    """Not asked when a loopback address is to be captured: this rule would let it go before it is looked at.
+
+    Nor, with DNS capture, about queries: a nameserver may be on lo, and its clients are to ask the proxy instead.
+    """
     if not captures_loopback(intent):
-        yield when(ON_LO, *map(Not, owners)).then(BYPASS, why="the app talks to itself over lo", setting=setting)
+        but_dns = (TCP, Not(DPort(Ports.one(DNS_PORT)))) if intent.redirect_dns else ()
+        none_of_these = map(Not, owners)
+        yield when(ON_LO, *but_dns, *none_of_these).then(BYPASS, why="the app talks to itself over lo", setting=setting)
 
 
 def from_the_proxy(owner: Owner, setting: str) -> Iterator[Rule]:
@@ -104,6 +126,27 @@ def captures_loopback(intent: Intent) -> bool:
     return not isinstance(intent.outbound_cidrs, All) and any(
         network.network_address.is_loopback for network in intent.outbound_cidrs
     )
+
+
+def excluded_users(intent: Intent) -> Iterator[Rule]:
+    for users in intent.exclude_uids:
+        yield when(user_match(users)).then(BYPASS, why="an excluded user", setting="exclude_uids")
+
+
+def excluded_ports_of_users(intent: Intent) -> Iterator[Rule]:
+    for entry in intent.exclude_outbound_ports_for_uids:
+        for protocol in protocols(intent):
+            if protocol.name in entry.protocols:
+                for ports in port_matches(entry.ports) if entry.ports else [None]:
+                    for users in entry.users:
+                        yield when(protocol, *([ports] if ports else []), user_match(users)).then(
+                            BYPASS, why="a port excluded for this user", setting="exclude_outbound_ports_for_uids"
+                        )
+
+
+def protocols(intent: Intent) -> tuple[Proto, ...]:
+    """What is looked at in ISTIO_OUTPUT: UDP only where DNS is captured, for nothing else captures it."""
+    return (TCP, UDP) if intent.redirect_dns else (TCP,)
 
 
 def owner_groups(intent: Intent) -> Iterator[Rule]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.flows.words import TCP
+from rules.flows.words import TCP, logged
 from rules.names import ISTIO_IN_REDIRECT, ISTIO_REDIRECT
 from rules.values import Block, Redirect, when
 
@@ -15,11 +15,13 @@ def to_outbound_listener(intent: Intent) -> Block:
     """ISTIO_REDIRECT: the proxy's outbound listener."""
     target = Redirect(intent.proxy_port)
     why = "outbound TCP goes to the proxy's outbound listener"
-    return Block(ISTIO_REDIRECT, (when(TCP).then(target, why=why, setting="proxy_port"),))
+    rule = when(TCP).then(target, why=why, setting="proxy_port")
+    return Block.of(ISTIO_REDIRECT, logged(intent, TCP, prefix="captured-outbound:"), [rule])
 
 
 def to_inbound_listener(intent: Intent) -> Block:
     """ISTIO_IN_REDIRECT: the proxy's inbound listener."""
     target = Redirect(intent.inbound_capture_port)
     why = "inbound TCP goes to the proxy's inbound listener"
-    return Block(ISTIO_IN_REDIRECT, (when(TCP).then(target, why=why, setting="inbound_capture_port"),))
+    rule = when(TCP).then(target, why=why, setting="inbound_capture_port")
+    return Block.of(ISTIO_IN_REDIRECT, logged(intent, TCP, prefix="captured-inbound:"), [rule])

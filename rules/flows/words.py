@@ -8,20 +8,28 @@ from rules.values import (
     DPort,
     DPorts,
     Dst,
-    Family,
     InIface,
+    Limit,
+    Log,
+    Nflog,
     OutIface,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
     Ports,
     Proto,
     Return,
+    Src,
     places,
+    when,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.values import Match, Network
+    from rules.intent import Intent, Uids
+    from rules.values import Match, Network, Owner, Rule
 
 TCP = Proto("tcp")
 UDP = Proto("udp")
@@ -34,15 +42,14 @@ of its own and reads as it was written. A longer one is packed: its order means 
 pay for every rule with every new connection."""
 
 
-def of_family(networks: Iterable[Network], family: Family) -> Iterator[Network]:
-    """Those networks that this family's tables can hold, each once."""
-    version = 4 if family is Family.V4 else 6
-    return (network for network in dict.fromkeys(networks) if network.version == version)
-
-
 def going_to(network: Network) -> tuple[Match, ...]:
     """The match for a destination. All of a family (`0.0.0.0/0`) is no match: the kernel would not keep it."""
     return (Dst(network),) if network.prefixlen else ()
+
+
+def coming_from(network: Network) -> tuple[Match, ...]:
+    """The match for a source, with the same exception."""
+    return (Src(network),) if network.prefixlen else ()
 
 
 def port_matches(ports: tuple[Ports, ...]) -> Iterator[DPort | DPorts]:
@@ -78,3 +85,24 @@ def arriving_on(interfaces: Iterable[str]) -> Iterator[Match]:
 
 def leaving_on(interfaces: Iterable[str]) -> Iterator[Match]:
     return map(OutIface, dict.fromkeys(interfaces))
+
+
+def user_match(users: Uids) -> OwnerUid | OwnerUids:
+    """The owner match for one user or a range of them."""
+    return OwnerUid(users.first) if users.first == users.last else OwnerUids(users.first, users.last)
+
+
+def proxy_owners(intent: Intent) -> Iterator[tuple[Owner, str]]:
+    """Everyone who is the proxy, with the setting that says so."""
+    for uid in dict.fromkeys(intent.proxy_uid):
+        yield OwnerUid(uid), "proxy_uid"
+    for gid in dict.fromkeys(intent.proxy_gid):
+        yield OwnerGid(gid), "proxy_gid"
+
+
+def logged(intent: Intent, *matches: Match, prefix: str) -> Iterator[Rule]:
+    """A line in the log for what is about to be captured, if that is asked for."""
+    if intent.log_connections:
+        target = Log(prefix) if intent.log_connections == "log" else Nflog(intent.nflog_group, prefix)
+        rate = Limit(f"{intent.log_connections_rate}/sec")
+        yield when(*matches, rate).then(target, why="captured connections are logged", setting="log_connections")

@@ -34,15 +34,9 @@ def recorded() -> list[Any]:
         return [pytest.param({}, {}, marks=skipped, id="no-records")]
     cases = [json.loads(line) for line in (RECORDS / "cases.jsonl").read_text().splitlines()]
     results = {r["id"]: r for r in map(json.loads, (RECORDS / "reference.jsonl").read_text().splitlines())}
-    return [pytest.param(case, results[case["id"]], marks=marks(case), id=case["id"]) for case in cases]
+    return [pytest.param(case, results[case["id"]], id=case["id"]) for case in cases]
 
 
-def marks(case: dict[str, Any]) -> list[pytest.MarkDecorator]:
-    words = (*case["args"], *case["env"])
-    for word, what in (("TPROXY", "TPROXY"), ("--redirect-dns", "DNS"), ("ISTIO_META_DNS_CAPTURE", "DNS")):
-        if word in words:
-            return [pytest.mark.skip(reason=f"{what} is not built yet")]
-    return []
 
 
 def call_of(label: str, pod: Pod) -> Call:
@@ -74,9 +68,11 @@ def test_every_connection_lands_where_the_reference_sent_it(
 ) -> None:
     """Through both backends, all connections of a case land as recorded, original destination and client included."""
     owner = dict(zip(case["args"], case["args"][1:], strict=False)).get("-u") or "1337"
+    transparent = "TPROXY" in case["args"]
     with Pod(ipv6=case["v6"]) as pod:
+        pod.inside.set_resolv_conf(case["resolv"])
         pod.applied(*case["args"], f"--force-iptables-binary={backend}", env=case["env"])
-        pod.open_listeners(proxy_uid=int(owner.split(",")[0]))
+        pod.open_listeners(proxy_uid=int(owner.split(",")[0]), transparent=transparent)
         labels = list(record["landed"])
         landings = pod.land(call_of(label, pod) for label in labels)
     found = {label: landed(label, landing) for label, landing in zip(labels, landings, strict=True)}

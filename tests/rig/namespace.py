@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture import netns
@@ -38,6 +40,16 @@ class Namespace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ip("netns", "del", self.name)
+        shutil.rmtree(self._etc, ignore_errors=True)
+
+    def set_resolv_conf(self, text: str) -> None:
+        """Give the namespace a resolv.conf of its own, which `run` shows in place of the host's (ip-netns(8))."""
+        self._etc.mkdir(parents=True, exist_ok=True)
+        (self._etc / "resolv.conf").write_text(text)
+
+    @property
+    def _etc(self) -> Path:
+        return Path("/etc/netns") / self.name
 
     @property
     def path(self) -> str:
