@@ -62,6 +62,10 @@ def follow(settings: Settings, log: Log) -> None:
             if refused.setting:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
             raise
+        if settings.close_wait_timeout and not settings.cleanup_only:
+            from capture.conntrack import set_close_wait_timeout
+
+            set_close_wait_timeout(int(settings.close_wait_timeout), log)
 
 
 def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:

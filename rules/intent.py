@@ -37,7 +37,11 @@ class PortsOfUsers(Value):
 
 
 class UdpPolicy(Value):
-    """What becomes of UDP to a port: `reject` answers that nobody is there, `drop` is silent, `leave` lets it go."""
+    """What becomes of UDP to a port: `leave` lets it go, `reject` and `drop` do not.
+
+    Either way the sender's own call fails at once with EPERM, because netfilter tells a local process of its
+    verdict; `reject` sends an ICMP error as well, which sockets remember and report as ECONNREFUSED.
+    """
 
     ports: Ports
     policy: str

@@ -1,7 +1,7 @@
 """What may leave the pod past the proxy: ISTIO_OUTPUT of the filter table, made only where something may not.
 
 The proxy takes TCP. UDP (QUIC on port 443, above all) and a family that is not captured go out beside it, unless
-they are refused here. `reject` rather than `drop` makes a client fall back at once instead of after its timeout.
+they are refused here. TCP is answered with a reset, so that a client falls back at once instead of after its timeout.
 """
 
 from __future__ import annotations

@@ -37,8 +37,6 @@ def recorded() -> list[Any]:
     return [pytest.param(case, results[case["id"]], id=case["id"]) for case in cases]
 
 
-
-
 def call_of(label: str, pod: Pod) -> Call:
     """The connection that a record's label describes: `app tcp src=127.0.0.6 10.244.0.5:8080`."""
     who, proto, *source, destination = label.split()

@@ -90,9 +90,19 @@ class Pod:
 
     def capture(self, *arguments: str, env: Mapping[str, str] | None = None, path: str | None = None) -> Result:
         """Run our tool in the pod, as a container would: with no environment but this."""
-        environ = {"PATH": path or os.environ["PATH"], **(env or {})}
-        done = self.inside.run(sys.executable, "-m", "capture", *arguments, env={**environ, "PYTHONPATH": str(ROOT)})
+        environ = {**self.environ(), **({"PATH": path} if path else {}), **(env or {})}
+        done = self.inside.run(*self.command(*arguments), env=environ)
         return Result(done.returncode, done.stdout, done.stderr)
+
+    @staticmethod
+    def command(*arguments: str) -> list[str]:
+        """The command line that runs our tool."""
+        return [sys.executable, "-m", "capture", *arguments]
+
+    @staticmethod
+    def environ() -> dict[str, str]:
+        """All that our tool is given of an environment."""
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
 
     def applied(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
         """The same where it must succeed."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 SO_ORIGINAL_DST = 80
 """linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST of linux/netfilter_ipv6/ip6_tables.h."""
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
+TRANSPARENT = {socket.AF_INET: (socket.SOL_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
+"""IP_TRANSPARENT of linux/in.h and IPV6_TRANSPARENT of linux/in6.h."""
 PATIENCE = 1.5
 """Seconds after which a call that nobody answered counts as unanswered."""
 
@@ -44,6 +45,8 @@ class Call:
     source: str | None = None
     """The address to bind before, if not the kernel's choice."""
     source_port: int = 0
+    mark: int = 0
+    """The socket's fwmark. With one, the source may be an address that is not ours, as a transparent proxy's is."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,8 @@ class Traffic:
                     if ":" in host:
                         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                     if transparent:
-                        option = (
-                            (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if ":" in host else (socket.SOL_IP, IP_TRANSPARENT)
-                        )
-                        opened.setsockopt(*option, 1)
+                        level, option = TRANSPARENT[opened.family]
+                        opened.setsockopt(level, option, 1)
                     opened.bind((host, port))
                     if proto == "tcp":
                         opened.listen(256)
@@ -160,6 +161,10 @@ class _Waiting:
             opened = open_socket(call.host, call.proto, call.uid, call.gid)
         self.sockets[number] = opened
         opened.setblocking(False)
+        if call.mark:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, call.mark)
+            level, option = TRANSPARENT[opened.family]
+            opened.setsockopt(level, option, 1)
         if call.source or call.source_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind((call.source or ("::" if ":" in call.host else "0.0.0.0"), call.source_port))

@@ -1,0 +1,199 @@
+"""Who is not captured on purpose, and what may leave the pod past the proxy."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.rig import APP, PROXY, Call, Landing, Pod
+
+USER = 1500
+
+
+def forced(backend: str, *more: str) -> list[str]:
+    return ["-u", "1337", *more, f"--force-iptables-binary={backend}"]
+
+
+def landings(pod: Pod, *calls: tuple[str, int, int]) -> list[str]:
+    """Where TCP to these hosts and ports by these users lands."""
+    return [str(landing) for landing in pod.land(Call(pod.inside, h, p, uid, uid) for h, p, uid in calls)]
+
+
+def test_excluded_users_bypass_and_are_otherwise_like_anybody(pod: Pod, backend: str) -> None:
+    """Ranges too. Unlike the proxy's, their call to their own service address is not inbound."""
+    pod.applied(*forced(backend, "--exclude-uids", "1500-1600,77"))
+    pod.open_listeners()
+    assert landings(pod, ("9.9.9.9", 80, 1500), ("9.9.9.9", 80, 1600), ("9.9.9.9", 80, 77)) == ["ext:80"] * 3
+    assert landings(pod, ("9.9.9.9", 80, 1499), ("9.9.9.9", 80, 1601)) == ["pod:15001"] * 2
+    assert landings(pod, ("10.244.0.5", 8080, 1500)) == ["pod:8080"]
+    assert landings(pod, ("10.244.0.5", 8080, PROXY)) == ["pod:15006"]
+
+
+@pytest.mark.parametrize(
+    ("said", "bypassed"),
+    [
+        ("tcp:80,443:1000-2000", {80: True, 443: True, 22: False}),
+        ("80-443:1500", {80: True, 443: True, 22: False}),
+        ("udp:80:1500", {80: False, 443: False, 22: False}),
+        ("1500", {80: True, 443: True, 22: True}),
+        ("tcp:*:1500", {80: True, 443: True, 22: True}),
+        ("tcp:22:1500; 80:9,1400-1500", {80: True, 443: False, 22: True}),
+    ],
+)
+def test_ports_can_be_excluded_for_some_users(pod: Pod, backend: str, said: str, bypassed: dict[int, bool]) -> None:
+    """[PROTOCOL:]PORTS:UIDS, several of them; others stay captured."""
+    pod.applied(*forced(backend, "--exclude-outbound-ports-for-uids", said))
+    pod.open_listeners()
+    found = landings(pod, *(("9.9.9.9", port, USER) for port in bypassed))
+    assert found == [f"ext:{port}" if free else "pod:15001" for port, free in bypassed.items()]
+    assert landings(pod, *(("9.9.9.9", port, 3000) for port in bypassed)) == ["pod:15001"] * len(bypassed)
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_inbound_connections_can_be_excluded_by_source(pod: Pod, backend: str, mode: str) -> None:
+    """A source network goes to the application itself; others go to the proxy."""
+    pod.applied(*forced(backend, "-m", mode, "--exclude-inbound-cidrs", "192.0.2.0/24,2001:db8::/48", "--dual-stack"))
+    pod.open_listeners(transparent=mode == "TPROXY")
+    calls = [
+        Call(pod.outside, "10.244.0.5", 8080, source="192.0.2.10"),
+        Call(pod.outside, "10.244.0.5", 8080, source="10.244.0.9"),
+        Call(pod.outside, "fd00:244::5", 8080, source="2001:db8::1"),
+        Call(pod.outside, "fd00:244::5", 8080, source="fd00:244::9"),
+    ]
+    assert [str(landing) for landing in pod.land(calls)] == ["pod:8080", "pod:15006"] * 2
+
+
+# --- UDP ----------------------------------------------------------------------------------------------------
+
+
+AT_ONCE = "error: EPERM"
+"""What the sender of a datagram that is refused or dropped in OUTPUT gets from its own call."""
+
+
+def udp(pod: Pod, uid: int, port: int = 443, host: str = "9.9.9.9") -> Landing:
+    return pod.traffic.call(Call(pod.inside, host, port, uid, uid, "udp"))
+
+
+@pytest.mark.parametrize(("policy", "seen"), [("leave", "ext:443"), ("reject", AT_ONCE), ("drop", AT_ONCE)])
+def test_udp_past_the_proxy_has_a_policy(pod: Pod, backend: str, policy: str, seen: str) -> None:
+    """In both families; a sender that is refused is told at once.
+
+    The proxy, excluded users and excluded destinations may send, and other ports are left.
+    """
+    exclusions = ["--exclude-uids", str(USER), "-x", "1.1.1.1"]
+    pod.applied(*forced(backend, "--udp", f"443={policy}", "--dual-stack", *exclusions))
+    pod.open_listeners()
+    assert str(udp(pod, APP)) == seen
+    assert str(udp(pod, APP, host="2001:db8::1")) == seen
+    assert str(udp(pod, PROXY)) == "ext:443"
+    assert str(udp(pod, USER)) == "ext:443"
+    assert str(udp(pod, APP, host="1.1.1.1")) == "ext:443"
+    assert str(udp(pod, APP, port=53)) == "ext:53"
+
+
+def test_a_policy_for_udp_can_be_taken_back(pod: Pod, backend: str) -> None:
+    """Without it nothing of ours is left in the filter table."""
+    pod.applied(*forced(backend, "--udp", "443=reject"))
+    pod.applied(*forced(backend))
+    pod.open_listeners()
+    assert str(udp(pod, APP)) == "ext:443"
+    assert not any(line.startswith("-A OUTPUT -j") for line in pod.saved(backend))
+
+
+# --- IPv6 ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "app", "proxy"),
+    [
+        ("auto", "pod:15001", "ext:80"),
+        ("on", "pod:15001", "ext:80"),
+        ("off", "ext:80", "ext:80"),
+        ("reject", "refused", "ext:80"),
+    ],
+)
+def test_ipv6_is_captured_left_or_refused(pod: Pod, backend: str, choice: str, app: str, proxy: str) -> None:
+    """`reject` answers at once, so that a client falls back to IPv4; the proxy may go out."""
+    pod.applied(*forced(backend, "--ipv6", choice))
+    pod.open_listeners()
+    assert landings(pod, ("2001:db8::1", 80, APP), ("2001:db8::1", 80, PROXY)) == [app, proxy]
+    assert landings(pod, ("9.9.9.9", 80, APP)) == ["pod:15001"]
+
+
+def test_refusing_ipv6_spares_answers_and_loopback(pod: Pod, backend: str) -> None:
+    """What comes in over IPv6 is served, and applications reach each other over ::1; UDP is refused as TCP is."""
+    pod.applied(*forced(backend, "--ipv6", "reject"))
+    pod.open_listeners()
+    assert str(pod.dial_in(8080, version=6)) == "pod:8080"
+    assert str(pod.dial_in(443, version=6, proto="udp")) == "pod:443"
+    assert str(pod.dial("::1", 8080)) == "pod:8080"
+    assert str(udp(pod, APP, host="2001:db8::1")) == AT_ONCE
+
+
+def test_ipv6_choices_that_contradict_are_refused(pod: Pod) -> None:
+    """--dual-stack asks for what --ipv6=off forbids."""
+    result = pod.capture("--dual-stack", "--ipv6", "off")
+    assert result.status == 2
+    assert 'flag --ipv6 "off": contradicts flag --dual-stack' in result.stderr
+
+
+def test_auto_leaves_ipv6_alone_where_there_is_none(ipv4_pod: Pod, backend: str) -> None:
+    """A pod without an IPv6 address gets no IPv6 rules, and no warning."""
+    result = ipv4_pod.applied(*forced(backend, "--ipv6", "auto"))
+    assert "warn" not in result.stderr
+    assert not any("ISTIO" in line for line in ipv4_pod.saved(backend, version=6))
+
+
+# --- what else ----------------------------------------------------------------------------------------------
+
+
+def test_captured_connections_can_be_logged(pod: Pod, backend: str) -> None:
+    """nflog: the rule is met by a captured connection, in front of the redirection."""
+    pod.applied(*forced(backend, "--log-connections", "nflog", "--nflog-group", "7", "--log-connections-rate", "20"))
+    pod.open_listeners()
+    pod.dial("9.9.9.9", 80)
+    pod.dial_in(8080)
+    counted = pod.inside.output(f"iptables-{backend}-save", "-c").splitlines()
+    logged = [line for line in counted if "NFLOG" in line]
+    assert [line.split()[2] for line in logged] == ["ISTIO_IN_REDIRECT", "ISTIO_REDIRECT"]
+    assert all("--limit 20/sec" in line and "--nflog-group 7" in line and line.startswith("[1:") for line in logged)
+    assert (
+        "already in place"
+        in pod.applied(
+            *forced(backend, "--log-connections", "nflog", "--nflog-group", "7", "--log-connections-rate", "20")
+        ).stderr
+    )
+
+
+@pytest.mark.parametrize("rate", [1, 3, 7, 33, 60, 85, 99, 100])
+def test_a_rate_is_spelled_back_as_it_was_given(pod: Pod, backend: str, rate: int) -> None:
+    """Or a rerun would find a difference where there is none."""
+    arguments = forced(backend, "--log-connections", "log", "--log-connections-rate", str(rate))
+    pod.applied(*arguments)
+    assert "already in place" in pod.applied(*arguments).stderr
+
+
+CLOSE_WAIT = "net.netfilter.nf_conntrack_tcp_timeout_close_wait"
+
+
+def test_the_close_wait_timeout_is_set(pod: Pod) -> None:
+    """In the pod's namespace, and what it was is said."""
+    result = pod.applied("--close-wait-timeout", "1h30m")
+    assert pod.inside.output("sysctl", "-n", CLOSE_WAIT).strip() == "5400"
+    assert f"{CLOSE_WAIT} is 5400 s now, and was" in result.stderr
+
+
+def test_a_close_wait_timeout_that_cannot_be_set_is_no_failure(pod: Pod) -> None:
+    """Without the right to write it, the rules are in place and a warning says what was not done."""
+    done = pod.inside.run(
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"',
+        "sh",
+        *pod.command("--close-wait-timeout", "60s"),
+        env=pod.environ(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"cannot set {CLOSE_WAIT}" in done.stderr
+    assert any("ISTIO_REDIRECT" in line for line in pod.saved())

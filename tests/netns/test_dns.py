@@ -1,0 +1,110 @@
+"""DNS capture: who answers whom, in both protocols and families, and conntrack's separate books."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+
+from tests.rig import APP, PROXY, Call, Landing, Pod
+from tests.rig.pod import ROOT
+
+NAMESERVERS = {4: "10.96.0.10", 6: "fd00:96::a"}
+OTHER = {4: "9.9.9.9", 6: "2001:db8::1"}
+ARGS = ["-u", "1337", "--dual-stack", "--redirect-dns"]
+EXCLUDED = 4242
+
+
+@pytest.fixture
+def resolving(pod: Pod) -> Pod:
+    """A pod with nameservers of both families, written as people write them."""
+    pod.inside.set_resolv_conf(
+        f"# by hand\nsearch svc.local\nnameserver {NAMESERVERS[6]}\nnameserver {NAMESERVERS[4]}\n"
+        f"nameserver {NAMESERVERS[4]}\nnameserver fe80::1%eth0\noptions ndots:5\n"
+    )
+    pod.open_listeners()
+    return pod
+
+
+def query(pod: Pod, version: int, proto: str, uid: int, server: dict[int, str] = NAMESERVERS) -> Landing:
+    return pod.dial(server[version], 53, uid=uid, proto=proto)
+
+
+@pytest.mark.parametrize(("version", "proto"), list(product((4, 6), ("udp", "tcp"))))
+def test_applications_ask_the_proxy_and_the_proxy_asks_the_nameserver(
+    resolving: Pod, backend: str, version: int, proto: str
+) -> None:
+    """Also an excluded user asks the nameserver itself."""
+    resolving.applied(*ARGS, "--exclude-uids", str(EXCLUDED), f"--force-iptables-binary={backend}")
+    assert str(query(resolving, version, proto, APP)) == "pod:15053"
+    assert str(query(resolving, version, proto, PROXY)) == "ext:53"
+    assert str(query(resolving, version, proto, EXCLUDED)) == "ext:53"
+
+
+def test_other_nameservers_are_captured_only_if_all_are(resolving: Pod, backend: str) -> None:
+    """--capture-all-dns makes the difference, and needs no resolv.conf."""
+    forced = f"--force-iptables-binary={backend}"
+    resolving.applied(*ARGS, forced)
+    assert str(query(resolving, 4, "udp", APP, OTHER)) == "ext:53"
+    assert str(query(resolving, 4, "tcp", APP, OTHER)) == "pod:15001"
+    resolving.applied(*ARGS, forced, "--capture-all-dns", "--resolv-conf", "/nonexistent")
+    for proto in ("udp", "tcp"):
+        assert str(query(resolving, 4, proto, APP, OTHER)) == "pod:15053"
+
+
+def test_two_clients_with_one_source_port_are_both_answered(resolving: Pod, backend: str) -> None:
+    """An application and the proxy ask one nameserver from one port; conntrack keeps them in zones 2 and 1."""
+    resolving.applied(*ARGS, f"--force-iptables-binary={backend}")
+    calls = [Call(resolving.inside, NAMESERVERS[4], 53, uid, uid, "udp", source_port=40053) for uid in (APP, PROXY)]
+    # One after the other while both entries live: two sockets of different users cannot share a port at once.
+    landings = [resolving.traffic.call(call) for call in calls]
+    assert [str(landing) for landing in landings] == ["pod:15053", "ext:53"]
+    entries = resolving.inside.output("conntrack", "-L", "-p", "udp").splitlines()
+    app = [line for line in entries if "zone=2" in line and "sport=40053" in line and "sport=15053" in line]
+    proxy = [line for line in entries if "zone=1" in line and "sport=40053" in line]
+    assert len(app) == 1, entries
+    assert len(proxy) == 1, entries
+
+
+def test_the_resolver_may_listen_elsewhere(resolving: Pod, backend: str) -> None:
+    """Another port; and an address of its own, which is reached by DNAT."""
+    forced = f"--force-iptables-binary={backend}"
+    traffic, inside = resolving.traffic, resolving.inside
+    traffic.listen(inside, [5353], where="pod", proto="udp", hosts=["127.0.0.1", "10.244.0.5"], uid=PROXY)
+    resolving.applied(*ARGS, forced, "--dns-capture-port", "5353")
+    assert str(query(resolving, 4, "udp", APP)) == "pod:5353"
+    resolving.applied(*ARGS, forced, "--dns-capture-port", "5353", "--dns-capture-address", "10.244.0.5")
+    assert str(query(resolving, 4, "udp", APP)) == "pod:5353"
+    assert any("--to-destination 10.244.0.5:5353" in line for line in resolving.saved(backend))
+
+
+def test_excluded_ports_hold_for_dns_too(resolving: Pod) -> None:
+    """-o 53 beats DNS capture in both protocols; for one user, so does an exception of theirs."""
+    resolving.applied(*ARGS, "-o", "53")
+    assert [str(query(resolving, 4, proto, APP)) for proto in ("udp", "tcp")] == ["ext:53", "ext:53"]
+    resolving.applied(*ARGS, "--exclude-outbound-ports-for-uids", f"udp:53:{EXCLUDED}")
+    assert str(query(resolving, 4, "udp", EXCLUDED)) == "ext:53"
+    assert str(query(resolving, 4, "udp", APP)) == "pod:15053"
+
+
+def test_no_nameserver_is_a_warning_and_no_file_an_error(resolving: Pod) -> None:
+    """Nothing to capture: DNS goes out and a warning says so. A file that cannot be read: refused by name."""
+    resolving.inside.set_resolv_conf("search svc.local\n")
+    result = resolving.applied(*ARGS)
+    assert "DNS is not captured: /etc/resolv.conf names no nameserver" in result.stderr
+    assert str(query(resolving, 4, "udp", APP)) == "ext:53"
+    before = resolving.state()
+    refused = resolving.capture(*ARGS, "--resolv-conf", "/nonexistent/resolv.conf")
+    assert refused.status == 2
+    assert "/nonexistent/resolv.conf: No such file" in refused.stderr
+    assert resolving.state() == before
+
+
+def test_a_named_namespace_has_its_own_nameservers(resolving: Pod) -> None:
+    """With --network-namespace NAME the file is the one that `ip netns` keeps for it."""
+    command = [sys.executable, "-m", "capture", *ARGS, "--network-namespace", resolving.inside.name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(query(resolving, 4, "udp", APP)) == "pod:15053"
