@@ -234,8 +234,8 @@ PROTOCOLS = ("tcp", "udp")
 
 def port_of_users(text: str) -> PortsOfUsers:
     """`tcp:80,443:1000-2000`; without a protocol both, with `*` or without ports all of them."""
-    parts = text.split(":")
-    protocols = (parts.pop(0),) if parts[0] in PROTOCOLS else PROTOCOLS
+    protocol, _, rest = text.partition(":")
+    protocols, parts = ((protocol,), rest.split(":")) if protocol in PROTOCOLS else (PROTOCOLS, text.split(":"))
     if not 1 <= len(parts) <= 2 or not parts[-1]:
         raise ValueError("is not [PROTOCOL:]PORTS:UIDS; give for example tcp:80,443:1000-2000")
     named = "" if len(parts) == 1 or parts[0] == "*" else parts[0]
@@ -259,7 +259,7 @@ def udp_policy(text: str) -> UdpPolicy:
     return UdpPolicy(each(port_range, named, text), policy)
 
 
-def seconds_or_none(text: str) -> float:
+def whole_seconds(text: str) -> float:
     """A duration of at least a second."""
     seconds = duration(text)
     if seconds < 1:

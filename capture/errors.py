@@ -5,8 +5,9 @@
     ├── NamespaceUnusable   1    --network-namespace names nothing that can be entered
     ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
-    └── KernelRefused       1    iptables-restore failed; what it had changed was put back
-        └── NotPutBack      1    … and putting back failed too: the one case in which the state is not as it was
+    ├── KernelRefused       1    iptables-restore failed; what it had changed was put back
+    │   └── NotPutBack      1    … and putting back failed too: the one case in which the state is not as it was
+    └── ValidationFailed  126    the rules do not do what they should; repair controllers look for this status
 
 A mistake of ours is an ordinary exception, with its traceback.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 DONE = 0
 FAILED = 1
 REFUSED = 2
+NOT_VALID = 126
 
 
 class CaptureError(Exception):
@@ -93,6 +95,12 @@ class KernelRefused(CaptureError):
 
 class NotPutBack(KernelRefused):
     """A change failed half way and undoing it failed as well."""
+
+
+class ValidationFailed(CaptureError):
+    """--run-validation found that traffic does not go where it should, or could prove nothing at all."""
+
+    exit_status = NOT_VALID
 
 
 def quoted(value: str) -> str:

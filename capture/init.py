@@ -53,7 +53,8 @@ def follow(settings: Settings, log: Log) -> None:
     planned = NOTHING if settings.cleanup_only else plan(resolved.intent)
     if settings.dry_run:
         dry_run(settings, facts, planned, log)
-    elif settings.skip_rule_apply and not settings.cleanup_only:
+        return
+    if settings.skip_rule_apply and not settings.cleanup_only:
         log.info("--skip-rule-apply: the rules are left as they are")
     else:
         try:
@@ -66,6 +67,10 @@ def follow(settings: Settings, log: Log) -> None:
             from capture.conntrack import set_close_wait_timeout
 
             set_close_wait_timeout(int(settings.close_wait_timeout), log)
+    if settings.run_validation and not settings.cleanup_only:
+        from capture.probe import validate
+
+        validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
 
 
 def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:

@@ -23,12 +23,15 @@ LIST = {"type": "array", "items": {"type": "string"}}
 ALL_OR_LIST = {"anyOf": [{"const": "*"}, LIST]}
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 U32 = {"type": "integer", "minimum": 1, "maximum": checked.HIGHEST_U32}
+DURATION = {"anyOf": [{"type": "string", "examples": ["500ms"]}, {"type": "number", "exclusiveMinimum": 0}]}
+DURATIONS = (checked.duration, checked.whole_seconds)
 SCHEMAS: dict[Any, dict[str, Any]] = {
     checked.port: PORT,
     checked.mark: U32,
     checked.routing_table: U32,
     checked.boolean: {"type": "boolean"},
-    checked.duration: {"anyOf": [{"type": "string", "examples": ["500ms"]}, {"type": "number", "exclusiveMinimum": 0}]},
+    checked.duration: DURATION,
+    checked.whole_seconds: DURATION,
     checked.ports: LIST,
     checked.cidrs: LIST,
     checked.interfaces: LIST,
@@ -36,6 +39,12 @@ SCHEMAS: dict[Any, dict[str, Any]] = {
     checked.all_or_ports: ALL_OR_LIST,
     checked.all_or_cidrs: ALL_OR_LIST,
     checked.owner_groups: ALL_OR_LIST,
+    checked.uid_ranges: LIST,
+    checked.addresses: LIST,
+    checked.udp_policies: LIST,
+    checked.ports_of_users: LIST,
+    checked.rate: {"type": "integer", "minimum": 1, "maximum": 100},
+    checked.nflog_group: PORT,
 }
 """What each reader takes, in JSON. Everything else is a string."""
 
@@ -56,8 +65,9 @@ def written(setting: Said, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return ",".join(written(setting, entry) for entry in value)
-    if setting.read is checked.duration and isinstance(value, int | float):
+        separator = ";" if setting.read is checked.ports_of_users else ","
+        return separator.join(written(setting, entry) for entry in value)
+    if setting.read in DURATIONS and isinstance(value, int | float):
         return f"{value}s"
     return str(plain(value))
 
@@ -118,7 +128,7 @@ def listing(said: Settings, resolved: Resolved) -> list[Listed]:
         value, origin = values[setting.name], said.origins[setting.name]
         if setting.name in resolved.derived:
             origin = resolved.derived[setting.name]
-        if value is None:
+        if value is None and setting.name in resolved.intent.__match_args__:
             value = plain(getattr(resolved.intent, setting.name))
         listed.append(
             Listed(name=setting.name, flag=setting.long, variables=list(setting.env), value=value, source=str(origin))

@@ -45,6 +45,8 @@ class Address(Value):
     prefix: int
     protocol: int = 0
     """Who says to have put it there (IFA_PROTO, Linux 5.18 and later)."""
+    interface: int = 0
+    """The index of its interface."""
 
     @property
     def is_usable(self) -> bool:
@@ -68,7 +70,8 @@ def addresses() -> tuple[Address, ...]:
             # On a point-to-point link IFA_ADDRESS is the other end; the address itself is IFA_LOCAL.
             raw = read.get(IFA_LOCAL) or read.get(IFA_ADDRESS)
             if raw:
-                found.append(Address(ip_address(raw), prefix, *read.get(IFA_PROTO, b"\0")[:1]))
+                protocol = number(read.get(IFA_PROTO))
+                found.append(Address(ip_address(raw), prefix, protocol, number(message[4:8])))
     return tuple(found)
 
 

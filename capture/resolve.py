@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROXY_UID = 1337
 
+
 class Resolved(Value):
     """What is meant, where the values that nobody gave came from, and what will surprise."""
 

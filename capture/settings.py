@@ -283,9 +283,9 @@ class Settings:
         about="PORT=POLICY, a list: what becomes of UDP that leaves the pod past the proxy, such as QUIC: leave, "
         "reject or drop. 443=reject makes clients fall back to TCP at once.",
     )
-    close_wait_timeout: float = said(
-        checked.seconds_or_none,
-        0.0,
+    close_wait_timeout: float | None = said(
+        checked.whole_seconds,
+        None,
         "--close-wait-timeout",
         ours=True,
         about="Set conntrack's timeout for half-closed connections (net.netfilter.nf_conntrack_tcp_timeout_close_wait) "

@@ -25,6 +25,9 @@ class Uids(Value):
         if not 0 <= self.first <= self.last:
             raise ValueError(f"{self.first}-{self.last} is not a range of uids")
 
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
 
 class PortsOfUsers(Value):
     """Ports of a protocol, for some users."""
@@ -34,6 +37,10 @@ class PortsOfUsers(Value):
     ports: tuple[Ports, ...]
     """All of them if empty."""
     users: tuple[Uids, ...]
+
+    def __str__(self) -> str:
+        protocol = f"{self.protocols[0]}:" if len(self.protocols) == 1 else ""
+        return f"{protocol}{','.join(map(str, self.ports)) or '*'}:{','.join(map(str, self.users))}"
 
 
 class UdpPolicy(Value):
@@ -45,6 +52,9 @@ class UdpPolicy(Value):
 
     ports: Ports
     policy: str
+
+    def __str__(self) -> str:
+        return f"{self.ports}={self.policy}"
 
 
 def of_family(networks: Iterable[Network], family: Family) -> Iterator[Network]:
