@@ -1,0 +1,334 @@
+"""`make bench`: what a run costs, side by side with bare Python and a bare iptables-restore, also with long lists.
+
+The commands of a round run one after the other, and each is compared with the Python of its own round: so what
+else the machine does weighs on both. Times are those of the whole process tree, from exec to exit.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from capture.kernel import BACKENDS, Iptables, write_all
+from rules.values import Family
+from tests.guard import guarded
+from tests.rig import ADDRESSES, Namespace
+from tests.rig.pod import ROOT, has, is_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from tests.launch import Measured
+
+POD_SPEC = (
+    *("istio-iptables", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*"),
+    *("-d", "15090,15021,15020", "--log_output_level=default:info"),
+)
+"""What Istio 1.20.1 puts into a pod spec, less its empty -x, which the lists take the place of."""
+ROUNDS = {0: 15, 10: 15, 100: 15, 1_000: 9, 10_000: 5}
+"""How often each size of list is measured."""
+LONGEST_ARGUMENT = 131_071
+"""MAX_ARG_STRLEN of linux/binfmts.h, less the terminating zero: the most that one flag or variable can hold."""
+
+PYTHON, RESTORE, DRY_RUN, APPLY, RERUN = "python -I -c pass", "iptables-restore", "dry run", "apply", "rerun"
+COMMANDS = (PYTHON, RESTORE, DRY_RUN, APPLY, RERUN)
+LABELS = {RESTORE: "{restore} of the same text", APPLY: "apply on a clean namespace", RERUN: "rerun, nothing to do"}
+
+
+# --- what is measured -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, and how often it is measured."""
+
+    name: str
+    arguments: tuple[str, ...]
+    rounds: int
+
+    @property
+    def longest(self) -> int:
+        return max(len(argument) for argument in self.arguments)
+
+
+def cidrs(count: int) -> str:
+    """So many networks that no two can be merged, in as few characters as 10,000 of them need."""
+    return ",".join(f"1.{number // 100}.{number % 100}.0/25" for number in range(count))
+
+
+def ports(count: int) -> str:
+    """Every third port: no two are neighbours."""
+    return ",".join(str(3 * number + 1) for number in range(count))
+
+
+def cases(rounds: dict[int, int]) -> Iterator[Case]:
+    for size, times in rounds.items():
+        if not size:
+            yield Case("the 1.20.1 pod spec", (*POD_SPEC, "-x", ""), times)
+            continue
+        yield Case(f"{size:,} excluded CIDRs", (*POD_SPEC, "-x", cidrs(size)), times)
+        yield Case(f"{size:,} excluded ports", (*POD_SPEC, "-x", "", "-o", ports(size)), times)
+
+
+@dataclass
+class Samples:
+    """What one command of a case cost, round by round; times in seconds, memory in KiB."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    peak: list[int] = field(default_factory=list)
+    children: int = 0
+    """Processes and threads that it started, at any depth."""
+
+    def add(self, measured: Measured) -> None:
+        _, cpu, wall, peak = measured
+        self.cpu.append(cpu)
+        self.wall.append(wall)
+        self.peak.append(peak)
+
+
+# --- measuring --------------------------------------------------------------------------------------------
+
+
+class Launcher:
+    """The small process that starts the measured ones; see `tests.launch`."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-S", "-c", "from tests.launch import main; main()"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.communicate()
+
+    def run(self, namespace: Namespace, command: Sequence[str], stdin: str = os.devnull) -> Measured:
+        assert self.process.stdin
+        assert self.process.stdout
+        marshal.dump((namespace.path, stdin, list(command), environ()), self.process.stdin)
+        self.process.stdin.flush()
+        measured: Measured = marshal.load(self.process.stdout)  # noqa: S302 # our own process
+        if measured[0]:
+            raise RuntimeError(f"status {measured[0]} from {shlex.join(command)[:200]}")
+        return measured
+
+
+def environ() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"]}
+
+
+def clean_namespace(stack: ExitStack) -> Namespace:
+    """A new one with an interface and an IPv4 address, so that IPv4 alone is captured, as in most pods."""
+    namespace = stack.enter_context(Namespace("bench"))
+    address = ADDRESSES[4]
+    links = f"link add eth0 type veth peer name eth1\naddr add {address}/24 dev eth0\nlink set eth0 up\n"
+    namespace.output("ip", "-batch", "-", text=links)
+    return namespace
+
+
+class Bench:
+    """Measures cases, with the tools of the backend that capture would choose here."""
+
+    def __init__(self, launcher: Launcher, script: str) -> None:
+        self.launcher = launcher
+        self.script = script
+        with ExitStack() as stack:
+            namespace = clean_namespace(stack)
+            namespace.output(script, *POD_SPEC)
+            backend = next(each for each in BACKENDS if "ISTIO_" in namespace.output(f"iptables-{each}-save"))
+            self.restore = Iptables(backend, Family.V4).command("restore")
+            self.floor = launcher.run(namespace, ["/bin/true"])[3]
+            """The memory that even a program with none of its own is charged with, in KiB."""
+
+    def case(self, case: Case) -> dict[str, Samples]:
+        """The samples of every command, after a round that does not count but finds out what else is to be known."""
+        samples = {command: Samples() for command in COMMANDS}
+        with ExitStack() as stack:
+            text = clean_namespace(stack).output(self.script, *case.arguments, "--dry-run")
+        rules = os.memfd_create("rules")
+        write_all(rules, text.encode())
+        stdin = f"/proc/{os.getpid()}/fd/{rules}"
+        for command, argv, namespace in self.round(case):
+            samples[command].children = descendants(namespace, argv, stdin)
+        for _ in range(case.rounds):
+            for command, argv, namespace in self.round(case):
+                samples[command].add(self.launcher.run(namespace, argv, stdin))
+        os.close(rules)
+        return samples
+
+    def round(self, case: Case) -> Iterator[tuple[str, list[str], Namespace]]:
+        """Every command in turn, with the namespace that it is to be run in."""
+        with ExitStack() as stack:
+            bare, ours = clean_namespace(stack), clean_namespace(stack)
+            yield PYTHON, [sys.executable, "-I", "-c", "pass"], ours
+            yield RESTORE, [self.restore, "--noflush"], bare
+            yield DRY_RUN, [self.script, *case.arguments, "--dry-run"], ours
+            yield APPLY, [self.script, *case.arguments], ours
+            yield RERUN, [self.script, *case.arguments], ours
+
+
+COUNT = 'set -e; file=$1; shift; "$@" <"$file" >/dev/null 2>&1; sh -c "echo \\$\\$"; :'
+"""The shell is process 1 of its pid namespace, the command process 2, and the last one says how many there were."""
+
+
+def descendants(namespace: Namespace, command: Sequence[str], stdin: str) -> int:
+    """How many processes and threads a command starts: the kernel hands out pids in order, so they are counted."""
+    last = namespace.output("unshare", "--pid", "--fork", "sh", "-c", COUNT, "sh", stdin, *command)
+    return int(last) - 3
+
+
+# --- what was found ---------------------------------------------------------------------------------------
+
+
+def ratios(samples: Sequence[float], beside: Sequence[float]) -> list[float]:
+    """Each sample as a multiple of the one that was taken beside it."""
+    return [one / other for one, other in zip(samples, beside, strict=True)]
+
+
+def spread(values: Sequence[float], unit: float = 1.0) -> dict[str, float]:
+    return {
+        name: round(of(values) * unit, 3) for name, of in (("median", statistics.median), ("min", min), ("max", max))
+    }
+
+
+def figures(samples: dict[str, Samples]) -> dict[str, Any]:
+    """All that is known of a case's commands, for a machine to read."""
+    python = samples[PYTHON]
+    return {
+        command: {
+            "cpu_ms": spread(each.cpu, 1000),
+            "cpu_ratio": spread(ratios(each.cpu, python.cpu)),
+            "wall_ms": spread(each.wall, 1000),
+            "wall_ratio": spread(ratios(each.wall, python.wall)),
+            "peak_mib": spread(each.peak, 1 / 1024),
+            "children": each.children,
+        }
+        for command, each in samples.items()
+    }
+
+
+HEADINGS = (
+    ("", 46),
+    ("CPU ms", 9),
+    ("× python", 9),
+    ("wall ms", 10),
+    ("× python", 9),
+    ("peak MiB", 10),
+    ("children", 9),
+)
+
+
+def row(cells: Sequence[str]) -> str:
+    label, *figures = cells
+    (_, width), *columns = HEADINGS
+    return f"{label:<{width}}" + "".join(f"{cell:>{width}}" for cell, (_, width) in zip(figures, columns, strict=True))
+
+
+def lines(case: Case, found: dict[str, Any], bench: Bench) -> Iterator[str]:
+    """A case as the table shows it."""
+    yield f"{case.name}, {case.rounds} rounds"
+    for command, each in found.items():
+        label = LABELS.get(command, command).format(restore=os.path.basename(bench.restore))
+        cpu, wall, peak = each["cpu_ms"]["median"], each["wall_ms"]["median"], each["peak_mib"]["median"]
+        hidden = peak * 1024 < bench.floor * 1.05
+        yield row((
+            f"  {label}",
+            f"{cpu:.1f}",
+            f"{each['cpu_ratio']['median']:.2f}",
+            f"{wall:.1f}",
+            f"{each['wall_ratio']['median']:.2f}",
+            f"{'<' if hidden else ''}{peak:.1f}",
+            str(each["children"]),
+        ))  # fmt: skip
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """What the figures depend on."""
+    said = subprocess.run([bench.restore, "--version"], capture_output=True, text=True, check=True).stdout
+    return {
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "iptables": said.strip().split(" ", 1)[1],
+    }
+
+
+def measure(rounds: dict[int, int], report: str = "") -> int:
+    """Measure all sizes, print the table, and write the report if one is asked for."""
+    with Launcher() as launcher:
+        bench = Bench(launcher, script_path())
+        facts = machine(bench)
+        print("Linux {kernel} on {cpus} CPUs, Python {python}, iptables {iptables}.".format_map(facts))
+        print("Medians; × python is the median of the ratios to `python -I -c pass` in the same round.\n")
+        print(row([title for title, _ in HEADINGS]))
+        found = []
+        for case in cases(rounds):
+            result = figures(bench.case(case))
+            print("\n".join(lines(case, result, bench)), flush=True)
+            about = {"case": case.name, "rounds": case.rounds, "longest_argument": case.longest}
+            found.append({**about, "commands": result})
+    longest, floor = max(case.longest for case in cases(rounds)), bench.floor / 1024
+    print(f"\nThe longest list takes {longest:,} of the {LONGEST_ARGUMENT:,} bytes that one argument can hold.")
+    print(f"< : no more than the {floor:.1f} MiB that any command is charged with by its launcher.")
+    if report:
+        with open(report, "w", encoding="utf-8") as file:
+            json.dump({"machine": facts, "peak_floor_mib": round(floor, 3), "cases": found}, file, indent=2)
+            file.write("\n")
+    return 0
+
+
+# --- the whole of it --------------------------------------------------------------------------------------
+
+
+def script_path() -> str:
+    """The console script, as users run it."""
+    return os.path.join(os.path.dirname(sys.executable), "capture")
+
+
+def obstacles() -> Iterator[str]:
+    """Why nothing can be measured here."""
+    if not is_root():
+        yield "it makes network namespaces, which takes root: sudo make bench"
+    for missing in has("ip", "unshare"):
+        yield f"{missing} is not installed"
+    try:
+        with open(script_path(), "rb") as file:
+            interpreter = file.readline().decode().removeprefix("#!").strip()
+    except FileNotFoundError:
+        yield f"there is no {script_path()}; install the project there"
+        return
+    for program in {interpreter, sys.executable}:
+        if not is_binary(program):
+            yield f"{program} is not an interpreter but a script in front of one, whose time would be measured too"
+
+
+def is_binary(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def main(arguments: Sequence[str], rounds: dict[int, int] = ROUNDS) -> int:
+    if len(arguments) > 1 or arguments[:1] in (["-h"], ["--help"]):
+        print("usage: python -m tests.bench [FILE.json]", file=sys.stderr)
+        return 2
+    found = list(obstacles())
+    for obstacle in found:
+        print(f"The bench cannot run: {obstacle}", file=sys.stderr)
+    return 1 if found else guarded(lambda: measure(rounds, *arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""The bench measures what it says, and its lists are what they claim to be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from ipaddress import IPv4Network, collapse_addresses
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import bench
+from tests.rig import Namespace
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = "import sys, tests.bench as b; sys.exit(b.main(sys.argv[1:], {0: 2, 10: 1}))"
+
+
+@pytest.mark.netns
+def test_the_report_holds_every_figure_of_every_command(tmp_path: Path) -> None:
+    """A small bench prints a table, and its report has for each case and command all that the table shows."""
+    report = tmp_path / "bench.json"
+    command = [sys.executable, "-c", SMALL, str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(report.read_text())
+    assert set(found["machine"]) == {"kernel", "architecture", "cpus", "python", "iptables"}
+    assert [case["case"] for case in found["cases"]] == [
+        "the 1.20.1 pod spec",
+        "10 excluded CIDRs",
+        "10 excluded ports",
+    ]
+    for case in found["cases"]:
+        assert case["case"] in done.stdout
+        assert tuple(case["commands"]) == bench.COMMANDS
+        assert case["commands"][bench.PYTHON]["cpu_ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+        assert case["commands"][bench.PYTHON]["children"] == 0
+        for figures in case["commands"].values():
+            for name in ("cpu_ms", "cpu_ratio", "wall_ms", "wall_ratio", "peak_mib"):
+                assert 0 < figures[name]["min"] <= figures[name]["median"] <= figures[name]["max"]
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    ("command", "children"),
+    [(["/bin/true"], 0), (["sh", "-c", "true"], 0), (["sh", "-c", "sh -c 'sleep 0 & wait; :' & wait"], 2)],
+)
+def test_processes_are_counted_at_any_depth(command: list[str], children: int) -> None:
+    """The command itself does not count; its children and theirs do."""
+    with Namespace("count") as namespace:
+        assert bench.descendants(namespace, command, "/dev/null") == children
+
+
+@pytest.mark.parametrize("count", [10, 100, 1_000, 10_000])
+def test_the_lists_fit_and_nothing_in_them_merges(count: int) -> None:
+    """So many networks and ports, no two of them neighbours, in a flag that Linux can pass on."""
+    networks = [IPv4Network(text) for text in bench.cidrs(count).split(",")]
+    assert len(list(collapse_addresses(networks))) == count
+    ports = [int(text) for text in bench.ports(count).split(",")]
+    assert len(ports) == count
+    assert all(after - before > 1 for before, after in pairwise(ports))
+    assert max(ports) <= 65535
+    assert max(len(bench.cidrs(count)), len(bench.ports(count))) <= bench.LONGEST_ARGUMENT
+
+
+def test_more_than_a_file_name_is_not_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two arguments, or a call for help, get the usage."""
+    assert bench.main(["a.json", "b.json"]) == 2
+    assert "usage: python -m tests.bench [FILE.json]" in capsys.readouterr().err
+
+
+def test_an_interpreter_behind_a_script_is_refused(tmp_path: Path) -> None:
+    """A shim in front of Python is not the program whose time is to be known."""
+    shim = tmp_path / "python"
+    shim.write_text("#!/bin/sh\nexec python3\n")
+    assert not bench.is_binary(str(shim))
+    assert bench.is_binary(sys.executable)
