@@ -37,14 +37,16 @@ class Restore(Value):
 
     tool: Iptables
     changes: tuple[Change, ...]
+    text: str
+    """The changes as iptables-restore is given them."""
     planned: Ruleset
     before: Ruleset
 
     def __str__(self) -> str:
-        return f"{self.tool}-restore --noflush with the following input:\n{restore_text(self.changes)}"
+        return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
 
     def do(self) -> None:
-        self.tool.restore(self.changes)
+        self.tool.restore(self.changes, self.text)
 
     def check(self, log: Log) -> None:
         """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
@@ -61,7 +63,7 @@ class Restore(Value):
     def undo(self) -> None:
         back = changes(self.tool.save().ruleset, self.before)
         if back:
-            self.tool.restore(back)
+            self.tool.restore(back, restore_text(back))
 
 
 class SetRouting(Value):
@@ -167,7 +169,7 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[Restore]
     before = live.saved(tool).ruleset
     needed = changes(before, planned)
     if needed:
-        yield Restore(tool, needed, planned, ours_in(before))
+        yield Restore(tool, needed, restore_text(needed), planned, ours_in(before))
 
 
 def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:

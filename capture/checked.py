@@ -77,7 +77,7 @@ def routing_table(text: str) -> int:
 
 def go_number(text: str) -> int | None:
     """What Go's strconv reads with base 0: it takes a leading 0 for octal, and underscores between digits."""
-    if not text.isascii() or not text[:1].isdigit():
+    if not (text.isascii() and text[:1].isdigit() and text.replace("_", "").isalnum()):
         return None
     octal = len(text) > 1 and text[0] == "0" and (text[1].isdigit() or text[1] == "_")
     try:
@@ -87,6 +87,9 @@ def go_number(text: str) -> int | None:
 
 
 DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+LONGEST_DURATION = 2**63 / 1e9
+"""Seconds that Go's time.Duration can hold."""
 
 
 def duration(text: str) -> float:
@@ -103,7 +106,7 @@ def duration(text: str) -> float:
             seconds = 0.0
             break
         rest = rest[unit:]
-    if seconds <= 0.0:
+    if not 0.0 < seconds <= LONGEST_DURATION:
         raise ValueError("is not a duration; give for example 500ms, 5s or 1m30s, more than zero")
     return seconds
 
@@ -184,7 +187,9 @@ def host_bits(text: str) -> Iterator[str]:
     for entry in entries(text):
         if entry != "*" and "/" in entry:
             taken = cidr(entry)
-            if type(taken.network_address)(entry.partition("/")[0]) != taken.network_address:
+            written = entry.partition("/")[0]
+            # Comparing text is enough for IPv4, and ten times as quick.
+            if written != str(taken.network_address) and address(written) != taken.network_address:
                 yield f"{entry} has host bits, which mean nothing to a rule: taken as {taken}"
 
 
@@ -239,7 +244,10 @@ def port_of_users(text: str) -> PortsOfUsers:
     if not 1 <= len(parts) <= 2 or not parts[-1]:
         raise ValueError("is not [PROTOCOL:]PORTS:UIDS; give for example tcp:80,443:1000-2000")
     named = "" if len(parts) == 1 or parts[0] == "*" else parts[0]
-    return PortsOfUsers(protocols, ports(named), uid_ranges(parts[-1]))
+    users = uid_ranges(parts[-1])
+    if not users:
+        raise ValueError("names no user; give for example tcp:80,443:1000-2000")
+    return PortsOfUsers(protocols, ports(named), users)
 
 
 def ports_of_users(text: str) -> tuple[PortsOfUsers, ...]:

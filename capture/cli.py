@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture import __version__, init
+from capture import __version__, init, netns
 from capture.argv import read_argv
 from capture.errors import CaptureError
 from capture.facts import read_facts
@@ -21,7 +21,7 @@ from capture.log import Log
 from capture.resolve import resolve
 from capture.settings import DECLARED, FLAGS, SWITCHES, Said, Settings
 from rules.diff import changes, restore_text
-from rules.plan import ruleset
+from rules.plan import plan
 from rules.values import Ruleset
 
 if TYPE_CHECKING:
@@ -74,17 +74,16 @@ def help_of(setting: Said) -> tuple[str, str]:
     """A setting's line in the help: how it is given, and what it means."""
     flags = ", ".join(filter(None, (setting.short, setting.long)))
     where = f"variable {' or '.join(setting.env)}" if setting.env else ""
-    default = text_of(setting.default)
-    about = "; ".join(filter(None, (where, f"default {default}" if default not in ("", "False") else "")))
+    default = as_written(setting, setting.default)
+    about = "; ".join(filter(None, (where, f"default {default}" if default not in ("", "false") else "")))
     return flags or f"${setting.env[0]}", f"{setting.about}  [{about}]" if flags else setting.about
 
 
-def text_of(value: Any) -> str:
+def as_written(setting: Said, value: Any) -> str:
     """A value as one would write it on a command line."""
-    from capture.model import plain
+    from capture.model import written
 
-    shown = plain(value)
-    return ",".join(map(str, shown)) if isinstance(shown, list) else "" if shown is None else str(shown)
+    return "" if value is None else written(setting, value)
 
 
 def said_settings() -> Settings:
@@ -95,7 +94,9 @@ def said_settings() -> Settings:
 
 def resolved_here(settings: Settings) -> Resolved:
     """The settings resolved against this host, with what will surprise said on stderr."""
-    resolved = resolve(settings, read_facts())
+    if settings.network_namespace:
+        netns.enter(settings.network_namespace)
+    resolved = resolve(settings, read_facts(settings.nameservers_file))
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
     for warning in resolved.warnings:
         log.warn(warning)
@@ -118,8 +119,7 @@ def apply() -> None:
     Safe to repeat: what is in place already is left alone, and what differs is replaced without a gap.
     """
     settings = said_settings()
-    with reporting():
-        init.follow(settings, Log(settings.log_output_level, as_json=settings.log_as_json))
+    sys.exit(init.carry_out(settings, os.environ, Log(settings.log_output_level, as_json=settings.log_as_json)))
 
 
 @group.command(cls=SettingsCommand)
@@ -131,10 +131,9 @@ def render(family: str, why: bool) -> None:
     Looks at nothing but this host's addresses and users. What apply would do here and now is shown by -n.
     """
     with reporting():
-        intent = resolved_here(said_settings()).intent
-        for one in intent.families:
-            if family in ("both", one.value.lower()):
-                planned = ruleset(intent, one)
+        for planned in plan(resolved_here(said_settings()).intent).rulesets:
+            one = planned.family
+            if planned.tables and family in ("both", one.value.lower()):
                 click.echo(f"# {one.value}")
                 click.echo(annotated(planned) if why else restore_text(changes(Ruleset(one), planned)), nl=why)
 
@@ -169,7 +168,7 @@ def settings(output: str) -> None:
     if output == "json":
         click.echo(json.dumps([entry.model_dump() for entry in listed], indent=2))
         return
-    rows = [(entry.flag or entry.variables[0], text_of(entry.value) or '""', entry.source) for entry in listed]
+    rows = [(entry.flag or entry.variables[0], entry.text or '""', entry.source) for entry in listed]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
         click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}")

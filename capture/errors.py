@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rules.values import Family
+
 DONE = 0
 FAILED = 1
 REFUSED = 2
@@ -34,6 +36,12 @@ class CaptureError(Exception):
         self.details = tuple(details)
         self.hint = hint
         super().__init__(what)
+
+    @property
+    def in_one_line(self) -> str:
+        """Cause and cure for those who read one line only."""
+        what = "; ".join(line.strip() for line in self.what.splitlines())
+        return f"capture failed: {what}{f'. To mend it: {self.hint}' if self.hint else ''}"
 
     def __str__(self) -> str:
         width = max((len(label) for label, _ in self.details), default=0)
@@ -86,9 +94,17 @@ class KernelRefused(CaptureError):
     """iptables-restore failed, or the kernel holds something other than what was asked for."""
 
     def __init__(
-        self, what: str, *, details: Sequence[tuple[str, str]] = (), hint: str = "", setting: str = ""
+        self,
+        what: str,
+        *,
+        details: Sequence[tuple[str, str]] = (),
+        hint: str = "",
+        setting: str = "",
+        family: Family | None = None,
     ) -> None:
         super().__init__(what, details=details, hint=hint)
+        self.family = family
+        """Whose rules were refused, if any were."""
         self.setting = setting
         """The setting that asked for the refused rule, by its name in `Settings`; empty if none or not known."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 
 from capture import netlink
@@ -13,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.netlink import Address
 
+OUR_NAMESPACE = "/proc/thread-self/ns/net"
 LO_DISABLES_IPV6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 
@@ -67,6 +69,25 @@ def read_text(path: str) -> tuple[str | None, str]:
             return file.read(), ""
     except OSError as error:
         return None, f"{path}: {error.strerror}"
+
+
+def processes_of(uids: tuple[int, ...]) -> list[tuple[int, str, int]]:
+    """Who in this namespace runs as one of these users already: pid, name and uid. Without root rights, none."""
+    found = []
+    try:
+        ours = os.stat(OUR_NAMESPACE).st_ino
+        pids = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    except OSError:
+        return []
+    for pid in pids:
+        try:
+            uid = os.stat(f"/proc/{pid}").st_uid
+            if uid in uids and uid != 0 and os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    found.append((int(pid), file.read().strip(), uid))
+        except OSError:
+            continue  # it ended meanwhile, or is none of our business
+    return found
 
 
 def uid_of(name: str) -> int | None:

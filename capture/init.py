@@ -9,13 +9,13 @@ import os
 import sys
 
 from capture import apply, kernel, netns
+from capture.checked import GO_BOOLEANS
 from capture.errors import DONE, CaptureError, KernelRefused
 from capture.facts import read_facts
 from capture.kernel import NFT, Iptables, Live
 from capture.log import Log
 from capture.resolve import resolve
-from capture.settings import DECLARED_BY_NAME, Settings
-from rules.diff import restore_text
+from capture.settings import DECLARED_BY_NAME, VARIABLES, Settings
 from rules.plan import NOTHING, plan
 from rules.values import Family
 
@@ -27,18 +27,50 @@ if TYPE_CHECKING:
     from capture.resolve import Resolved
     from rules.plan import Plan
 
+TERMINATION_LOG = "/dev/termination-log"
+"""The default of a container's terminationMessagePath."""
+LONGEST_TERMINATION_MESSAGE = 2048
+"""Characters. Kubernetes cuts a message at 4096 bytes, and all of a pod's together at 12 KiB."""
+
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what a command line without a command asks for. The result is the exit status."""
-    log = Log(as_json="--log_as_json" in argv)
     try:
         settings = Settings.load(argv, environ)
-        log = Log(settings.log_output_level, as_json=settings.log_as_json)
+    except CaptureError as error:
+        report(error, Log(as_json=asks_for_json(argv, environ)))
+        return error.exit_status
+    return carry_out(settings, environ, Log(settings.log_output_level, as_json=settings.log_as_json))
+
+
+def asks_for_json(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether the log is to be JSON, as far as can be told of settings that were refused."""
+    said = [word for word in argv if word.partition("=")[0] == "--log_as_json"] or [environ.get("LOG_AS_JSON", "0")]
+    return GO_BOOLEANS.get(said[-1].rpartition("=")[2], said[-1] == "--log_as_json")
+
+
+def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
+    """Do what settings ask for, and say what went wrong. The result is the exit status."""
+    seen = [f"  {name}={environ[name]}" for name in VARIABLES if name in environ]
+    log.info("\n".join(["Environment:", *seen]))
+    try:
         follow(settings, log)
     except CaptureError as error:
-        log.error(str(error))
+        report(error, log)
         return error.exit_status
     return DONE
+
+
+def report(error: CaptureError, log: Log) -> None:
+    """Say what went wrong; last of all cause and cure in one line, which Kubernetes shows with the pod's status."""
+    log.error(str(error))
+    log.error(error.in_one_line)
+    if os.path.isfile(TERMINATION_LOG):
+        try:
+            with open(TERMINATION_LOG, "w", encoding="utf-8") as file:
+                file.write(error.in_one_line[:LONGEST_TERMINATION_MESSAGE])
+        except OSError as unwritable:
+            log.warn(f"cannot write {TERMINATION_LOG}: {unwritable.strerror}")
 
 
 def follow(settings: Settings, log: Log) -> None:
@@ -58,7 +90,7 @@ def follow(settings: Settings, log: Log) -> None:
         log.info("--skip-rule-apply: the rules are left as they are")
     else:
         try:
-            converge(settings, facts, planned, log)
+            planned = converge_or_leave_ipv6(settings, facts, resolved, planned, log)
         except KernelRefused as refused:
             if refused.setting:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
@@ -71,6 +103,22 @@ def follow(settings: Settings, log: Log) -> None:
         from capture.probe import validate
 
         validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
+
+
+def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved, planned: Plan, log: Log) -> Plan:
+    """Converge; where only a missing address made IPv6 part of the plan, and the kernel cannot do it, without IPv6.
+
+    The result is the plan that is in place. Raises CaptureError.
+    """
+    try:
+        converge(settings, facts, planned, log)
+    except KernelRefused as refused:
+        if refused.family is not Family.V6 or resolved.needs_ipv6 or planned is NOTHING:
+            raise
+        log.warn(f"IPv6 is not captured: {refused.in_one_line}")
+        planned = plan(resolved.intent.but(families=(Family.V4,)))
+        converge(settings, facts, planned, log)
+    return planned
 
 
 def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
@@ -99,7 +147,7 @@ def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     for step in apply.steps(live, planned, backend):
         if isinstance(step, apply.Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
-            sections.append(f"{heading}\n{restore_text(step.changes)}")
+            sections.append(f"{heading}\n{step.text}")
         else:
             log.info(f"Would run {step}")
     text = "\n".join(sections)

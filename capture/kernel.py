@@ -11,7 +11,7 @@ import os
 from capture import netlink
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from rules import parse
-from rules.diff import Append, Insert, holds_ours, restore_text
+from rules.diff import Append, Insert, holds_ours
 from rules.names import OURS
 from rules.render import rule_text
 from rules.values import (
@@ -53,8 +53,6 @@ BACKENDS = (NFT, LEGACY)
 PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
 OUR_TABLES = frozenset(OURS)
 """The tables in which anything of ours can be."""
-
-REFUSED = "the kernel refused the {} rules"
 
 LOCK_WAIT = 30
 """Seconds that iptables may wait for its lock, as istio-iptables asks."""
@@ -186,10 +184,10 @@ class Iptables(Value):
         except parse.NotSaveText as error:
             raise LiveStateUnreadable(f"{self}-save printed what we cannot read: {error}") from error
 
-    def restore(self, asked: Sequence[Change]) -> None:
-        """Make these changes, each table in one commit. Raises KernelRefused."""
+    def restore(self, asked: Sequence[Change], text: str) -> None:
+        """Make these changes, each table in one commit; `text` is what they read like. Raises KernelRefused."""
         arguments = ("--noflush", f"--wait={LOCK_WAIT}")
-        done = run(self.command("restore"), *arguments, text=restore_text(tuple(asked)), environ=self.environ())
+        done = run(self.command("restore"), *arguments, text=text, environ=self.environ())
         if done.status:
             raise self.refusal(asked, done)
 
@@ -204,12 +202,13 @@ class Iptables(Value):
         """What was refused, and in the rule's own words what it is for."""
         details = [(f"{self}-restore said", said(done))]
         found = self.refused_rule(asked, done.stderr)
+        what = f"the kernel refused the {self.family.value} rules"
         if not found:
-            return KernelRefused(REFUSED.format(self.family.value), details=details, hint=permission_hint(done.stderr))
+            return KernelRefused(what, details=details, hint=permission_hint(done.stderr), family=self.family)
         chain, rule = found
         details += [("the rule", f"-A {chain} {rule_text(rule)}"), ("its why", rule.why)]
         hint = permission_hint(done.stderr) or missing_module_hint(self, rule)
-        return KernelRefused(REFUSED.format(self.family.value), details=details, hint=hint, setting=rule.setting)
+        return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=self.family)
 
     def refused_rule(self, asked: Sequence[Change], stderr: str) -> tuple[str, Rule] | None:
         """The rule at the line that iptables-restore names, or else the first that needs what the kernel lacks."""

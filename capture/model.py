@@ -68,7 +68,7 @@ def written(setting: Said, value: Any) -> str:
         separator = ";" if setting.read is checked.ports_of_users else ","
         return separator.join(written(setting, entry) for entry in value)
     if setting.read in DURATIONS and isinstance(value, int | float):
-        return f"{value}s"
+        return f"{value:g}s" if value >= 1e-3 else f"{value * 1e9:.0f}ns"
     return str(plain(value))
 
 
@@ -115,22 +115,29 @@ class Listed(BaseModel):
     """Its variables, the one that wins first."""
     value: Any
     """What it is, derived values included."""
+    text: str
+    """The same as one would write it on a command line."""
     source: str
     """Where that came from: a flag, a variable, the default, or what it was derived from."""
 
 
 def listing(said: Settings, resolved: Resolved) -> list[Listed]:
     """Every setting with the value that counts and where it came from."""
-    dumped = SettingsModel.model_validate({setting.name: getattr(said, setting.name) for setting in DECLARED})
-    values = dumped.model_dump(mode="json")
     listed = []
     for setting in DECLARED:
-        value, origin = values[setting.name], said.origins[setting.name]
+        value, origin = getattr(said, setting.name), said.origins[setting.name]
         if setting.name in resolved.derived:
-            origin = resolved.derived[setting.name]
-        if value is None and setting.name in resolved.intent.__match_args__:
-            value = plain(getattr(resolved.intent, setting.name))
+            value, origin = getattr(resolved.intent, setting.name), resolved.derived[setting.name]
+        elif value is None and setting.name in resolved.intent.__match_args__:
+            value = getattr(resolved.intent, setting.name)
         listed.append(
-            Listed(name=setting.name, flag=setting.long, variables=list(setting.env), value=value, source=str(origin))
+            Listed(
+                name=setting.name,
+                flag=setting.long,
+                variables=list(setting.env),
+                value=plain(value),
+                text="" if value is None else written(setting, value),
+                source=str(origin),
+            )
         )
     return listed

@@ -7,7 +7,7 @@ from capture.checked import Name, cidr
 from capture.errors import BadSettings, Refusal, quoted
 from capture.settings import DECLARED_BY_NAME, Origin
 from rules.intent import Intent
-from rules.names import PROXY_LOOP_MARK
+from rules.names import MOST_OWNERS_IN_A_RULE, PROXY_LOOP_MARK
 from rules.values import ALL, All, Family, Value
 
 TYPE_CHECKING = False
@@ -28,6 +28,8 @@ class Resolved(Value):
     derived: dict[str, Origin]
     """The origin of each value that was derived, by the setting's name."""
     warnings: tuple[str, ...]
+    needs_ipv6: bool
+    """Whether IPv6 was asked for, or the pod has an address in it: then a kernel that cannot capture it is an error."""
 
 
 def resolve(settings: Settings, found: Facts) -> Resolved:
@@ -50,6 +52,9 @@ class _Resolution:
         self.refuse_contradictions()
         uids = self.proxy_uids()
         gids = self.proxy_gids(uids)
+        if len(uids) + len(gids) > MOST_OWNERS_IN_A_RULE:
+            what = f"makes {len(uids)} uids and {len(gids)} gids of the proxy; at most {MOST_OWNERS_IN_A_RULE} together"
+            self.refuse("proxy_uid", what)
         groups = said.owner_groups
         included = groups if isinstance(groups, All) else self.ids("owner_groups", groups, facts.gid_of)
         excluded = self.ids("owner_groups_exclude", said.owner_groups_exclude, facts.gid_of)
@@ -59,6 +64,8 @@ class _Resolution:
             raise BadSettings(self.refusals)
         redirects_dns = said.redirect_dns and (said.capture_all_dns or bool(nameservers))
         self.warn_of_settings_without_effect()
+        self.warn_of_owners(uids)
+        self.warn_of_own_ports()
         intent = Intent(
             families=families,
             ipv6=said.ipv6 if said.ipv6 == "reject" else "",
@@ -95,7 +102,8 @@ class _Resolution:
             nflog_group=said.nflog_group,
             drop_invalid=said.drop_invalid,
         )
-        return Resolved(intent, self.derived, tuple(self.warnings))
+        needs_ipv6 = said.dual_stack or said.ipv6 in ("on", "auto") or bool(self.facts.usable(Family.V6))
+        return Resolved(intent, self.derived, tuple(self.warnings), needs_ipv6)
 
     # --- refusals -----------------------------------------------------------------------------------------
 
@@ -224,6 +232,23 @@ class _Resolution:
                 self.warnings.append(f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation")
         if said.native_nftables:
             self.warnings.append("--native-nftables: the rules go to nf_tables through iptables-nft")
+
+    def warn_of_owners(self, uids: tuple[int, ...]) -> None:
+        if 0 in uids:
+            origin = self.derived.get("proxy_uid", self.settings.origins["proxy_uid"])
+            self.warnings.append(f"{origin}: with uid 0 as the proxy, nothing that root sends is captured")
+        for pid, name, uid in facts.processes_of(uids):
+            self.warnings.append(f"pid {pid} ({name}) runs as uid {uid}: it is taken for the proxy and never captured")
+
+    def warn_of_own_ports(self) -> None:
+        """A listed port on which the proxy itself listens would be captured into itself."""
+        said = self.settings
+        if isinstance(said.inbound_ports, All):
+            return
+        for own in (said.proxy_port, said.inbound_capture_port):
+            if any(ports.first <= own <= ports.last for ports in said.inbound_ports):
+                origin = said.origins["inbound_ports"]
+                self.warnings.append(f"{origin} captures port {own}, which is the proxy's own")
 
 
 def nameservers_in(text: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:

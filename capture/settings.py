@@ -473,6 +473,8 @@ def service_link(origin: Origin) -> str:
 
 DECLARED: tuple[Said, ...] = tuple(value for value in vars(Settings).values() if isinstance(value, Said))
 """Every setting, in the order of the help."""
+VARIABLES = tuple(dict.fromkeys(name for setting in DECLARED for name in setting.env))
+"""Every variable that is read."""
 DECLARED_BY_NAME = {setting.name: setting for setting in DECLARED}
 DECLARED_BY_FLAG = {flag: setting for setting in DECLARED for flag in (setting.short, setting.long) if flag}
 FLAGS = frozenset(DECLARED_BY_FLAG)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.names import LOOPBACK, MOST_OWNER_GROUPS
+from rules.names import LOOPBACK, MOST_OWNER_GROUPS, MOST_OWNERS_IN_A_RULE
 from rules.values import ALL, All, Family, Ports, Value
 
 TYPE_CHECKING = False
@@ -153,6 +153,9 @@ class Intent(Value):
     def checked(self) -> None:
         if not isinstance(self.owner_groups, All) and len(self.owner_groups) > MOST_OWNER_GROUPS:
             raise ValueError(f"at most {MOST_OWNER_GROUPS} owner groups, not {len(self.owner_groups)}")
+        owners = len(set(self.proxy_uid)) + len(set(self.proxy_gid))
+        if owners > MOST_OWNERS_IN_A_RULE:
+            raise ValueError(f"at most {MOST_OWNERS_IN_A_RULE} owners of the proxy, not {owners}")
 
     @property
     def uses_tproxy(self) -> bool:

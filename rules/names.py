@@ -21,14 +21,24 @@ ISTIO_OUTPUT = "ISTIO_OUTPUT"
 ISTIO_REDIRECT = "ISTIO_REDIRECT"
 ISTIO_DROP = "ISTIO_DROP"
 ISTIO_OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
+ISTIO_OUTPUT_GROUPS = "ISTIO_OUTPUT_GROUPS"
 ISTIO_DIVERT = "ISTIO_DIVERT"
 ISTIO_TPROXY = "ISTIO_TPROXY"
 
 OURS: dict[str, frozenset[str]] = {
-    "raw": frozenset({"ISTIO_INBOUND", "ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS"}),
-    "mangle": frozenset({"ISTIO_INBOUND", "ISTIO_OUTPUT", "ISTIO_DIVERT", "ISTIO_TPROXY", "ISTIO_DROP"}),
-    "nat": frozenset({"ISTIO_INBOUND", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_REDIRECT", "ISTIO_OUTPUT_DNS"}),
-    "filter": frozenset({"ISTIO_OUTPUT"}),
+    "raw": frozenset({ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS}),
+    "mangle": frozenset({ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_DIVERT, ISTIO_TPROXY, ISTIO_DROP}),
+    "nat": frozenset(
+        {
+            ISTIO_INBOUND,
+            ISTIO_IN_REDIRECT,
+            ISTIO_OUTPUT,
+            ISTIO_REDIRECT,
+            ISTIO_OUTPUT_DNS,
+            ISTIO_OUTPUT_GROUPS,
+        }
+    ),
+    "filter": frozenset({ISTIO_OUTPUT}),
 }
 """The chains that are ours, by table, including those that only other settings or istio-iptables itself would make."""
 
@@ -62,4 +72,6 @@ PROTOCOL = 133
 /etc/iproute2/rt_protos gives to nobody. What carries it is ours to remove."""
 
 MOST_OWNER_GROUPS = 64
-"""Owner groups that can be included, as in istio-iptables: all of them share one rule."""
+"""Owner groups that can be included, as in istio-iptables."""
+MOST_OWNERS_IN_A_RULE = 40
+"""Owner matches in one rule. iptables takes 255 words (xshared.h, MAX_ARGC), and `-m owner ! --gid-owner N` is five."""

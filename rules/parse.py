@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from rules.values import Match, Plain, Target
+    from rules.values import Match, Network, Plain, Target
 
 
 class NotSaveText(ValueError):
@@ -90,7 +90,7 @@ def tables(text: str) -> tuple[TableRules, ...]:
                 policies.append((declaration[0], declaration[1]))
         else:
             words = tokens(line)
-            if words[0][0] == "[":
+            if words and words[0][0] == "[":
                 del words[0]
             if len(words) < 2 or words[0] not in ("-A", "-N"):
                 raise NotSaveText(f"line {number} is not a rule: {line!r}")
@@ -101,7 +101,10 @@ def tables(text: str) -> tuple[TableRules, ...]:
                 if rules:
                     blocks.append(Block(chain, tuple(rules)))
                 chain, rules = words[1], []
-            rules.append(rule(words[2:], declared))
+            try:
+                rules.append(rule(words[2:], declared))
+            except IndexError:
+                raise NotSaveText(f"line {number} ends too early: {line!r}") from None
     if name:
         raise NotSaveText(f"the table {name} is not committed: the text was cut off")
     return tuple(found)
@@ -163,10 +166,13 @@ def rule(words: list[str], chains: dict[str, None]) -> Rule:
 
 
 def end_of_module(words: list[str], at: int) -> int:
-    """Where the options of a module that we do not speak end: at the next module or the target."""
+    """Where the options of a module that we do not speak end: at the next module or the target.
+
+    A comment may read like either, and iptables-save does not quote it.
+    """
     while at < len(words) and words[at] not in ("-m", "-j", "-g"):
-        at += 1
-    return at
+        at += 2 if words[at] == "--comment" else 1
+    return min(at, len(words))
 
 
 def end_of_option(words: list[str], at: int) -> int:
@@ -318,6 +324,19 @@ def uids(text: str) -> Plain | None:
     return number(OwnerUid)(text)
 
 
+def network_match(made: Callable[[Network], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of a network; a mask that is no prefix length (`/255.0.0.255`) is not spoken."""
+
+    def read(text: str) -> Plain | None:
+        length = text.partition("/")[2]
+        try:
+            return made(network(text)) if length.isdigit() or not length else None
+        except ValueError:
+            return None
+
+    return read
+
+
 def ports(text: str) -> Ports | None:
     first, _, last = text.partition(":")
     try:
@@ -349,8 +368,8 @@ SPOKEN_MODULES = frozenset({"tcp", "udp", "multiport", "owner", "conntrack", "ma
 
 OPTIONS: dict[tuple[str, str], Callable[[str], Any]] = {
     ("", "-p"): Proto,
-    ("", "-s"): lambda text: Src(network(text)),
-    ("", "-d"): lambda text: Dst(network(text)),
+    ("", "-s"): network_match(Src),
+    ("", "-d"): network_match(Dst),
     ("", "-i"): InIface,
     ("", "-o"): OutIface,
     # `-p tcp` loads the tcp match by itself: our text does not name it, the kernel's does.

@@ -95,10 +95,15 @@ def refusing(intent: Intent) -> TableRules:
 
 def nat(intent: Intent, family: Family) -> TableRules:
     """The nat table, written down in the order in which istio-iptables writes it, for those who compare."""
-    captures_dns = intent.captures_dns(family)
+    only_if_needed = []
+    if outbound.captures_many_groups(intent):
+        only_if_needed.append(outbound.of_captured_groups(intent, family))
+    if intent.captures_dns(family):
+        only_if_needed.append(dns.to_resolver(intent, family))
+    always = (ISTIO_INBOUND, ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_OUTPUT)
     return TableRules(
         NAT,
-        (ISTIO_INBOUND, ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_OUTPUT, *([ISTIO_OUTPUT_DNS] if captures_dns else [])),
+        (*always, *(block.chain for block in only_if_needed)),
         (
             inbound.never_captured(intent, family),
             redirect.to_outbound_listener(intent),
@@ -107,7 +112,7 @@ def nat(intent: Intent, family: Family) -> TableRules:
             inbound.captured(intent, family),
             outbound.hook(intent),
             outbound.outbound(intent, family),
-            *([dns.to_resolver(intent, family)] if captures_dns else []),
+            *only_if_needed,
         ),
     )
 

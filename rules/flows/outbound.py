@@ -15,7 +15,15 @@ from rules.flows.words import (
     user_match,
 )
 from rules.intent import of_family
-from rules.names import DNS_PORT, ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, PASSTHROUGH
+from rules.names import (
+    DNS_PORT,
+    ISTIO_IN_REDIRECT,
+    ISTIO_OUTPUT,
+    ISTIO_OUTPUT_GROUPS,
+    ISTIO_REDIRECT,
+    MOST_OWNERS_IN_A_RULE,
+    PASSTHROUGH,
+)
 from rules.values import OUTPUT, All, Block, DPort, DPorts, Dst, Jump, Not, OwnerGid, OwnerUid, Ports, Proto, Src, when
 
 TYPE_CHECKING = False
@@ -45,6 +53,18 @@ def outbound(intent: Intent, family: Family) -> Block:
         excluded_users(intent),
         excluded_ports_of_users(intent),
         owner_groups(intent),
+        *([] if captures_many_groups(intent) else destinations(intent, family)),
+    )
+
+
+def of_captured_groups(intent: Intent, family: Family) -> Block:
+    """ISTIO_OUTPUT_GROUPS: the rest of ISTIO_OUTPUT, where it is entered by group."""
+    return Block.of(ISTIO_OUTPUT_GROUPS, *destinations(intent, family))
+
+
+def destinations(intent: Intent, family: Family) -> tuple[Iterator[Rule], ...]:
+    """What is asked of those whose traffic is captured: where it goes."""
+    return (
         dns.jump(intent, family),
         loopback(intent, family),
         excluded_destinations(intent, family),
@@ -150,12 +170,24 @@ def protocols(intent: Intent) -> tuple[Proto, ...]:
 
 
 def owner_groups(intent: Intent) -> Iterator[Rule]:
+    """One rule lets go of whoever is in none of the captured groups; of more groups than it can name, each has its
+    own, which leads on to the questions that are left."""
     if isinstance(intent.owner_groups, All):
         for gid in dict.fromkeys(intent.owner_groups_exclude):
             yield when(OwnerGid(gid)).then(BYPASS, why="a group that is not captured", setting="owner_groups_exclude")
+    elif captures_many_groups(intent):
+        for gid in dict.fromkeys(intent.owner_groups):
+            yield when(OwnerGid(gid)).then(
+                Jump(ISTIO_OUTPUT_GROUPS), why="a group that is captured", setting="owner_groups"
+            )
     else:
         none_of_these = (Not(OwnerGid(gid)) for gid in dict.fromkeys(intent.owner_groups))
         yield when(*none_of_these).then(BYPASS, why="only some groups are captured", setting="owner_groups")
+
+
+def captures_many_groups(intent: Intent) -> bool:
+    """Whether more groups are captured than one rule can name."""
+    return not isinstance(intent.owner_groups, All) and len(set(intent.owner_groups)) > MOST_OWNERS_IN_A_RULE
 
 
 def loopback(intent: Intent, family: Family) -> Iterator[Rule]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ OUTSIDE = {
 TCP_PORTS = (22, 53, 80, 443, 3306, 5432, 8080, 9080, 15008, 15020, 15021, 15090, 31000, 32000)
 UDP_PORTS = (53, 443)
 PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
+COUNTERS = re.compile(r" \[\d+:\d+\]| counter packets \d+ bytes \d+")
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,10 @@ class Pod:
         return [line.partition(" [")[0] if line.startswith(":") else line for line in lines if not line.startswith("#")]
 
     def state(self) -> str:
-        """Everything that a run could change, in words: rules of both backends, addresses, routes, ip rules."""
+        """Everything that a run could change, in words: rules of both backends, addresses, routes, ip rules.
+
+        Without counters, which packets change.
+        """
         commands = [
             ["nft", "list", "ruleset"],
             ["iptables-legacy-save"],
@@ -129,7 +134,7 @@ class Pod:
             ["ip", "-6", "route", "show", "table", "all"],
         ]
         return "\n".join(
-            line
+            COUNTERS.sub("", line)
             for command in commands
             for line in self.inside.output(*command).splitlines()
             if not line.startswith("#")

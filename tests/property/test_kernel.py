@@ -1,0 +1,68 @@
+"""The kernel as a witness: what it prints back for drawn intents is what was planned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from capture.kernel import BACKENDS, Iptables
+from rules.diff import changes, restore_text
+from rules.intent import Intent
+from rules.names import MOST_OWNER_GROUPS
+from rules.plan import ruleset
+from rules.values import Family, Ruleset
+from tests.property import strategies
+from tests.rig import Namespace, entered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.netns
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    """One namespace for all examples. Each begins by removing what the last one left."""
+    with Namespace("drawn") as made:
+        yield made
+
+
+def converge(tool: Iptables, planned: Ruleset) -> None:
+    """Make the changes, and see that the kernel's own words need none."""
+    asked = changes(tool.save().ruleset, planned)
+    if asked:
+        tool.restore(asked, restore_text(tuple(asked)))
+    assert changes(tool.save().ruleset, planned) == ()
+
+
+@pytest.mark.parametrize("family", Family, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate],  # a smaller example takes minutes to find, and the message has the rule
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(first=strategies.intents, second=strategies.intents)
+def test_the_kernel_holds_what_was_planned(
+    namespace: Namespace, backend: str, family: Family, first: Intent, second: Intent
+) -> None:
+    """From nothing to one drawn plan, to another, and to nothing: each time the kernel prints it back as planned."""
+    tool = Iptables(backend, family)
+    with entered(namespace):
+        converge(tool, Ruleset(family))
+        converge(tool, ruleset(first, family))
+        converge(tool, ruleset(second, family))
+        converge(tool, Ruleset(family))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_as_many_owner_groups_as_the_setting_takes_can_be_included(namespace: Namespace, backend: str) -> None:
+    """They share one rule, and iptables-restore takes at most 255 words in a line."""
+    tool = Iptables(backend, Family.V4)
+    with entered(namespace):
+        converge(tool, Ruleset(Family.V4))
+        converge(tool, ruleset(Intent(owner_groups=tuple(range(1000, 1000 + MOST_OWNER_GROUPS))), Family.V4))
+        converge(tool, Ruleset(Family.V4))

@@ -1,0 +1,240 @@
+"""The pages say what the code does: generated ones are fresh, links lead somewhere, examples print what they show."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture.settings import DECLARED
+from tests import write_reference
+from tests.rig import Namespace
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SHELL, ELISION = "$ ", "…"
+NAMESPACE = "trial"
+"""What the walk through `docs/start.md` calls its namespace."""
+WALKED = "start.md"
+"""The page whose every command is run, in order. Of other pages, those that only look are."""
+LOOKS = re.compile(r"(\w+=\S+ )*capture ((render|settings)\b|(.* )?(-n|--dry-run|--help|--version)\b)")
+"""A command line that touches nothing."""
+ELSEWHERE = ("/wo" "rk/", ".libr" "ary")  # fmt: skip
+"""Places of a machine on which the project was written. Nobody else has them."""
+
+CONTRACT_SHORT = "pzeugmbdcixqoktrn"
+CONTRACT_LONG = """
+envoy-port inbound-capture-port inbound-tunnel-port proxy-uid proxy-gid istio-inbound-interception-mode
+istio-inbound-ports istio-local-exclude-ports istio-exclude-interfaces istio-service-cidr istio-service-exclude-cidr
+istio-outbound-ports istio-local-outbound-ports-exclude kube-virt-interfaces istio-inbound-tproxy-mark
+istio-inbound-tproxy-route-table dry-run iptables-probe-port probe-timeout skip-rule-apply run-validation redirect-dns
+capture-all-dns drop-invalid dual-stack network-namespace cni-mode reconcile cleanup-only force-apply native-nftables
+force-iptables-binary log_output_level log_as_json log_target log_caller log_stacktrace_level vklog
+"""
+CONTRACT_VARIABLES = """
+ENVOY_PORT ISTIO_META_DNS_CAPTURE INVALID_DROP ISTIO_DUAL_STACK ISTIO_OUTBOUND_OWNER_GROUPS
+ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR ENVOY_USER DRY_RUN_FILE_PATH
+"""
+"""What a pod spec written for istio-iptables may contain."""
+
+
+# --- the generated page -----------------------------------------------------------------------------------
+
+
+def test_the_reference_is_what_the_code_says_now() -> None:
+    """`make docs` would change nothing."""
+    assert write_reference.PAGE.read_text(encoding="utf-8") == write_reference.page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("flag", [*map("-{}".format, CONTRACT_SHORT), *map("--{}".format, CONTRACT_LONG.split())])
+def test_every_flag_of_istio_iptables_is_in_the_reference(flag: str) -> None:
+    """In a row of its own."""
+    assert len([line for line in reference_rows() if f"`{flag}`" in line]) == 1
+
+
+@pytest.mark.parametrize("variable", CONTRACT_VARIABLES.split())
+def test_every_variable_of_istio_iptables_is_in_the_reference(variable: str) -> None:
+    """Those that do not follow from a flag's name."""
+    assert any(f"`{variable}`" in line for line in reference_rows())
+
+
+def reference_rows() -> list[str]:
+    return [line for line in write_reference.page().splitlines() if line.startswith("| `")]
+
+
+def test_every_setting_is_in_a_group() -> None:
+    """A new setting has a place; nothing is said twice, and what is gone is gone."""
+    grouped = [name for names in write_reference.GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {setting.name for setting in DECLARED}
+
+
+# --- links ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files exist, and headings that are named are there."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, heading = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), target
+        assert not heading or heading in headings(file), target
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = re.findall(r"^#+ (.+)$", without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+def without_code(text: str) -> str:
+    """The text without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# --- tests that are named as proof ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_are_named_exist(page: Path) -> None:
+    """`netns/test_apply.py::test_…` is a file below `tests/` with a test of that name."""
+    for file, name in re.findall(r"`(?:tests/)?([\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE), name
+
+
+# --- examples ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A command as a page shows it, with what it prints and how it ends."""
+
+    command: str
+    shown: tuple[str, ...]
+    status: int
+
+    @property
+    def looks_only(self) -> bool:
+        return bool(LOOKS.match(self.command))
+
+
+def examples(page: Path) -> Iterator[Example]:
+    """The commands in the `console` blocks of a page, in order."""
+    for block in re.findall(r"^```console\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        command, shown, status = "", list[str](), 0
+        lines = iter(block.splitlines())
+        for line in lines:
+            if line == f"{SHELL}echo $?":
+                status = int(next(lines))
+            elif line.startswith(SHELL):
+                if command:
+                    yield Example(command, tuple(shown), status)
+                command, shown, status = line.removeprefix(SHELL), [], 0
+                while command.endswith("\\"):
+                    command = command[:-1] + next(lines).strip()
+            else:
+                shown.append(line)
+        yield Example(command, tuple(shown), status)
+
+
+def looking() -> list[object]:
+    """The examples that change nothing."""
+    return [
+        pytest.param(example, id=f"{page.name}: {example.command}")
+        for page in PAGES
+        if page.name != WALKED
+        for example in examples(page)
+        if example.looks_only
+    ]
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    """A pod as the examples have it: one IPv4 address, a nameserver, nothing captured."""
+    with Namespace("docs") as made:
+        made.ip("addr", "add", "10.244.0.5/24", "dev", "lo")
+        made.set_resolv_conf("nameserver 10.96.0.10\n")
+        yield made
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("example", looking())
+def test_an_example_prints_what_the_page_shows(namespace: Namespace, example: Example) -> None:
+    """With the status that is shown, and the lines that are shown in their order; `…` stands for what is left out."""
+    done = namespace.run("sh", "-c", f"exec 2>&1; {example.command}", env=environ())
+    assert done.returncode == example.status, done.stdout
+    assert_shown(example, done.stdout)
+
+
+@pytest.mark.netns
+def test_the_walk_can_be_walked() -> None:
+    """Every command of `docs/start.md` in its order, in a namespace of our own, prints what the page shows."""
+    with Namespace(NAMESPACE) as made:
+        for example in examples(ROOT / "docs" / WALKED):
+            command = re.sub(rf"\b{NAMESPACE}\b", made.name, example.command)
+            if command in (f"ip netns add {made.name}", f"ip netns del {made.name}"):
+                continue
+            done = subprocess.run(
+                ["unshare", "--net", "sh", "-c", f"exec 2>&1; {command}"],
+                capture_output=True,
+                text=True,
+                env=environ(),
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == example.status, f"{command}: {done.stdout}"
+            assert_shown(example, done.stdout.replace(made.name, NAMESPACE))
+
+
+def environ() -> dict[str, str]:
+    """One in which `capture` is the one that belongs to this Python."""
+    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"}
+
+
+def assert_shown(example: Example, printed: str) -> None:
+    lines = map(squeezed, printed.splitlines())
+    for shown in map(squeezed, example.shown):
+        if shown and shown != ELISION:
+            wanted = re.compile(".*".join(map(re.escape, shown.split(ELISION))))
+            assert any(wanted.fullmatch(line) for line in lines), f"{shown}\n\nis not here in:\n{printed}"
+
+
+def squeezed(line: str) -> str:
+    """Without what differs from run to run or cannot be seen: the time, and how wide a space is."""
+    return " ".join(re.sub(r"^\d{4}-\d\d-\d\dT[\d:.]+Z", "", line).removeprefix(ELISION + " ").split())
+
+
+# --- what is nobody else's business -------------------------------------------------------------------------
+
+
+def test_nothing_names_places_of_one_machine() -> None:
+    """What the repository holds is true wherever it is checked out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    files = [ROOT / name.decode() for name in listed.stdout.split(b"\0") if name]
+    found = [
+        f"{file.relative_to(ROOT)}: {place}"
+        for file in files
+        if file.is_file()
+        for place in ELSEWHERE
+        if place.encode() in file.read_bytes()
+    ]
+    assert found == []

@@ -1,0 +1,1 @@
+"""One value, one reader at a time, and the command line as its callers meet it."""

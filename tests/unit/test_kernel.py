@@ -1,0 +1,166 @@
+"""What surrounds a call of iptables: where it is, what it said, which lock it takes."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture import kernel
+from capture.errors import BackendUnusable
+from capture.kernel import Completed, Iptables, Live, line_number, locate, permission_hint, read_lines, said
+from capture.log import timestamp
+from rules.values import Family
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("stderr", "number"),
+    [
+        ("iptables-restore: line 5 failed\n", 5),
+        ("iptables-restore v1.8.9 (nf_tables): \nline 7: RULE_APPEND failed (No such file): rule in chain X\n", 7),
+        (
+            "iptables-restore v1.8.9 (legacy): Bad argument `x'\nError occurred at line: 12\nTry `iptables-restore -h'",
+            12,
+        ),
+        ("iptables-nft-restore: line 3 failed: No chain/target/match by that name.\n", 3),
+        ("line 4: CHAIN_ADD failed\nline 9: RULE_APPEND failed\n", 9),
+        ("Permission denied (you must be root)\n", None),
+        ("the line is long\n", None),
+        ("", None),
+    ],
+)
+def test_the_line_that_was_refused_is_found(stderr: str, number: int | None) -> None:
+    """In each of the wordings of both backends; the last one counts."""
+    assert line_number(stderr) == number
+
+
+@pytest.mark.parametrize(
+    ("stderr", "text"),
+    [
+        ("refused\n\nTry `iptables -h' or 'iptables --help' for more information.\n", "refused"),
+        ("one\ntwo\n", "one\ntwo"),
+        ("", "nothing, and ended with status 4"),
+        ("\n \n", "nothing, and ended with status 4"),
+    ],
+)
+def test_what_a_child_said_is_told_without_its_advice(stderr: str, text: str) -> None:
+    """An empty stderr is said to be empty."""
+    assert said(Completed(4, "", stderr)) == text
+
+
+@pytest.mark.parametrize(
+    ("stderr", "helps"),
+    [
+        ("iptables-restore: Permission denied (you must be root)", True),
+        ("Could not fetch rule set generation id: Operation not permitted", True),
+        ("Fatal: can't open lock file /run/xtables.lock: Permission denied", True),
+        ("No chain/target/match by that name.", False),
+    ],
+)
+def test_a_missing_capability_is_named(stderr: str, helps: bool) -> None:
+    """In whatever words the backend says that it may not."""
+    assert ("CAP_NET_ADMIN" in permission_hint(stderr)) is helps
+
+
+def program(folder: Path, name: str, *, mode: int = 0o755) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / name
+    made.write_text("#!/bin/sh\n")
+    made.chmod(mode)
+    return str(made)
+
+
+def test_a_program_is_found_on_the_path_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty entries are no folder, and what cannot be run is no program."""
+    first, second = program(tmp_path / "a", "our-tool"), program(tmp_path / "b", "our-tool")
+    monkeypatch.setenv("PATH", f":{tmp_path / 'none'}:{tmp_path / 'a'}:{tmp_path / 'b'}")
+    assert locate("our-tool") == first
+    os.chmod(first, 0o644)
+    assert locate("our-tool") == second
+    assert locate("no-such-tool") is None
+    monkeypatch.chdir(tmp_path / "b")
+    monkeypatch.setenv("PATH", "")
+    assert locate("our-tool") is None, "an empty PATH is not the working directory"
+
+
+def test_without_a_path_the_superusers_folders_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unprivileged user's PATH lacks the folder where iptables is."""
+    there = program(tmp_path / "sbin", "our-tool")
+    monkeypatch.setattr(kernel, "SUPERUSER_PATH", (str(tmp_path / "sbin"),))
+    monkeypatch.delenv("PATH")
+    assert locate("our-tool") == there
+
+
+@pytest.mark.parametrize("backend", kernel.BACKENDS)
+def test_a_plain_name_counts_only_if_it_is_known_to_be_of_the_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """`iptables-restore` may be either: where the link leads decides. The exact name wins over it."""
+    monkeypatch.setattr(kernel, "SUPERUSER_PATH", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool = Iptables(backend, Family.V4)
+    plain = tmp_path / "iptables-restore"
+    plain.symlink_to(program(tmp_path / "lib", "xtables-other-multi"))
+    assert tool.path("restore") is None
+    plain.unlink()
+    plain.symlink_to(program(tmp_path / "lib", f"xtables-{backend}-multi"))
+    assert tool.path("restore") == str(plain)
+    exact = program(tmp_path, f"iptables-{backend}-restore")
+    assert tool.path("restore") == exact
+    assert not tool.is_installed, "save is missing"
+    with pytest.raises(BackendUnusable, match=f"iptables-{backend}-save is not installed"):
+        tool.command("save")
+
+
+def test_a_lock_file_that_can_be_opened_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is everybody's lock that protects us, and nothing is said in the environment."""
+    monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
+    monkeypatch.setattr(kernel, "LOCK_FILE", str(tmp_path / "xtables.lock"))
+    assert "XTABLES_LOCKFILE" not in Iptables("legacy", Family.V4).environ()
+
+
+def test_a_lock_file_that_cannot_be_opened_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a file that stands for this namespace; not for nft, which has no lock; and an operator's choice stands."""
+    monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
+    monkeypatch.setattr(kernel, "LOCK_FILE", str(tmp_path / "read-only" / "xtables.lock"))
+    assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"] == kernel.NAMESPACE_LOCK
+    assert "XTABLES_LOCKFILE" not in Iptables("nft", Family.V4).environ()
+    monkeypatch.setenv("XTABLES_LOCKFILE", "/dev/null")
+    assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"] == "/dev/null"
+
+
+def test_a_child_gets_its_input_and_its_streams_are_kept_apart() -> None:
+    """However much it is: the streams are files, so nobody waits for anybody."""
+    big = "x" * 3_000_000
+    done = kernel.run("/bin/sh", "-c", "cat; echo aside >&2; exit 3", text=big)
+    assert (done.status, len(done.stdout), done.stderr) == (3, len(big), "aside\n")
+    with pytest.raises(FileNotFoundError):
+        kernel.run("/no/such/program")
+
+
+def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
+    """None is for one that we may not read."""
+    assert read_lines(str(tmp_path / "none")) == []
+    (tmp_path / "names").write_text("nat\nraw\n")
+    assert read_lines(str(tmp_path / "names")) == ["nat", "raw"]
+    assert read_lines(str(tmp_path)) is None
+
+
+def test_nothing_saved_is_an_empty_ruleset() -> None:
+    """For a family and a backend that nobody used."""
+    live = Live({}, {}, {family: frozenset() for family in Family}, None)
+    for backend in kernel.BACKENDS:
+        assert live.saved(Iptables(backend, Family.V6)).ruleset.tables == ()
+        assert not live.holds_ours(backend)
+        assert not live.holds_rules(backend)
+
+
+def test_the_log_has_the_references_time() -> None:
+    """UTC with six digits of the second, however many of them are zero."""
+    assert timestamp(1703754528049813791) == "2023-12-28T09:08:48.049813Z"
+    assert re.fullmatch(r"1970-01-01T00:00:00\.000000Z", timestamp(999))

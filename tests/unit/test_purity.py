@@ -1,0 +1,133 @@
+"""What is not there: impure imports in the thinking, slow ones in what pods run."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig import Namespace
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+THINKING = sorted((ROOT / "rules").rglob("*.py"))
+PURE = {"rules", "__future__", "enum", "ipaddress"}
+FOR_THE_TYPE_CHECKER = PURE | {"typing", "types", "collections.abc"}
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
+SLOW = {
+    "click",
+    "dataclasses",
+    "importlib.metadata",
+    "inspect",
+    "iptc",
+    "json",
+    "logging",
+    "pathlib",
+    "pydantic",
+    "pyroute2",
+    "re",
+    "shutil",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "typing",
+}
+"""Modules that cost a pod's start-up more than they are worth there."""
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Each module that is imported, with its statement."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            yield node.module or "", node
+
+
+def only_for_the_type_checker(tree: ast.AST) -> set[ast.AST]:
+    """The statements in `if TYPE_CHECKING:` blocks."""
+    guarded: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            guarded.update(inner for statement in node.body for inner in ast.walk(statement))
+    return guarded
+
+
+@pytest.mark.parametrize("file", THINKING, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_of_rules_imports_only_rules_and_the_pure_corners_of_the_library(file: Path) -> None:
+    """Values in, values out: nothing that knows a file, socket, process, clock, environment or log is in reach."""
+    tree = ast.parse(file.read_text())
+    guarded = only_for_the_type_checker(tree)
+    for module, statement in imported(tree):
+        allowed = FOR_THE_TYPE_CHECKER if statement in guarded else PURE
+        assert module in allowed or module.split(".")[0] == "rules", f"line {statement.lineno}: {module}"  # type: ignore[attr-defined] # a statement has one
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & IMPURE_CALLS
+
+
+def modules_loaded(code: str, *, also: Sequence[str] = ()) -> set[str]:
+    """What a bare interpreter has loaded after this code, beyond what it had before."""
+    report = "print('\\n'.join(set(sys.modules) - before), file=sys.stderr)"
+    program = f"import sys; before = set(sys.modules); sys.path.insert(0, {str(ROOT)!r})\n{code}\n{report}"
+    done = subprocess.run(
+        [*also, sys.executable, "-I", "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
+    )
+    return set(done.stderr.split("\n")) - {""}
+
+
+def test_importing_rules_loads_nothing_but_what_enum_and_ipaddress_load() -> None:
+    """No module of the operating system comes along by another way."""
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in THINKING]
+    loaded = {module for module in modules_loaded("import " + ", ".join(modules)) if module.split(".")[0] != "rules"}
+    assert loaded <= modules_loaded("import __future__, enum, ipaddress")
+
+
+INIT_PATH = """
+import os
+from capture.init import run
+sys.stdout = open(os.devnull, "w")
+status = run({argv!r}, {{"LOG_OUTPUT_LEVEL": "none"}})
+assert status == 0, status
+"""
+
+
+def init_path(*argv: str) -> str:
+    return INIT_PATH.format(argv=list(argv))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-n"],
+        ["-n", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"],
+        ["-n", "-x", "10.0.0.1/8,2001:db8::/32", "-o", "22,8000-8080", "-u", "root,1337", "-c", "eth9"],
+    ],
+    ids=["plain", "pod spec", "lists and names"],
+)
+def test_a_dry_run_loads_nothing_slow(argv: list[str]) -> None:
+    """Neither click, pydantic, pyroute2 nor any of the library's heavy modules."""
+    assert modules_loaded(init_path(*argv)) & SLOW == set()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_applying_loads_nothing_slow(backend: str) -> None:
+    """The same for what a pod with an IPv4 address runs for real, the first time and again."""
+    with Namespace("modules") as namespace:
+        namespace.ip("addr", "add", "10.244.0.5/32", "dev", "lo")
+        code = init_path("-p", "15001", "-z", "15006", "-u", "1337", f"--force-iptables-binary={backend}")
+        for _ in range(2):
+            assert modules_loaded(code, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
+        assert "ISTIO_OUTPUT" in namespace.output(f"iptables-{backend}-save")

@@ -1,0 +1,286 @@
+"""`make docs`: writes `docs/reference.md` from the declared settings, the commands and the tree of errors."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capture import checked, errors
+from capture.cli import group
+from capture.model import plain
+from capture.settings import DECLARED
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.settings import Said
+
+PAGE = ROOT / "docs" / "reference.md"
+WIDTH = 100
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "The proxy": (
+        "proxy_port",
+        "inbound_capture_port",
+        "inbound_tunnel_port",
+        "proxy_uid",
+        "proxy_gid",
+        "envoy_user",
+    ),
+    "Inbound traffic": (
+        "inbound_ports",
+        "inbound_ports_exclude",
+        "exclude_inbound_cidrs",
+        "interception_mode",
+        "tproxy_mark",
+        "tproxy_route_table",
+        "drop_invalid",
+    ),
+    "Outbound traffic": (
+        "outbound_ports_exclude",
+        "outbound_cidrs_exclude",
+        "outbound_ports",
+        "outbound_cidrs",
+        "exclude_uids",
+        "exclude_outbound_ports_for_uids",
+        "owner_groups",
+        "owner_groups_exclude",
+        "ipv4_loopback_cidr",
+        "udp",
+    ),
+    "Interfaces": ("exclude_interfaces", "virtual_interfaces"),
+    "DNS": ("redirect_dns", "capture_all_dns", "dns_capture_port", "dns_capture_address", "resolv_conf"),
+    "IPv6": ("dual_stack", "ipv6"),
+    "What a run does": (
+        "dry_run",
+        "dry_run_file",
+        "cleanup_only",
+        "network_namespace",
+        "force_iptables_binary",
+        "native_nftables",
+        "close_wait_timeout",
+        "reconcile",
+        "force_apply",
+        "cni_mode",
+    ),
+    "Validation": ("run_validation", "skip_rule_apply", "probe_port", "probe_timeout"),
+    "Logs": (
+        "log_output_level",
+        "log_as_json",
+        "log_connections",
+        "log_connections_rate",
+        "nflog_group",
+        "log_target",
+        "log_caller",
+        "log_stacktrace_level",
+        "vklog",
+    ),
+}
+"""The settings by what they are about, in the order in which a reader will look for them."""
+THE_REST = "Other settings"
+
+TAKES: dict[Any, str] = {
+    checked.text: "text",
+    checked.boolean: "true or false",
+    checked.port: "a port, 1 to 65535",
+    checked.mark: "a fwmark, 1 to 4294967295",
+    checked.routing_table: "a routing table, 1 to 4294967295, not 253 to 255",
+    checked.duration: "a duration above 0",
+    checked.whole_seconds: "a duration of at least 1s",
+    checked.rate: "a number, 1 to 100",
+    checked.nflog_group: "a number, 1 to 65535",
+    checked.log_level: "a level, or `SCOPE:LEVEL,…`",
+    checked.ipv4_loopback: "an IPv4 CIDR inside 127.0.0.0/8",
+    checked.ports: "list of ports and ranges",
+    checked.all_or_ports: "`*`, or a list of ports and ranges",
+    checked.cidrs: "list of CIDRs",
+    checked.all_or_cidrs: "`*`, or a list of CIDRs",
+    checked.interfaces: "list of interfaces",
+    checked.owners: "list of ids or names",
+    checked.owner_groups: "`*`, or a list of ids or names",
+    checked.uid_ranges: "list of uids and ranges",
+    checked.ports_of_users: "`[PROTOCOL:]PORTS:UIDS;…`",
+    checked.udp_policies: "list of `PORT=POLICY`",
+    checked.addresses: "one address of each family",
+}
+"""What each reader takes. The readers of one word out of several are not listed: they know their words."""
+
+NOTATIONS = f"""\
+## How values are read
+
+A flag wins over a variable, a variable over the default. Where a setting has several variables, the one that is
+named first wins. A variable that is set but empty counts as not set; `ISTIO_OUTBOUND_OWNER_GROUPS` is the exception.
+A flag that is given and empty (`-x ""`) is an empty value. The last of several equal flags counts.
+
+| notation | what is read |
+| --- | --- |
+| flag | `-p 15001`, `-p15001`, `-p=15001`, `--envoy-port 15001`, `--envoy-port=15001`; `--` ends the flags |
+| switch | alone it is true; a value follows an equals sign (`--dry-run=false`); short ones can share a dash |
+| true or false | `1 t T TRUE true True`, `0 f F FALSE false False` |
+| list | separated by commas; empty entries and spaces around an entry are dropped |
+| `*` | everything; it stands alone |
+| port, range | `80`, `8000-8080`, `8000:8080` |
+| CIDR | IPv4 or IPv6; a bare address is a /32 or /128; host bits are cleared, with a warning |
+| id | a number, 0 to {checked.HIGHEST_ID} (2^32-2), or a name that this host knows |
+| mark, routing table | decimal, `0x…`, `0o…`, `0b…`; a leading 0 is octal |
+| interface | up to {checked.LONGEST_INTERFACE} characters; `+` at the end stands for every name that begins so |
+| duration | as in Go: `500ms`, `5s`, `1m30s` |
+
+A value that cannot be read is refused, with exit status 2, before anything is touched. All refusals are printed,
+not only the first. What each message means: [errors.md](errors.md).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            "# Reference",
+            "",
+            "<!-- Written by `make docs` from the code. Changes made here are lost. -->",
+            "",
+            wrapped(
+                "Every setting, command and exit status. `capture settings` lists the settings of this host with the "
+                "value of each and where it came from; `capture settings --output schema` is the same as JSON schema."
+            ),
+            "",
+            NOTATIONS,
+            *settings(),
+            *commands(),
+            *statuses(),
+        ]
+    )
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+
+def settings() -> Iterator[str]:
+    named = {setting.name: setting for setting in DECLARED}
+    grouped = {title: [named.pop(name) for name in names if name in named] for title, names in GROUPS.items()}
+    for title, members in (*grouped.items(), (THE_REST, list(named.values()))):
+        if members:
+            yield f"## {title}"
+            yield ""
+            yield "| flag and variables | takes | default | meaning |"
+            yield "| --- | --- | --- | --- |"
+            yield from map(row, members)
+            yield ""
+
+
+def row(setting: Said) -> str:
+    """One line of a table."""
+    flags = " ".join(code(flag) for flag in (setting.short, setting.long) if flag)
+    variables = " ".join(map(code, setting.env))
+    cells = ("<br>".join(filter(None, (flags, variables))), takes(setting), default(setting), meaning(setting))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
+
+
+def takes(setting: Said) -> str:
+    """What the setting's reader takes, in words."""
+    if setting.read in TAKES:
+        return TAKES[setting.read]
+    words = inspect.getclosurevars(setting.read).nonlocals["words"]
+    return ", ".join(map(code, words))
+
+
+def default(setting: Said) -> str:
+    """What counts where nothing was said."""
+    value = plain(setting.default)
+    if value is None:
+        return "not set" if setting.read is checked.whole_seconds else "derived"
+    shown = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is False else value
+    if setting.read is checked.duration:
+        return code(f"{value:g}s")
+    return code(str(shown)) if shown != "" else "empty"
+
+
+def meaning(setting: Said) -> str:
+    """Its help, in which flags and the star are set as code."""
+    if setting.about.startswith("Accepted for compatibility;"):
+        return f"**No effect of its own.** {setting.about}"
+    return setting.about.replace(" * ", " `*` ").replace(" *.", " `*`.").replace(" *,", " `*`,")
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[str]:
+    yield "## Commands"
+    yield ""
+    yield wrapped(
+        "Without a command, `capture` applies the rules: that is how pods call it. `istio-iptables` is a second name "
+        "of the same program, and `istio-iptables` as the first argument is passed over. Each command takes all "
+        "settings, so that what was looked at is what will be done."
+    )
+    yield ""
+    context = click.Context(group, info_name="capture")
+    for name, command in sorted(group.commands.items()):
+        yield f"### `capture {name}`"
+        yield ""
+        yield inspect.cleandoc(command.help or "")
+        yield ""
+        own = [it for it in command.params if isinstance(it, click.Option)]
+        if own:
+            yield "| option | takes | default | meaning |"
+            yield "| --- | --- | --- | --- |"
+            with click.Context(command, info_name=name, parent=context):
+                for option in own:
+                    yield option_row(option)
+            yield ""
+    yield "`capture --help`, `capture COMMAND --help` and `capture --version` print and end with status 0."
+    yield ""
+
+
+def option_row(option: click.Option) -> str:
+    words = getattr(option.type, "choices", ())
+    value = "nothing" if option.is_flag else ", ".join(map(code, words)) or option.type.name
+    standard = "off" if option.is_flag else code(str(option.default))
+    return f"| {' '.join(map(code, option.opts))} | {value} | {standard} | {option.help or ''} |"
+
+
+# --- exit statuses ----------------------------------------------------------------------------------------
+
+
+def statuses() -> Iterator[str]:
+    yield "## Exit statuses"
+    yield ""
+    yield wrapped(
+        "0: what was asked for is in place, was removed, or was printed. Each error below has the status behind its "
+        "name and says what state things are in. [errors.md](errors.md) has the cause and the cure of each."
+    )
+    yield ""
+    yield "```text"
+    yield tree()
+    yield "```"
+    yield ""
+
+
+def tree() -> str:
+    """The tree in the docstring of `capture.errors`."""
+    lines = (errors.__doc__ or "").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("    "))
+    last = next(number for number in range(first, len(lines)) if not lines[number].startswith("    "))
+    return textwrap.dedent("\n".join(lines[first:last]))
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_on_hyphens=False, break_long_words=False)
+
+
+def main() -> None:
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: {len(DECLARED)} settings, {len(group.commands)} commands")
+
+
+if __name__ == "__main__":
+    main()
