@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import sys
 
-COMMANDS = frozenset({"apply", "render", "settings", "--help", "-h", "--version", "help", "version"})
+COMMANDS = frozenset({"render", "settings", "--help", "-h", "--version", "help", "version"})
 """First arguments that need click. Any other command line is one that istio-iptables would be given."""
+
+HELP = frozenset({"--help", "-h"})
 
 
 def main() -> None:
     argv = sys.argv[1:]
-    if COMMANDS.intersection(argv[:1]) or "--help" in argv or "-h" in argv:
+    if COMMANDS.intersection(argv[:1]) or not HELP.isdisjoint(argv):
         from capture.cli import main as commands
 
         commands(argv)
     else:
         from capture.init import run
 
-        sys.exit(run(argv, os.environ))
+        sys.exit(run(argv[1:] if argv[:1] == ["apply"] else argv, os.environ))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
-    from capture.kernel import Live
+    from capture.live import Live
     from capture.log import Log
     from rules.diff import Change
     from rules.plan import Plan
@@ -229,4 +229,4 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
             details=[("the failure", str(error)), ("putting back", str(second))],
             hint="run it again, or remove what is there with --cleanup-only",
         ) from second
-    log.warn("what had been changed was put back: the namespace is as it was")
+    log.warn("the namespace is as it was")

@@ -100,5 +100,5 @@ class _Reading:
     def suggestion(self, flag: str) -> str:
         from difflib import get_close_matches
 
-        close = get_close_matches(flag, self.flags, n=1)
+        close = get_close_matches(flag, self.flags, n=1, cutoff=0.75)
         return f"; did you mean {close[0]}?" if close else "; `capture --help` lists those that are"

@@ -331,7 +331,7 @@ def each(read: Reader[T], entry: str, whole: str) -> T:
     """One entry, so that a refusal quotes it out of a longer list."""
     try:
         if entry == "*":
-            raise ValueError("means everything and cannot stand here beside or instead of a list")
+            raise ValueError("means everything, which stands alone, and not where something is excluded or named")
         return read(entry)
     except ValueError as refused:
         if entry == whole:

@@ -118,6 +118,7 @@ def apply() -> None:
 
     Safe to repeat: what is in place already is left alone, and what differs is replaced without a gap.
     """
+    # Only its help passes through here: `capture.__main__` takes `apply` for what it is, the nameless command.
     settings = said_settings()
     sys.exit(init.carry_out(settings, os.environ, Log(settings.log_output_level, as_json=settings.log_as_json)))
 

@@ -77,6 +77,11 @@ class BadSettings(CaptureError):
         count = "a setting was" if len(refusals) == 1 else f"{len(refusals)} settings were"
         super().__init__("\n  ".join([f"{count} refused; nothing was touched", *map(str, refusals)]))
 
+    @property
+    def in_one_line(self) -> str:
+        more = f", and {len(self.refusals) - 1} more" if len(self.refusals) > 1 else ""
+        return f"capture failed: refused {self.refusals[0]}{more}"
+
 
 class NamespaceUnusable(CaptureError):
     """The network namespace that was named cannot be entered."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 
-from capture import apply, kernel, netns
+from capture import apply, netns
 from capture.checked import GO_BOOLEANS
 from capture.errors import DONE, CaptureError, KernelRefused
 from capture.facts import read_facts
-from capture.kernel import NFT, Iptables, Live
+from capture.kernel import NFT, Iptables
+from capture.live import Live, choose_backend, read_live
 from capture.log import Log
 from capture.resolve import resolve
 from capture.settings import DECLARED_BY_NAME, VARIABLES, Settings
@@ -80,8 +81,9 @@ def follow(settings: Settings, log: Log) -> None:
     facts = read_facts(settings.nameservers_file)
     resolved = resolve(settings, facts)
     log.info("\n".join(["Settings:", *described(settings, resolved)]))
-    for warning in resolved.warnings:
-        log.warn(warning)
+    if not settings.cleanup_only:
+        for warning in resolved.warnings:
+            log.warn(warning)
     planned = NOTHING if settings.cleanup_only else plan(resolved.intent)
     if settings.dry_run:
         dry_run(settings, facts, planned, log)
@@ -123,8 +125,8 @@ def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved,
 
 def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Make the namespace hold what is planned, and nothing else of ours."""
-    live = kernel.read_live(facts)
-    chosen = kernel.choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+    live = read_live(facts)
+    chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
     doing = list(apply.steps(live, planned, chosen.backend))
     if doing:
@@ -169,8 +171,8 @@ def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live,
     """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace."""
     forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
-        live = kernel.read_live(facts)
-        return live, kernel.choose_backend(live, forced, native=native).backend
+        live = read_live(facts)
+        return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
         log.info(f"The rules are those for a namespace without any of ours, because: {str(error).splitlines()[0]}")
         nothing = {family: frozenset[str]() for family in Family}

@@ -12,6 +12,7 @@ import struct
 import sys
 from ipaddress import ip_address
 
+from rules.names import PASSTHROUGH
 from rules.values import Family, Value
 
 TYPE_CHECKING = False
@@ -50,8 +51,8 @@ class Address(Value):
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is one that other hosts could reach: neither loopback nor link-local."""
-        return not (self.ip.is_loopback or self.ip.is_link_local)
+        """Whether it is one that other hosts could reach: neither loopback, nor link-local, nor our own `::6`."""
+        return not (self.ip.is_loopback or self.ip.is_link_local or self.ip in PASSTHROUGH[Family.V6])
 
     def __str__(self) -> str:
         return f"{self.ip}/{self.prefix}"

@@ -16,7 +16,8 @@ import struct
 import time
 
 from capture.errors import CaptureError, ValidationFailed
-from capture.kernel import BACKENDS, Iptables, read_live
+from capture.kernel import BACKENDS, Iptables
+from capture.live import read_live
 from rules.diff import changes
 from rules.paths import paths
 from rules.render import rule_text
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 SO_ORIGINAL_DST = 80
 LEVEL = {Family.V4: socket.IPPROTO_IP, Family.V6: socket.IPPROTO_IPV6}
 LOOPBACK = {Family.V4: "127.0.0.1", Family.V6: "::1"}
+ANYWHERE = {Family.V4: "0.0.0.0", Family.V6: "::"}  # noqa: S104 # for the length of a probe, and to bind senders
 FAMILY = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 UNTOUCHED_AFTER = 0.15
 """Seconds in which a connection that is captured has arrived: the handshake on loopback takes a thousandth of it."""
@@ -77,9 +79,11 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
     if failed or differences:
         details = [detail for outcome in failed for detail in failure(outcome)] + differences
         what = f"the capture does not work: {len(failed)} of {len(outcomes)} paths failed"
-        if differences:
+        if not failed:
+            what = "the rules are not as planned, although every path that could be tried works"
+        elif differences:
             what += ", and the rules are not as planned"
-        raise ValidationFailed(what, details=details, hint="run capture again without --skip-rule-apply")
+        raise ValidationFailed(what, details=details, hint="run capture with the same settings to put the rules right")
     if not proved:
         reasons = sorted({outcome.seen for outcome in outcomes}) or ["there is nothing to capture"]
         raise ValidationFailed("nothing could be proved", details=[("because", reason) for reason in reasons])
@@ -191,7 +195,7 @@ class _Attempt:
         for family in intent.families:
             self.open(family, intent.proxy_port, "tcp", LOOPBACK[family])
             self.open(family, intent.inbound_capture_port, "tcp", LOOPBACK[family])
-            self.open(family, probe_port, "tcp", {Family.V4: "0.0.0.0", Family.V6: "::"}[family])  # noqa: S104 # see 127.0.0.6
+            self.open(family, probe_port, "tcp", ANYWHERE[family])
             if intent.captures_dns(family):
                 own = [str(a) for a in intent.dns_capture_address if (a.version == 6) == (family is Family.V6)]
                 for protocol in ("tcp", "udp"):
@@ -229,8 +233,8 @@ class _Attempt:
             opened.setblocking(False)
             limit = socket.IP_TTL if path.family is Family.V4 else socket.IPV6_UNICAST_HOPS
             opened.setsockopt(LEVEL[path.family], limit, 1)
-            if path.source:
-                opened.bind((str(path.source), 0))
+            # Bound before it connects, it has a port that no other probe has; connecting alone may share one.
+            opened.bind((str(path.source or ANYWHERE[path.family]), 0))
             opened.connect((str(path.destination), path.port))
         except BlockingIOError:
             pass

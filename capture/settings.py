@@ -112,7 +112,11 @@ class Settings:
         checked.port, 15006, "-z", "--inbound-capture-port", about="Port of the proxy where captured inbound TCP goes."
     )
     inbound_tunnel_port: int = said(
-        checked.port, 15008, "-e", "--inbound-tunnel-port", about="Port of the proxy's tunnel (HBONE); never captured."
+        checked.port,
+        15008,
+        "-e",
+        "--inbound-tunnel-port",
+        about="The proxy's tunnel port (HBONE), not captured by REDIRECT.",
     )
     proxy_uid: tuple[int | checked.Name, ...] | None = said(
         checked.owners,

@@ -96,6 +96,20 @@ def module_and_option(asked: Plain) -> tuple[str, str]:
             assert_never(asked)
 
 
+def extension(asked: Match) -> str:
+    """The extension behind a match that is one, by the name under which the kernel registers it; else empty."""
+    if isinstance(asked, Foreign | Not):
+        return ""
+    return module_and_option(asked)[0].removeprefix("-m ").strip()
+
+
+def target_extension(target: Target) -> str:
+    """The same for a target."""
+    if isinstance(target, Return | Accept | Drop | Jump | ForeignTarget):
+        return ""
+    return target_text(target).split()[1]
+
+
 def target_text(target: Target) -> str:
     match target:
         case Return():

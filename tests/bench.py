@@ -18,7 +18,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from capture.kernel import BACKENDS, Iptables, write_all
+from capture.kernel import BACKENDS, Iptables
+from capture.process import write_all
 from rules.values import Family
 from tests.guard import guarded
 from tests.rig import ADDRESSES, Namespace

@@ -17,9 +17,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capture import kernel, netns
+from capture import netns
 from capture.facts import read_facts
-from capture.kernel import Iptables
+from capture.kernel import BACKENDS, Iptables
+from capture.process import run
 from capture.resolve import resolve
 from capture.settings import Settings
 from rules import parse
@@ -257,8 +258,8 @@ class Witness:
         self.pod = pod
         with entered(pod.inside):
             intent = resolve(Settings.load(ARGUMENTS, {}), read_facts()).intent
-            saves = (Iptables(backend, Family.V4).command("save") for backend in kernel.BACKENDS)
-            self.command = next(save for save in saves if "ISTIO_" in kernel.run(save).stdout)
+            saves = (Iptables(backend, Family.V4).command("save") for backend in BACKENDS)
+            self.command = next(save for save in saves if "ISTIO_" in run(save).stdout)
         self.planned = ruleset(intent, Family.V4).table(NAT).chains()
         self.counted = self._counters()
 
@@ -269,7 +270,7 @@ class Witness:
 
     def _counters(self) -> dict[Met, int]:
         with entered(self.pod.inside):
-            text = kernel.run(self.command, "-c").stdout
+            text = run(self.command, "-c").stdout
         packets = [int(line[1 : line.index(":")]) for line in text.splitlines() if line.startswith("[")]
         live = [
             self._known(block.chain, position, rule)

@@ -61,10 +61,8 @@ def test_a_failure_is_written_where_kubernetes_shows_it(pod: Pod) -> None:
     done = pod.inside.run(
         "unshare", "-m", "sh", "-c", script, "sh", *pod.command("-p", "0", "-z", "x"), env=pod.environ()
     )
-    assert done.stdout == (
-        'capture failed: 2 settings were refused; nothing was touched; flag -p "0": is not a port; give a number '
-        'from 1 to 65535; flag -z "x": is not a port; give a number from 1 to 65535'
-    )
+    refused = 'flag -p "0": is not a port; give a number from 1 to 65535'
+    assert done.stdout == f"capture failed: refused {refused}, and 1 more"
     pod.capture("-p", "0")
     assert not os.path.exists("/dev/termination-log")
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture import kernel
+from capture import kernel, process
+from capture.diagnosis import line_number, permission_hint, said
 from capture.errors import BackendUnusable
-from capture.kernel import Completed, Iptables, Live, line_number, locate, permission_hint, read_lines, said
+from capture.kernel import Iptables
+from capture.live import Live
 from capture.log import timestamp
+from capture.process import Completed, locate, read_words, run
 from rules.values import Family
 
 if TYPE_CHECKING:
@@ -91,7 +94,7 @@ def test_a_program_is_found_on_the_path_in_its_order(tmp_path: Path, monkeypatch
 def test_without_a_path_the_superusers_folders_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unprivileged user's PATH lacks the folder where iptables is."""
     there = program(tmp_path / "sbin", "our-tool")
-    monkeypatch.setattr(kernel, "SUPERUSER_PATH", (str(tmp_path / "sbin"),))
+    monkeypatch.setattr(process, "SUPERUSER_PATH", (str(tmp_path / "sbin"),))
     monkeypatch.delenv("PATH")
     assert locate("our-tool") == there
 
@@ -101,7 +104,7 @@ def test_a_plain_name_counts_only_if_it_is_known_to_be_of_the_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     """`iptables-restore` may be either: where the link leads decides. The exact name wins over it."""
-    monkeypatch.setattr(kernel, "SUPERUSER_PATH", ())
+    monkeypatch.setattr(process, "SUPERUSER_PATH", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     tool = Iptables(backend, Family.V4)
     plain = tmp_path / "iptables-restore"
@@ -137,18 +140,18 @@ def test_a_lock_file_that_cannot_be_opened_is_replaced(tmp_path: Path, monkeypat
 def test_a_child_gets_its_input_and_its_streams_are_kept_apart() -> None:
     """However much it is: the streams are files, so nobody waits for anybody."""
     big = "x" * 3_000_000
-    done = kernel.run("/bin/sh", "-c", "cat; echo aside >&2; exit 3", text=big)
+    done = run("/bin/sh", "-c", "cat; echo aside >&2; exit 3", text=big)
     assert (done.status, len(done.stdout), done.stderr) == (3, len(big), "aside\n")
     with pytest.raises(FileNotFoundError):
-        kernel.run("/no/such/program")
+        run("/no/such/program")
 
 
 def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
     """None is for one that we may not read."""
-    assert read_lines(str(tmp_path / "none")) == []
+    assert read_words(str(tmp_path / "none")) == []
     (tmp_path / "names").write_text("nat\nraw\n")
-    assert read_lines(str(tmp_path / "names")) == ["nat", "raw"]
-    assert read_lines(str(tmp_path)) is None
+    assert read_words(str(tmp_path / "names")) == ["nat", "raw"]
+    assert read_words(str(tmp_path)) is None
 
 
 def test_nothing_saved_is_an_empty_ruleset() -> None:

@@ -37,7 +37,7 @@ PORTS = ["0", "65536", "-1", "80.5", "0x50", "80 -j ACCEPT", "80\n-A OUTPUT", "8
 PORT = "a number from 1 to 65535"
 NUMBERS = "numbers from 1 to 65535"
 NETWORK = "10.0.0.0/8, 2001:db8::/32"
-LISTS = "cannot stand here beside or instead of a list"
+LISTS = "means everything, which stands alone"
 INTERFACE = "interface"
 ID = "4294967294"
 BOOLEAN = "true, false, 1 or 0"
@@ -237,7 +237,6 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     assert "7 settings were refused; nothing was touched" in done.stderr
     for named in ("flag -p", "flag -x", "flag --nope", 'argument "stray"', "flag -c", "ISTIO_INBOUND_PORTS", "DRY_RUN"):
         assert sum(named in line for line in done.stderr.splitlines()[:-1]) == 1, named
-        assert named in done.stderr.splitlines()[-1]
 
 
 def test_what_this_host_does_not_know_is_said_at_once() -> None:

@@ -1,0 +1,148 @@
+"""What a namespace holds before we touch it, in both backends, and which of them we use."""
+
+from __future__ import annotations
+
+from capture import netlink
+from capture.diagnosis import permission_hint
+from capture.errors import BackendUnusable
+from capture.kernel import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
+from capture.process import read_words
+from rules.diff import holds_ours
+from rules.values import Family, Ruleset, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.facts import Facts
+    from capture.netlink import Address, LocalRoute, PolicyRule
+
+LEGACY_TABLES = {
+    Family.V4: "/proc/thread-self/net/ip_tables_names",
+    Family.V6: "/proc/thread-self/net/ip6_tables_names",
+}
+
+
+class Live(Value):
+    """What the namespace holds, in both backends and families. Only what could hold anything was read."""
+
+    nft: dict[Family, Saved]
+    legacy: dict[Family, Saved]
+    nft_tables: dict[Family, frozenset[str]]
+    """Which tables the nft backend has already, ours or not."""
+    nft_error: OSError | None
+    """Why nf_tables cannot be used here, if it cannot."""
+    policy_rules: tuple[PolicyRule, ...] = ()
+    local_routes: tuple[LocalRoute, ...] = ()
+    passthrough: Address | None = None
+    """`::6`, if it is on an interface."""
+    can_have_passthrough: bool = False
+    """Whether lo may have it."""
+    legacy_is_known: bool = True
+    """Whether we may see which legacy tables there are: only uid 0 may."""
+
+    def saved(self, tool: Iptables) -> Saved:
+        held = self.nft if tool.backend == NFT else self.legacy
+        return held.get(tool.family, Saved(Ruleset(tool.family), ""))
+
+    def holds_ours(self, backend: str) -> bool:
+        return any(
+            holds_ours(table) for family in Family for table in self.saved(Iptables(backend, family)).ruleset.tables
+        )
+
+    def holds_rules(self, backend: str) -> bool:
+        return any(
+            block.rules
+            for family in Family
+            for table in self.saved(Iptables(backend, family)).ruleset.tables
+            for block in table.blocks
+        )
+
+
+def read_live(facts: Facts) -> Live:
+    """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
+
+    In a new namespace this runs no child process. Raises LiveStateUnreadable, or BackendUnusable where there are
+    tables but no program to read them with.
+    """
+    error: OSError | None = None
+    try:
+        nft_tables = netlink.nft_tables()
+    except OSError as refused:
+        error, nft_tables = refused, {family: frozenset() for family in Family}
+    nft = {family: Iptables(NFT, family).save() for family in Family if nft_tables[family] & OUR_TABLES}
+    legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
+    legacy = {
+        family: Iptables(LEGACY, family).save()
+        for family, names in legacy_tables.items()
+        if OUR_TABLES.intersection(names or ())
+    }
+    return Live(
+        nft,
+        legacy,
+        nft_tables,
+        error,
+        netlink.policy_rules(),
+        netlink.local_default_routes(),
+        facts.passthrough_address,
+        facts.lo_has_ipv6,
+        legacy_is_known=None not in legacy_tables.values(),
+    )
+
+
+class Choice(Value):
+    """The backend that is used, and why."""
+
+    backend: str
+    reason: str
+
+
+def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
+    """The backend for this namespace. Decides from what was read; probes nothing.
+
+    Raises BackendUnusable if neither can be used, or not the one that was asked for.
+    """
+    if forced or native:
+        backend = forced or NFT
+        asked = "--force-iptables-binary" if forced else "--native-nftables"
+        require(live, backend, f"{asked} asks for it")
+        return Choice(backend, f"{asked} asks for it")
+    for backend in BACKENDS:
+        if live.holds_ours(backend):
+            return Choice(backend, "the namespace holds our chains there")
+    if isinstance(live.nft_error, PermissionError):
+        raise not_permitted()
+    if live.holds_rules(LEGACY) and not live.holds_rules(NFT) and Iptables(LEGACY, Family.V4).is_installed:
+        return Choice(LEGACY, "the namespace holds the rules of others there, and none in nft")
+    if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:
+        return Choice(NFT, "the kernel has nf_tables")
+    why = "iptables-nft is not installed"
+    if live.nft_error:
+        why = f"the kernel has no nf_tables ({live.nft_error.strerror})"
+    require(live, LEGACY, why)
+    return Choice(LEGACY, why)
+
+
+def require(live: Live, backend: str, reason: str) -> None:
+    if isinstance(live.nft_error, PermissionError):
+        raise not_permitted()
+    if not Iptables(backend, Family.V4).is_installed:
+        raise BackendUnusable(
+            f"the {backend} backend of iptables is not installed, and {reason}",
+            hint=f"install iptables 1.8.7 or later with iptables-{backend}-restore and iptables-{backend}-save",
+        )
+    if backend == LEGACY and not live.legacy_is_known:
+        raise BackendUnusable(
+            f"only uid 0 may read {LEGACY_TABLES[Family.V4]}, without which the legacy tables cannot be saved",
+            hint="run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend",
+        )
+    if backend == NFT and live.nft_error:
+        raise BackendUnusable(
+            f"the kernel has no nf_tables ({live.nft_error.strerror}), and {reason}",
+            hint="try `modprobe nf_tables` on the node, or --force-iptables-binary=legacy",
+        )
+
+
+def not_permitted() -> BackendUnusable:
+    return BackendUnusable(
+        "not permitted to read or change the rules of this network namespace; nothing was touched",
+        hint=permission_hint("permission denied"),
+    )
