@@ -10,6 +10,8 @@ removed from the other backend goes behind both, so that at no instant neither h
 
 from __future__ import annotations
 
+import signal
+
 from capture.errors import CaptureError, KernelRefused, NotPutBack
 from capture.kernel import BACKENDS, Iptables
 from rules.diff import changes, ours_in, restore_text
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from rules.plan import Plan
 
 ORDER = (Family.V6, Family.V4)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # `capture.routing` is imported by the steps that need it, so that an IPv4 capture by REDIRECT does not pay for it.
 
@@ -198,7 +201,18 @@ def routing_to_remove(live: Live, planned: Plan) -> Iterator[SetRouting]:
 
 
 def apply(doing: Sequence[Step], live: Live, log: Log) -> None:
-    """Do all steps, or none. Raises KernelRefused (or another CaptureError) with the namespace as it was."""
+    """Do all steps, or none. Raises KernelRefused (or another CaptureError) with the namespace as it was.
+
+    A signal that would end us waits until then: neither we nor the children are stopped half way.
+    """
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        do_all_or_none(doing, live, log)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
     done: list[Step] = []
     try:
         for step in doing:

@@ -96,7 +96,7 @@ def resolved_here(settings: Settings) -> Resolved:
     """The settings resolved against this host, with what will surprise said on stderr."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
-    resolved = resolve(settings, read_facts(settings.nameservers_file))
+    resolved = resolve(settings, read_facts(os.environ, settings.nameservers_file))
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
     for warning in resolved.warnings:
         log.warn(warning)

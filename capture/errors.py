@@ -3,6 +3,7 @@
     CaptureError            1    the capture was not made; the namespace is as it was
     ├── BadSettings         2    a flag or variable was refused; nothing was touched
     ├── NamespaceUnusable   1    --network-namespace names nothing that can be entered
+    ├── WrongPlace          1    the namespace of a Kubernetes node, which --allow-host permits
     ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
     ├── KernelRefused       1    iptables-restore failed; what it had changed was put back
@@ -85,6 +86,10 @@ class BadSettings(CaptureError):
 
 class NamespaceUnusable(CaptureError):
     """The network namespace that was named cannot be entered."""
+
+
+class WrongPlace(CaptureError):
+    """The namespace is that of a Kubernetes node."""
 
 
 class BackendUnusable(CaptureError):

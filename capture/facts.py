@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 
-from capture import netlink
+from capture import host, netlink
 from rules.names import PASSTHROUGH
 from rules.values import Family, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from capture.host import Process
     from capture.netlink import Address
 
-OUR_NAMESPACE = "/proc/thread-self/ns/net"
 LO_DISABLES_IPV6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 
@@ -31,6 +32,10 @@ class Facts(Value):
     """The text of the file that names the nameservers, or None if it was not asked for or cannot be read."""
     resolv_conf_error: str = ""
     """Why it cannot be read."""
+    processes: tuple[Process, ...] = ()
+    """Who else is in the namespace, as far as we may look."""
+    ssh_ports: tuple[tuple[int, str], ...] = ()
+    """Ports by which somebody may be logged in here, and how each was found."""
 
     @property
     def passthrough_address(self) -> Address | None:
@@ -46,7 +51,7 @@ class Facts(Value):
         )
 
 
-def read_facts(resolv_conf: str = "") -> Facts:
+def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
     """The facts of the namespace we are in; with a path, also what that file says of nameservers."""
     try:
         addresses = netlink.addresses()
@@ -59,7 +64,9 @@ def read_facts(resolv_conf: str = "") -> Facts:
     except OSError:
         has_ipv6 = lo_has_ipv6 = False
     text, error = read_text(resolv_conf) if resolv_conf else (None, "")
-    return Facts(addresses, has_ipv6, lo_has_ipv6, text, error)
+    processes = tuple(host.processes())
+    ssh_ports = host.ssh_ports(processes, addresses or (), environ)
+    return Facts(addresses, has_ipv6, lo_has_ipv6, text, error, processes, ssh_ports)
 
 
 def read_text(path: str) -> tuple[str | None, str]:
@@ -69,25 +76,6 @@ def read_text(path: str) -> tuple[str | None, str]:
             return file.read(), ""
     except OSError as error:
         return None, f"{path}: {error.strerror}"
-
-
-def processes_of(uids: tuple[int, ...]) -> list[tuple[int, str, int]]:
-    """Who in this namespace runs as one of these users already: pid, name and uid. Without root rights, none."""
-    found = []
-    try:
-        ours = os.stat(OUR_NAMESPACE).st_ino
-        pids = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
-    except OSError:
-        return []
-    for pid in pids:
-        try:
-            uid = os.stat(f"/proc/{pid}").st_uid
-            if uid in uids and uid != 0 and os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                    found.append((int(pid), file.read().strip(), uid))
-        except OSError:
-            continue  # it ended meanwhile, or is none of our business
-    return found
 
 
 def uid_of(name: str) -> int | None:

@@ -10,8 +10,9 @@ import sys
 
 from capture import apply, netns
 from capture.checked import GO_BOOLEANS
-from capture.errors import DONE, CaptureError, KernelRefused
+from capture.errors import DONE, CaptureError, KernelRefused, WrongPlace
 from capture.facts import read_facts
+from capture.host import signs_of_a_node
 from capture.kernel import NFT, Iptables
 from capture.live import Live, choose_backend, read_live
 from capture.log import Log
@@ -55,7 +56,7 @@ def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
     seen = [f"  {name}={environ[name]}" for name in VARIABLES if name in environ]
     log.info("\n".join(["Environment:", *seen]))
     try:
-        follow(settings, log)
+        follow(settings, environ, log)
     except CaptureError as error:
         report(error, log)
         return error.exit_status
@@ -74,11 +75,11 @@ def report(error: CaptureError, log: Log) -> None:
             log.warn(f"cannot write {TERMINATION_LOG}: {unwritable.strerror}")
 
 
-def follow(settings: Settings, log: Log) -> None:
+def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
     """Apply, print or remove, as the settings say. Raises CaptureError with the namespace as it was."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
-    facts = read_facts(settings.nameservers_file)
+    facts = read_facts(environ, settings.nameservers_file)
     resolved = resolve(settings, facts)
     log.info("\n".join(["Settings:", *described(settings, resolved)]))
     if not settings.cleanup_only:
@@ -125,21 +126,36 @@ def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved,
 
 def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Make the namespace hold what is planned, and nothing else of ours."""
-    live = read_live(facts)
-    chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
-    log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
-    doing = list(apply.steps(live, planned, chosen.backend))
-    if doing:
-        apply.apply(doing, live, log)
-        log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
-    elif planned is NOTHING:
-        log.info("Nothing of ours is here: nothing to remove")
-    else:
-        for ruleset in planned.rulesets:
-            if ruleset.tables:
-                tool = Iptables(chosen.backend, ruleset.family)
-                log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
-        log.info("The capture is already in place: nothing was changed")
+    with netns.locked():
+        live = read_live(facts)
+        if planned is not NOTHING and not settings.allow_host:
+            refuse_a_node(live)
+        chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+        log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
+        doing = list(apply.steps(live, planned, chosen.backend))
+        if doing:
+            apply.apply(doing, live, log)
+            log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
+        elif planned is NOTHING:
+            log.info("Nothing of ours is here: nothing to remove")
+        else:
+            for ruleset in planned.rulesets:
+                if ruleset.tables:
+                    tool = Iptables(chosen.backend, ruleset.family)
+                    log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
+            log.info("The capture is already in place: nothing was changed")
+
+
+def refuse_a_node(live: Live) -> None:
+    """Raises WrongPlace in the namespace of a Kubernetes node."""
+    signs = signs_of_a_node(live.chains(), live.table_names())
+    if signs:
+        more = f" and {len(signs) - 3} more" if len(signs) > 3 else ""
+        raise WrongPlace(
+            "this is the network namespace of a Kubernetes node, not of a pod; nothing was touched",
+            details=[("recognised by", ", ".join(signs[:3]) + more)],
+            hint="a pod with hostNetwork: true must not run this; --allow-host does it all the same",
+        )
 
 
 def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
@@ -172,6 +188,8 @@ def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live,
     forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
         live = read_live(facts)
+        if not settings.allow_host:
+            refuse_a_node(live)
         return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
         log.info(f"The rules are those for a namespace without any of ours, because: {str(error).splitlines()[0]}")

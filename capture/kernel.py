@@ -32,8 +32,6 @@ OUR_TABLES = frozenset(OURS)
 LOCK_WAIT = 30
 """Seconds that iptables may wait for its lock, as istio-iptables asks."""
 LOCK_FILE = "/run/xtables.lock"
-NAMESPACE_LOCK = "/proc/self/ns/net"
-"""A file that stands for this namespace and nothing else, and that anyone may lock."""
 
 
 class Iptables(Value):
@@ -105,7 +103,7 @@ class Iptables(Value):
         """The environment of a child: without a lock file it could not open."""
         environ = dict(os.environ)
         if self.backend == LEGACY and "XTABLES_LOCKFILE" not in environ and not is_lockable(LOCK_FILE):
-            environ["XTABLES_LOCKFILE"] = NAMESPACE_LOCK
+            environ["XTABLES_LOCKFILE"] = private_lock()
         return environ
 
     def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:
@@ -127,6 +125,17 @@ class Saved(Value):
 
     ruleset: Ruleset
     text: str
+
+
+def private_lock() -> str:
+    """A lock file that only our children see. Against other runs of ours there is `capture.netns.locked`."""
+    if not _private_locks:
+        _private_locks.append(os.memfd_create("xtables.lock"))
+    return f"/proc/{os.getpid()}/fd/{_private_locks[0]}"
+
+
+_private_locks: list[int] = []
+"""The open file behind that lock, once it was needed."""
 
 
 def is_lockable(path: str) -> bool:

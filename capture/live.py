@@ -12,6 +12,8 @@ from rules.values import Family, Ruleset, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.facts import Facts
     from capture.netlink import Address, LocalRoute, PolicyRule
 
@@ -42,6 +44,18 @@ class Live(Value):
     def saved(self, tool: Iptables) -> Saved:
         held = self.nft if tool.backend == NFT else self.legacy
         return held.get(tool.family, Saved(Ruleset(tool.family), ""))
+
+    def chains(self) -> Iterator[str]:
+        """The names of all user-defined chains, ours or not."""
+        for held in (self.nft, self.legacy):
+            for saved in held.values():
+                for table in saved.ruleset.tables:
+                    yield from table.declared
+
+    def table_names(self) -> Iterator[str]:
+        """The names of all tables of nf_tables, in the families that iptables has."""
+        for names in self.nft_tables.values():
+            yield from names
 
     def holds_ours(self, backend: str) -> bool:
         return any(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from contextlib import contextmanager
 
 from capture.errors import NamespaceUnusable, quoted
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NAMED = "/run/netns"
 """Where ip-netns(8) keeps the namespaces that have a name."""
+OURS = "/proc/thread-self/ns/net"
+LONGEST_WAIT = 60
+"""Seconds: twice what iptables may wait for its own lock."""
 CLONE_NEWNET = 0x40000000
 """linux/sched.h: asks setns(2) to refuse what is not a network namespace."""
 
@@ -40,6 +50,32 @@ def path_of(namespace: str) -> str:
     if namespace.isascii() and namespace.isdigit() and not os.path.exists(named):
         return f"/proc/{namespace}/ns/net"
     return named
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Keep other runs of ours out of this namespace; those in other namespaces do not wait.
+
+    The lock is on the file that stands for the namespace (flock(2)), which anyone may open and which nobody can
+    leave locked behind. Raises NamespaceUnusable if another run does not end in time.
+    """
+    handle = os.open(OURS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + LONGEST_WAIT
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise NamespaceUnusable(
+                        f"another run has been at work in this namespace for {LONGEST_WAIT} s; nothing was touched",
+                        hint="see what it waits for: `ps`, or the holder of the iptables lock",
+                    ) from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(handle)
 
 
 def resolv_conf(namespace: str) -> str:

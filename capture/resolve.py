@@ -8,7 +8,7 @@ from capture.errors import BadSettings, Refusal, quoted
 from capture.settings import DECLARED_BY_NAME, Origin
 from rules.intent import Intent
 from rules.names import MOST_OWNERS_IN_A_RULE, PROXY_LOOP_MARK
-from rules.values import ALL, All, Family, Value
+from rules.values import ALL, All, Family, Ports, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class _Resolution:
         self.warn_of_settings_without_effect()
         self.warn_of_owners(uids)
         self.warn_of_own_ports()
+        self.tell_of_ssh()
         intent = Intent(
             families=families,
             ipv6=said.ipv6 if said.ipv6 == "reject" else "",
@@ -79,6 +80,8 @@ class _Resolution:
             tproxy_route_table=said.tproxy_route_table,
             inbound_ports=said.inbound_ports,
             inbound_ports_exclude=said.inbound_ports_exclude,
+            capture_ssh=said.capture_ssh,
+            ssh_ports=tuple(Ports.one(port) for port, _ in self.facts.ssh_ports),
             exclude_inbound_cidrs=said.exclude_inbound_cidrs,
             outbound_cidrs=self.outbound_cidrs(),
             outbound_cidrs_exclude=said.outbound_cidrs_exclude,
@@ -237,8 +240,17 @@ class _Resolution:
         if 0 in uids:
             origin = self.derived.get("proxy_uid", self.settings.origins["proxy_uid"])
             self.warnings.append(f"{origin}: with uid 0 as the proxy, nothing that root sends is captured")
-        for pid, name, uid in facts.processes_of(uids):
-            self.warnings.append(f"pid {pid} ({name}) runs as uid {uid}: it is taken for the proxy and never captured")
+        for process in self.facts.processes:
+            if process.uid in uids and process.uid:
+                self.warnings.append(
+                    f"pid {process.pid} ({process.name}) runs as uid {process.uid}: it is taken for the proxy and "
+                    "never captured"
+                )
+
+    def tell_of_ssh(self) -> None:
+        if self.settings.inbound_ports and not self.settings.capture_ssh:
+            for port, how in self.facts.ssh_ports:
+                self.warnings.append(f"port {port} is not captured: {how}; --capture-ssh captures it all the same")
 
     def warn_of_own_ports(self) -> None:
         """A listed port on which the proxy itself listens would be captured into itself."""

@@ -256,6 +256,20 @@ class Settings:
         about="Whether IPv6 is captured: auto (if there is a usable address), on, off, or reject (not captured, and "
         "refused to all but the proxy). By default as istio-iptables: see --dual-stack.",
     )
+    capture_ssh: bool = said(
+        checked.boolean,
+        False,
+        "--capture-ssh",
+        ours=True,
+        about="Capture the port of the SSH session that runs this, and those on which sshd listens, as any other.",
+    )
+    allow_host: bool = said(
+        checked.boolean,
+        False,
+        "--allow-host",
+        ours=True,
+        about="Run even in the namespace of a Kubernetes node, where it takes the traffic of the node itself.",
+    )
     exclude_uids: tuple[Uids, ...] = said(
         checked.uid_ranges,
         (),

@@ -98,6 +98,10 @@ class Intent(Value):
     inbound_ports_exclude: tuple[Ports, ...] = ()
     """Inbound ports that are not captured. They matter only when everything else is."""
 
+    capture_ssh: bool = True
+    """Whether `ssh_ports` are captured as any other."""
+    ssh_ports: tuple[Ports, ...] = ()
+    """Ports by which somebody may be logged in to this host."""
     exclude_inbound_cidrs: tuple[Network, ...] = ()
     """Sources whose connections to the pod are not captured."""
 

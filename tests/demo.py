@@ -257,7 +257,7 @@ class Witness:
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
         with entered(pod.inside):
-            intent = resolve(Settings.load(ARGUMENTS, {}), read_facts()).intent
+            intent = resolve(Settings.load(ARGUMENTS, {}), read_facts({})).intent
             saves = (Iptables(backend, Family.V4).command("save") for backend in BACKENDS)
             self.command = next(save for save in saves if "ISTIO_" in run(save).stdout)
         self.planned = ruleset(intent, Family.V4).table(NAT).chains()

@@ -42,6 +42,7 @@ def captured(intent: Intent, family: Family) -> Block:
     return Block.of(
         ISTIO_INBOUND,
         excluded_sources(intent, family),
+        ssh(intent),
         excluded_ports(intent),
         included_ports(intent),
     )
@@ -90,6 +91,13 @@ def tunnel(intent: Intent) -> Iterator[Rule]:
 def excluded_sources(intent: Intent, family: Family) -> Iterator[Rule]:
     for network in of_family(intent.exclude_inbound_cidrs, family):
         yield when(*coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
+
+
+def ssh(intent: Intent) -> Iterator[Rule]:
+    """On a host that somebody came to by SSH, or nobody would come in any more."""
+    if not intent.capture_ssh:
+        for ports in port_matches(intent.ssh_ports):
+            yield when(TCP, ports).then(BYPASS, why="the SSH server of this host", setting="capture_ssh")
 
 
 def excluded_ports(intent: Intent) -> Iterator[Rule]:

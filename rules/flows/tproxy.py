@@ -91,6 +91,7 @@ def over_lo(family: Family) -> Iterator[Rule]:
 def excluded(intent: Intent, family: Family) -> Iterator[Rule]:
     for network in of_family(intent.exclude_inbound_cidrs, family):
         yield when(TCP, *coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
+    yield from inbound.ssh(intent)
     yield from inbound.excluded_ports(intent)
 
 

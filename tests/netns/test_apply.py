@@ -343,3 +343,39 @@ def test_each_of_several_proxies_is_inbound_to_itself_and_never_captured(pod: Po
         assert str(away) == "ext:80", (uid, gid)
     assert str(pod.dial(pod_address, 8080)) == "pod:8080", "the app talks to itself without the proxy"
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+# --- dry run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["iptables-nft-restore", "iptables-legacy-restore"])
+def test_what_a_dry_run_prints_can_be_loaded(ipv4_pod: Pod, program: str) -> None:
+    """stdout as it is, comments and all; and a run of ours then finds it in place."""
+    printed = ipv4_pod.capture("-n", *POD_SPEC).stdout
+    ipv4_pod.inside.output(program, "--noflush", text=printed)
+    assert "already in place" in ipv4_pod.applied(*POD_SPEC).stderr
+
+
+def test_a_dry_run_touches_nothing_and_sees_what_is_there(pod: Pod, backend: str) -> None:
+    """It prints what would change from here; where nothing would, nothing; and says on stderr what else it would do."""
+    before = pod.state()
+    pod.capture("-n", *POD_SPEC, "-m", "TPROXY", "--dual-stack")
+    assert pod.state() == before
+    pod.applied(*forced(backend))
+    before = pod.state()
+    assert pod.capture("-n", *POD_SPEC).stdout == ""
+    changed = pod.capture("-n", *POD_SPEC, "-m", "TPROXY")
+    assert f"# IPv4: iptables-{backend}-restore --noflush\n*mangle\n-N ISTIO_DIVERT" in changed.stdout
+    assert "Would run ip route add local default dev lo table 133" in changed.stderr
+    assert pod.state() == before
+
+
+def test_a_dry_run_leaves_a_copy_and_needs_no_rights(ipv4_pod: Pod, tmp_path: Path) -> None:
+    """DRY_RUN_FILE_PATH gets what stdout gets; an unprivileged user without iptables on the PATH gets it as well."""
+    copy = tmp_path / "rules"
+    result = ipv4_pod.capture("-n", *POD_SPEC, env={"DRY_RUN_FILE_PATH": str(copy)})
+    assert copy.read_text() == result.stdout != ""
+    assert unprivileged(ipv4_pod, "-n", *POD_SPEC).stdout == result.stdout
+    refused = ipv4_pod.capture("-n", *POD_SPEC, env={"DRY_RUN_FILE_PATH": "/nonexistent/rules"})
+    assert refused.status == 1
+    assert "cannot write the rules to /nonexistent/rules: No such file" in refused.stderr

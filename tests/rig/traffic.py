@@ -79,7 +79,7 @@ class Traffic:
     """Listeners that stay open for the `with` block, and calls whose landings they report."""
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self.listeners: list[Listener] = []
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -88,7 +88,7 @@ class Traffic:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.socket.close()
         self._selector.close()
 
@@ -118,7 +118,7 @@ class Traffic:
                     if proto == "tcp":
                         opened.listen(256)
                     listener = Listener(where, port, proto, opened)
-                    self._listeners.append(listener)
+                    self.listeners.append(listener)
                     self._selector.register(opened, selectors.EVENT_READ, listener)
 
     def land(self, calls: Iterable[Call], *, patience: float = PATIENCE) -> list[Landing]:

@@ -1,0 +1,114 @@
+"""Hosts: a Kubernetes node is refused, and whoever came in by SSH can come in again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.rig import Pod
+
+EVERYTHING = ["-p", "15001", "-z", "15006", "-u", "1337"]
+
+NODES = {
+    "a chain of kube-proxy": ["iptables-{backend}", "-t", "nat", "-N", "KUBE-SERVICES"],
+    "a chain of a network plugin": ["iptables-{backend}", "-t", "filter", "-N", "cali-FORWARD"],
+    "kube-proxy's own table": ["nft", "add", "table", "ip", "kube-proxy"],
+    "an interface of a network plugin": ["ip", "link", "add", "cni0", "type", "veth", "peer", "name", "cni1"],
+}
+
+
+@pytest.mark.parametrize("sign", NODES.values(), ids=list(NODES))
+def test_the_namespace_of_a_node_is_refused(pod: Pod, backend: str, sign: list[str]) -> None:
+    """Nothing is touched, and the message says how it was recognised; --allow-host captures, and removal is free."""
+    pod.inside.output(*(word.format(backend=backend) for word in sign))
+    before = pod.state()
+    result = pod.capture(*EVERYTHING)
+    assert result.status == 1
+    assert "namespace of a Kubernetes node" in result.stderr
+    assert sign[-1] in result.stderr or "cni0" in result.stderr
+    assert "--allow-host" in result.stderr
+    assert pod.state() == before
+    pod.applied(*EVERYTHING, "--allow-host")
+    pod.applied("--cleanup-only")
+    assert not any("ISTIO" in line for line in pod.saved(backend))
+
+
+def test_a_pod_of_that_node_is_not_refused(pod: Pod) -> None:
+    """Rules and interfaces of other kinds are no sign of a node."""
+    pod.inside.output("iptables-nft", "-t", "nat", "-N", "OTHERS")
+    pod.inside.ip("link", "add", "br-lan", "type", "veth", "peer", "name", "net1")
+    pod.applied(*EVERYTHING)
+
+
+# --- SSH ----------------------------------------------------------------------------------------------------
+
+SERVER = """
+import socket, sys
+server = socket.create_server(("", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+print("ready", flush=True)
+while True:
+    client, peer = server.accept()
+    client.sendall(b"ssh|%d|||" % int(sys.argv[1]) + peer[0].encode())
+    client.close()
+"""
+
+
+@contextlib.contextmanager
+def sshd(pod: Pod, port: int, tmp_path: Path) -> Iterator[None]:
+    """A server whose process is called sshd and that answers like our listeners."""
+    program = tmp_path / "sshd"
+    program.symlink_to(sys.executable)
+    command = ["ip", "netns", "exec", pod.inside.name, str(program), "-c", SERVER, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={"PATH": os.environ["PATH"]}) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            assert Path(f"/proc/{process.pid}/comm").read_text().strip() == "sshd"
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_a_new_ssh_connection_still_gets_in(pod: Pod, backend: str, tmp_path: Path, mode: str) -> None:
+    """sshd listens on 2222: that port is left alone, in both families, and it is said; other ports are captured."""
+    arguments = [*EVERYTHING, "-m", mode, "--dual-stack", f"--force-iptables-binary={backend}"]
+    pod.traffic.listen(pod.inside, [15006], where="pod", transparent=mode == "TPROXY")
+    with sshd(pod, 2222, tmp_path):
+        result = pod.applied(*arguments)
+        assert "port 2222 is not captured: sshd (pid" in result.stderr
+        for version in (4, 6):
+            assert str(pod.dial_in(2222, version=version)) == "ssh:2222"
+            assert str(pod.dial_in(8080, version=version)) == "pod:15006"
+        assert "already in place" in pod.applied(*arguments).stderr
+        pod.applied(*arguments, "--capture-ssh")
+        assert str(pod.dial_in(2222)) == "pod:15006"
+
+
+def test_the_port_of_the_running_session_is_left_alone(pod: Pod) -> None:
+    """SSH_CONNECTION names it, if its server address is one of this namespace; also where only ports are listed."""
+    pod.open_listeners()
+    session = {"SSH_CONNECTION": "10.244.0.9 50022 10.244.0.5 22"}
+    pod.applied(*EVERYTHING, env=session)
+    assert str(pod.dial_in(22)) == "pod:22"
+    pod.applied(*EVERYTHING, "-b", "22,80", env=session)
+    assert str(pod.dial_in(22)) == "pod:22"
+    assert str(pod.dial_in(80)) == "pod:15006"
+    pod.applied(*EVERYTHING, env={"SSH_CONNECTION": "10.244.0.9 50022 198.51.100.1 22"})
+    assert str(pod.dial_in(22)) == "pod:15006"
+
+
+def test_in_a_pod_an_sshd_is_an_application_like_any_other(pod: Pod, tmp_path: Path) -> None:
+    """The kubelet's variables are there, so this is no host that somebody administers by SSH."""
+    with sshd(pod, 2222, tmp_path):
+        result = pod.applied(*EVERYTHING, env={"KUBERNETES_SERVICE_HOST": "10.96.0.1"})
+    assert "ssh" not in result.stderr.lower()

@@ -1,0 +1,72 @@
+"""A signal in the middle of a run: it finishes, or takes back what it did, and then ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.netns.test_apply import block
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.rig import Pod
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@contextlib.contextmanager
+def stopped_before(pod: Pod, folder: Path, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run of ours that has started this program, which waits for a file named `go` before it does its work."""
+    real = next(f"{place}/{program}" for place in ("/usr/sbin", "/sbin") if os.path.exists(f"{place}/{program}"))
+    os.mkfifo(folder / "started")
+    wrapper = folder / program
+    wait = f"echo > {folder}/started; read _ < {folder}/go.pipe"
+    wrapper.write_text(f'#!/bin/sh\n[ -e {folder}/go ] || {{ {wait}; }}\nexec {real} "$@"\n')
+    os.mkfifo(folder / "go.pipe")
+    wrapper.chmod(0o755)
+    environ = {**pod.environ(), "PATH": f"{folder}:{os.environ['PATH']}"}
+    command = ["ip", "netns", "exec", pod.inside.name, *pod.command(*arguments)]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            (folder / "started").read_text()
+            yield process
+        finally:
+            process.kill()
+
+
+def go(folder: Path) -> None:
+    """Let the program that waits do its work, and all later ones without waiting."""
+    (folder / "go").touch()
+    (folder / "go.pipe").write_text("\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_is_told_to_end_finishes_first(pod: Pod, backend: str, tmp_path: Path, number: int) -> None:
+    """The signal arrives while iptables-restore runs, also at it: afterwards the capture is whole."""
+    arguments = ["-u", "1337", "--dual-stack", f"--force-iptables-binary={backend}"]
+    with stopped_before(pod, tmp_path, f"ip6tables-{backend}-restore", *arguments) as process:
+        os.killpg(process.pid, number)
+        go(tmp_path)
+        process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert "already in place" in pod.applied(*arguments).stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_refused_run_that_is_told_to_end_takes_back_first(pod: Pod, tmp_path: Path, number: int) -> None:
+    """IPv6 is in place, IPv4 is refused, and a signal waits: nothing is left of either."""
+    block(pod, "ip")
+    before = pod.state()
+    with stopped_before(pod, tmp_path, "iptables-nft-restore", "-u", "1337", "--dual-stack") as process:
+        os.killpg(process.pid, number)
+        go(tmp_path)
+        process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert pod.state() == before
