@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from capture import netns
 from capture.diagnosis import missing_module_hint, permission_hint, refused_rule, said
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from capture.process import locate, run
@@ -100,10 +101,12 @@ class Iptables(Value):
             raise self.refusal(asked, done)
 
     def environ(self) -> dict[str, str]:
-        """The environment of a child: without a lock file it could not open."""
+        """The environment of a child: without a lock file that it could not open, or that we hold ourselves."""
         environ = dict(os.environ)
-        if self.backend == LEGACY and "XTABLES_LOCKFILE" not in environ and not is_lockable(LOCK_FILE):
-            environ["XTABLES_LOCKFILE"] = private_lock()
+        if self.backend == LEGACY:
+            chosen = environ.get("XTABLES_LOCKFILE")
+            if netns.is_our_lock(chosen) if chosen else not is_lockable(LOCK_FILE):
+                environ["XTABLES_LOCKFILE"] = private_lock()
         return environ
 
     def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:

@@ -78,6 +78,14 @@ def locked() -> Iterator[None]:
         os.close(handle)
 
 
+def is_our_lock(path: str) -> bool:
+    """Whether this path is the file that `locked` locks: some give it to iptables as its lock file."""
+    try:
+        return os.path.samestat(os.stat(path), os.stat(OURS))
+    except OSError:
+        return False
+
+
 def resolv_conf(namespace: str) -> str:
     """The resolv.conf of a namespace: its own if it has a name and one (ip-netns(8)), else the one we see."""
     own = f"/etc/netns/{namespace}/resolv.conf"

@@ -142,6 +142,13 @@ def ours(pod: Pod, backend: str) -> tuple[object, ...]:
     return chains, listed, "::6/128" in pod.inside.output("ip", "-6", "addr", "show", "dev", "lo")
 
 
+def test_the_namespaces_own_file_may_be_the_lock_of_iptables(pod: Pod) -> None:
+    """Some give it to iptables for a lock that other namespaces do not share; we hold it ourselves meanwhile."""
+    lock = {"XTABLES_LOCKFILE": "/proc/self/ns/net"}
+    result = pod.applied(*SETTINGS[0], "--force-iptables-binary=legacy", env=lock)
+    assert "The capture is in place" in result.stderr
+
+
 def test_many_runs_at_once_end_in_the_state_of_one(pod: Pod, backend: str) -> None:
     """32 runs of four settings in one namespace, again and again: the state is always whole, and one of the four."""
     forced = f"--force-iptables-binary={backend}"
