@@ -158,6 +158,14 @@ def refuse_a_node(live: Live) -> None:
         )
 
 
+def warn_of_a_node(live: Live, log: Log) -> None:
+    """Say that a run would be refused here."""
+    try:
+        refuse_a_node(live)
+    except WrongPlace as refused:
+        log.warn(f"a run would be refused: {refused}")
+
+
 def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
     live, backend = live_if_permitted(settings, facts, log)
@@ -189,7 +197,7 @@ def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live,
     try:
         live = read_live(facts)
         if not settings.allow_host:
-            refuse_a_node(live)
+            warn_of_a_node(live, log)
         return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
         log.info(f"The rules are those for a namespace without any of ours, because: {str(error).splitlines()[0]}")

@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 
+from capture.apply import routing_to_add
 from capture.errors import CaptureError, ValidationFailed
 from capture.kernel import BACKENDS, Iptables
 from capture.live import read_live
@@ -70,14 +71,16 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
     `timeout`, in seconds, bounds the whole; when all is well a fraction of a second is enough.
     """
     outcomes = tried(list(paths(intent, probe_port)), intent, facts, probe_port, timeout)
-    differences = compared(planned, facts, log)
+    differences = compared(planned, facts)
     for outcome in outcomes:
         say = log.error if outcome.result == FAILED else log.info
         say(str(outcome))
+    for line in unproved(intent, differences):
+        log.info(f"{NOT_PROVED}: {line}")
     failed = [outcome for outcome in outcomes if outcome.result == FAILED]
     proved = [outcome for outcome in outcomes if outcome.result == PROVED]
     if failed or differences:
-        details = [detail for outcome in failed for detail in failure(outcome)] + differences
+        details = [detail for outcome in failed for detail in failure(outcome)] + (differences or [])
         what = f"the capture does not work: {len(failed)} of {len(outcomes)} paths failed"
         if not failed:
             what = "the rules are not as planned, although every path that could be tried works"
@@ -107,23 +110,33 @@ def failure(outcome: Outcome) -> list[tuple[str, str]]:
 # --- the rules --------------------------------------------------------------------------------------------
 
 
-def compared(planned: Plan, facts: Facts, log: Log) -> list[tuple[str, str]]:
-    """What of the live rules differs from the plan, if we may read them."""
+def unproved(intent: Intent, differences: list[tuple[str, str]] | None) -> Iterator[str]:
+    """What no socket in the pod can prove."""
+    if differences is None:
+        rules = "and the rules for it could not be read"
+        yield "the rules as such, which only CAP_NET_ADMIN may read"
+    else:
+        rules = "and the rules are not as planned" if differences else "but the rules for it are as planned"
+    if intent.inbound_ports:
+        for family in intent.families:
+            yield f"{family.value} tcp, from outside: a pod cannot send itself what arrives from outside, {rules}"
+
+
+def compared(planned: Plan, facts: Facts) -> list[tuple[str, str]] | None:
+    """What of the live rules and of the routing differs from the plan; None if we may not read them."""
     try:
         live = read_live(facts)
-    except (CaptureError, OSError) as error:
-        log.info(f"not proved: the rules as such, which cannot be read: {error}")
-        return []
+    except (CaptureError, OSError):
+        return None
     if isinstance(live.nft_error, PermissionError):
-        log.info("not proved: the rules as such, which only CAP_NET_ADMIN may read")
-        return []
+        return None
     backend = next((backend for backend in BACKENDS if live.holds_ours(backend)), BACKENDS[0])
     details: list[tuple[str, str]] = []
     for ruleset in planned.rulesets:
         now = live.saved(Iptables(backend, ruleset.family)).ruleset
         for change in changes(now, ruleset):
             details += differing(now, ruleset, change)
-    return details
+    return details + [("missing", str(step)) for step in routing_to_add(live, planned)]
 
 
 def differing(now: Ruleset, planned: Ruleset, change: Change) -> Iterator[tuple[str, str]]:

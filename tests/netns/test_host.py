@@ -37,6 +37,9 @@ def test_the_namespace_of_a_node_is_refused(pod: Pod, backend: str, sign: list[s
     assert sign[-1] in result.stderr or "cni0" in result.stderr
     assert "--allow-host" in result.stderr
     assert pod.state() == before
+    dry = pod.applied("-n", *EVERYTHING)
+    assert "a run would be refused: this is the network namespace of a Kubernetes node" in dry.stderr
+    assert "-A ISTIO_OUTPUT -j ISTIO_REDIRECT" in dry.stdout
     pod.applied(*EVERYTHING, "--allow-host")
     pod.applied("--cleanup-only")
     assert not any("ISTIO" in line for line in pod.saved(backend))

@@ -87,6 +87,31 @@ def rules_of(pod: Pod, program: str) -> list[tuple[str, str, int, str]]:
     return found
 
 
+def test_missing_routing_is_found(pod: Pod) -> None:
+    """What TPROXY needs besides rules: an ip rule or a route that is gone is named."""
+    arguments = SETTINGS["tproxy"]
+    pod.applied(*arguments)
+    for gone, named in (
+        (["rule", "del", "priority", "32765"], "ip rule add priority 32765 fwmark 0x539 lookup 133"),
+        (["-6", "route", "del", "local", "default", "dev", "lo", "table", "133"], "ip -6 route add local default"),
+    ):
+        pod.inside.ip(*gone)
+        result = pod.capture(*arguments, *ALONE)
+        assert result.status == 126
+        assert named in result.stderr
+        assert "already in place" not in pod.applied(*arguments).stderr
+    assert pod.capture(*arguments, *ALONE).status == 0
+
+
+def test_what_comes_from_outside_is_listed_as_not_proved(pod: Pod) -> None:
+    """For each captured family, with what is known of its rules."""
+    pod.applied(*SETTINGS["dns, dual stack"])
+    lines = paths(pod.capture(*SETTINGS["dns, dual stack"], *ALONE), "not proved")
+    outside = [line for line in lines if "tcp, from outside" in line]
+    assert ["IPv4" in line for line in outside] == [True, False]
+    assert all("the rules for it are as planned" in line for line in outside)
+
+
 BEHAVIOUR = {
     "-A ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN": "the proxy sends (gid 1337)",
     "-A ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN": "the proxy passes inbound traffic on",
