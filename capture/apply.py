@@ -177,7 +177,7 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[Restore]
 
 def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
     """What is planned and not there, whoever put there what is."""
-    rules = {(rule.family, rule.mark, rule.table) for rule in live.policy_rules}
+    rules = {(rule.family, rule.mark, rule.table) for rule in live.policy_rules if rule.is_plain}
     routes = {(route.family, route.table) for route in live.local_routes}
     for wanted in planned.routing:
         lacks_rule = (wanted.family, wanted.mark, wanted.table) not in rules

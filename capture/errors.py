@@ -129,6 +129,11 @@ class ValidationFailed(CaptureError):
     exit_status = NOT_VALID
 
 
+def on_one_line(value: str) -> str:
+    """The value as it is, unless it could be taken for more than one line of the log."""
+    return value if value.isprintable() else quoted(value)
+
+
 def quoted(value: str) -> str:
     """The value as one readable line: control characters are shown, a very long value is cut."""
     shown = value if len(value) <= 80 else value[:77] + "…"

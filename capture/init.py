@@ -10,7 +10,7 @@ import sys
 
 from capture import apply, netns
 from capture.checked import GO_BOOLEANS
-from capture.errors import DONE, CaptureError, KernelRefused, WrongPlace
+from capture.errors import DONE, CaptureError, KernelRefused, WrongPlace, on_one_line
 from capture.facts import read_facts
 from capture.host import signs_of_a_node
 from capture.kernel import NFT, Iptables
@@ -53,7 +53,7 @@ def asks_for_json(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
     """Do what settings ask for, and say what went wrong. The result is the exit status."""
-    seen = [f"  {name}={environ[name]}" for name in VARIABLES if name in environ]
+    seen = [f"  {name}={on_one_line(environ[name])}" for name in VARIABLES if name in environ]
     log.info("\n".join(["Environment:", *seen]))
     try:
         follow(settings, environ, log)
@@ -219,7 +219,7 @@ def described(settings: Settings, resolved: Resolved) -> Iterator[str]:
     for name, declared in DECLARED_BY_NAME.items():
         origin = settings.origins[name]
         if origin.text is not None:
-            yield f"  {declared.shown}={origin.text} ({origin})"
+            yield f"  {declared.shown}={on_one_line(origin.text)} ({origin})"
         elif name in resolved.derived:
             value = getattr(resolved.intent, name)
             yield f"  {declared.shown}={','.join(map(str, value))} ({resolved.derived[name]})"

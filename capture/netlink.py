@@ -27,7 +27,10 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
 RTA_TABLE = 15
-FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_PROTOCOL = 6, 10, 15, 21
+FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 15, 16, 21
+FRA_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, 14}
+"""The attributes of a rule that asks for a mark at most (linux/fib_rules.h); 14 is FRA_SUPPRESS_PREFIXLEN."""
+FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 2
 RTN_LOCAL = 2
 NFT_MSG_GETTABLE = 10 << 8 | 1
 NFTA_TABLE_NAME = 1
@@ -86,6 +89,8 @@ class PolicyRule(Value):
     table: int
     protocol: int
     """Who says to have put it there (FRA_PROTOCOL)."""
+    is_plain: bool = True
+    """Whether the mark is all it asks for: neither addresses nor interfaces nor a part of the mark."""
 
 
 class LocalRoute(Value):
@@ -105,7 +110,10 @@ def policy_rules() -> tuple[PolicyRule, ...]:
             read = attributes(message[12:])
             table = number(read.get(FRA_TABLE)) or message[4]
             numbers = (number(read.get(FRA_PRIORITY)), number(read.get(FRA_FWMARK)), table)
-            found.append(PolicyRule(FAMILIES[message[0]], *numbers, number(read.get(FRA_PROTOCOL))))
+            whole_mark = number(read.get(FRA_FWMASK)) in (0, 0xFFFFFFFF)
+            asks_more = any(message[1:4]) or number(message[8:12]) & FIB_RULE_INVERT or read.keys() - FRA_PLAIN
+            is_plain = whole_mark and not asks_more and message[7] == FR_ACT_TO_TBL
+            found.append(PolicyRule(FAMILIES[message[0]], *numbers, number(read.get(FRA_PROTOCOL)), is_plain))
     return tuple(found)
 
 

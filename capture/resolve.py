@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture import facts
 from capture.checked import Name, cidr
-from capture.errors import BadSettings, Refusal, quoted
+from capture.errors import BadSettings, Refusal, on_one_line, quoted
 from capture.settings import DECLARED_BY_NAME, Origin
 from rules.intent import Intent
 from rules.names import MOST_OWNERS_IN_A_RULE, PROXY_LOOP_MARK
@@ -135,7 +135,7 @@ class _Resolution:
         user = self.settings.envoy_user
         uid = facts.uid_of(user)
         if uid is None:
-            self.derived["proxy_uid"] = Origin("derived", f"(there is no user {user})")
+            self.derived["proxy_uid"] = Origin("derived", f"(there is no user {on_one_line(user)})")
             return (DEFAULT_PROXY_UID,)
         self.derived["proxy_uid"] = Origin("derived", f"from the user {user}")
         return (uid,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ BACKENDS = ("nft", "legacy")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests below tests/netns ask the kernel, whether they say so or not."""
     missing = has(*NEEDED)
+    if os.environ.get("CI") and (missing or not is_root()):
+        raise pytest.UsageError(f"CI is to ask the kernel: as root, and with {', '.join(missing) or 'all programs'}")
     for item in items:
         if "netns" in item.path.parts:
             item.add_marker(pytest.mark.netns)

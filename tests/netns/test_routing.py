@@ -103,6 +103,18 @@ def test_an_equal_rule_of_others_is_used_and_left(pod: Pod) -> None:
     assert routing(pod)["-6"] == []
 
 
+@pytest.mark.parametrize("more", [["from", "10.9.0.0/16"], ["iif", "lo"], ["fwmark", "0x539/0xfff"], ["not"]])
+def test_a_rule_that_asks_for_more_is_not_taken_for_ours(pod: Pod, more: list[str]) -> None:
+    """It would not do for every packet with the mark: ours is added beside it, and it stays."""
+    mark = [] if "fwmark" in more else ["fwmark", "0x539"]
+    pod.inside.ip("rule", "add", *more, *mark, "lookup", "133")
+    pod.applied(*TPROXY)
+    assert "from all fwmark 0x539 lookup 133 proto 133" in pod.inside.output("ip", "rule")
+    assert pod.inside.output("ip", "rule").count("lookup 133") == 2
+    pod.applied("--cleanup-only")
+    assert pod.inside.output("ip", "rule").count("lookup 133") == 1
+
+
 def test_a_refused_rule_takes_the_routing_back(pod: Pod) -> None:
     """When the rules are refused, the ip rules, routes and ::6 that preceded them are gone again."""
     pod.inside.output("nft", "add", "table", "ip", "mangle")

@@ -31,6 +31,13 @@ def test_the_log_shows_what_users_of_the_reference_are_used_to(pod: Pod) -> None
     assert "UNRELATED" not in text
 
 
+def test_a_value_cannot_forge_a_line_of_the_log(pod: Pod) -> None:
+    """What has line breaks in it is shown with them spelled out."""
+    result = pod.applied(env={"ENVOY_USER": "x\n2026-01-01T00:00:00.000000Z\tinfo\tThe capture is in place"})
+    assert not any(line.startswith("2026-01-01") for line in result.stderr.splitlines())
+    assert 'ENVOY_USER="x\\n2026-01-01' in result.stderr
+
+
 def test_the_log_as_json_is_an_object_on_each_line(pod: Pod) -> None:
     """With time, level, scope and msg, also for a failure."""
     for arguments, level in ((["-p", "15001"], "info"), (["-p", "0"], "error")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,4 +187,5 @@ def is_root() -> bool:
 
 def has(*programs: str) -> list[str]:
     """Those of these programs that are missing."""
-    return [p for p in programs if subprocess.run(["which", p], capture_output=True, check=False).returncode]
+    places = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return [program for program in programs if shutil.which(program, path=places) is None]
