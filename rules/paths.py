@@ -10,19 +10,20 @@ their proof needs a second host, or the comparison of rules that `capture.probe`
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 
 from rules.flows import dns, outbound
 from rules.flows.words import TCP, UDP
 from rules.intent import of_family
 from rules.names import DNS_PORT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, LOOPBACK, PASSTHROUGH
-from rules.values import All, Family, OwnerGid, OwnerUid, Ports, Value
+from rules.values import All, DPort, DPorts, Family, OwnerGid, OwnerUid, Ports, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rules.intent import Intent
-    from rules.values import Network, Owner, Rule
+    from rules.values import Match, Network, Owner, Rule
 
     Address = IPv4Address | IPv6Address
 
@@ -31,6 +32,9 @@ ELSEWHERE: dict[Family, tuple[Address, ...]] = {
     Family.V6: (IPv6Address("2001:db8::1"), IPv6Address("3fff::1")),
 }
 """Addresses that belong to nobody (RFC 5737, RFC 3849, RFC 9637). A probe that is not captured dies on the way."""
+MOST_OF_A_KIND = 32
+"""Paths of one kind that are tried. Every path is a socket, a list may have thousands of entries, and what holds for
+the first ones of a list holds for the others: they come from the same line of code, and their rules are compared."""
 FREE_IDS = range(65534, 65000, -1)
 """Where we look for a user that no setting names: `nobody` first."""
 
@@ -133,7 +137,7 @@ def proxy_groups(intent: Intent) -> Iterator[tuple[Sender, Owner, str]]:
 def app_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]:
     """What an application sends is captured, but not what it says to itself."""
     app = an_app(intent)
-    for destination, at, rule in captured(intent, family, port):
+    for destination, at, rule in islice(captured(intent, family, port), MOST_OF_A_KIND):
         leaves = not destination.is_loopback
         name, lands = "an application sends", intent.proxy_port
         yield Path(name, family, "tcp", app, destination, at, lands, ISTIO_OUTPUT, rule, leaves=leaves)
@@ -152,19 +156,29 @@ def captured(intent: Intent, family: Family, port: int) -> Iterator[tuple[Addres
     if not_excluded(intent.outbound_ports_exclude, port):
         included = outbound.included_destinations(intent, family)
         if isinstance(intent.outbound_cidrs, All):
-            for address in elsewhere(intent, family):
+            for address in islice(elsewhere(intent, family), 1):
                 yield address, port, next(included)
-                break
         else:
             for network, rule in zip(of_family(intent.outbound_cidrs, family), included, strict=True):
                 address = an_address(network)
                 if is_reached(intent, family, address):
                     yield address, port, rule
-    for address in elsewhere(intent, family):
-        for rule, ports in zip(outbound.included_ports(intent), intent.outbound_ports, strict=False):
+    for address in islice(elsewhere(intent, family), 1):
+        for ports in intent.outbound_ports:
             if not_excluded(intent.outbound_ports_exclude, ports.first):
-                yield address, ports.first, rule
-        break
+                yield address, ports.first, for_port(outbound.included_ports(intent), ports.first)
+
+
+def for_port(rules: Iterator[Rule], port: int) -> Rule:
+    """The rule for TCP to this port, of a list whose ports may be packed several to a rule."""
+    return next(rule for rule in rules if TCP in rule.matches and any(names(match, port) for match in rule.matches))
+
+
+def names(match: Match, port: int) -> bool:
+    """Whether this match is one for ports, and this port among them."""
+    if isinstance(match, DPort):
+        return match.ports.first <= port <= match.ports.last
+    return isinstance(match, DPorts) and any(ports.first <= port <= ports.last for ports in match.ranges)
 
 
 def elsewhere(intent: Intent, family: Family) -> Iterator[Address]:
@@ -197,20 +211,22 @@ def exclusion_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]
         return
     destination, at, _ = found
     app = an_app(intent)
-    for ports, rule in zip(intent.outbound_ports_exclude, outbound.excluded_ports(intent), strict=False):
+    for ports in intent.outbound_ports_exclude[:MOST_OF_A_KIND]:
+        rule = for_port(outbound.excluded_ports(intent), ports.first)
         yield Path("an excluded port", family, "tcp", app, destination, ports.first, 0, ISTIO_OUTPUT, rule)
     if isinstance(intent.outbound_cidrs, All):
         excluded = of_family(intent.outbound_cidrs_exclude, family)
-        for network, rule in zip(excluded, outbound.excluded_destinations(intent, family), strict=True):
+        paired = zip(excluded, outbound.excluded_destinations(intent, family), strict=True)
+        for network, rule in islice(paired, MOST_OF_A_KIND):
             address = an_address(network)
             if not address.is_loopback:
                 yield Path("an excluded destination", family, "tcp", app, address, at, 0, ISTIO_OUTPUT, rule)
-    for users, rule in zip(intent.exclude_uids, outbound.excluded_users(intent), strict=True):
+    for users, rule in islice(zip(intent.exclude_uids, outbound.excluded_users(intent), strict=True), MOST_OF_A_KIND):
         sender = Sender(f"uid {users.first}", users.first, app.gid)
         yield Path("an excluded user", family, "tcp", sender, destination, at, 0, ISTIO_OUTPUT, rule)
     groups = outbound.owner_groups(intent)
     if isinstance(intent.owner_groups, All):
-        for gid, rule in zip(dict.fromkeys(intent.owner_groups_exclude), groups, strict=True):
+        for gid, rule in islice(zip(dict.fromkeys(intent.owner_groups_exclude), groups, strict=True), MOST_OF_A_KIND):
             sender = Sender(f"gid {gid}", app.uid, gid)
             yield Path("a group that is not captured", family, "tcp", sender, destination, at, 0, ISTIO_OUTPUT, rule)
     else:

@@ -87,6 +87,24 @@ def rules_of(pod: Pod, program: str) -> list[tuple[str, str, int, str]]:
     return found
 
 
+def test_long_lists_are_proved_by_their_first_entries(pod: Pod) -> None:
+    """Thousands of networks and ports do not take thousands of sockets; each path names the rule that decides it."""
+    networks = ",".join(f"10.{n // 250}.{n % 250}.0/25" for n in range(3000))
+    ports = ",".join(str(20000 + 3 * n) for n in range(400))
+    arguments = ["-u", "1337", "-x", networks, "-o", f"22,{ports}", "--redirect-dns", "--capture-all-dns"]
+    pod.applied(*arguments)
+    result = pod.capture(*arguments, *ALONE)
+    assert result.status == 0, result.stderr[-3000:]
+    assert len(paths(result, "proved")) < 100
+    pod.inside.output(
+        "iptables-nft", "-t", "nat", "-I", "ISTIO_OUTPUT", "1", "-p", "tcp", "--dport", "20006", "-j", "ISTIO_REDIRECT"
+    )
+    failed = pod.capture(*arguments, *ALONE)
+    assert failed.status == 126
+    assert "an excluded port" in paths(failed, "FAILED")[0]
+    assert "--dports 22,20000,20003,20006" in failed.stderr
+
+
 def test_missing_routing_is_found(pod: Pod) -> None:
     """What TPROXY needs besides rules: an ip rule or a route that is gone is named."""
     arguments = SETTINGS["tproxy"]
