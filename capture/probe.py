@@ -176,7 +176,6 @@ class _Probe:
     def __init__(self, path: Path, opened: socket.socket) -> None:
         self.path = path
         self.socket = opened
-        self.local_port: int = 0
         self.error = 0
         self.began = time.monotonic()
 
@@ -190,8 +189,8 @@ class _Attempt:
         """By file descriptor: the socket, and the port it stands for."""
         self.unavailable: dict[tuple[Family, int], str] = {}
         """Ports that somebody else listens on, and why ours could not."""
-        self.probes: dict[tuple[Family, str, int], _Probe] = {}
-        """By family, protocol and local port, by which a listener knows them again."""
+        self.probes: dict[tuple[str, str, int], _Probe] = {}
+        """By protocol, local address and port, by which a listener knows them again. Two may share a port alone."""
         self.outcomes: dict[Path, Outcome] = {}
         self.poll = select.poll()
 
@@ -246,7 +245,7 @@ class _Attempt:
             opened.setblocking(False)
             limit = socket.IP_TTL if path.family is Family.V4 else socket.IPV6_UNICAST_HOPS
             opened.setsockopt(LEVEL[path.family], limit, 1)
-            # Bound before it connects, it has a port that no other probe has; connecting alone may share one.
+            # Bound before it connects, it has an address and port that no other probe has; connecting alone may share.
             opened.bind((str(path.source or ANYWHERE[path.family]), 0))
             opened.connect((str(path.destination), path.port))
         except BlockingIOError:
@@ -263,8 +262,8 @@ class _Attempt:
                 opened.send(b"\0")
             except OSError as error:
                 probe.error = error.errno or 0
-        probe.local_port = opened.getsockname()[1]
-        self.probes[path.family, path.protocol, probe.local_port] = probe
+        own = opened.getsockname()
+        self.probes[path.protocol, own[0], own[1]] = probe
 
     # --- watching -----------------------------------------------------------------------------------------
 
@@ -293,12 +292,12 @@ class _Attempt:
         try:
             if listener.type == socket.SOCK_DGRAM:
                 _, peer = listener.recvfrom(16)
-                probe = self.probes.get((family, "udp", peer[1]))
+                probe = self.probes.get(("udp", peer[0], peer[1]))
                 original = None
             else:
                 accepted, peer = listener.accept()
                 with accepted:
-                    probe = self.probes.get((family, "tcp", peer[1]))
+                    probe = self.probes.get(("tcp", peer[0], peer[1]))
                     original = original_destination(accepted, family)
         except OSError:
             return

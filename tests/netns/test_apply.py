@@ -10,7 +10,6 @@ import pytest
 
 from tests.bench import descendants
 from tests.rig import APP, PROXY, Call, Namespace, Pod, Result
-from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -257,7 +256,7 @@ def unprivileged(pod: Pod, *arguments: str, uid: int = 65534, capabilities: tupl
         "-m",
         "capture",
         *arguments,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env=pod.environ(),
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -315,9 +314,7 @@ def test_dual_stack_captures_both_and_going_back_removes_one(pod: Pod, backend: 
 def test_without_an_address_both_families_are_captured(backend: str) -> None:
     """A namespace whose network comes later is captured all the same, with a warning."""
     with Namespace("bare") as bare:
-        done = bare.run(
-            sys.executable, "-m", "capture", *forced(backend), env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        )
+        done = bare.run(sys.executable, "-m", "capture", *forced(backend), env=Pod.environ())
         assert done.returncode == 0, done.stderr
         assert "no usable address" in done.stderr
         for program in ("iptables", "ip6tables"):

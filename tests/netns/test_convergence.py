@@ -82,13 +82,14 @@ def test_the_storm_sees_what_escapes(pod: Pod, backend: str) -> None:
     pod.applied(*SETTINGS[0], forced)
 
     def changes() -> None:
-        for _ in range(10):
+        # For longer than a client's patience, for one that is caught by the first change may wait that long.
+        for _ in range(60):
             pod.applied("--cleanup-only")
             pod.applied(*SETTINGS[0], forced)
 
     out, into = storm_over(pod, changes)
-    assert out["ext:80"] > 0
-    assert into["pod:8080"] > 0
+    assert out["ext:80"] > 0, out
+    assert into["pod:8080"] > 0, into
 
 
 def test_every_state_leads_to_every_other(pod: Pod, backend: str) -> None:

@@ -195,6 +195,15 @@ def test_the_timeout_bounds_it_and_success_does_not_wait_for_it(pod: Pod) -> Non
     assert time.monotonic() - began > 1.5
 
 
+def test_probes_may_share_a_port(pod: Pod) -> None:
+    """With one free port for each address all of them have it, and none is taken for another."""
+    pod.applied(*SETTINGS["1.20.1"])
+    pod.inside.output("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40007")
+    result = pod.capture(*SETTINGS["1.20.1"], *ALONE)
+    assert result.status == 0, result.stderr
+    assert len(paths(result, "proved")) == 7
+
+
 def test_a_port_that_is_taken_is_said(pod: Pod) -> None:
     """Where the proxy runs already, what would arrive at its ports is not proved; the rest is."""
     pod.applied(*SETTINGS["1.20.1"])

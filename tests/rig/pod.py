@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +107,7 @@ class Pod:
     @staticmethod
     def environ() -> dict[str, str]:
         """All that our tool is given of an environment."""
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": readable_source()}
 
     def applied(self, *arguments: str, env: Mapping[str, str] | None = None) -> Result:
         """The same where it must succeed."""
@@ -179,6 +182,19 @@ class Pod:
     def land(self, calls: Iterable[Call]) -> list[Landing]:
         """Many calls at once."""
         return self.traffic.land(calls)
+
+
+@functools.cache
+def readable_source() -> str:
+    """A folder with our code that every user may read: the repository, or a copy if it is in somebody's home."""
+    if all(folder.stat().st_mode & 0o005 == 0o005 for folder in (ROOT, *ROOT.parents)):
+        return str(ROOT)
+    copy = Path(tempfile.mkdtemp(prefix="capture-source-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for package in ("capture", "rules"):
+        shutil.copytree(ROOT / package, copy / package)
+    copy.chmod(0o755)
+    return str(copy)
 
 
 def is_root() -> bool:
