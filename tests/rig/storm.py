@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 IP_BIND_ADDRESS_NO_PORT = 24
 """linux/in.h: the port is chosen when it connects, so that one port serves several destinations."""
-PATIENCE = 3.0
-"""Seconds after which a connection counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,8 @@ class Client:
     uid: int = 0
     sources: tuple[str, ...] = ("",)
     """Addresses to call from in turn. Several, so that no pair of addresses and ports comes back within its time."""
+    patience: float = 3.0
+    """Seconds after which a connection counts as failed."""
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def landing(client: Client, host: str, source: str) -> str:
         with acting_as(client.uid, client.uid):
             opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         with opened:
-            opened.settimeout(PATIENCE)
+            opened.settimeout(client.patience)
             if source:
                 opened.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 opened.bind((source, 0))
