@@ -43,6 +43,8 @@ ANYWHERE = {Family.V4: "0.0.0.0", Family.V6: "::"}  # noqa: S104 # for the lengt
 FAMILY = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 UNTOUCHED_AFTER = 0.15
 """Seconds in which a connection that is captured has arrived: the handshake on loopback takes a thousandth of it."""
+FIRST_TRY = 1.0
+"""Seconds after which a path is tried once more, if the timeout leaves that much."""
 NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL}
 PROVED, FAILED, NOT_PROVED = "proved", "FAILED", "not proved"
 
@@ -154,7 +156,22 @@ def differing(now: Ruleset, planned: Ruleset, change: Change) -> Iterator[tuple[
 
 
 def tried(asked: Sequence[Path], intent: Intent, facts: Facts, probe_port: int, timeout: float) -> list[Outcome]:
-    """Try these paths, all at once."""
+    """Try these paths, all at once; and those that failed once more.
+
+    Conntrack may still know the addresses and ports of a probe from an earlier run, which nobody answered and other
+    rules decided: then it decides as it did. The second probe has another port.
+    """
+    began = time.monotonic()
+    first = attempted(asked, intent, facts, probe_port, min(timeout / 2, FIRST_TRY))
+    again = [outcome.path for outcome in first if outcome.result == FAILED]
+    if not again:
+        return first
+    left = timeout - (time.monotonic() - began)
+    second = {outcome.path: outcome for outcome in attempted(again, intent, facts, probe_port, left)}
+    return [second.get(outcome.path, outcome) for outcome in first]
+
+
+def attempted(asked: Sequence[Path], intent: Intent, facts: Facts, probe_port: int, timeout: float) -> list[Outcome]:
     attempt = _Attempt(timeout)
     try:
         attempt.listen(intent, probe_port)

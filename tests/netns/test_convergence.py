@@ -37,11 +37,12 @@ NAMESERVERS = "nameserver 10.96.0.10\nnameserver fd00:96::a\n"
 QUICK_TO_FORGET = ("time_wait", "close", "last_ack")
 
 
-def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 3.0) -> tuple[Counter[str], Counter[str]]:
+def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 10.0) -> tuple[Counter[str], Counter[str]]:
     """What three applications inside and a client outside saw while these changes were made.
 
-    Conntrack forgets closed connections at once here: in a storm a source port soon comes back for another host,
-    and two connections that REDIRECT would make equal are one too many for it, whether rules change or not.
+    Conntrack forgets closed connections at once here: in a storm a source port soon comes back for another host, and
+    two connections that REDIRECT would make equal are one too many for conntrack, whether rules change or not. Then
+    the first packet is lost and sent again, which is what the clients have patience for.
     """
     for state in QUICK_TO_FORGET:
         pod.inside.output("sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_timeout_{state}=0")
