@@ -80,8 +80,8 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
 def test_the_storm_sees_what_escapes(pod: Pod, backend: str) -> None:
     """Removing and applying again, as others change rules, lets connections escape: the storm tells.
 
-    The clients are impatient: with its last NAT rule the legacy backend switches conntrack off, and a connection that
-    was captured then hangs.
+    The clients are impatient: with its last NAT rule a namespace loses conntrack, and a connection that was being
+    captured just then may hang.
     """
     forced = f"--force-iptables-binary={backend}"
     pod.applied(*SETTINGS[0], forced)
