@@ -74,7 +74,14 @@ class Iptables(Value):
 
         Raises LiveStateUnreadable if iptables-save fails or prints what we cannot read.
         """
-        done = run(self.command("save"), environ=self.environ())
+        program = self.command("save")
+        try:
+            done = run(program, environ=self.environ())
+        except OSError as error:
+            raise LiveStateUnreadable(
+                f"{program} cannot be run, so what the namespace holds is not known: {error.strerror}",
+                hint="reinstall iptables, or choose the other backend with --force-iptables-binary",
+            ) from error
         if done.status:
             raise LiveStateUnreadable(
                 f"{self}-save failed, so what the namespace holds is not known; nothing was changed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture import netlink
 from capture.diagnosis import permission_hint
-from capture.errors import BackendUnusable
+from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.kernel import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
 from capture.process import read_words
 from rules.diff import holds_ours
@@ -89,13 +89,17 @@ def read_live(facts: Facts) -> Live:
         for family, names in legacy_tables.items()
         if OUR_TABLES.intersection(names or ())
     }
+    try:
+        rules, routes = netlink.policy_rules(), netlink.local_default_routes()
+    except OSError as refused:
+        raise LiveStateUnreadable(f"the kernel does not tell the ip rules and routes: {refused.strerror}") from refused
     return Live(
         nft,
         legacy,
         nft_tables,
         error,
-        netlink.policy_rules(),
-        netlink.local_default_routes(),
+        rules,
+        routes,
         facts.passthrough_address,
         facts.lo_has_ipv6,
         legacy_is_known=None not in legacy_tables.values(),

@@ -72,6 +72,7 @@ def locked() -> Iterator[None]:
                         f"another run has been at work in this namespace for {LONGEST_WAIT} s; nothing was touched",
                         hint="see what it waits for: `ps`, or the holder of the iptables lock",
                     ) from None
+                # flock(2) knows no timeout, and an alarm would be a signal in the middle of everything else.
                 time.sleep(0.005)
         yield
     finally:

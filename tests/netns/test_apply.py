@@ -287,6 +287,21 @@ def test_legacy_tables_need_root_to_be_listed(pod: Pod) -> None:
     assert pod.state() == before
 
 
+def test_a_program_that_cannot_be_run_is_named(pod: Pod, tmp_path: Path) -> None:
+    """An iptables-save that is no program: refused in words, and nothing is touched."""
+    pod.applied(*forced("nft"))
+    before = pod.state()
+    broken = tmp_path / "iptables-nft-save"
+    broken.write_bytes(b"\x7fELF, or not")
+    broken.chmod(0o755)
+    result = pod.capture(*POD_SPEC, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert result.status == 1
+    assert f"{broken} cannot be run" in result.stderr
+    assert "Exec format error" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert pod.state() == before
+
+
 # --- which families ---------------------------------------------------------------------------------------
 
 

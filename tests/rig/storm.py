@@ -10,6 +10,7 @@ import signal
 import socket
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, NoReturn
 
@@ -49,7 +50,7 @@ def storm(traffic: Traffic, clients: Iterable[Client]) -> Iterator[list[Counter[
     try:
         for client in clients:
             reading, writing = os.pipe()
-            running.append((forked(lambda client=client, writing=writing: call(client, writing)), reading))  # type: ignore[misc]
+            running.append((forked(partial(call, client, writing)), reading))
             os.close(writing)
         yield counted
     finally:
