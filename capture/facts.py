@@ -6,7 +6,6 @@ import grp
 import pwd
 
 from capture import host, netlink
-from rules.names import PASSTHROUGH
 from rules.values import Family, Value
 
 TYPE_CHECKING = False
@@ -36,12 +35,6 @@ class Facts(Value):
     """Who else is in the namespace, as far as we may look."""
     ssh_ports: tuple[tuple[int, str], ...] = ()
     """Ports by which somebody may be logged in here, and how each was found."""
-
-    @property
-    def passthrough_address(self) -> Address | None:
-        """`::6`, if it is on an interface already."""
-        wanted = PASSTHROUGH[Family.V6].network_address
-        return next((address for address in self.addresses or () if address.ip == wanted), None)
 
     def usable(self, family: Family | None = None) -> tuple[Address, ...]:
         """The addresses that other hosts could reach, of one family or of both."""

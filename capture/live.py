@@ -8,6 +8,7 @@ from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.kernel import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
 from capture.process import read_words
 from rules.diff import holds_ours
+from rules.names import PASSTHROUGH
 from rules.values import Family, Ruleset, Value
 
 TYPE_CHECKING = False
@@ -91,8 +92,12 @@ def read_live(facts: Facts) -> Live:
     }
     try:
         rules, routes = netlink.policy_rules(), netlink.local_default_routes()
+        # Asked again, although `facts` knows addresses: those were read before other runs were kept out.
+        addresses = netlink.addresses()
     except OSError as refused:
-        raise LiveStateUnreadable(f"the kernel does not tell the ip rules and routes: {refused.strerror}") from refused
+        raise LiveStateUnreadable(
+            f"the kernel does not tell rules, routes and addresses: {refused.strerror}"
+        ) from refused
     return Live(
         nft,
         legacy,
@@ -100,7 +105,7 @@ def read_live(facts: Facts) -> Live:
         error,
         rules,
         routes,
-        facts.passthrough_address,
+        next((address for address in addresses if address.ip in PASSTHROUGH[Family.V6]), None),
         facts.lo_has_ipv6,
         legacy_is_known=None not in legacy_tables.values(),
     )
