@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-COMMANDS = frozenset({"render", "settings", "--help", "-h", "--version", "help", "version"})
+COMMANDS = frozenset({"apply", "render", "settings"})
+"""What people name as the first argument: the modules of `capture.commands`."""
+NEED_CLICK = COMMANDS - {"apply"} | {"--help", "-h", "--version", "help", "version"}
 """First arguments that need click. Any other command line is one that istio-iptables would be given."""
 
 HELP = frozenset({"--help", "-h"})
@@ -13,7 +15,7 @@ HELP = frozenset({"--help", "-h"})
 
 def main() -> None:
     argv = sys.argv[1:]
-    if COMMANDS.intersection(argv[:1]) or not HELP.isdisjoint(argv):
+    if NEED_CLICK.intersection(argv[:1]) or not HELP.isdisjoint(argv):
         from capture.cli import main as commands
 
         commands(argv)

@@ -1,4 +1,4 @@
-"""The commands, in click. The one that pods run has no name and does not pass through here: see `capture.__main__`.
+"""What all commands share. The one that pods run has no name and does not pass through here: see `capture.__main__`.
 
 Settings are read by `capture.settings` in every command, because their grammar is pflag's and their declarations
 are needed where click is not; click does the commands, their own options, and the help.
@@ -6,28 +6,29 @@ are needed where click is not; click does the commands, their own options, and t
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture import __version__, init, netns
+from capture import __version__, netns
+from capture.__main__ import COMMANDS
 from capture.argv import read_argv
 from capture.errors import CaptureError
 from capture.facts import read_facts
 from capture.log import Log
 from capture.resolve import resolve
 from capture.settings import DECLARED, FLAGS, SWITCHES, Said, Settings
-from rules.diff import changes, restore_text
-from rules.plan import plan
-from rules.values import Ruleset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from capture.resolve import Resolved
+
+    F = TypeVar("F", bound=Callable[..., Any])
 
 SETTINGS_KEY = "capture.settings"
 
@@ -86,6 +87,16 @@ def as_written(setting: Said, value: Any) -> str:
     return "" if value is None else written(setting, value)
 
 
+def output_option(kind: str = "the answer") -> Callable[[F], F]:
+    """`--output text|json|schema`, as every command that looks has it."""
+    return click.option(
+        "--output",
+        type=click.Choice(["text", "json", "schema"]),
+        default="text",
+        help=f"Print {kind} as text or as JSON; `schema` prints the JSON schema of that.",
+    )
+
+
 def said_settings() -> Settings:
     """The settings of the command that is running."""
     settings: Settings = click.get_current_context().meta[SETTINGS_KEY]
@@ -103,76 +114,27 @@ def resolved_here(settings: Settings) -> Resolved:
     return resolved
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """The commands by name. A command's module, and what that needs, is loaded when the command is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # likewise
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = import_module(f"capture.commands.{cmd_name}").command
+        found.name = cmd_name
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="capture")
 def group() -> None:
     """Bend a pod's TCP to its proxy, as istio-iptables does, and with its flags.
 
     Without a command, `capture -p 15001 -z 15006 -u 1337` applies the rules; with -n it prints what it would do.
     """
-
-
-@group.command(cls=SettingsCommand)
-def apply() -> None:
-    """Put the rules in place. The same as no command at all.
-
-    Safe to repeat: what is in place already is left alone, and what differs is replaced without a gap.
-    """
-    # Only its help passes through here: `capture.__main__` takes `apply` for what it is, the nameless command.
-    settings = said_settings()
-    sys.exit(init.carry_out(settings, os.environ, Log(settings.log_output_level, as_json=settings.log_as_json)))
-
-
-@group.command(cls=SettingsCommand)
-@click.option("--family", type=click.Choice(["ipv4", "ipv6", "both"]), default="both", help="Only one family's rules.")
-@click.option("--why", is_flag=True, help="Say above each rule what it is for.")
-def render(family: str, why: bool) -> None:
-    """Print the rules that these settings mean, for a namespace that holds none of ours.
-
-    Looks at nothing but this host's addresses and users. What apply would do here and now is shown by -n.
-    """
-    with reporting():
-        for planned in plan(resolved_here(said_settings()).intent).rulesets:
-            one = planned.family
-            if planned.tables and family in ("both", one.value.lower()):
-                click.echo(f"# {one.value}")
-                click.echo(annotated(planned) if why else restore_text(changes(Ruleset(one), planned)), nl=why)
-
-
-def annotated(planned: Ruleset) -> str:
-    """The restore text with the reason of each rule in a comment above it."""
-    lines = []
-    for change in changes(Ruleset(planned.family), planned):
-        for line, command in change.lines():
-            rule = getattr(command, "rule", None)
-            if rule:
-                lines.append(f"# {rule.why}")
-            lines.append(line)
-    return "\n".join(lines)
-
-
-@group.command(cls=SettingsCommand)
-@click.option("--output", type=click.Choice(["text", "json", "schema"]), default="text", help="How to print them.")
-def settings(output: str) -> None:
-    """List every setting with its value and where it came from.
-
-    `schema` prints the JSON schema of the settings themselves, for those who generate pod specs.
-    """
-    from capture import model
-
-    if output == "schema":
-        click.echo(json.dumps(model.SettingsModel.model_json_schema(), indent=2))
-        return
-    with reporting():
-        said = said_settings()
-        listed = model.listing(said, resolved_here(said))
-    if output == "json":
-        click.echo(json.dumps([entry.model_dump() for entry in listed], indent=2))
-        return
-    rows = [(entry.flag or entry.variables[0], entry.text or '""', entry.source) for entry in listed]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for name, value, source in rows:
-        click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -69,14 +69,14 @@ class Iptables(Value):
             )
         return path
 
-    def save(self) -> Saved:
-        """What the namespace holds. Reads, and creates nothing.
+    def save(self, *, counters: bool = False) -> Saved:
+        """What the namespace holds, on demand with packet counters in the text. Reads, and creates nothing.
 
         Raises LiveStateUnreadable if iptables-save fails or prints what we cannot read.
         """
         program = self.command("save")
         try:
-            done = run(program, environ=self.environ())
+            done = run(program, *(["-c"] if counters else []), environ=self.environ())
         except OSError as error:
             raise LiveStateUnreadable(
                 f"{program} cannot be run, so what the namespace holds is not known: {error.strerror}",

@@ -72,9 +72,10 @@ class Live(Value):
         )
 
 
-def read_live(facts: Facts) -> Live:
+def read_live(facts: Facts, *, counters: bool = False) -> Live:
     """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
 
+    With `counters`, the saved texts have packet counters (`rules.counters` reads them).
     In a new namespace this runs no child process. Raises LiveStateUnreadable, or BackendUnusable where there are
     tables but no program to read them with.
     """
@@ -83,10 +84,12 @@ def read_live(facts: Facts) -> Live:
         nft_tables = netlink.nft_tables()
     except OSError as refused:
         error, nft_tables = refused, {family: frozenset() for family in Family}
-    nft = {family: Iptables(NFT, family).save() for family in Family if nft_tables[family] & OUR_TABLES}
+    nft = {
+        family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
+    }
     legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
     legacy = {
-        family: Iptables(LEGACY, family).save()
+        family: Iptables(LEGACY, family).save(counters=counters)
         for family, names in legacy_tables.items()
         if OUR_TABLES.intersection(names or ())
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capture import checked, errors
+from capture.__main__ import COMMANDS
 from capture.cli import group
 from capture.model import plain
 from capture.settings import DECLARED
@@ -225,7 +226,9 @@ def commands() -> Iterator[str]:
     )
     yield ""
     context = click.Context(group, info_name="capture")
-    for name, command in sorted(group.commands.items()):
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command
         yield f"### `capture {name}`"
         yield ""
         yield inspect.cleandoc(command.help or "")
@@ -281,7 +284,7 @@ def wrapped(text: str) -> str:
 def main() -> None:
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {len(DECLARED)} settings, {len(group.commands)} commands")
+    print(f"{PAGE.relative_to(ROOT)}: {len(DECLARED)} settings, {len(COMMANDS)} commands")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""`capture render`: the rules that settings mean, for a namespace that holds none of ours."""
+
+from __future__ import annotations
+
+import click
+
+from capture.cli import SettingsCommand, reporting, resolved_here, said_settings
+from rules.diff import changes, restore_text
+from rules.plan import plan
+from rules.values import Ruleset
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--family", type=click.Choice(["ipv4", "ipv6", "both"]), default="both", help="Only one family's rules.")
+@click.option("--why", is_flag=True, help="Say above each rule what it is for.")
+def command(family: str, why: bool) -> None:
+    """Print the rules that these settings mean, for a namespace that holds none of ours.
+
+    Looks at nothing but this host's addresses and users. What apply would do here and now is shown by -n.
+    """
+    with reporting():
+        for planned in plan(resolved_here(said_settings()).intent).rulesets:
+            one = planned.family
+            if planned.tables and family in ("both", one.value.lower()):
+                click.echo(f"# {one.value}")
+                click.echo(annotated(planned) if why else restore_text(changes(Ruleset(one), planned)), nl=why)
+
+
+def annotated(planned: Ruleset) -> str:
+    """The restore text with the reason of each rule in a comment above it."""
+    lines = []
+    for change in changes(Ruleset(planned.family), planned):
+        for line, asked in change.lines():
+            rule = getattr(asked, "rule", None)
+            if rule:
+                lines.append(f"# {rule.why}")
+            lines.append(line)
+    return "\n".join(lines)
