@@ -125,8 +125,8 @@ def match_shape(asked: Match) -> Shape | Match:
             return type(asked), name == LOOPBACK_INTERFACE
         case DPort(ports):
             return DPort, ports == Ports.one(DNS_PORT)
-        case SPort(ports):
-            return SPort, ports == Ports.one(DNS_PORT)
+        case SPort():
+            return (SPort,)
         case DPorts():
             return DPort, False
         case OwnerUid() | OwnerUids():
