@@ -14,7 +14,7 @@ import signal
 
 from capture.errors import CaptureError, KernelRefused, NotPutBack
 from capture.kernel import BACKENDS, Iptables
-from rules.diff import changes, ours_in, restore_text
+from rules.diff import changes, changes_back, restore_text
 from rules.names import PROTOCOL, RULE_PRIORITY
 from rules.plan import Routing
 from rules.values import Family, Ruleset, Value
@@ -44,6 +44,7 @@ class Restore(Value):
     """The changes as iptables-restore is given them."""
     planned: Ruleset
     before: Ruleset
+    """All that was there, so that undoing it finds every jump's place."""
 
     def __str__(self) -> str:
         return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
@@ -64,7 +65,7 @@ class Restore(Value):
         log.info(f"{self.tool}-save says:\n{now.text.strip()}")
 
     def undo(self) -> None:
-        back = changes(self.tool.save().ruleset, self.before)
+        back = changes_back(self.tool.save().ruleset, self.before)
         if back:
             self.tool.restore(back, restore_text(back))
 
@@ -172,7 +173,7 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[Restore]
     before = live.saved(tool).ruleset
     needed = changes(before, planned)
     if needed:
-        yield Restore(tool, needed, restore_text(needed), planned, ours_in(before))
+        yield Restore(tool, needed, restore_text(needed), planned, before)
 
 
 def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:

@@ -24,6 +24,9 @@ ISTIO_OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
 ISTIO_OUTPUT_GROUPS = "ISTIO_OUTPUT_GROUPS"
 ISTIO_DIVERT = "ISTIO_DIVERT"
 ISTIO_TPROXY = "ISTIO_TPROXY"
+ISTIO_FOUND = "ISTIO_FOUND"
+"""How the empty chain begins that remembers which built-in chains of an nf_tables table stood there, empty, before us:
+see `rules.memory`."""
 
 OURS: dict[str, frozenset[str]] = {
     "raw": frozenset({ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS}),

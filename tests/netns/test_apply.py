@@ -68,7 +68,7 @@ def test_the_rules_of_others_survive_in_place(pod: Pod, backend: str) -> None:
     before = foreign(pod.saved(backend))
     pod.applied(*forced(backend))
     iptables(pod, backend, "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.201", "-j", "ACCEPT")
-    iptables(pod, backend, "-t", "nat", "-I", "PREROUTING", "1", "-s", "192.0.2.202", "-j", "ACCEPT")
+    iptables(pod, backend, "-t", "nat", "-I", "PREROUTING", "1", "-s", "192.0.2.202", "-j", "OTHERS")
     with_more = pod.saved(backend)
     assert set(before) < set(with_more)
     again = pod.applied(*forced(backend))
@@ -125,6 +125,34 @@ def test_a_rerun_repairs_what_somebody_changed(pod: Pod, backend: str, planted: 
     assert pod.saved(backend) != good
     assert "already in place" not in pod.applied(*forced(backend)).stderr
     assert pod.saved(backend) == good
+
+
+IN_THE_WAY = {
+    "a jump moved below an ACCEPT": ["OUTPUT", "1", "-d", "9.9.9.0/24", "-j", "ACCEPT"],
+    "a REDIRECT of others above": ["OUTPUT", "1", "-p", "tcp", "-j", "REDIRECT", "--to-ports", "9"],
+    "an ACCEPT for a client": ["PREROUTING", "1", "-s", "198.51.100.0/24", "-j", "ACCEPT"],
+    "a chain that decides": ["OUTPUT", "1", "-d", "9.9.9.9", "-j", "DECIDES"],
+}
+
+
+@pytest.mark.parametrize("planted", IN_THE_WAY.values(), ids=list(IN_THE_WAY))
+def test_a_rerun_goes_above_rules_that_take_traffic_away(pod: Pod, backend: str, planted: list[str]) -> None:
+    """They stay, in their order; ours is asked first, whether it was there before them or not."""
+    iptables(pod, backend, "-t", "nat", "-N", "DECIDES")
+    iptables(pod, backend, "-t", "nat", "-A", "DECIDES", "-p", "tcp", "-j", "ACCEPT")
+    iptables(pod, backend, "-t", "nat", "-I", *planted)
+    theirs = foreign(pod.saved(backend))
+    pod.open_listeners()
+    pod.applied(*forced(backend))
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    good = pod.saved(backend)
+    assert foreign(good) == theirs
+
+    iptables(pod, backend, "-t", "nat", "-I", *planted)
+    assert "already in place" not in pod.applied(*forced(backend)).stderr
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    assert hooks(pod.saved(backend))[0] == hooks(good)[0]
+    assert "already in place" in pod.applied(*forced(backend)).stderr
 
 
 def test_removal_leaves_the_rules_of_others(pod: Pod, backend: str) -> None:

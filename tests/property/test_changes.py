@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.diff import Append, Delete, Insert, NewChain, Redeclare, RemoveChain, changes, is_our_jump, is_ours
+from rules.diff import (
+    Append,
+    Delete,
+    Insert,
+    NewChain,
+    Redeclare,
+    RemoveChain,
+    above,
+    changes,
+    changes_back,
+    is_our_jump,
+    is_ours,
+)
 from rules.plan import ruleset
+from rules.usurp import usurps
 from rules.values import BUILT_IN, Family, Jump, Rule, Ruleset, TableRules, assert_never
 from tests.property import strategies
 from tests.property.strategies import table_of
@@ -127,15 +140,50 @@ def test_removal_spares_the_rules_of_others(data: st.DataObject, family: Family)
 
 
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)
+def test_no_rule_of_others_takes_traffic_from_above_ours(data: st.DataObject, intent: Intent, family: Family) -> None:
+    """Wherever our jumps stood before."""
+    after = converged(data.draw(states(family)), ruleset(intent, family))
+    for name in TABLES:
+        table = after.table(name)
+        for chain in BUILT_IN[name]:
+            for rule in table.chains().get(chain, ()):
+                if is_our_jump(name, rule):
+                    assert above(table, chain, rule) == ()
+
+
+@given(data=st.data(), intent=strategies.intents, family=strategies.families)
 def test_our_jumps_stay_where_they_stood(data: st.DataObject, intent: Intent, family: Family) -> None:
-    """Where a built-in chain had a jump of ours, the new ones begin at its place; else they stand behind all others."""
+    """New ones begin where the first old one stood, or behind all others; higher only if one of those is in the way."""
     live, planned = data.draw(states(family)), ruleset(intent, family)
     after = converged(live, planned)
     for name in TABLES:
         for chain in BUILT_IN[name]:
             stood, stands = before_ours(live.table(name), chain), before_ours(after.table(name), chain)
             if stands is not None:
-                assert stands == (len(live.table(name).chains().get(chain, ())) if stood is None else stood)
+                allowed = len(live.table(name).chains().get(chain, ())) if stood is None else stood
+                assert stands <= allowed
+                if stands < allowed:
+                    in_the_way = after.table(name).chains()[chain][len(jumps(planned.table(name), chain)) + stands]
+                    assert any(usurps(live.table(name), in_the_way, jump) for jump in jumps(planned.table(name), chain))
+
+
+def jumps(table: TableRules, chain: str) -> tuple[Rule, ...]:
+    return tuple(rule for rule in table.chains().get(chain, ()) if is_our_jump(table.table, rule))
+
+
+@given(data=st.data(), intent=strategies.intents, family=strategies.families)
+def test_taking_back_restores_every_position(data: st.DataObject, intent: Intent, family: Family) -> None:
+    """Whatever was there, drift and doubled jumps among the rules of others included."""
+    live = data.draw(states(family))
+    after = converged(live, ruleset(intent, family))
+    asked = {change.table: change.commands for change in changes_back(after, live)}
+    for name in TABLES:
+        table = carried_out(after.table(name), asked.get(name, ()))
+        had = {
+            chain: rules for chain, rules in live.table(name).chains().items() if rules or chain not in BUILT_IN[name]
+        }
+        left = {chain: rules for chain, rules in table.chains().items() if rules or chain not in BUILT_IN[name]}
+        assert left == had
 
 
 @given(data=st.data(), first=strategies.intents, second=strategies.intents, family=strategies.families)
