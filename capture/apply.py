@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import signal
 
+from capture import netlink
 from capture.errors import CaptureError, KernelRefused, NotPutBack
-from capture.kernel import BACKENDS, Iptables
-from rules.diff import changes, changes_back, restore_text
+from capture.kernel import BACKENDS, NFT, OUR_TABLES, Iptables
+from rules.diff import changes, changes_back, holds_ours, restore_text
+from rules.memory import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
+from rules.meshes import chains_of_other_meshes
 from rules.names import PROTOCOL, RULE_PRIORITY
 from rules.plan import Routing
-from rules.values import Family, Ruleset, Value
+from rules.values import BUILT_IN, Family, Ruleset, TableRules, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 ORDER = (Family.V6, Family.V4)
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+ATTEMPTS = 3
+"""How often a table is looked at again that others are changing while we take it away."""
+
 # `capture.routing` is imported by the steps that need it, so that an IPv4 capture by REDIRECT does not pay for it.
 
 
@@ -45,6 +51,8 @@ class Restore(Value):
     planned: Ruleset
     before: Ruleset
     """All that was there, so that undoing it finds every jump's place."""
+    also: frozenset[str] = frozenset()
+    """The chains of others that are taken over."""
 
     def __str__(self) -> str:
         return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
@@ -55,7 +63,7 @@ class Restore(Value):
     def check(self, log: Log) -> None:
         """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
         now = self.tool.save()
-        missing = changes(now.ruleset, self.planned)
+        missing = changes(now.ruleset, self.planned, self.also)
         if missing:
             raise KernelRefused(
                 f"{self.tool}-restore reported success, but the {self.tool.family.value} rules differ",
@@ -65,7 +73,7 @@ class Restore(Value):
         log.info(f"{self.tool}-save says:\n{now.text.strip()}")
 
     def undo(self) -> None:
-        back = changes_back(self.tool.save().ruleset, self.before)
+        back = changes_back(self.tool.save().ruleset, self.before, self.also)
         if back:
             self.tool.restore(back, restore_text(back))
 
@@ -143,37 +151,95 @@ class SetPassthroughAddress(Value):
             routing.remove_passthrough_address()
 
 
+class TakeAway(Value):
+    """What iptables-nft made for us in a table that we have left: see `rules.memory`. Done when all else is proved."""
+
+    family: Family
+    table: str
+    memory: str
+    """The chain that remembers what stood there before us."""
+
+    def __str__(self) -> str:
+        family = "ip" if self.family is Family.V4 else "ip6"
+        return f"nft delete, where nothing is left in it: table {family} {self.table} and its built-in chains"
+
+    def do(self, log: Log) -> None:
+        """Nothing of anybody else's can be lost. If others are at work in that table meanwhile, it stays with them."""
+        from capture.nftables import take_away
+
+        try:
+            for _ in range(ATTEMPTS):
+                there = netlink.nft_chains().get((self.family, self.table), {})
+                ours = [chain for chain in there if chain == self.memory]
+                empty = to_take_away(self.table, there, self.memory)
+                whole = not table_stood_before(self.memory) and len(there) == len(ours) + len(empty)
+                if take_away(self.family, self.table, (*empty, *ours), whole=whole):
+                    return
+            take_away(self.family, self.table, (self.memory,), whole=False)
+        except OSError as error:
+            log.warn(f"an empty table was left behind: `{self}`: {error.strerror}")
+
+
 if TYPE_CHECKING:
     Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress
+    Act: TypeAlias = Step | TakeAway
 
 
-def steps(live: Live, planned: Plan, backend: str) -> Iterator[Step]:
-    """What has to be done, in order; nothing if the namespace is as planned."""
+def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -> Iterator[Act]:
+    """What has to be done, in order; nothing if the namespace is as planned.
+
+    `take_over` removes the chains of other meshes in the same commits.
+    """
     if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
         yield SetPassthroughAddress(adds=True)
     yield from routing_to_add(live, planned)
-    yield from restores(live, planned, backend)
+    wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
+    places = [(tool, wanted[tool.family]) for tool in (Iptables(backend, family) for family in ORDER)]
+    others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
+    places += [(tool, Ruleset(tool.family)) for tool in others]
+    for tool, ruleset in places:
+        yield from restoring(live, tool, ruleset, take_over=take_over)
     yield from routing_to_remove(live, planned)
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
         yield SetPassthroughAddress(adds=False)
+    for tool, ruleset in places:
+        yield from emptied(live, tool, ruleset)
 
 
-def restores(live: Live, planned: Plan, backend: str) -> Iterator[Restore]:
-    """The steps that change rules: what is planned into this backend, and nothing of ours in the other."""
-    wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
-    for tool in (Iptables(backend, family) for family in ORDER):
-        yield from restoring(live, tool, wanted[tool.family])
-    for other in BACKENDS:
-        if other != backend:
-            for tool in (Iptables(other, family) for family in ORDER):
-                yield from restoring(live, tool, Ruleset(tool.family))
-
-
-def restoring(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[Restore]:
+def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) -> Iterator[Restore]:
     before = live.saved(tool).ruleset
-    needed = changes(before, planned)
+    also = frozenset(chain for _, _, chain in chains_of_other_meshes(before)) if take_over else frozenset[str]()
+    planned = remembering(live, tool, planned)
+    needed = changes(before, planned, also)
     if needed:
-        yield Restore(tool, needed, restore_text(needed), planned, before)
+        yield Restore(tool, needed, restore_text(needed), planned, before, also)
+
+
+def remembering(live: Live, tool: Iptables, planned: Ruleset) -> Ruleset:
+    """The plan for this backend, with the chains that remember what stood there before us: see `rules.memory`."""
+    if tool.backend != NFT:
+        return planned
+    before = live.saved(tool).ruleset
+    tables = []
+    for table in planned.tables:
+        memory = memory_in(before.table(table.table))
+        if memory == NOTHING_FOUND:
+            memory = None
+        elif memory is None and not holds_ours(before.table(table.table)):
+            is_there = table.table in live.nft_tables[tool.family]
+            memory = memory_of(live.nft_chains.get((tool.family, table.table), {})) if is_there else None
+        tables.append(with_memory(table, memory))
+    left = (TableRules(step.table, (step.memory,), ()) for step in emptied(live, tool, planned))
+    return planned.but(tables=(*tables, *left))
+
+
+def emptied(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[TakeAway]:
+    """The tables of nf_tables that hold something of ours, and for which nothing is planned."""
+    if tool.backend == NFT:
+        kept = {table.table for table in planned.tables}
+        for table in live.saved(tool).ruleset.tables:
+            if holds_ours(table) and table.table not in kept:
+                yield TakeAway(tool.family, table.table, memory_in(table) or NOTHING_FOUND)
 
 
 def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
@@ -201,14 +267,18 @@ def routing_to_remove(live: Live, planned: Plan) -> Iterator[SetRouting]:
         yield SetRouting(False, Routing(family, 0, table), None, True)
 
 
-def apply(doing: Sequence[Step], live: Live, log: Log) -> None:
+def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
     """Do all steps, or none. Raises KernelRefused (or another CaptureError) with the namespace as it was.
 
     A signal that would end us waits until then: neither we nor the children are stopped half way.
     """
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
-        do_all_or_none(doing, live, log)
+        do_all_or_none([step for step in doing if not isinstance(step, TakeAway)], live, log)
+        for step in doing:
+            if isinstance(step, TakeAway):
+                log.info(f"Running {step}")
+                step.do(log)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
@@ -232,16 +302,27 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
 
 def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -> None:
     """Undo these steps, the last one first. Raises NotPutBack if that fails."""
-    from capture import routing
-
     try:
         for step in reversed(done):
             step.undo()
-        routing.remove_empty_tables(live.nft_tables)
+        if live.nft_error is None:
+            take_new_tables_away(live)
     except (CaptureError, OSError) as second:
         raise NotPutBack(
             "a change failed, and putting back what was there failed too: the namespace may be half configured",
             details=[("the failure", str(error)), ("putting back", str(second))],
-            hint="run it again, or remove what is there with --cleanup-only",
+            hint="run it again, or remove what is there with `capture clean`",
         ) from second
     log.warn("the namespace is as it was")
+
+
+def take_new_tables_away(live: Live) -> None:
+    """Take away the tables of nf_tables, and built-in chains in them, that are new and empty. Raises OSError."""
+    from capture.nftables import take_away
+
+    chains = netlink.nft_chains()
+    for family, names in netlink.nft_tables()[0].items():
+        for name in sorted(names & OUR_TABLES):
+            there, before = (found.get((family, name), {}) for found in (chains, live.nft_chains))
+            new = [chain for chain, used in there.items() if chain in BUILT_IN[name] - before.keys() and not used]
+            take_away(family, name, new, whole=name not in live.nft_tables[family])

@@ -30,7 +30,7 @@ class Live(Value):
     nft: dict[Family, Saved]
     legacy: dict[Family, Saved]
     nft_tables: dict[Family, frozenset[str]]
-    """Which tables the nft backend has already, ours or not."""
+    """Which tables of nf_tables are in the families that iptables has, ours or not."""
     nft_error: OSError | None
     """Why nf_tables cannot be used here, if it cannot."""
     policy_rules: tuple[PolicyRule, ...] = ()
@@ -39,6 +39,10 @@ class Live(Value):
     """`::6`, if it is on an interface."""
     can_have_passthrough: bool = False
     """Whether lo may have it."""
+    nft_chains: dict[tuple[Family, str], dict[str, int]] = {}  # noqa: RUF012 # a default that nobody changes
+    """The chains of those tables, each with how many rules and references it has."""
+    other_nft_tables: frozenset[str] = frozenset()
+    """The tables of nf_tables in its other families."""
     legacy_is_known: bool = True
     """Whether we may see which legacy tables there are: only uid 0 may."""
 
@@ -54,9 +58,10 @@ class Live(Value):
                     yield from table.declared
 
     def table_names(self) -> Iterator[str]:
-        """The names of all tables of nf_tables, in the families that iptables has."""
+        """The names of all tables of nf_tables."""
         for names in self.nft_tables.values():
             yield from names
+        yield from self.other_nft_tables
 
     def holds_ours(self, backend: str) -> bool:
         return any(
@@ -80,10 +85,14 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
     tables but no program to read them with.
     """
     error: OSError | None = None
+    nft_chains: dict[tuple[Family, str], dict[str, int]] = {}
     try:
-        nft_tables = netlink.nft_tables()
+        nft_tables, other_nft_tables = netlink.nft_tables()
+        if any(names & OUR_TABLES for names in nft_tables.values()):
+            nft_chains = netlink.nft_chains()
     except OSError as refused:
-        error, nft_tables = refused, {family: frozenset() for family in Family}
+        error, other_nft_tables = refused, frozenset[str]()
+        nft_tables = {family: frozenset() for family in Family}
     nft = {
         family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
     }
@@ -110,6 +119,8 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         routes,
         next((address for address in addresses if address.ip in PASSTHROUGH[Family.V6]), None),
         facts.lo_has_ipv6,
+        nft_chains,
+        other_nft_tables,
         legacy_is_known=None not in legacy_tables.values(),
     )
 

@@ -1,7 +1,7 @@
-"""Four questions to the kernel that a pod's start-up cannot afford a library or a child process for.
+"""Questions to the kernel that a pod's start-up cannot afford a library or a child process for.
 
 A netlink dump is a dozen lines; importing pyroute2 takes ten times the CPU of everything else on the init path,
-and `nft list tables` or `ip rule` a fork each. All questions only look. Whatever writes goes through pyroute2.
+and `nft list tables` or `ip rule` a fork each. All questions only look.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ FRA_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, 14}
 """The attributes of a rule that asks for a mark at most (linux/fib_rules.h); 14 is FRA_SUPPRESS_PREFIXLEN."""
 FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 2
 RTN_LOCAL = 2
-NFT_MSG_GETTABLE = 10 << 8 | 1
+NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN = 10 << 8 | 1, 10 << 8 | 4
 NFTA_TABLE_NAME = 1
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_USE = 1, 3, 6
 HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 FAMILIES = {2: Family.V4, 10: Family.V6}
@@ -133,17 +134,39 @@ def number(raw: bytes | None) -> int:
     return int.from_bytes(raw or b"", sys.byteorder)
 
 
-def nft_tables() -> dict[Family, frozenset[str]]:
-    """The names of the nf_tables tables of this namespace, for the families that iptables has.
+def nft_tables() -> tuple[dict[Family, frozenset[str]], frozenset[str]]:
+    """The names of the nf_tables tables of this namespace: of the families that iptables has, and of all others.
 
     Raises PermissionError without CAP_NET_ADMIN, and another OSError if the kernel has no nf_tables.
     """
     found: dict[Family, set[str]] = {family: set() for family in Family}
+    others = set()
     for message in dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4)):
+        name = text(attributes(message[4:])[NFTA_TABLE_NAME])
         if message[0] in FAMILIES:
-            name = attributes(message[4:])[NFTA_TABLE_NAME]
-            found[FAMILIES[message[0]]].add(name.rstrip(b"\0").decode())
-    return {family: frozenset(names) for family, names in found.items()}
+            found[FAMILIES[message[0]]].add(name)
+        else:
+            others.add(name)
+    return {family: frozenset(names) for family, names in found.items()}, frozenset(others)
+
+
+def nft_chains() -> dict[tuple[Family, str], dict[str, int]]:
+    """The chains of each nf_tables table that has any, with how many rules and references each has.
+
+    Raises OSError as `nft_tables`.
+    """
+    found: dict[tuple[Family, str], dict[str, int]] = {}
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETCHAIN, bytes(4)):
+        if message[0] in FAMILIES:
+            read = attributes(message[4:])
+            table = found.setdefault((FAMILIES[message[0]], text(read[NFTA_CHAIN_TABLE])), {})
+            table[text(read[NFTA_CHAIN_NAME])] = int.from_bytes(read.get(NFTA_CHAIN_USE, b""), "big")
+    return found
+
+
+def text(raw: bytes) -> str:
+    """A string attribute, which ends with a zero."""
+    return raw.rstrip(b"\0").decode(errors="replace")
 
 
 def dump(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
@@ -151,18 +174,22 @@ def dump(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
         kernel.send(HEADER.pack(HEADER.size + len(payload), question, REQUEST_DUMP, 1, 0) + payload)
         while True:
-            answer = kernel.recv(1 << 16)
-            at = 0
-            while at < len(answer):
-                length, kind, _, _, _ = HEADER.unpack_from(answer, at)
-                body = answer[at + HEADER.size : at + length]
+            for kind, _, body in messages(kernel.recv(1 << 16)):
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     error = -struct.unpack_from("=i", body)[0]
                     if error:
                         raise OSError(error, os.strerror(error))
                     return
                 yield body
-                at += length + 3 & ~3
+
+
+def messages(received: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Each message in what was received: its type, the number of the request it answers, and its body."""
+    at = 0
+    while at < len(received):
+        length, kind, _, number, _ = HEADER.unpack_from(received, at)
+        yield kind, number, received[at + HEADER.size : at + length]
+        at += length + 3 & ~3
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:

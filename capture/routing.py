@@ -1,4 +1,4 @@
-"""What is written through netlink: ip rules, routes, addresses, and emptied tables of a capture that was taken back.
+"""What is written through rtnetlink: ip rules, routes and addresses.
 
 pyroute2 does the talking. Importing it takes longer than everything else on the init path together, so this module
 imports it when something is to be written, which an IPv4 capture never needs.
@@ -11,14 +11,13 @@ from contextlib import contextmanager
 
 from capture import netlink
 from rules.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
-from rules.values import BUILT_IN, Family
+from rules.values import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pyroute2 import IPRoute
-    from pyroute2.nftables.main import NFTables
 
 PASSTHROUGH_ADDRESS = PASSTHROUGH[Family.V6]
 HOST_SCOPE = 254
@@ -103,35 +102,3 @@ def talking(*, harmless: int) -> Iterator[IPRoute]:
 def index_of_lo(kernel: IPRoute) -> int:
     found: list[int] = list(kernel.link_lookup(ifname=LOOPBACK_INTERFACE))
     return found[0]
-
-
-def remove_empty_tables(before: Mapping[Family, frozenset[str]]) -> None:
-    """Remove the nf_tables tables that a run made for iptables and that hold nothing any more.
-
-    `before` names those that were there when the run began: they stay. Raises OSError.
-    """
-    made = {family: names - before[family] for family, names in netlink.nft_tables().items()}
-    if not any(made.values()):
-        return
-    from pyroute2.nftables.main import NFTables
-
-    for family, names in made.items():
-        if not names:
-            continue
-        with NFTables(nfgen_family=netlink.NUMBERS[family]) as kernel:
-            for name in sorted(names):
-                if is_empty(kernel, name):
-                    kernel.begin()
-                    kernel.table("del", name=name)
-                    kernel.commit()
-
-
-def is_empty(kernel: NFTables, table: str) -> bool:
-    """Whether a table is as iptables-nft makes it: built-in chains, and no rule in any."""
-    chains = {chain.get_attr("NFTA_CHAIN_NAME") for chain in kernel.get_chains() if in_table(chain, "CHAIN", table)}
-    rules = any(in_table(rule, "RULE", table) for rule in kernel.get_rules())
-    return table in BUILT_IN and chains <= BUILT_IN[table] and not rules
-
-
-def in_table(message: object, kind: str, table: str) -> bool:
-    return message.get_attr(f"NFTA_{kind}_TABLE") == table  # type: ignore[attr-defined, no-any-return] # untyped library

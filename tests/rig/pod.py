@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.rig.namespace import Namespace, ip
+from tests.rig.namespace import Namespace, entered, ip
 from tests.rig.traffic import Call, Landing, Traffic
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ TCP_PORTS = (22, 53, 80, 443, 3306, 5432, 8080, 9080, 15008, 15020, 15021, 15090
 UDP_PORTS = (53, 443)
 PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
 COUNTERS = re.compile(r" \[\d+:\d+\]| counter packets \d+ bytes \d+")
+ACCEPT_DAD = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class Pod:
 
     def _join(self) -> None:
         inside, outside = self.inside, self.outside
+        for namespace in (inside, outside):
+            with entered(namespace):
+                # A link-local address that is still being probed for would change by itself what a test compares.
+                ACCEPT_DAD.write_text("0")
         ends = [namespace.name for namespace in (inside, outside)]
         ip("link", "add", "eth0", "netns", ends[0], "type", "veth", "peer", "name", "eth0", "netns", ends[1])
         for namespace, addresses in ((inside, ADDRESSES), (outside, GATEWAY)):
@@ -142,6 +147,24 @@ class Pod:
             for line in self.inside.output(*command).splitlines()
             if not line.startswith("#")
         )
+
+    def meaning(self) -> dict[tuple[str, str], list[str]]:
+        """The same by table and chain: in which order chains are listed, that of their making, means nothing."""
+        chains: dict[tuple[str, str], list[str]] = {}
+        table = chain = ""
+        for line in self.state().splitlines():
+            words = line.split()
+            if line.startswith(("table ", "*")):
+                table, chain = line, ""
+            elif line in ("COMMIT", "}"):
+                table = chain = ""
+            elif words[:1] in (["chain"], ["-A"]):
+                chain = words[1]
+            elif line.startswith(":"):
+                chain = words[0][1:]
+            if words:
+                chains.setdefault((table, chain), []).append(line)
+        return chains
 
     # --- traffic ------------------------------------------------------------------------------------------
 
