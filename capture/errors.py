@@ -4,6 +4,7 @@
     ├── BadSettings         2    a flag or variable was refused; nothing was touched
     ├── NamespaceUnusable   1    --network-namespace names nothing that can be entered
     ├── WrongPlace          1    the namespace of a Kubernetes node, which --allow-host permits
+    ├── OtherMesh           1    the rules of another mesh are here, which --take-over replaces
     ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
     ├── KernelRefused       1    iptables-restore failed; what it had changed was put back
@@ -90,6 +91,10 @@ class NamespaceUnusable(CaptureError):
 
 class WrongPlace(CaptureError):
     """The namespace is that of a Kubernetes node."""
+
+
+class OtherMesh(CaptureError):
+    """Another mesh captures this namespace's traffic already."""
 
 
 class BackendUnusable(CaptureError):

@@ -10,14 +10,15 @@ import sys
 
 from capture import apply, netns
 from capture.checked import GO_BOOLEANS
-from capture.errors import DONE, CaptureError, KernelRefused, WrongPlace, on_one_line
+from capture.errors import DONE, CaptureError, KernelRefused, NotPutBack, OtherMesh, WrongPlace, on_one_line
 from capture.facts import read_facts
 from capture.host import signs_of_a_node
-from capture.kernel import NFT, Iptables
+from capture.kernel import BACKENDS, NFT, Iptables
 from capture.live import Live, choose_backend, read_live
 from capture.log import Log
 from capture.resolve import resolve
 from capture.settings import DECLARED_BY_NAME, VARIABLES, Settings
+from rules.meshes import chains_of_other_meshes, native_tables
 from rules.plan import NOTHING, plan
 from rules.values import Family
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from capture.resolve import Resolved
     from rules.plan import Plan
 
+ATTEMPTS = 3
+"""How often we look and write, if others change the rules in between."""
 TERMINATION_LOG = "/dev/termination-log"
 """The default of a container's terminationMessagePath."""
 LONGEST_TERMINATION_MESSAGE = 2048
@@ -125,25 +128,56 @@ def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved,
 
 
 def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
-    """Make the namespace hold what is planned, and nothing else of ours."""
+    """Make the namespace hold what is planned, and nothing else of ours.
+
+    A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
+    """
     with netns.locked():
-        live = read_live(facts)
-        if planned is not NOTHING and not settings.allow_host:
-            refuse_a_node(live)
-        chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
-        log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
-        doing = list(apply.steps(live, planned, chosen.backend))
-        if doing:
-            apply.apply(doing, live, log)
-            log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
-        elif planned is NOTHING:
-            log.info("Nothing of ours is here: nothing to remove")
-        else:
-            for ruleset in planned.rulesets:
-                if ruleset.tables:
-                    tool = Iptables(chosen.backend, ruleset.family)
-                    log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
-            log.info("The capture is already in place: nothing was changed")
+        for attempt in range(1, ATTEMPTS + 1):
+            live = read_live(facts)
+            try:
+                converge_from(live, settings, planned, log)
+                return
+            except NotPutBack:
+                raise
+            except KernelRefused as refused:
+                if attempt == ATTEMPTS or same_rules(live, read_live(facts)):
+                    raise
+                log.warn(f"others changed rules meanwhile, trying again ({attempt} of {ATTEMPTS - 1}): {refused.what}")
+
+
+def same_rules(one: Live, other: Live) -> bool:
+    """Whether two readings found the same rules, ours and those of others."""
+    return all(
+        one.saved(tool).ruleset == other.saved(tool).ruleset
+        for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
+    )
+
+
+def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
+    if planned is not NOTHING:
+        refuse(live, settings)
+    chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+    log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
+    doing = list(apply.steps(live, planned, chosen.backend, take_over=settings.take_over and planned is not NOTHING))
+    if doing:
+        apply.apply(doing, live, log)
+        log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
+    elif planned is NOTHING:
+        log.info("Nothing of ours is here: nothing to remove")
+    else:
+        for ruleset in planned.rulesets:
+            if ruleset.tables:
+                tool = Iptables(chosen.backend, ruleset.family)
+                log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
+        log.info("The capture is already in place: nothing was changed")
+
+
+def refuse(live: Live, settings: Settings) -> None:
+    """Raises WrongPlace or OtherMesh where these settings are not to be applied."""
+    if not settings.allow_host:
+        refuse_a_node(live)
+    refuse_another_mesh(live, take_over=settings.take_over)
 
 
 def refuse_a_node(live: Live) -> None:
@@ -158,11 +192,33 @@ def refuse_a_node(live: Live) -> None:
         )
 
 
-def warn_of_a_node(live: Live, log: Log) -> None:
+def refuse_another_mesh(live: Live, *, take_over: bool) -> None:
+    """Raises OtherMesh where another mesh captures already: each would hand the other's proxy its traffic."""
+    native = native_tables(live.table_names())
+    if native:
+        raise OtherMesh(
+            "another mesh captures here with tables of nf_tables; nothing was touched",
+            details=[("its tables", ", ".join(native))],
+            hint="remove them with that mesh's tool, or with `nft delete table`; --take-over replaces chains of "
+            "iptables only",
+        )
+    found: dict[str, dict[str, None]] = {}
+    for saved in (*live.nft.values(), *live.legacy.values()):
+        for mesh, _, chain in chains_of_other_meshes(saved.ruleset):
+            found.setdefault(mesh, {})[chain] = None
+    if found and not take_over:
+        raise OtherMesh(
+            f"the chains of another mesh are here ({', '.join(found)}); nothing was touched",
+            details=[(mesh, ", ".join(chains)) for mesh, chains in found.items()],
+            hint="--take-over removes them in the commit that brings ours; or keep that mesh out of this pod",
+        )
+
+
+def warn_of_a_refusal(live: Live, settings: Settings, log: Log) -> None:
     """Say that a run would be refused here."""
     try:
-        refuse_a_node(live)
-    except WrongPlace as refused:
+        refuse(live, settings)
+    except (WrongPlace, OtherMesh) as refused:
         log.warn(f"a run would be refused: {refused}")
 
 
@@ -170,7 +226,7 @@ def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
     live, backend = live_if_permitted(settings, facts, log)
     sections = []
-    for step in apply.steps(live, planned, backend):
+    for step in apply.steps(live, planned, backend, take_over=settings.take_over and planned is not NOTHING):
         if isinstance(step, apply.Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
             sections.append(f"{heading}\n{step.text}")
@@ -196,8 +252,8 @@ def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live,
     forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
         live = read_live(facts)
-        if not settings.allow_host:
-            warn_of_a_node(live, log)
+        if not settings.cleanup_only:
+            warn_of_a_refusal(live, settings, log)
         return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
         log.info(f"The rules are those for a namespace without any of ours, because: {str(error).splitlines()[0]}")

@@ -270,6 +270,14 @@ class Settings:
         ours=True,
         about="Run even in the namespace of a Kubernetes node, where it takes the traffic of the node itself.",
     )
+    take_over: bool = said(
+        checked.boolean,
+        False,
+        "--take-over",
+        ours=True,
+        about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode): "
+        "remove them in the commit that brings ours. Without it a run is refused there.",
+    )
     exclude_uids: tuple[Uids, ...] = said(
         checked.uid_ranges,
         (),

@@ -63,6 +63,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "cleanup_only",
         "network_namespace",
         "allow_host",
+        "take_over",
         "force_iptables_binary",
         "native_nftables",
         "close_wait_timeout",
