@@ -13,14 +13,15 @@ from __future__ import annotations
 import signal
 
 from capture import netlink
-from capture.errors import CaptureError, KernelRefused, NotPutBack
+from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import BACKENDS, NFT, OUR_TABLES, Iptables
-from rules.diff import changes, changes_back, holds_ours, restore_text
+from rules.diff import RemoveChain, changes, changes_back, holds_ours, is_our_jump, is_ours, restore_text
 from rules.memory import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
 from rules.meshes import chains_of_other_meshes
 from rules.names import PROTOCOL, RULE_PRIORITY
 from rules.plan import Routing
-from rules.values import BUILT_IN, Family, Ruleset, TableRules, Value
+from rules.render import rule_text
+from rules.values import BUILT_IN, Family, ForeignTarget, Jump, Ruleset, TableRules, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from capture.log import Log
     from rules.diff import Change
     from rules.plan import Plan
+    from rules.values import Target
 
 ORDER = (Family.V6, Family.V4)
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -212,7 +214,32 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) 
     planned = remembering(live, tool, planned)
     needed = changes(before, planned, also)
     if needed:
+        refuse_if_used(tool, before, needed, also)
         yield Restore(tool, needed, restore_text(needed), planned, before, also)
+
+
+def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:
+    """Raises ChainInUse if a rule of others leads to a chain that is to go: the kernel would refuse, in fewer words."""
+    for change in needed:
+        table = before.table(change.table)
+        going = {command.chain for command in change.commands if isinstance(command, RemoveChain)}
+        for block in table.blocks if going else ():
+            for rule in block.rules:
+                theirs = not is_ours(table.table, block.chain, also)
+                target = chain_named(rule.target) if theirs else ""
+                if target in going and not (table.is_built_in(block.chain) and is_our_jump(table.table, rule, also)):
+                    raise ChainInUse(
+                        f"a rule of others leads to {target}, which is to be removed; nothing was touched",
+                        details=[("the rule", f"{tool} -t {table.table} -A {block.chain} {rule_text(rule)}")],
+                        hint="delete that rule first: the same command with -D in place of -A",
+                    )
+
+
+def chain_named(target: Target) -> str:
+    """The chain that this target leads to, by a jump or by `-g`; empty if it leads to none."""
+    if isinstance(target, Jump):
+        return target.chain
+    return target.text.removeprefix("-g ") if isinstance(target, ForeignTarget) else ""
 
 
 def remembering(live: Live, tool: Iptables, planned: Ruleset) -> Ruleset:

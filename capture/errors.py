@@ -6,6 +6,7 @@
     ├── WrongPlace          1    the namespace of a Kubernetes node, which --allow-host permits
     ├── OtherMesh           1    the rules of another mesh are here, which --take-over replaces
     ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
+    ├── ChainInUse          1    a rule of others leads to a chain of ours that is to go
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
     ├── KernelRefused       1    iptables-restore failed; what it had changed was put back
     │   └── NotPutBack      1    … and putting back failed too: the one case in which the state is not as it was
@@ -99,6 +100,10 @@ class OtherMesh(CaptureError):
 
 class BackendUnusable(CaptureError):
     """No iptables that can do it: a missing binary, kernel module or capability."""
+
+
+class ChainInUse(CaptureError):
+    """Somebody's rule jumps to one of our chains, which therefore cannot be removed."""
 
 
 class LiveStateUnreadable(CaptureError):

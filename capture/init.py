@@ -10,15 +10,14 @@ import sys
 
 from capture import apply, netns
 from capture.checked import GO_BOOLEANS
-from capture.errors import DONE, CaptureError, KernelRefused, NotPutBack, OtherMesh, WrongPlace, on_one_line
+from capture.converge import converge, refuse
+from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, WrongPlace, on_one_line
 from capture.facts import read_facts
-from capture.host import signs_of_a_node
-from capture.kernel import BACKENDS, NFT, Iptables
+from capture.kernel import NFT
 from capture.live import Live, choose_backend, read_live
 from capture.log import Log
 from capture.resolve import resolve
 from capture.settings import DECLARED_BY_NAME, VARIABLES, Settings
-from rules.meshes import chains_of_other_meshes, native_tables
 from rules.plan import NOTHING, plan
 from rules.values import Family
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from capture.resolve import Resolved
     from rules.plan import Plan
 
-ATTEMPTS = 3
-"""How often we look and write, if others change the rules in between."""
 TERMINATION_LOG = "/dev/termination-log"
 """The default of a container's terminationMessagePath."""
 LONGEST_TERMINATION_MESSAGE = 2048
@@ -94,6 +91,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         return
     if settings.skip_rule_apply and not settings.cleanup_only:
         log.info("--skip-rule-apply: the rules are left as they are")
+    elif settings.cleanup_only:
+        remove(settings, facts, log)
     else:
         try:
             planned = converge_or_leave_ipv6(settings, facts, resolved, planned, log)
@@ -101,7 +100,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
             if refused.setting:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
             raise
-        if settings.close_wait_timeout and not settings.cleanup_only:
+        if settings.close_wait_timeout:
             from capture.conntrack import set_close_wait_timeout
 
             set_close_wait_timeout(int(settings.close_wait_timeout), log)
@@ -109,6 +108,18 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         from capture.probe import validate
 
         validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
+
+
+def remove(settings: Settings, facts: Facts, log: Log) -> None:
+    """Remove what is ours, and say what that was and what was left alone. Raises CaptureError if anything remains."""
+    from capture.clean import clean
+
+    cleaned = clean(settings, facts, log)
+    for thing in cleaned.removed:
+        log.info(f"Removed {thing}")
+    for thing in cleaned.left:
+        log.info(f"Left alone {thing}")
+    cleaned.raise_if_any_remains()
 
 
 def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved, planned: Plan, log: Log) -> Plan:
@@ -125,93 +136,6 @@ def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved,
         planned = plan(resolved.intent.but(families=(Family.V4,)))
         converge(settings, facts, planned, log)
     return planned
-
-
-def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
-    """Make the namespace hold what is planned, and nothing else of ours.
-
-    A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
-    """
-    with netns.locked():
-        for attempt in range(1, ATTEMPTS + 1):
-            live = read_live(facts)
-            try:
-                converge_from(live, settings, planned, log)
-                return
-            except NotPutBack:
-                raise
-            except KernelRefused as refused:
-                if attempt == ATTEMPTS or same_rules(live, read_live(facts)):
-                    raise
-                log.warn(f"others changed rules meanwhile, trying again ({attempt} of {ATTEMPTS - 1}): {refused.what}")
-
-
-def same_rules(one: Live, other: Live) -> bool:
-    """Whether two readings found the same rules, ours and those of others."""
-    return all(
-        one.saved(tool).ruleset == other.saved(tool).ruleset
-        for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
-    )
-
-
-def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
-    if planned is not NOTHING:
-        refuse(live, settings)
-    chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
-    log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
-    doing = list(apply.steps(live, planned, chosen.backend, take_over=settings.take_over and planned is not NOTHING))
-    if doing:
-        apply.apply(doing, live, log)
-        log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
-    elif planned is NOTHING:
-        log.info("Nothing of ours is here: nothing to remove")
-    else:
-        for ruleset in planned.rulesets:
-            if ruleset.tables:
-                tool = Iptables(chosen.backend, ruleset.family)
-                log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
-        log.info("The capture is already in place: nothing was changed")
-
-
-def refuse(live: Live, settings: Settings) -> None:
-    """Raises WrongPlace or OtherMesh where these settings are not to be applied."""
-    if not settings.allow_host:
-        refuse_a_node(live)
-    refuse_another_mesh(live, take_over=settings.take_over)
-
-
-def refuse_a_node(live: Live) -> None:
-    """Raises WrongPlace in the namespace of a Kubernetes node."""
-    signs = signs_of_a_node(live.chains(), live.table_names())
-    if signs:
-        more = f" and {len(signs) - 3} more" if len(signs) > 3 else ""
-        raise WrongPlace(
-            "this is the network namespace of a Kubernetes node, not of a pod; nothing was touched",
-            details=[("recognised by", ", ".join(signs[:3]) + more)],
-            hint="a pod with hostNetwork: true must not run this; --allow-host does it all the same",
-        )
-
-
-def refuse_another_mesh(live: Live, *, take_over: bool) -> None:
-    """Raises OtherMesh where another mesh captures already: each would hand the other's proxy its traffic."""
-    native = native_tables(live.table_names())
-    if native:
-        raise OtherMesh(
-            "another mesh captures here with tables of nf_tables; nothing was touched",
-            details=[("its tables", ", ".join(native))],
-            hint="remove them with that mesh's tool, or with `nft delete table`; --take-over replaces chains of "
-            "iptables only",
-        )
-    found: dict[str, dict[str, None]] = {}
-    for saved in (*live.nft.values(), *live.legacy.values()):
-        for mesh, _, chain in chains_of_other_meshes(saved.ruleset):
-            found.setdefault(mesh, {})[chain] = None
-    if found and not take_over:
-        raise OtherMesh(
-            f"the chains of another mesh are here ({', '.join(found)}); nothing was touched",
-            details=[(mesh, ", ".join(chains)) for mesh, chains in found.items()],
-            hint="--take-over removes them in the commit that brings ours; or keep that mesh out of this pod",
-        )
 
 
 def warn_of_a_refusal(live: Live, settings: Settings, log: Log) -> None:

@@ -99,12 +99,31 @@ SCENARIOS = {
 }
 
 
-def plant_rules_of_others(pod: Pod, backend: str) -> None:
-    """In every built-in chain that we enter, so that neither tables nor chains are made by our run."""
+def plant_what_is_of_others(pod: Pod, backend: str) -> None:
+    """Rules beside and like ours, tables and chains that are there and empty, ip rules, routes, and their own `::6`.
+
+    On legacy in every table: the kernel cannot take a legacy table back, so none is to be made by our run.
+    """
     for program, address in (("iptables", "192.0.2.98"), ("ip6tables", "2001:db8::98")):
-        for table in ("raw", "mangle", "nat"):
-            for chain in ("PREROUTING", "OUTPUT"):
-                pod.inside.output(f"{program}-{backend}", "-t", table, "-A", chain, "-s", address, "-j", "RETURN")
+        for table in ("raw", "mangle", "nat") if backend == "legacy" else ("raw", "nat"):
+            pod.inside.output(f"{program}-{backend}", "-t", table, "-A", "OUTPUT", "-s", address, "-j", "RETURN")
+            pod.inside.output(f"{program}-{backend}", "-t", table, "-N", "OTHERS")
+        pod.inside.output(f"{program}-{backend}", "-t", "nat", "-A", "OTHERS", *SAME_TEXT)
+    if backend == "nft":
+        # An empty chain that iptables would make; an empty table; a table that iptables has nothing to do with.
+        empty = "{ type nat hook prerouting priority dstnat; policy accept; }"
+        pod.inside.output("nft", "add", "chain", "ip", "nat", "PREROUTING", empty)
+        pod.inside.output("nft", "add", "table", "ip6", "mangle")
+        pod.inside.output("nft", "add", "table", "inet", "others")
+    for family in ("-4", "-6"):
+        pod.inside.ip(family, "rule", "add", "fwmark", "1337", "lookup", "134", "priority", "100")
+        pod.inside.ip(family, "route", "add", "local", "default", "dev", "lo", "table", "134")
+        pod.inside.ip(family, "rule", "add", "fwmark", "7", "lookup", "133", "priority", "32764")
+    pod.inside.ip("-6", "addr", "add", "::6/128", "dev", "lo")
+
+
+SAME_TEXT = ["-p", "tcp", "-j", "REDIRECT", "--to-ports", "15001"]
+"""A rule that reads like one of ours, in a chain that is not."""
 
 
 def test_there_are_27_of_them() -> None:
@@ -114,9 +133,12 @@ def test_there_are_27_of_them() -> None:
 
 @pytest.mark.parametrize("wanted", SCENARIOS.values(), ids=list(SCENARIOS))
 def test_a_scenario_of_the_reference(pod: Pod, backend: str, wanted: Scenario) -> None:
-    """Applied; equal after a rerun; whole again after a stray rule in each chain; and gone when removed."""
+    """Applied; equal after a rerun; whole again after a stray rule in each chain; and removed without a trace.
+
+    The listings of rules (of both backends and of nft), ip rules, routes and addresses are equal to the letter.
+    """
     pod.inside.set_resolv_conf("nameserver 10.96.0.10\nnameserver fd00:96::a\n")
-    plant_rules_of_others(pod, backend)
+    plant_what_is_of_others(pod, backend)
     before = pod.state()
     arguments = [*wanted.arguments, f"--force-iptables-binary={backend}"]
 
@@ -133,5 +155,6 @@ def test_a_scenario_of_the_reference(pod: Pod, backend: str, wanted: Scenario) -
     pod.applied(*arguments, env=wanted.environ)
     assert pod.state() == applied
 
-    pod.applied("--cleanup-only")
+    done = pod.inside.run(*pod.command("clean"), env=pod.environ())
+    assert done.returncode == 0, done.stderr
     assert pod.state() == before

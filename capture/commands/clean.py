@@ -1,0 +1,82 @@
+"""`capture clean`: everything of ours out of the namespace, and what that was."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from capture import init, netns
+from capture.clean import clean
+from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture.errors import DONE, FAILED
+from capture.facts import read_facts
+from capture.log import Log
+from rules.plan import NOTHING
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from capture.clean import Cleaned
+
+
+@click.command(cls=SettingsCommand)
+@output_option("what was removed and what was left alone")
+def command(output: str) -> None:
+    """Remove everything of ours, and say what that was, what was left alone, and why.
+
+    Needs no settings: what is ours is known by itself, in both backends, whatever settings or version put it there.
+    The same as --cleanup-only, which tells the log. Ends with 1 if anything of ours remains.
+    """
+    if output == "schema":
+        click.echo(json.dumps(model().model_json_schema(), indent=2))
+        return
+    with reporting():
+        settings = said_settings()
+        if settings.network_namespace:
+            netns.enter(settings.network_namespace)
+        facts = read_facts(os.environ)
+        # The answer is on stdout: of the log, what went wrong is enough.
+        log = Log("warn" if settings.log_output_level == "info" else settings.log_output_level)
+        if settings.dry_run:
+            init.dry_run(settings, facts, NOTHING, Log(settings.log_output_level))
+            return
+        cleaned = clean(settings, facts, log)
+    if output == "json":
+        click.echo(model()(**as_json(cleaned)).model_dump_json(indent=2))
+    else:
+        click.echo("\n".join(told(cleaned)))
+    sys.exit(FAILED if cleaned.remaining else DONE)
+
+
+def told(cleaned: Cleaned) -> list[str]:
+    lines = []
+    for heading, things in (
+        ("removed", cleaned.removed),
+        ("left alone", cleaned.left),
+        ("STILL HERE", cleaned.remaining),
+    ):
+        if things:
+            lines += [heading, *(f"  {thing}" for thing in things)]
+    if not cleaned.removed:
+        lines.append("nothing of ours was here")
+    elif not cleaned.remaining:
+        lines.append("nothing of ours is left")
+    return lines
+
+
+def as_json(cleaned: Cleaned) -> dict[str, list[dict[str, str]]]:
+    return {
+        name: [{"where": thing.where, "what": thing.what, "why": thing.why} for thing in getattr(cleaned, name)]
+        for name in cleaned.__match_args__
+    }
+
+
+def model() -> type[BaseModel]:
+    """The JSON of this command. Made when it is asked for, because pydantic takes its time."""
+    from capture.models import CleanedModel
+
+    return CleanedModel
