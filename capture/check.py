@@ -264,8 +264,9 @@ def permissions(here: Here) -> Iterator[Fact]:
             yield Fact(area, name, "effective", OK, needed=needed)
         else:
             yield Fact(area, name, "not effective", MISSING, ADD_CAPABILITY.format(name[4:]), needed)
-    yield from user_namespace(here)
-    yield writable_namespace(here)
+    if not here.not_entered:
+        yield from user_namespace(here)
+        yield writable_namespace(here)
 
 
 def could_not_read(here: Here) -> str:
@@ -397,7 +398,8 @@ def namespace(here: Here) -> Iterator[Fact]:
     named = here.settings.network_namespace
     if here.not_entered:
         yield Fact(area, "--network-namespace", here.not_entered.what, MISSING, here.not_entered.hint)
-    elif named:
+        return
+    if named:
         yield Fact(area, "--network-namespace", f"{netns.path_of(named)} was entered", OK)
     yield from lo(here)
     if here.live:
@@ -407,7 +409,7 @@ def namespace(here: Here) -> Iterator[Fact]:
         verdict = MISSING if refused else WARN if signs else OK
         yield Fact(area, "Kubernetes node", listed(signs) or "no sign of one", verdict, remedy)
         yield from others(here.live)
-    elif not here.not_entered:
+    else:
         yield Fact(area, "Kubernetes node", "not known without the rules", UNKNOWN, "see what the namespace holds")
     as_proxy = [p for p in here.facts.processes if p.uid in here.resolved.intent.proxy_uid and p.uid]
     shown = ", ".join(f"pid {process.pid} ({process.name}, uid {process.uid})" for process in as_proxy)
@@ -427,8 +429,11 @@ def lo(here: Here) -> Iterator[Fact]:
     elif up:
         yield Fact("namespace", "lo", "up", OK)
     else:
-        fails = bool(here.planned.routing)
-        remedy = "`ip link set lo up`: " + ("the route of TPROXY needs it" if fails else "captured traffic needs it")
+        # Of the two families only IPv6 refuses a local route while lo is down.
+        fails = any(routing.family is Family.V6 for routing in here.planned.routing)
+        remedy = "`ip link set lo up`: " + (
+            "the IPv6 route of TPROXY needs it" if fails else "captured traffic needs it"
+        )
         yield Fact("namespace", "lo", "down", MISSING if fails else WARN, remedy)
 
 

@@ -24,6 +24,13 @@ IN_CORE = frozenset({"RETURN", "ACCEPT", "DROP"})
 """Targets that are verdicts: no extension is behind them."""
 PREFIX = {Family.V4: "ipt", Family.V6: "ip6t"}
 """By which the kernel asks for an extension (xt_request_find_match, net/netfilter/x_tables.c)."""
+PROC_MODULES = "/proc/modules"
+SYS_MODULE = "/sys/module"
+PROC_CONFIG = "/proc/config.gz"
+MODULES_DISABLED = "/proc/sys/kernel/modules_disabled"
+FOLDERS = tuple(f"{root}/{platform.release()}" for root in ("/lib/modules", "/usr/lib/modules"))
+"""Where the node keeps what it knows of its modules. Few containers see it."""
+BOOT_CONFIG = f"/boot/config-{platform.release()}"
 OTHER_FILES = {"mark": "xt_mark", "connmark": "xt_connmark", "tcp": "xt_tcpudp", "udp": "xt_tcpudp", "dnat": "xt_nat"}
 """Modules that hold several extensions, by the name of one in lower case."""
 
@@ -91,7 +98,7 @@ def of_extension(extension: Extension) -> tuple[str, str]:
 def of_module(modules: tuple[str, ...], symbols: tuple[str, ...]) -> tuple[str, str]:
     """The verdict on what is called one of these as a module, and one of those in the kernel's configuration."""
     for name in modules:
-        if name in loaded() or os.path.isdir(f"/sys/module/{name}"):
+        if name in loaded() or os.path.isdir(f"{SYS_MODULE}/{name}"):
             return OK, f"the module {name} is loaded"
     for name in modules:
         if name in built_in():
@@ -113,26 +120,21 @@ def of_module(modules: tuple[str, ...], symbols: tuple[str, ...]) -> tuple[str, 
 
 
 @cache
-def release() -> str:
-    return platform.release()
-
-
-@cache
 def loaded() -> frozenset[str]:
-    """The modules of /proc/modules."""
-    return frozenset(line.split()[0] for line in lines_of("/proc/modules"))
+    """The modules that are loaded."""
+    return frozenset(line.split()[0] for line in lines_of(PROC_MODULES))
 
 
 @cache
 def built_in() -> frozenset[str]:
     """The modules that are part of the kernel, as its installation lists them."""
-    return frozenset(name_of(line) for folder in folders() for line in lines_of(f"{folder}/modules.builtin"))
+    return frozenset(name_of(line) for folder in FOLDERS for line in lines_of(f"{folder}/modules.builtin"))
 
 
 @cache
 def on_disk() -> frozenset[str]:
     """The modules that can be loaded."""
-    files = (f"{folder}/modules.dep" for folder in folders())
+    files = (f"{folder}/modules.dep" for folder in FOLDERS)
     return frozenset(name_of(line.partition(":")[0]) for file in files for line in lines_of(file))
 
 
@@ -140,10 +142,10 @@ def on_disk() -> frozenset[str]:
 def configured() -> dict[str, str]:
     """The kernel's configuration by symbol without `CONFIG_`, if it is kept anywhere: `y`, or `m` for a module."""
     try:
-        with gzip.open("/proc/config.gz", "rt", encoding="utf-8", errors="replace") as file:
+        with gzip.open(PROC_CONFIG, "rt", encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
-        places = (f"/boot/config-{release()}", *(f"{folder}/config" for folder in folders()))
+        places = (BOOT_CONFIG, *(f"{folder}/config" for folder in FOLDERS))
         lines = next(filter(None, map(lines_of, places)), [])
     pairs = (line.removeprefix("CONFIG_").split("=", 1) for line in lines if line.startswith("CONFIG_"))
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and pair[1] in ("y", "m")}
@@ -151,11 +153,7 @@ def configured() -> dict[str, str]:
 
 def modules_disabled() -> bool:
     """Whether loading modules was forbidden for good, or the kernel cannot load any."""
-    return read_words("/proc/sys/kernel/modules_disabled") == ["1"]
-
-
-def folders() -> tuple[str, str]:
-    return f"/lib/modules/{release()}", f"/usr/lib/modules/{release()}"
+    return read_words(MODULES_DISABLED) == ["1"]
 
 
 def name_of(path: str) -> str:
