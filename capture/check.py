@@ -845,6 +845,13 @@ def dns(here: Here) -> Iterator[Fact]:
         yield Fact("DNS", "nameservers", f"none in {path}", WARN if needed else OK, remedy, needed)
 
 
+def validation(here: Here) -> Iterator[Fact]:
+    """--run-validation proves more than can be told before it runs."""
+    if here.settings.run_validation and not here.settings.dry_run and not here.settings.cleanup_only:
+        value = "real connections will tell, once the rules are in place"
+        yield Fact("validation", "--run-validation", value, UNKNOWN, "run it as root, or as the proxy's uid")
+
+
 def kubernetes(here: Here) -> Iterator[Fact]:
     """Whether this is a container of a pod, and where a failure would be shown."""
     service = here.environ.get(host.IN_KUBERNETES, "")
@@ -870,5 +877,6 @@ AREAS = (
     routing,
     conntrack,
     dns,
+    validation,
     kubernetes,
 )
