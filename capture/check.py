@@ -576,9 +576,11 @@ def lock(here: Here) -> Iterator[Fact]:
     if chosen and netns.is_our_lock(chosen):
         yield Fact("backend", name, f"{path} is the namespace itself, which a run locks anyway", OK, needed=needed)
         return
-    if not is_lockable(path):
+    # iptables opens its lock file for reading, and makes it if it is not there; of its own path we ask more than that.
+    can_be_opened = os.access(path, os.R_OK) if chosen and os.path.exists(path) else is_lockable(path)
+    if not can_be_opened:
         if chosen:
-            remedy = "XTABLES_LOCKFILE must name a file that can be opened for writing; unset it"
+            remedy = "XTABLES_LOCKFILE must name a file that can be opened or made; or unset it"
             yield Fact("backend", name, f"{path} (XTABLES_LOCKFILE) cannot be opened", MISSING, remedy, needed)
         else:
             yield Fact("backend", name, f"{path} cannot be opened; a run uses one of its own", OK, needed=needed)
@@ -781,9 +783,12 @@ def routing(here: Here) -> Iterator[Fact]:
         return
     if foreign:
         shown = " and ".join(dict.fromkeys(family.value for family in foreign))
-        remedy = "another program uses this table: give another with --istio-inbound-tproxy-route-table"
-        value = f"has a default route of others in {shown}, in the way of ours"
-        yield Fact(area, f"table {table}", value, MISSING, remedy, needed)
+        remedy = (
+            "another program uses this table, and a run leaves its route: what is captured for addresses that are not "
+            "this pod's is routed away. Give another with --istio-inbound-tproxy-route-table"
+        )
+        value = f"has a default route of others in {shown}, in the place of ours"
+        yield Fact(area, f"table {table}", value, WARN, remedy, needed)
     else:
         yield Fact(area, f"table {table}", "free, or ours", OK, needed=needed)
     earlier = [

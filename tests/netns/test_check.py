@@ -223,6 +223,13 @@ IMPAIRED: dict[str, Impaired] = {
         forced("legacy", *POD_SPEC),
         env={"XTABLES_LOCKFILE": "/nonexistent/lock"},
     ),
+    "a lock file that can only be read": Impaired(
+        "takes CAP_SYS_ADMIN",
+        True,
+        forced("legacy", *POD_SPEC),
+        prefix=f"{CONTAINER} {setpriv('net_admin', 'net_raw', uid=0)}",
+        env={"XTABLES_LOCKFILE": "/etc/os-release"},
+    ),
     "a lock file that cannot be opened, nft": Impaired(
         "captured families: IPv4", True, forced("nft", *POD_SPEC), env={"XTABLES_LOCKFILE": "/nonexistent/lock"}
     ),
@@ -373,20 +380,21 @@ def test_a_run_at_work_is_named(pod: Pod) -> None:
 
 
 def test_a_routing_table_in_use_is_named(pod: Pod) -> None:
-    """A default route of others in the table that TPROXY needs, which a run takes for ours; and a rule before ours."""
+    """A default route of others in the table that TPROXY needs, and an ip rule for its mark before ours: both work,
+    for what comes to the pod's own addresses, and both are worth a mention."""
     arguments = [*POD_SPEC, "-m", "TPROXY"]
     pod.inside.ip("route", "add", "default", "via", "10.244.0.9", "dev", "eth0", "table", "133")
     pod.inside.ip("rule", "add", "priority", "100", "fwmark", "1337", "lookup", "77")
     answer = check(pod, *arguments)
-    assert not answer["works"]
+    assert answer["works"]
     table, mark = answer["by_name"]["table 133"], answer["by_name"]["mark 0x539"]
-    assert (table["verdict"], table["value"]) == (
-        "missing",
-        "has a default route of others in IPv4, in the way of ours",
-    )
+    assert table["verdict"] == "warn"
+    assert table["value"] == "has a default route of others in IPv4, in the place of ours"
     assert (mark["verdict"], mark["value"]) == ("warn", "priority 100 looks up 77")
     assert check(pod, *arguments, "-r", "134")["by_name"]["table 134"]["verdict"] == "ok"
-    assert check(pod, *POD_SPEC)["works"]
+    pod.open_listeners(transparent=True)
+    pod.applied(*arguments)
+    assert str(pod.dial_in(8080)) == "pod:15006"
 
 
 def test_ours_and_others_are_told_apart(pod: Pod) -> None:
@@ -429,6 +437,35 @@ def test_what_this_user_cannot_see_is_unknown(pod: Pod) -> None:
     assert all(found[name]["remedy"] for name in unknown)
     assert found["addresses"]["value"].startswith("10.244.0.5/24")
     assert found["lo"]["value"] == "up"
+
+
+def test_what_is_known_without_trying_does_not_contradict_the_proof(pod: Pod) -> None:
+    """No match or target that the rehearsal proves is called missing where it may not be tried."""
+    arguments = ["check", "--output", "json", *EVERYTHING, "--log-connections", "log", "--udp", "443=reject"]
+    proved = checked(pod.capture(*arguments))["by_name"]
+    judged = checked(unprivileged(pod, *arguments))["by_name"]
+    names = [name for name, fact in proved.items() if fact["value"].startswith("proved by the rehearsal")]
+    assert {"owner match", "TPROXY target", "CT target", "REJECT target", "LOG target", "limit match"} <= set(names)
+    assert [name for name in names if judged[name]["verdict"] == "missing"] == []
+    legacy = [name for name in judged if name.startswith("legacy IPv")]
+    assert [name for name in legacy if judged[name]["verdict"] == "missing"] == []
+
+
+def test_ipv6_that_nobody_asked_for_prevents_nothing() -> None:
+    """Without an address both families are planned; where IPv6 cannot be, a run leaves it out, and check only warns."""
+    with Namespace("bare") as bare:
+        bare.output("nft", "add", "table", "ip6", "nat")
+        bare.output("nft", "add", "chain", "ip6", "nat", "OUTPUT", "{ type filter hook output priority 0; }")
+
+        def run(*arguments: str) -> Result:
+            done = bare.run(*Pod.command(*arguments), env=Pod.environ())
+            return Result(done.returncode, done.stdout, done.stderr)
+
+        for wish, works in (([], True), (["--ipv6=on"], False)):
+            answer = checked(run("check", "--output", "json", "--force-iptables-binary=nft", *wish))
+            assert answer["by_name"]["built-in chains"]["verdict"] == ("warn" if works else "missing")
+            assert answer["works"] is works
+            assert (run("--force-iptables-binary=nft", *wish).status == 0) is works
 
 
 def test_another_owner_of_the_namespace_is_told() -> None:
