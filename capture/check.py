@@ -27,6 +27,7 @@ from capture.kernel import (
     LOCK_FILE,
     LOCK_WAIT,
     NFT,
+    OUR_TABLES,
     Iptables,
     is_lockable,
 )
@@ -239,8 +240,9 @@ def version_of(program: str, backend: str) -> tuple[str, str, str]:
 def permissions(here: Here) -> Iterator[Fact]:
     """Who we are, and what we may do here."""
     area = "permissions"
-    reads_legacy = bool(here.live and here.live.legacy) or LEGACY in could_not_read(here)
-    legacy = here.acts and (here.backend == LEGACY or reads_legacy)
+    # A run reads what legacy tables there are, whichever backend it writes to.
+    there = {name for path in LEGACY_TABLES.values() for name in read_words(path) or ()}
+    legacy = here.acts and (here.backend == LEGACY or bool(there & OUR_TABLES))
     yield Fact(
         area,
         "uid",
@@ -267,10 +269,6 @@ def permissions(here: Here) -> Iterator[Fact]:
     if not here.not_entered:
         yield from user_namespace(here)
         yield writable_namespace(here)
-
-
-def could_not_read(here: Here) -> str:
-    return str(here.live_error or "")
 
 
 def legacy_lists_known() -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from capture.process import locate
 from tests.netns.test_apply import READ_ONLY, block, unprivileged
 from tests.rig import Namespace, Pod, Result
 from tests.rig.pod import has
@@ -468,6 +469,35 @@ def test_ipv6_that_nobody_asked_for_prevents_nothing() -> None:
             assert (run("--force-iptables-binary=nft", *wish).status == 0) is works
 
 
+def edited(folder: Path, program: str, script: str) -> str:
+    """A PATH on which the text given to this program is edited by a sed script first."""
+    wrapper = folder / program
+    wrapper.write_text(f"#!/bin/sh\nsed '{script}' | {locate(program)} \"$@\"\n")
+    wrapper.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_rehearsal_leaves_ipv6_out_as_a_run_does(tmp_path: Path) -> None:
+    """Where the kernel refuses IPv6 rules IPv4 is proved, IPv6 is told, and only a run that asks for IPv6 fails."""
+    refused = r"s/^COMMIT$/-A POSTROUTING -p tcp -j REDIRECT\n&/"
+    environ = {**Pod.environ(), "PATH": edited(tmp_path, "ip6tables-nft-restore", refused)}
+    with Namespace("bare") as bare:
+
+        def run(*arguments: str) -> Result:
+            done = bare.run(*Pod.command(*arguments), env=environ)
+            return Result(done.returncode, done.stdout, done.stderr)
+
+        for wish, works in (([], True), (["--ipv6=on"], False)):
+            answer = checked(run("check", "--output", "json", "--force-iptables-binary=nft", *wish))
+            found = answer["by_name"]["rehearsal"]
+            assert found["verdict"] == ("warn" if works else "missing")
+            assert "the kernel refused the IPv6 rules" in found["value"]
+            assert ("the IPv4 rules work" in found["value"]) is works
+            assert answer["works"] is works
+            done = run("--force-iptables-binary=nft", *wish)
+            assert (done.status == 0) is works, done.stderr
+
+
 def test_another_owner_of_the_namespace_is_told() -> None:
     """From outside the user namespace that owns the network the kernel refuses owner matches, and check says so."""
 
@@ -500,12 +530,9 @@ def user_namespace() -> Iterator[int]:
 
 def test_the_rehearsal_catches_what_the_kernel_refuses(pod: Pod, backend: str, tmp_path: Path) -> None:
     """A restore that the kernel refuses: missing, with what iptables said; with --no-rehearsal that is not known."""
-    program = tmp_path / f"iptables-{backend}-restore"
-    real = f"/usr/sbin/{program.name}"
-    program.write_text(f'#!/bin/sh\nsed "s/owner --uid-owner/owner --uid-owner 5 -m nonsense --x/" | {real} "$@"\n')
-    program.chmod(0o755)
+    refused = "s/owner --uid-owner/owner --uid-owner 5 -m nonsense --x/"
+    path = edited(tmp_path, f"iptables-{backend}-restore", refused)
     before = state(pod)
-    path = f"{tmp_path}:{os.environ['PATH']}"
     answer = check(pod, *forced(backend, *POD_SPEC), path=path)
     found = answer["by_name"]["rehearsal"]
     assert not answer["works"]
