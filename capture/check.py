@@ -163,10 +163,6 @@ class Here:
         """Whether a run fails where the kernel refuses the rules of this family."""
         return self.plans(family) and (family is Family.V4 or self.resolved.needs_ipv6)
 
-    @property
-    def families(self) -> tuple[Family, ...]:
-        return tuple(family for family in Family if self.plans(family))
-
 
 def check(settings: Settings, environ: Mapping[str, str], *, rehearse: bool = True) -> list[Fact]:
     """Every fact about this place. Raises BadSettings for settings that a run would refuse."""
@@ -202,8 +198,9 @@ def programs(here: Here) -> Iterator[Fact]:
     for backend in BACKENDS:
         for family in Family:
             tool = Iptables(backend, family)
-            held = tool.family in (here.live.nft if backend == NFT else here.live.legacy) if here.live else False
-            needed = here.acts and ((backend == here.backend and (here.plans(family) or family is Family.V4)) or held)
+            written = backend == here.backend and (here.plans(family) or family is Family.V4)
+            read = bool(here.live and family in (here.live.nft if backend == NFT else here.live.legacy))
+            needed = here.acts and (written or read)
             found = {verb: tool.path(verb) for verb in ("restore", "save")}
             missing = [f"{tool}-{verb}" for verb, path in found.items() if not path]
             if missing:
@@ -243,17 +240,7 @@ def permissions(here: Here) -> Iterator[Fact]:
     # A run reads what legacy tables there are, whichever backend it writes to.
     there = {name for path in LEGACY_TABLES.values() for name in read_words(path) or ()}
     legacy = here.acts and (here.backend == LEGACY or bool(there & OUR_TABLES))
-    yield Fact(
-        area,
-        "uid",
-        str(os.geteuid()),
-        MISSING if os.geteuid() and not legacy_lists_known() else OK,
-        "run as root (in a pod, securityContext.runAsUser: 0): only uid 0 may read "
-        f"{LEGACY_TABLES[Family.V4]}; or use the nft backend"
-        if os.geteuid() and not legacy_lists_known()
-        else "",
-        needed=here.acts and here.backend == LEGACY,
-    )
+    yield uid(here)
     for number, needed in (
         (NET_ADMIN, here.acts),
         (NET_RAW, legacy),
@@ -271,8 +258,14 @@ def permissions(here: Here) -> Iterator[Fact]:
         yield writable_namespace(here)
 
 
-def legacy_lists_known() -> bool:
-    return all(read_words(path) is not None for path in LEGACY_TABLES.values())
+def uid(here: Here) -> Fact:
+    """Who we are, which matters to the legacy backend alone."""
+    area, name, needed = "permissions", "uid", here.acts and here.backend == LEGACY
+    if all(read_words(path) is not None for path in LEGACY_TABLES.values()):
+        return Fact(area, name, str(os.geteuid()), OK, needed=needed)
+    value = f"{os.geteuid()}: only uid 0 may read {LEGACY_TABLES[Family.V4]}"
+    remedy = "run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend"
+    return Fact(area, name, value, MISSING, remedy, needed)
 
 
 def capabilities() -> int | None:

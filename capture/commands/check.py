@@ -32,7 +32,7 @@ COLOURS = {OK: "green", WARN: "yellow", MISSING: "red", UNKNOWN: "cyan"}
     help="Do not try the rules in a network namespace of their own, for which the kernel may load modules.",
 )
 def command(output: str, no_rehearsal: bool) -> None:
-    """Tell whether a run with these settings would work here, and changes nothing.
+    """Tell whether a run with these settings would work here, and what it would lack. Changes nothing.
 
     Every fact that decides it, with a verdict and a remedy. Needs no root: what this user may not see is unknown. Where
     it may, the rules are tried in a network namespace of their own, which vanishes at once. Exit status 1 if something
