@@ -85,13 +85,15 @@ COPY requirements.lock requirements-dev.lock ./
 
 # The image gets the locked dependencies. Hatchling, which builds our wheel, is locked among the tools of development:
 # they are installed all together, for picking it out would take a list of what it needs, and none is in the image.
+# But for python-iptables: a witness of tests, which comes as source only and would take a compiler.
 # The secret is optional: it is the certificates to trust where a proxy opens TLS.
 RUN --mount=type=secret,id=ca-bundle,required=false \
     set -eu; \
     ! [ -s /run/secrets/ca-bundle ] || export PIP_CERT=/run/secrets/ca-bundle; \
     install() { pip install --root-user-action ignore --no-cache-dir --no-compile --require-hashes --only-binary :all: "$@"; }; \
     install --target /dependencies --requirement requirements.lock; \
-    install --target /build-tools --requirement requirements-dev.lock
+    sed '/^python-iptables==/,/[^\\]$/d' requirements-dev.lock > /tmp/build-tools.lock; \
+    install --target /build-tools --requirement /tmp/build-tools.lock
 
 # The root file system is read-only when it matters, so byte code is made here, by the same Python of the same Debian.
 # unchecked-hash: it is used without a look at the sources or their times, which some builders rewrite.

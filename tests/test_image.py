@@ -59,6 +59,19 @@ def test_the_image_is_small(image: Image) -> None:
     assert image.compressed < COMPRESSED_MB * 1_000_000
 
 
+def test_check_tells_in_a_container_what_a_run_would_do(ipv4_pod: Pod, image: Image) -> None:
+    """With what a pod spec grants it would work, and does; without NET_ADMIN it would not, and that is named."""
+    told = run_in(ipv4_pod.inside, ["check", "-u", "1337"], image=image.name)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "a run with these settings will work here, as far as can be told" in told.stdout
+    assert "takes CAP_SYS_ADMIN" in told.stdout
+    told = run_in(ipv4_pod.inside, ["check", "-u", "1337"], image=image.name, capabilities=["NET_RAW"])
+    assert told.returncode == 1
+    assert "will fail: CAP_NET_ADMIN: not effective" in told.stdout
+    done = run_in(ipv4_pod.inside, ["-u", "1337"], image=image.name)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("caller", CALLERS)
 def test_a_pod_spec_runs_unchanged(ipv4_pod: Pod, image: Image, caller: str) -> None:
     """Each caller's pod is captured in both directions, and a second run finds everything in place."""

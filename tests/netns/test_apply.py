@@ -269,11 +269,29 @@ def test_a_run_without_capabilities_names_what_is_missing(pod: Pod, backend: str
     assert pod.state() == before
 
 
-def unprivileged(pod: Pod, *arguments: str, uid: int = 65534, capabilities: tuple[str, ...] = ()) -> Result:
+READ_ONLY = (
+    *("unshare", "--mount", "sh", "-ec"),
+    "mount --make-rprivate /; mount --rbind / /mnt; mount -o remount,bind,ro /mnt; "
+    "! mountpoint -q /mnt/run || mount -o remount,bind,ro /mnt/run; "
+    "for place in /mnt /mnt/run; do if touch $place/here 2>/dev/null; then exit 99; fi; done; "
+    'exec chroot /mnt "$@"',
+    "sh",
+)
+"""What a program is run by to find `/` and `/run` read-only, as in a container, in mounts that nobody else sees."""
+
+
+def unprivileged(
+    pod: Pod,
+    *arguments: str,
+    uid: int = 65534,
+    capabilities: tuple[str, ...] = (),
+    within: tuple[str, ...] = (),
+) -> Result:
     """Run as this user with these capabilities and no others."""
     added = ",".join(f"+{name}" for name in capabilities)
     ambient = [f"--inh-caps=-all,{added}", f"--ambient-caps=-all,{added}"] if capabilities and uid else []
     done = pod.inside.run(
+        *within,
         "setpriv",
         f"--reuid={uid}",
         f"--regid={uid}",
@@ -303,6 +321,35 @@ def test_net_admin_and_net_raw_are_enough_for_legacy(pod: Pod) -> None:
     assert result.status == 0, result.stderr
     pod.open_listeners()
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+@pytest.mark.parametrize(
+    ("backend", "uid", "capabilities"),
+    [("nft", 65534, ("net_admin",)), ("nft", 0, ("net_admin",)), ("legacy", 0, ("net_admin", "net_raw"))],
+)
+def test_a_read_only_root_is_enough(pod: Pod, backend: str, uid: int, capabilities: tuple[str, ...]) -> None:
+    """Neither `/` nor `/run` can be written, the lock file included: captured all the same, changed, and removed."""
+    pod.open_listeners()
+    for arguments, landing in (
+        (POD_SPEC, "pod:15001"),
+        ([*POD_SPEC, "-o", "80"], "ext:80"),
+        (["--cleanup-only"], "ext:80"),
+    ):
+        arguments = [*arguments, f"--force-iptables-binary={backend}"]
+        result = unprivileged(pod, *arguments, uid=uid, capabilities=capabilities, within=READ_ONLY)
+        assert result.status == 0, result.stderr
+        assert str(pod.dial("9.9.9.9", 80)) == landing
+    assert not any("ISTIO" in line for line in pod.saved(backend))
+
+
+def test_net_admin_alone_is_not_enough_for_legacy(pod: Pod) -> None:
+    """NET_RAW is named, and nothing is touched."""
+    before = pod.state()
+    result = unprivileged(pod, *forced("legacy"), uid=0, capabilities=("net_admin",))
+    assert result.status == 1
+    assert "CAP_NET_RAW" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert pod.state() == before
 
 
 def test_legacy_tables_need_root_to_be_listed(pod: Pod) -> None:

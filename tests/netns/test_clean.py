@@ -68,7 +68,7 @@ def test_the_report_names_all_that_went_and_all_that_stays(pod: Pod, backend: st
     assert "lo: ::6/128" in removed
     if backend == "nft":
         assert "nf_tables IPv6: the table nat, which was made for our rules" in removed
-        assert "nf_tables IPv4 mangle: the built-in chain PREROUTING, made for our rules" in removed
+        assert "nf_tables IPv4 mangle: the built-in chains PREROUTING, OUTPUT, made for our rules" in removed
     else:
         assert "iptables-legacy raw: the empty table the kernel cannot take a legacy table back" in left
     assert f"iptables-{backend} nat: 1 rule of others" in left

@@ -1,0 +1,144 @@
+"""`capture check`: whether a run with these settings would work here, and what it would lack."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from capture.check import Fact, check
+from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture.errors import DONE, FAILED
+from capture.evidence import MISSING, OK, UNKNOWN, WARN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic import BaseModel
+
+WIDTH = 100
+COLOURS = {OK: "green", WARN: "yellow", MISSING: "red", UNKNOWN: "cyan"}
+
+
+@click.command(cls=SettingsCommand)
+@output_option("the facts")
+@click.option(
+    "--no-rehearsal",
+    is_flag=True,
+    help="Do not try the rules in a network namespace of their own, for which the kernel may load modules.",
+)
+def command(output: str, no_rehearsal: bool) -> None:
+    """Tell whether a run with these settings would work here, and what it would lack. Changes nothing.
+
+    Every fact that decides it, with a verdict and a remedy. Needs no root: what this user may not see is unknown. Where
+    it may, the rules are tried in a network namespace of their own, which vanishes at once. Exit status 1 if something
+    that these settings need is missing.
+    """
+    if output == "schema":
+        click.echo(json.dumps(answer_model().model_json_schema(), indent=2))
+        return
+    with reporting():
+        facts = check(said_settings(), os.environ, rehearse=not no_rehearsal)
+    works = not any(fact.prevents for fact in facts)
+    if output == "json":
+        told = [{field: getattr(fact, field) for field in fact.__match_args__} for fact in facts]
+        click.echo(json.dumps(answer_model()(works=works, facts=told).model_dump(), indent=2))
+    else:
+        for line in report(facts):
+            click.echo(line)
+    sys.exit(DONE if works else FAILED)
+
+
+def answer_model() -> type[BaseModel]:
+    """What `--output json` prints."""
+    from typing import Literal
+
+    from pydantic import BaseModel, ConfigDict
+
+    class FactModel(BaseModel):
+        """One fact."""
+
+        model_config = ConfigDict(use_attribute_docstrings=True, title="Fact")
+
+        area: str
+        """What it is about."""
+        name: str
+        """What was looked at."""
+        value: str
+        """What was found."""
+        verdict: Literal["ok", "warn", "missing", "unknown"]
+        """ok; warn: a run works, but mind this; missing: it does not; unknown: not to be seen from here."""
+        remedy: str
+        """What to do if the verdict is not ok."""
+        needed: bool
+        """Whether a run with these settings depends on it."""
+
+    class CheckModel(BaseModel):
+        """Whether a run with these settings would work here, and every fact that was looked at."""
+
+        model_config = ConfigDict(use_attribute_docstrings=True, title="Check")
+
+        works: bool
+        """Whether nothing that is needed is missing."""
+        facts: list[FactModel]
+        """Every fact, in the order of the table."""
+
+    return CheckModel
+
+
+def report(facts: Sequence[Fact]) -> Iterator[str]:
+    """The table, those that are not ok with their remedies, and the answer."""
+    names = max(len(fact.name) for fact in facts)
+    area = ""
+    for fact in facts:
+        if fact.area != area:
+            yield from ([""] if area else [])
+            area = fact.area
+            yield click.style(area, bold=True)
+        word, colour = shown(fact)
+        first = f"  {fact.name:<{names}}  {word:<10}  "
+        lines = textwrap.wrap(fact.value, max(WIDTH - len(first), 30), break_on_hyphens=False) or [""]
+        styled = f"  {fact.name:<{names}}  {click.style(f'{word:<10}', fg=colour)}  "
+        yield styled + lines[0]
+        for line in lines[1:]:
+            yield " " * len(first) + line
+    mind = [fact for fact in facts if fact.needed and fact.verdict != OK]
+    if mind:
+        yield ""
+        yield click.style("to mind", bold=True)
+    for fact in sorted(mind, key=lambda fact: (MISSING, WARN, UNKNOWN).index(fact.verdict)):
+        word, colour = shown(fact)
+        yield from wrapped(f"{fact.name}: {fact.value}", click.style(f"  {word:<7}  ", fg=colour), 11)
+        if fact.remedy:
+            yield from wrapped(f"→ {fact.remedy}", " " * 11, 13)
+    yield ""
+    yield answer(facts)
+
+
+def wrapped(text: str, first: str, indent: int) -> Iterator[str]:
+    lines = textwrap.wrap(text, WIDTH - indent, break_on_hyphens=False)
+    yield first + lines[0]
+    for line in lines[1:]:
+        yield " " * indent + line
+
+
+def shown(fact: Fact) -> tuple[str, str]:
+    """The verdict's word and colour; what is not needed is not judged."""
+    if not fact.needed:
+        return "not needed", "bright_black"
+    return fact.verdict, COLOURS[fact.verdict]
+
+
+def answer(facts: Sequence[Fact]) -> str:
+    """The last line."""
+    missing = [fact for fact in facts if fact.prevents]
+    if missing:
+        reasons = "; ".join(f"{fact.name}: {fact.value}" for fact in missing)
+        return click.style(f"a run with these settings will fail: {reasons}", fg="red", bold=True)
+    unknown = sum(fact.needed and fact.verdict == UNKNOWN for fact in facts)
+    more = f", as far as can be told ({unknown} not known)" if unknown else ""
+    return click.style(f"a run with these settings will work here{more}", fg="green", bold=True)
