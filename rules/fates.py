@@ -233,28 +233,40 @@ def decides(target: Target) -> bool:
 # --- rulesets that do the same ----------------------------------------------------------------------------
 
 
-def same_fates(one: Plan, other: Plan) -> bool:
-    """Whether no packet fares differently under two plans. In doubt they differ."""
-    if (one.routing, one.passthrough_address) != (other.routing, other.passthrough_address):
-        return False
-    return all(
-        same_in_table(mine.table(name), its.table(name), mine.family)
-        for mine, its in zip(one.rulesets, other.rulesets, strict=True)
-        for name in dict.fromkeys(table.table for table in (*mine.tables, *its.tables))
-    )
+class Fates:
+    """What becomes of every packet under one plan, to be compared with others. Worked out where it is asked for."""
+
+    def __init__(self, planned: Plan) -> None:
+        self.plan = planned
+        self.walks: dict[tuple[Family, str], Walk] = {}
+
+    def walk(self, ruleset: Ruleset, table: str) -> Walk:
+        place = (ruleset.family, table)
+        if place not in self.walks:
+            self.walks[place] = Walk(ruleset.table(table), ruleset.family)
+        return self.walks[place]
+
+    def same_as(self, other: Plan) -> bool:
+        """Whether no packet fares differently under the other plan. In doubt it does."""
+        if self.plan == other:
+            return True
+        if (self.plan.routing, self.plan.passthrough_address) != (other.routing, other.passthrough_address):
+            return False
+        others = Fates(other)
+        return all(
+            mine.table(name) == its.table(name) or same_walks(self.walk(mine, name), others.walk(its, name))
+            for mine, its in zip(self.plan.rulesets, other.rulesets, strict=True)
+            for name in dict.fromkeys(table.table for table in (*mine.tables, *its.tables))
+        )
 
 
-def same_in_table(one: TableRules, other: TableRules, family: Family) -> bool:
-    if one == other:
-        return True
-    mine, its = Walk(one, family), Walk(other, family)
+def same_walks(mine: Walk, its: Walk) -> bool:
     if not (mine.exact and its.exact):
         return False
-    untouched = Fate(None)
     for hook in {*mine.fates, *its.fates}:
-        # A built-in chain without rules leaves everything to its policy.
+        # A built-in chain without rules leaves everything to its policy, and so does what no rule decides.
         ours, theirs = mine.fates.get(hook, {}), its.fates.get(hook, {})
-        for fate in {*ours, *theirs} - {untouched}:
+        for fate in {*ours, *theirs} - {Fate(None)}:
             if not same(ours.get(fate, []), theirs.get(fate, [])):
                 return False
     return True

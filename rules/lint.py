@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rules.fates import same_fates, unmet
+from rules.fates import Fates, unmet
 from rules.flows.outbound import captures_loopback
 from rules.intent import Intent, PortsOfUsers, UdpPolicy, Uids, of_family
-from rules.names import DNS_PORT, ISTIO_IN_REDIRECT, PASSTHROUGH
+from rules.names import DNS_PORT, ISTIO_IN_REDIRECT
 from rules.plan import plan
 from rules.summary import (
     captures_inbound,
@@ -86,24 +86,29 @@ class _Lint:
         self.intent = intent
         self.given = given
         self.plan = plan(intent)
+        self.fates = Fates(self.plan)
         self.sends = [family for family in intent.families if captures_outbound(intent, family)]
         self.takes = [family for family in intent.families if captures_inbound(intent, family)]
 
     def all(self) -> Iterator[Finding]:
-        """Whatever is without effect is not named once more for rules that never match."""
-        idle = [*self.without_effect(), *self.entries_without_effect()]
+        """Whatever is without effect is not named once more entry by entry, or for its rules that never match."""
+        idle = list(self.without_effect())
+        swallowed = set[str]() if self.sends else {"outbound_cidrs", "outbound_ports"}
+        idle += self.entries_without_effect({finding.settings[0] for finding in idle} | swallowed)
         yield from idle
-        yield from self.never_met({finding.settings[0] for finding in idle})
+        yield from self.never_met({finding.settings[0] for finding in idle} | swallowed)
         for question in (
             self.nothing_outbound,
             self.nothing_inbound,
             self.a_family_without_destinations,
             self.own_ports,
             self.own_ports_outbound,
+            self.ports_of_nothing,
             self.dns_excluded,
             self.proxy_owners,
             self.proxy_among_excluded,
             self.loopback,
+            self.machines,
             self.transparent,
             self.past_the_proxy,
         ):
@@ -116,7 +121,7 @@ class _Lint:
             if without is None:
                 continue
             planned = plan(without)
-            if planned == self.plan or same_fates(planned, self.plan):
+            if self.fates.same_as(planned):
                 reason, advice = self.why_idle(name)
                 text = f"{{{name}}} is without effect: "
                 if not reason:
@@ -166,7 +171,7 @@ class _Lint:
             other = "IPv6" if Family.V6 not in intent.families else "IPv4"
             return f"it names {other} networks only, and {other} is not captured", ""
         if name in OUTBOUND and not self.sends and not intent.redirect_dns:
-            return f"nothing outbound is captured, for {self.why_nothing_is_sent(name)}", leave_out
+            return f"nothing outbound is captured, because {self.why_nothing_is_sent(name)}", leave_out
         if name in ("outbound_cidrs_exclude", "outbound_ports_exclude"):
             return "what it excludes would not be captured anyway", leave_out
         if name == "outbound_ports":
@@ -191,11 +196,11 @@ class _Lint:
         if intent.owner_groups == () and name != "owner_groups":
             return "{owner_groups} is empty"
         if intent.outbound_cidrs == () and not intent.outbound_ports:
-            return "{outbound_cidrs} is empty" + ("" if name == "outbound_ports" else ", and no port is listed")
+            return "{outbound_cidrs} is empty"
         if not isinstance(intent.outbound_cidrs, All) and self.is_of_another_family("outbound_cidrs"):
             return "{outbound_cidrs} names no network of a captured family"
         if name != "outbound_cidrs_exclude" and swallows(intent):
-            return "{outbound_cidrs_exclude} excludes every destination"
+            return "{outbound_cidrs_exclude} excludes every destination of {outbound_cidrs}"
         return "everything is excluded"
 
     def are_the_proxys(self, gids: All | tuple[int, ...]) -> bool:
@@ -208,13 +213,11 @@ class _Lint:
 
     # --- entries without effect -------------------------------------------------------------------------------
 
-    def entries_without_effect(self) -> Iterator[Finding]:
-        for name, without in self.given.items():
+    def entries_without_effect(self, told: set[str]) -> Iterator[Finding]:
+        for name in self.given:
             entries = getattr(self.intent, name, ())
-            if isinstance(entries, tuple) and len(entries) > 1 and without is not None:
-                idle = list(self.idle_entries(name, entries))
-                if len(idle) < len(entries):
-                    yield from self.idle_entry_findings(name, entries, idle)
+            if isinstance(entries, tuple) and len(entries) > 1 and name not in told:
+                yield from self.idle_entry_findings(name, entries, list(self.idle_entries(name, entries)))
 
     def idle_entries(self, name: str, entries: tuple[Any, ...]) -> Iterator[Any]:
         """Those that could go, tried from the narrowest to the widest and from the last to the first."""
@@ -226,13 +229,9 @@ class _Lint:
         for entry in sorted(later_first, key=width):
             at = len(kept) - 1 - kept[::-1].index(entry)
             fewer = kept[:at] + kept[at + 1 :]
-            if fewer and self.same_plan(self.intent.but(**{name: tuple(fewer)})):
+            if fewer and self.fates.same_as(plan(self.intent.but(**{name: tuple(fewer)}))):
                 kept = fewer
                 yield entry
-
-    def same_plan(self, other: Intent) -> bool:
-        planned = plan(other)
-        return planned == self.plan or same_fates(planned, self.plan)
 
     def idle_entry_findings(self, name: str, entries: tuple[Any, ...], idle: list[Any]) -> Iterator[Finding]:
         explained = sorted(((self.why_entry_idle(name, entries, entry), entry) for entry in idle), key=lambda it: it[0])
@@ -288,19 +287,20 @@ class _Lint:
         seen: dict[tuple[str, str, str], list[tuple[Family, Unmet, str]]] = {}
         for ruleset in self.plan.rulesets:
             for it in unmet(ruleset):
-                if it.rule.setting not in self.given or it.rule.setting in told:
-                    continue
-                if it.rule.setting in ("proxy_uid", "proxy_gid"):
+                name = it.rule.setting
+                if name not in self.given or name in told or name in ("proxy_uid", "proxy_gid"):
                     continue
                 rules = ruleset.table(it.table).chains()[it.chain]
-                takers = [f"rule {position} ({rule_words(rules[position - 1])})" for position in it.by]
-                key = (it.rule.setting, it.chain, rule_words(it.rule))
-                seen.setdefault(key, []).append((ruleset.family, it, listed(takers, 3)))
+                first = [rules[position - 1] for position in it.by]
+                # What a setting itself asked first is no surprise; of a chain that nothing is sent to, the jump is.
+                if first and not all(rule.setting == name for rule in first):
+                    takers = [f'rule {at} ("{rule_words(rule)}")' for at, rule in zip(it.by, first, strict=True)]
+                    seen.setdefault((name, it.chain, rule_words(it.rule)), []).append(
+                        (ruleset.family, it, f"{listed(takers, 3)} take{'s' if len(first) == 1 else ''} that before")
+                    )
         for (name, chain, said), met in seen.items():
-            (_, it, first), families = met[0], named(dict.fromkeys(family for family, _, _ in met))
-            verb = "takes" if len(it.by) == 1 else "take"
-            because = f"{first} {verb} it before" if first else "nothing of that kind comes to this chain"
-            text = f"a rule for {{{name}}} never matches: {said} (rule {it.position} of {chain}, {families}); {because}"
+            (_, it, because), families = met[0], named(dict.fromkeys(family for family, _, _ in met))
+            text = f'rule {it.position} of {chain} ({families}), for {{{name}}}, never matches ("{said}"): {because}'
             yield Finding(SURPRISE, "never-matches", (name,), text, "see whether the earlier rule is meant")
 
     # --- captures that are none -----------------------------------------------------------------------------------
@@ -374,6 +374,16 @@ class _Lint:
                         NOTE, "own-port-outbound", (name, own), text, "leave it out, unless others listen there"
                     )
 
+    def ports_of_nothing(self) -> Iterator[Finding]:
+        intent = self.intent
+        if intent.outbound_ports_exclude and not self.sends and not intent.redirect_dns and intent.families:
+            text = (
+                "{outbound_ports_exclude} lets nothing go that would be captured, for nothing outbound is; it only "
+                "keeps what the proxy sends to its own pod, on these ports, from its inbound listener"
+            )
+            settings = ("outbound_ports_exclude", "outbound_cidrs")
+            yield Finding(SURPRISE, "excludes-nothing", settings, text, "leave it out")
+
     def dns_excluded(self) -> Iterator[Finding]:
         intent = self.intent
         if intent.redirect_dns and contains(intent.outbound_ports_exclude, DNS_PORT):
@@ -417,10 +427,11 @@ class _Lint:
             ]
             if behind:
                 text = (
-                    "a call of the proxy to its own pod is known by {proxy_uid} alone: its rule for lo lets everybody "
-                    "else go, {proxy_gid} included, before the gid is asked about, as in istio-iptables"
+                    "over lo the proxy is known by {proxy_uid} alone: everybody else is let go there before "
+                    "{proxy_gid} is asked about, as in istio-iptables"
                 )
-                yield Finding(NOTE, "gid-behind-uid", ("proxy_gid", "proxy_uid"), text, "the proxy is to run as both")
+                advice = "the proxy is to run with that uid, not with that gid alone"
+                yield Finding(NOTE, "gid-behind-uid", ("proxy_gid", "proxy_uid"), text, advice)
 
     def proxy_among_excluded(self) -> Iterator[Finding]:
         intent = self.intent
@@ -450,13 +461,24 @@ class _Lint:
             )
             advice = "leave it out, unless calls over lo are to go through the proxy"
             yield Finding(SURPRISE, "loopback-captured", ("outbound_cidrs",), text, advice)
-        for family in intent.families:
-            if PASSTHROUGH[family].network_address in intent.loopback(family) and "ipv4_loopback_cidr" in self.given:
-                text = (
-                    "{ipv4_loopback_cidr} has 127.0.0.6, from which the proxy hands on what arrived; calls to any of "
-                    "these addresses are let go, not those to 127.0.0.1 alone"
-                )
-                yield Finding(NOTE, "wide-loopback", ("ipv4_loopback_cidr",), text)
+
+    def machines(self) -> Iterator[Finding]:
+        """What comes from a virtual machine is asked for its destination only, as in istio-iptables."""
+        intent = self.intent
+        if not intent.virtual_interfaces:
+            return
+        passed_over = [
+            name
+            for name in ("outbound_cidrs_exclude", "outbound_ports_exclude", "outbound_ports")
+            if getattr(intent, name) and name in self.given
+        ]
+        if passed_over:
+            verb = "is" if len(passed_over) == 1 else "are"
+            text = (
+                "what arrives on {virtual_interfaces} goes to the proxy if {outbound_cidrs} has its destination; "
+                f"{listed([f'{{{name}}}' for name in passed_over])} {verb} not asked of it, as in istio-iptables"
+            )
+            yield Finding(NOTE, "machines-not-asked", ("virtual_interfaces", *passed_over), text)
 
     def transparent(self) -> Iterator[Finding]:
         intent = self.intent

@@ -183,14 +183,12 @@ def inbound_exclusions(intent: Intent) -> Iterator[Point]:
     ports = [*intent.inbound_ports_exclude] if isinstance(intent.inbound_ports, All) else []
     settings = ("inbound_ports_exclude",) if ports else ()
     if not intent.uses_tproxy:
-        tunnel = f"{intent.inbound_tunnel_port} (the proxy's tunnel)"
-        rest = [
-            str(entry).replace(":", " to ") for entry in merged(ports) if entry != Ports.one(intent.inbound_tunnel_port)
-        ]
-        text = f"port{'s' if rest else ''} {listed([tunnel, *rest], MOST + 4)}"
+        tunnel = Ports.one(intent.inbound_tunnel_port)
+        rest = [entry for entry in ports if entry != tunnel]
+        text = f"port {tunnel} (the proxy's tunnel)" + (f" and {ports_listed(rest)}" if rest else "")
         yield Point("inbound ports", PASSES, text, ("inbound_tunnel_port", *settings))
     elif ports:
-        yield Point("inbound ports", PASSES, ports_listed(merged(ports)), settings)
+        yield Point("inbound ports", PASSES, ports_listed(ports), settings)
     if intent.ssh_ports and not intent.capture_ssh:
         yield Point("SSH", PASSES, f"{ports_listed(intent.ssh_ports)}, by which you are logged in", ("capture_ssh",))
     sources = [network for network in intent.exclude_inbound_cidrs if network_family(network) in intent.families]
@@ -292,7 +290,11 @@ def networks_listed(networks: Iterable[Network]) -> str:
 
 
 def ports_listed(ranges: Iterable[Ports]) -> str:
-    ranges = merged(ranges)
+    """In ascending order; where they are many, neighbours are joined and the rest is counted."""
+    apart = sorted(set(ranges), key=lambda ports: (ports.first, ports.last))
+    if len(apart) <= MOST:
+        return port_words(apart)
+    ranges = merged(apart)
     if len(ranges) > MOST + 1:
         return f"{port_words(ranges[:MOST]).replace(' and ', ', ')} and {len(ranges) - MOST} more"
     return port_words(ranges)

@@ -56,7 +56,8 @@ STATES = {
 
 def rule_words(rule: Rule) -> str:
     """The rule as a sentence without its full stop: `TCP to port 22 is let go`."""
-    return f"{packets(rule.matches)} {becomes(rule.target)}"
+    asked = packets(rule.matches)
+    return f"{asked}{',' if ', not ' in asked else ''} {becomes(rule.target)}"
 
 
 def packets(matches: Sequence[Match]) -> str:
