@@ -13,6 +13,7 @@ from itertools import groupby
 
 from rules.fates import Fates, unmet
 from rules.flows.outbound import captures_loopback
+from rules.flows.words import merged
 from rules.intent import Intent, PortsOfUsers, UdpPolicy, Uids, of_family
 from rules.names import DNS_PORT, ISTIO_IN_REDIRECT
 from rules.plan import plan
@@ -94,6 +95,7 @@ class _Lint:
         """Whatever is without effect is not named once more entry by entry, or for its rules that never match."""
         idle = list(self.without_effect())
         swallowed = set[str]() if self.sends else {"outbound_cidrs", "outbound_ports"}
+        swallowed |= set() if self.takes else {"inbound_ports"}
         idle += self.entries_without_effect({finding.settings[0] for finding in idle} | swallowed)
         yield from idle
         yield from self.never_met({finding.settings[0] for finding in idle} | swallowed)
@@ -199,6 +201,8 @@ class _Lint:
             return "{outbound_cidrs} is empty"
         if not isinstance(intent.outbound_cidrs, All) and self.is_of_another_family("outbound_cidrs"):
             return "{outbound_cidrs} names no network of a captured family"
+        if name != "outbound_ports_exclude" and merged(intent.outbound_ports_exclude) == [Ports(1, 65535)]:
+            return "{outbound_ports_exclude} excludes every port"
         if name != "outbound_cidrs_exclude" and swallows(intent):
             return "{outbound_cidrs_exclude} excludes every destination of {outbound_cidrs}"
         return "everything is excluded"
@@ -376,11 +380,13 @@ class _Lint:
 
     def ports_of_nothing(self) -> Iterator[Finding]:
         intent = self.intent
-        if intent.outbound_ports_exclude and not self.sends and not intent.redirect_dns and intent.families:
-            text = (
-                "{outbound_ports_exclude} lets nothing go that would be captured, for nothing outbound is; it only "
-                "keeps what the proxy sends to its own pod, on these ports, from its inbound listener"
-            )
+        without = intent.but(outbound_ports_exclude=())
+        if self.sends or intent.redirect_dns or not intent.outbound_ports_exclude:
+            return
+        if intent.families and not any(captures_outbound(without, family) for family in intent.families):
+            text = "{outbound_ports_exclude} lets nothing go that would be captured, for nothing outbound is"
+            if not intent.uses_tproxy:
+                text += "; it only keeps what the proxy sends to its own pod, on these ports, from its inbound listener"
             settings = ("outbound_ports_exclude", "outbound_cidrs")
             yield Finding(SURPRISE, "excludes-nothing", settings, text, "leave it out")
 
@@ -418,7 +424,11 @@ class _Lint:
                     )
                     advice = "see that no application has it; 1337 is the usual one of the proxy"
                     yield Finding(SURPRISE, "owner-clash", (name,), text, advice)
-        if "proxy_gid" in self.given and len(set(intent.proxy_uid)) == len(set(intent.proxy_gid)) == 1:
+        if (
+            "proxy_gid" in self.given
+            and not intent.uses_tproxy
+            and len(set(intent.proxy_uid)) == len(set(intent.proxy_gid)) == 1
+        ):
             behind = [
                 it
                 for ruleset in self.plan.rulesets

@@ -7,6 +7,7 @@ from rules.flows.outbound import captures_loopback
 from rules.flows.words import merged
 from rules.intent import of_family
 from rules.names import DNS_PORT, PASSTHROUGH
+from rules.packets import DPORT
 from rules.plan import ruleset
 from rules.values import MANGLE, NAT, OUTPUT, PREROUTING, All, Family, Ports, Redirect, Tproxy, Value
 from rules.words import address, listed, port_words
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.intent import Intent
+    from rules.intent import Intent, PortsOfUsers
     from rules.values import Network, Verdict
 
 CAPTURED, PASSES, REFUSED, DROPPED = "captured", "not captured", "refused", "dropped"
@@ -85,7 +86,7 @@ def inbound(intent: Intent) -> Iterator[Point]:
         yield Point("inbound TCP", PASSES, "none of it goes to the proxy", settings)
     else:
         everywhere = isinstance(intent.inbound_ports, All)
-        where = "every port" if isinstance(intent.inbound_ports, All) else ports_listed(intent.inbound_ports)
+        where = "every port" if isinstance(intent.inbound_ports, All) else ports_listed(taken(intent))
         how = " by TPROXY, with the client's address" if intent.uses_tproxy else ""
         but = ", but for those below" if everywhere and has_exceptions(intent) else ""
         text = f"{named(captured)} to {where}{but}: goes to the proxy's port {intent.inbound_capture_port}{how}"
@@ -99,6 +100,13 @@ def inbound(intent: Intent) -> Iterator[Point]:
             yield Point("a call to itself", CAPTURED, text, ("proxy_uid", "proxy_gid", "inbound_capture_port"))
 
 
+def taken(intent: Intent) -> list[Ports]:
+    """The listed inbound ports without the tunnel's, where that is let go."""
+    tunnel = Ports.one(intent.inbound_tunnel_port)
+    listed_ports = () if isinstance(intent.inbound_ports, All) else intent.inbound_ports
+    return [ports for ports in listed_ports if intent.uses_tproxy or ports != tunnel]
+
+
 def has_exceptions(intent: Intent) -> bool:
     return not intent.uses_tproxy or bool(intent.inbound_ports_exclude or (not intent.capture_ssh and intent.ssh_ports))
 
@@ -106,7 +114,7 @@ def has_exceptions(intent: Intent) -> bool:
 def dns(intent: Intent) -> Iterator[Point]:
     captured = [family for family in intent.families if intent.captures_dns(family)]
     settings: tuple[str, ...] = ("redirect_dns", "capture_all_dns", "dns_capture_port")
-    if captured and not contains(intent.outbound_ports_exclude, DNS_PORT):
+    if takes_dns(intent):
         known = [address(network) for family in captured for network in of_family(intent.nameservers, family)]
         asked = "any nameserver" if intent.capture_all_dns else listed(known, MOST)
         at = listed([str(a) for a in intent.dns_capture_address]) or "loopback"
@@ -150,12 +158,15 @@ def never(intent: Intent) -> Iterator[Point]:
         yield Point("loopback", PASSES, text, ("outbound_cidrs", "ipv4_loopback_cidr"))
     else:
         text = f"what an application sends over lo (to the pod's own addresses as well), and to {local}"
-        if intent.redirect_dns:
+        if takes_dns(intent):
             text += "; DNS aside"
         yield Point("loopback", PASSES, text, ("ipv4_loopback_cidr",))
 
 
 def exclusions(intent: Intent) -> Iterator[Point]:
+    if not isinstance(intent.outbound_cidrs, All) and any(captures_outbound(intent, it) for it in intent.families):
+        ports = " to other ports" if intent.outbound_ports else ""
+        yield Point("destinations", PASSES, f"everywhere else{ports}", ("outbound_cidrs",))
     here = [network for network in intent.outbound_cidrs_exclude if network_family(network) in intent.families]
     if here and sends(intent):
         yield Point("destinations", PASSES, f"what goes to {networks_listed(here)}", ("outbound_cidrs_exclude",))
@@ -166,9 +177,11 @@ def exclusions(intent: Intent) -> Iterator[Point]:
         text = f"what {ids('uid', intent.exclude_uids)} sends"
         yield Point("users", PASSES, text, ("exclude_uids",))
     if intent.exclude_outbound_ports_for_uids and sends(intent):
-        entries = listed([str(entry) for entry in intent.exclude_outbound_ports_for_uids], MOST)
-        yield Point("ports of users", PASSES, f"[protocol:]ports:uids {entries}", ("exclude_outbound_ports_for_uids",))
-    if isinstance(intent.owner_groups, All) and intent.owner_groups_exclude and sends(intent):
+        entries = [ports_of_users(entry) for entry in intent.exclude_outbound_ports_for_uids]
+        yield Point("ports of users", PASSES, f"what {listed(entries, MOST)}", ("exclude_outbound_ports_for_uids",))
+    if not isinstance(intent.owner_groups, All) and intent.owner_groups and sends(intent):
+        yield Point("groups", PASSES, "what is sent with any other gid", ("owner_groups",))
+    elif isinstance(intent.owner_groups, All) and intent.owner_groups_exclude and sends(intent):
         text = f"what is sent with {ids('gid', intent.owner_groups_exclude)}"
         yield Point("groups", PASSES, text, ("owner_groups_exclude",))
     yield from inbound_exclusions(intent)
@@ -180,9 +193,12 @@ def exclusions(intent: Intent) -> Iterator[Point]:
 def inbound_exclusions(intent: Intent) -> Iterator[Point]:
     if not intent.inbound_ports:
         return
-    ports = [*intent.inbound_ports_exclude] if isinstance(intent.inbound_ports, All) else []
+    listed_ports = not isinstance(intent.inbound_ports, All)
+    ports = [] if listed_ports else [*intent.inbound_ports_exclude]
     settings = ("inbound_ports_exclude",) if ports else ()
-    if not intent.uses_tproxy:
+    if listed_ports:
+        yield Point("inbound ports", PASSES, "every other port", ("inbound_ports",))
+    elif not intent.uses_tproxy:
         tunnel = Ports.one(intent.inbound_tunnel_port)
         rest = [entry for entry in ports if entry != tunnel]
         text = f"port {tunnel} (the proxy's tunnel)" + (f" and {ports_listed(rest)}" if rest else "")
@@ -205,7 +221,7 @@ def other_protocols(intent: Intent) -> Iterator[Point]:
         yield Point("invalid packets", DROPPED, "what arrives and conntrack cannot place", ("drop_invalid",))
     quic = "" if refuses_quic(intent) else "; QUIC (HTTP/3, UDP port 443) leaves past the proxy"
     rest = "all other" if any(entry.policy != "leave" for entry in intent.udp) else "all"
-    aside = " but DNS" if any(intent.captures_dns(family) for family in intent.families) else ""
+    aside = " but DNS" if takes_dns(intent) else ""
     yield Point("UDP", PASSES, f"{rest} of it{aside}, in both directions{quic}", ("udp",))
     yield Point("other protocols", PASSES, "ICMP, SCTP and whatever else is not TCP")
 
@@ -247,9 +263,14 @@ def captures_machines(intent: Intent, family: Family) -> bool:
 
 
 def leads(intent: Intent, family: Family, table: str, hook: str, target: Verdict) -> bool:
-    """Whether any packet of this built-in chain meets this end."""
+    """Whether any packet of this built-in chain meets this end. Port 0 is one that nothing can listen on."""
     fates = Walk(ruleset(intent, family).table(table), family).fates.get(hook, {})
-    return any(fate.verdict == target for fate in fates)
+    return any(box[DPORT] != (0, 1) for fate, boxes in fates.items() if fate.verdict == target for box in boxes)
+
+
+def takes_dns(intent: Intent) -> bool:
+    """Whether any query goes to the proxy's resolver."""
+    return not contains(intent.outbound_ports_exclude, DNS_PORT) and any(map(intent.captures_dns, intent.families))
 
 
 def sends(intent: Intent) -> bool:
@@ -303,6 +324,11 @@ def ports_listed(ranges: Iterable[Ports]) -> str:
 def ids(kind: str, entries: Iterable[object]) -> str:
     """`uid 1337`, `uid 1337 or 1338`."""
     return f"{kind} {listed([str(entry) for entry in dict.fromkeys(entries)], MOST).replace(' and ', ' or ')}"
+
+
+def ports_of_users(entry: PortsOfUsers) -> str:
+    protocols = listed([name.upper() for name in entry.protocols])
+    return f"{ids('uid', entry.users)} sends to {protocols} {ports_listed(entry.ports) if entry.ports else 'ports'}"
 
 
 def shown_interface(name: str) -> str:

@@ -64,9 +64,14 @@ def packets(matches: Sequence[Match]) -> str:
     """What all these matches hold for. What is said comes first, what is denied behind it."""
     subject = next((subject_of(match) for match in matches if subject_of(match)), "everything")
     rest = [match for match in matches if not subject_of(match)]
-    said = [words(match) for match in rest if not isinstance(match, Not)]
+    said = " ".join(words(match) for match in rest if not isinstance(match, Not))
+    for which in ("to", "from"):
+        # `to 10.0.0.1 to port 53` is one place.
+        place, its, port = said.partition(f" {which} port")
+        if its and f" {which} " in f" {place}":
+            said = f"{place} port{port}"
     denied = [f"not {words(match.match)}" for match in rest if isinstance(match, Not)]
-    return ", ".join([" ".join([subject, *said]), *denied])
+    return ", ".join([f"{subject} {said}".rstrip(), *denied])
 
 
 def subject_of(match: Match) -> str:
@@ -174,6 +179,8 @@ def interface(name: str) -> str:
 def port_words(ranges: Iterable[Ports]) -> str:
     """`port 22`, `ports 22, 80 and 8000 to 8080`."""
     named = [str(ports.first) if ports.first == ports.last else f"{ports.first} to {ports.last}" for ports in ranges]
+    if not named:
+        return "no port"
     several = len(named) > 1 or " " in named[0]
     return f"port{'s' if several else ''} {listed(named)}"
 
