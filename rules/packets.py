@@ -51,22 +51,24 @@ LAST = "\U0010ffff"
 STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 """Those of which a packet has exactly one (iptables-extensions(8), conntrack). SNAT and DNAT come beside them."""
 NAMES: Span = ("", LAST)
+SOMEWHERE: Span = ("\0", LAST)
+"""Every interface."""
+NOWHERE: Span = ("", "\0")
+"""The interface of a packet where it has none yet, or none any more."""
 U32: Span = (0, 2**32)
 PORTS: Span = (0, 2**16)
 OWNERS: Span = (-1, 2**32)
 """-1 stands for a packet that has no socket on this host, and so no owner: `! --uid-owner` holds for it."""
 NOBODY: Span = (-1, 0)
 ADDRESSES: dict[Family, Span] = {Family.V4: (0, 2**32), Family.V6: (0, 2**128)}
-NOWHERE: Span = ("", "\0")
-"""The interface of a packet where it has none yet, or none any more."""
 
 
 def everything(family: Family, hook: str = "") -> Box:
     """All packets of a family that this built-in chain can see; without a name, all there are."""
     arrives = hook in (PREROUTING, "INPUT")
     owners = NOBODY if arrives else OWNERS
-    came = NOWHERE if hook == OUTPUT else NAMES
-    leaves = NOWHERE if arrives else NAMES
+    came = NOWHERE if hook == OUTPUT else SOMEWHERE if arrives else NAMES
+    leaves = NOWHERE if arrives else SOMEWHERE if hook in (OUTPUT, "POSTROUTING") else NAMES
     anywhere = ADDRESSES[family]
     states = (0, len(STATES))
     return NAMES, anywhere, anywhere, PORTS, PORTS, owners, owners, came, leaves, states, U32, U32

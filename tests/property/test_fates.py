@@ -154,7 +154,7 @@ def packets_near(*rulesets: Ruleset, hook: str) -> Iterator[Packet]:
     """Packets at the edges of everything that is asked, where a mistake would show."""
     family = rulesets[0].family
     full = everything(family, hook)
-    edges: list[set[Any]] = [{span[0]} for span in full]
+    edges: list[set[Any]] = [{span[0]} if span[0] != "\0" else set() for span in full]
     edges[0] |= {"tcp", "udp", "icmp"}
     edges[7] |= {"lo", "eth0"} if hook == PREROUTING else set()
     edges[8] |= {"lo", "eth0"} if hook == OUTPUT else set()

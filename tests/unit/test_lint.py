@@ -159,6 +159,8 @@ def test_an_entry_without_effect_is_found(line: str, name: str, entries: list[st
 def test_entries_that_only_together_swallow_another_are_found() -> None:
     """Two halves leave nothing of the whole; the narrowest entries go first, so one half is what is left over."""
     assert codes("-o", "1-100,50-150,101-120") == ["no-effect:outbound_ports_exclude"]
+    (one,) = findings("-x", "10.0.0.0/8,10.0.0.0/9,10.128.0.0/9")
+    assert one.entries == ["10.128.0.0/9", "10.0.0.0/9"]
 
 
 def test_a_long_list_is_looked_through_for_what_it_contains() -> None:
