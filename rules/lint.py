@@ -107,6 +107,7 @@ class _Lint:
             self.own_ports_outbound,
             self.ports_of_nothing,
             self.dns_excluded,
+            self.dns_of_another_family,
             self.proxy_owners,
             self.proxy_among_excluded,
             self.loopback,
@@ -132,7 +133,8 @@ class _Lint:
                         if planned == self.plan
                         else "there are rules for it, but no connection fares differently without them"
                     )
-                yield Finding(SURPRISE, "no-effect", (name, *named_in(reason, name)), text + reason, advice)
+                severity = NOTE if name in OF_THE_HOST else SURPRISE
+                yield Finding(severity, "no-effect", (name, *named_in(reason, name)), text + reason, advice)
 
     def why_idle(self, name: str) -> tuple[str, str]:
         """The reason why a setting has no effect, and what to do; empty where none is known."""
@@ -163,6 +165,11 @@ class _Lint:
                 return "{capture_all_dns} captures queries to every nameserver", leave_out
         if name == "redirect_dns" and not intent.redirect_dns:
             return "no nameserver is known", "--capture-all-dns captures queries to any"
+        if name in ("dual_stack", "ipv6"):
+            return "with the addresses that are here, the rules are the same without it", ""
+        passed_by = not intent.redirect_dns and only_udp(intent.exclude_outbound_ports_for_uids)
+        if name == "exclude_outbound_ports_for_uids" and passed_by:
+            return "of UDP only DNS is ever captured, and {redirect_dns} does not ask for that", leave_out
         if name == "capture_ssh":
             return "no SSH session and no sshd was found here", leave_out
         if name == "udp" and all(entry.policy == "leave" for entry in intent.udp):
@@ -197,6 +204,8 @@ class _Lint:
         intent = self.intent
         if intent.owner_groups == () and name != "owner_groups":
             return "{owner_groups} is empty"
+        if self.are_the_proxys(intent.owner_groups):
+            return "{owner_groups} names the proxy's own groups only, and the proxy is never captured"
         if intent.outbound_cidrs == () and not intent.outbound_ports:
             return "{outbound_cidrs} is empty"
         if not isinstance(intent.outbound_cidrs, All) and self.is_of_another_family("outbound_cidrs"):
@@ -273,6 +282,8 @@ class _Lint:
             return self.why_ports_idle()
         if name in ("outbound_cidrs_exclude", "outbound_ports_exclude", "owner_groups_exclude", "exclude_uids"):
             return "what it excludes would not be captured anyway"
+        if name == "exclude_outbound_ports_for_uids" and only_udp((entry,)) and not intent.redirect_dns:
+            return "of UDP only DNS is ever captured, and {redirect_dns} does not ask for that"
         if name == "udp" and entry.policy == "leave":
             return "to leave UDP alone is what happens anyway"
         return "no connection fares differently without it"
@@ -399,6 +410,17 @@ class _Lint:
             )
             settings = ("outbound_ports_exclude", "redirect_dns")
             yield Finding(MISTAKE, "dns-excluded", settings, text, "give one of the two")
+
+    def dns_of_another_family(self) -> Iterator[Finding]:
+        intent = self.intent
+        missed = [it for it in intent.nameservers if network_family(it) not in intent.families]
+        if not intent.redirect_dns or intent.capture_all_dns or not missed:
+            return
+        names = listed([address(network) for network in missed], 3)
+        family = network_family(missed[0]).value
+        text = f"{{redirect_dns}}: queries to {names} go past the proxy, for {family} is not captured"
+        severity = MISTAKE if len(missed) == len(intent.nameservers) else SURPRISE
+        yield Finding(severity, "dns-past-the-proxy", ("redirect_dns",), text, "--ipv6 on captures both families")
 
     def proxy_owners(self) -> Iterator[Finding]:
         intent = self.intent
@@ -537,6 +559,8 @@ OUTBOUND = frozenset(
     }
 )
 OF_NETWORKS = frozenset({"outbound_cidrs", "outbound_cidrs_exclude", "exclude_inbound_cidrs", "dns_capture_address"})
+OF_THE_HOST = frozenset({"dual_stack", "ipv6", "capture_ssh"})
+"""Settings that a pod spec gives for whatever it may meet."""
 ANY = {Family.V4: "0.0.0.0/0", Family.V6: "::/0"}
 
 
@@ -586,6 +610,10 @@ def contained(entries: tuple[Any, ...]) -> Iterator[Any]:
 def users_are(uids: Sequence[int], users: Uids) -> bool:
     """Whether these users are all the proxy's."""
     return users.last - users.first < len(uids) and all(uid in uids for uid in range(users.first, users.last + 1))
+
+
+def only_udp(entries: tuple[PortsOfUsers, ...]) -> bool:
+    return all(entry.protocols == ("udp",) for entry in entries)
 
 
 def swallows(intent: Intent) -> bool:

@@ -159,6 +159,7 @@ def test_each_kind_of_finding_is_found_as_often_as_ever() -> None:
         "calls-to-itself": 11,
         "captures-nothing": 3,
         "dns-excluded": 2,
+        "dns-past-the-proxy": 1,
         "excludes-nothing": 3,
         "family-without-destinations": 9,
         "gid-behind-uid": 4,

@@ -100,6 +100,12 @@ NO_EFFECT: list[tuple[str, str, str]] = [
     ("--capture-ssh", "capture_ssh", "no sshd was found"),
     ("--dual-stack", "dual_stack", "there is no usable IPv6 address"),
     ("--exclude-inbound-cidrs 10.0.0.0/8 -b=", "exclude_inbound_cidrs", "captures nothing inbound"),
+    ("--ipv6 off", "ipv6", "with the addresses that are here"),
+    (
+        "--exclude-outbound-ports-for-uids udp:443:5",
+        "exclude_outbound_ports_for_uids",
+        "of UDP only DNS is ever captured",
+    ),
     ("--resolv-conf /dev/null", "resolv_conf", "DNS is not captured"),
 ]
 
@@ -144,6 +150,12 @@ ENTRIES: list[tuple[str, str, list[str], str]] = [
     ("-d 22,15008", "inbound_ports_exclude", ["15008"], "the tunnel port"),
     ("--exclude-uids 1337,1000", "exclude_uids", ["1337"], "the proxy's own"),
     ("--udp 400-500=drop,443=drop", "udp", ["443=drop"], "no connection fares differently"),
+    (
+        "--exclude-outbound-ports-for-uids udp:443:5;80:5",
+        "exclude_outbound_ports_for_uids",
+        ["udp:443:5"],
+        "of UDP only DNS is ever captured",
+    ),
     ("-c eth+,eth0", "exclude_interfaces", ["eth0"], "eth+ contains it"),
 ]
 
@@ -219,6 +231,30 @@ def test_the_worst_comes_first() -> None:
     """Mistakes, surprises, notes."""
     severities = [it.severity for it in findings("-b", "15001,15008", "-t", "7", "-u", "1337", "-g", "202")]
     assert severities == ["mistake", "surprise", "surprise", "note"]
+
+
+def test_owner_groups_that_are_the_proxys_alone_capture_nothing() -> None:
+    """The proxy is let go before groups are asked about; beside another group the proxy's has no effect."""
+    (one,) = findings(env={"ISTIO_OUTBOUND_OWNER_GROUPS": "1337"})
+    assert (one.severity, one.code, one.settings[0]) == ("mistake", "captures-nothing", "owner_groups")
+    (one,) = findings(env={"ISTIO_OUTBOUND_OWNER_GROUPS": "5,1337"})
+    assert (one.code, one.entries) == ("no-effect", ["1337"])
+    assert findings(env={"ISTIO_OUTBOUND_OWNER_GROUPS": "5,6"}) == []
+    (one,) = findings(env={"ISTIO_OUTBOUND_OWNER_GROUPS": ""})
+    assert one.text == "environment ISTIO_OUTBOUND_OWNER_GROUPS is empty: nothing outbound is captured"
+
+
+def test_nameservers_of_a_family_that_is_not_captured_are_found() -> None:
+    """A mistake if all are; none if every query is captured, or the family is."""
+    six = POD.but(resolv_conf="nameserver fd00::a\n")
+    both = POD.but(resolv_conf="nameserver 10.96.0.10\nnameserver fd00::a\n")
+    (one,) = findings("--redirect-dns", facts=six)
+    assert (one.severity, one.code) == ("mistake", "dns-past-the-proxy")
+    (one,) = findings("--redirect-dns", facts=both)
+    assert (one.severity, one.code) == ("surprise", "dns-past-the-proxy")
+    assert "fd00::a go past" in one.text
+    assert codes("--redirect-dns", "--capture-all-dns", facts=six) == []
+    assert codes("--redirect-dns", "--ipv6", "on", facts=both) == []
 
 
 def test_a_family_without_destinations_is_noted() -> None:
