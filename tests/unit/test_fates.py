@@ -46,6 +46,17 @@ def never(*rules: str, hook: str = HOOK, family: Family = Family.V4) -> list[tup
         (["-m conntrack --ctstate NEW,ESTABLISHED -j RETURN", "-m conntrack --ctstate NEW -j DROP"], [("A", 2, (1,))]),
         (["-m conntrack --ctstate NEW,SNAT -j RETURN", "-m conntrack --ctstate NEW -j DROP"], []),
         (["-j MARK --set-xmark 0x1/0xffffffff", "-m mark --mark 0x2 -j DROP"], [("A", 2, ())]),
+        (
+            [
+                "-p udp -d 10.0.0.0/9 -j RETURN",
+                "-d 10.0.0.0/9 -j DROP",
+                "-d 10.128.0.0/9 -j DROP",
+                "-d 10.0.0.0/8 -j DROP",
+            ],
+            [("A", 4, (2, 3))],
+        ),
+        (["-m mark --mark 0x2 -j RETURN", "-j CONNMARK --restore-mark", "-m mark --mark 0x2 -j DROP"], []),
+        (["-m connmark --mark 0x2 -j RETURN", "-j CONNMARK --save-mark", "-m connmark --mark 0x2 -j DROP"], []),
         (["-j CONNMARK --restore-mark", "-m mark --mark 0x2 -j DROP"], []),
     ],
     ids=lambda it: " / ".join(it) if it and isinstance(it[0], str) else "",

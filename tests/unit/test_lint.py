@@ -117,6 +117,7 @@ def test_a_setting_without_effect_is_found(line: str, name: str, reason: str) ->
     assert one.settings[0] == name
     assert reason in one.text
     assert not one.entries
+    assert one.severity == ("note" if name in ("capture_ssh", "dual_stack", "ipv6") else "surprise")
 
 
 VARIABLES: list[tuple[str, dict[str, str], str]] = [
@@ -211,6 +212,7 @@ FOUND: list[tuple[str, list[str]]] = [
     ("-m TPROXY", ["tunnel-captured:inbound_tunnel_port"]),
     ("-m TPROXY -d 15008", []),
     ("-m TPROXY -b 80", []),
+    ("-m TPROXY -b 80 -u 1337 -g 202", []),
     ("-m TPROXY -b 80 -k eth9", ["machines-behind-tproxy:virtual_interfaces"]),
     ("-k eth9", []),
     ("-k eth9 -x 10.0.0.0/8", ["machines-not-asked:virtual_interfaces"]),
