@@ -145,7 +145,7 @@ def virtual_machines(intent: Intent) -> Iterator[Point]:
 def never(intent: Intent) -> Iterator[Point]:
     """What no setting but the proxy's own would change."""
     uids, gids = ids("uid", intent.proxy_uid), ids("gid", intent.proxy_gid)
-    text = f"what {uids} or {gids} sends: it would loop"
+    text = f"what {uids} or {gids} sends to others: it would loop"
     yield Point("the proxy itself", PASSES, text, ("proxy_uid", "proxy_gid"))
     passed = listed([str(PASSTHROUGH[family].network_address) for family in intent.families]).replace(" and ", " or ")
     if intent.families:
@@ -206,7 +206,9 @@ def inbound_exclusions(intent: Intent) -> Iterator[Point]:
     elif ports:
         yield Point("inbound ports", PASSES, ports_listed(ports), settings)
     if intent.ssh_ports and not intent.capture_ssh:
-        yield Point("SSH", PASSES, f"{ports_listed(intent.ssh_ports)}, by which you are logged in", ("capture_ssh",))
+        yield Point(
+            "SSH", PASSES, f"{ports_listed(intent.ssh_ports)}, of the SSH server of this host", ("capture_ssh",)
+        )
     sources = [network for network in intent.exclude_inbound_cidrs if network_family(network) in intent.families]
     if sources:
         yield Point("sources", PASSES, f"what arrives from {networks_listed(sources)}", ("exclude_inbound_cidrs",))

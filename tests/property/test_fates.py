@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.fates import Fate, Fates, Walk, unmet
+from rules.intent import Intent
+from rules.lint import findings, shown
 from rules.packets import STATES, common, everything, less
 from rules.plan import Plan, plan, ruleset
 from rules.summary import summary
@@ -46,7 +48,6 @@ from tests.property import strategies
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.intent import Intent
     from rules.packets import Box
     from rules.values import Match, Rule, TableRules, Target
 
@@ -318,6 +319,31 @@ def test_a_plan_has_the_fates_of_itself(intent: Intent) -> None:
             assert same_walks(Walk(table, planned.family), Walk(table, planned.family))
     assert Fates(Plan(())).same_as(Plan(()))
     assert Fate(None) == Fate(None, ())
+
+
+@settings(max_examples=20)
+@given(intent=strategies.intents)
+def test_whatever_is_found_can_be_said_and_is_so(intent: Intent) -> None:
+    """A finding names settings that there are; without what has no effect, entries together, all fates are the same."""
+    given = {
+        field: intent.but(**{field: getattr(Intent(), field)})
+        for field in strategies.FIELDS
+        if getattr(intent, field) != getattr(Intent(), field)
+    }
+    fates = Fates(plan(intent))
+    told = findings(intent, given)
+    for finding in told:
+        assert finding.text.format_map(dict.fromkeys(Intent.__match_args__, "it"))
+        assert set(finding.settings) <= set(Intent.__match_args__)
+        if finding.code == "no-effect" and not finding.entries:
+            assert fates.same_as(plan(given[finding.settings[0]]))
+    for name in {finding.settings[0] for finding in told if finding.entries}:
+        idle = [entry for it in told if it.settings[0] == name for entry in it.entries]
+        kept = [shown(entry) for entry in getattr(intent, name)]
+        for entry in idle:
+            kept.remove(entry)
+        left = {shown(entry): entry for entry in getattr(intent, name)}
+        assert fates.same_as(plan(intent.but(**{name: tuple(left[entry] for entry in kept)})))
 
 
 # --- words ----------------------------------------------------------------------------------------------------

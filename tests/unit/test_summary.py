@@ -49,7 +49,7 @@ POINTS: list[tuple[str, str, tuple[str, str] | None]] = [
         "virtual machines",
         ("not captured", "nothing that arrives on eth0 goes to the proxy as outbound"),
     ),
-    ("-u 1,2 -g 3", "the proxy itself", ("not captured", "what uid 1 or 2 or gid 3 sends: it would loop")),
+    ("-u 1,2 -g 3", "the proxy itself", ("not captured", "what uid 1 or 2 or gid 3 sends to others: it would loop")),
     ("-x 10.0.0.0/8,fd00::/8", "destinations", ("not captured", "what goes to 10.0.0.0/8")),
     ("-i 10.0.0.0/8", "destinations", ("not captured", "everywhere else")),
     ("-o 22", "outbound ports", ("not captured", "what goes to port 22, wherever it is")),
@@ -91,7 +91,7 @@ def test_the_port_of_ssh_is_named_where_it_is_let_go() -> None:
     """On a host; --capture-ssh captures it."""
     ports = (Ports.one(22),)
     assert said("", ssh_ports=ports, capture_ssh=False)["SSH"] == [
-        ("not captured", "port 22, by which you are logged in")
+        ("not captured", "port 22, of the SSH server of this host")
     ]
     assert "SSH" not in said("", ssh_ports=ports, capture_ssh=True)
 
