@@ -34,6 +34,7 @@ from capture.kernel import (
 from capture.live import LEGACY_TABLES, choose_backend, read_live
 from capture.process import read_words, run
 from capture.resolve import nameservers_in, resolve
+from rules.meshes import chains_of_other_meshes, native_tables
 from rules.names import RULE_PRIORITY
 from rules.plan import NOTHING, plan
 from rules.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, Not, OwnerGid, OwnerUid, OwnerUids, Value
@@ -55,13 +56,6 @@ ADD_CAPABILITY = "in a pod, securityContext.capabilities.add: [{}]; on a host, r
 OLDEST_IPTABLES = (1, 8, 7)
 NS_GET_USERNS = 0xB701
 """linux/nsfs.h: the user namespace that owns this one."""
-OTHER_TOOLS = {
-    "KUMA_": "Kuma",
-    "PROXY_INIT_": "Linkerd",
-    "CONSUL_": "Consul",
-    "OSM_": "Open Service Mesh",
-}
-"""How the chains of other captures begin."""
 IPV6_SWITCHES = {
     "all": "/proc/sys/net/ipv6/conf/all/disable_ipv6",
     "lo": "/proc/sys/net/ipv6/conf/lo/disable_ipv6",
@@ -399,7 +393,7 @@ def namespace(here: Here) -> Iterator[Fact]:
         remedy = "a pod with hostNetwork: true must not run this; --allow-host does it all the same" if signs else ""
         verdict = MISSING if refused else WARN if signs else OK
         yield Fact(area, "Kubernetes node", listed(signs) or "no sign of one", verdict, remedy)
-        yield from others(here.live)
+        yield from others(here, here.live)
     else:
         yield Fact(area, "Kubernetes node", "not known without the rules", UNKNOWN, "see what the namespace holds")
     as_proxy = [p for p in here.facts.processes if p.uid in here.resolved.intent.proxy_uid and p.uid]
@@ -428,14 +422,20 @@ def lo(here: Here) -> Iterator[Fact]:
         yield Fact("namespace", "lo", "down", MISSING if fails else WARN, remedy)
 
 
-def others(live: Live) -> Iterator[Fact]:
+def others(here: Here, live: Live) -> Iterator[Fact]:
     """Chains of other captures, and rules in both backends."""
-    chains = list(live.chains())
-    for start, tool in OTHER_TOOLS.items():
-        found = [name for name in chains if name.startswith(start)]
-        if found:
-            remedy = f"two captures in one namespace do not know of each other: remove the rules of {tool} first"
-            yield Fact("namespace", f"chains of {tool}", listed(found), WARN, remedy)
+    found: dict[str, list[str]] = {}
+    for saved in (*live.nft.values(), *live.legacy.values()):
+        for mesh, _, chain in chains_of_other_meshes(saved.ruleset):
+            found.setdefault(mesh, []).append(chain)
+    refused = here.planned is not NOTHING and not here.settings.take_over
+    for mesh, chains in found.items():
+        remedy = "--take-over removes them in the commit that brings ours; or keep that mesh out of this pod"
+        yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, remedy)
+    native = native_tables(live.table_names())
+    if native:
+        remedy = "remove them with that mesh's tool, or with `nft delete table`; --take-over does not"
+        yield Fact("namespace", "tables of another mesh", listed(native), MISSING, remedy)
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):
         remedy = "both act on traffic: keep rules in one of them"
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)

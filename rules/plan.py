@@ -85,12 +85,12 @@ def tables(intent: Intent, family: Family) -> Iterator[TableRules]:
         if intent.drop_invalid:
             yield mangle(intent, family)
     if intent.udp:
-        yield TableRules(FILTER, (ISTIO_OUTPUT,), (bypass.refused_udp(intent, family), bypass.hook()))
+        yield TableRules(FILTER, (ISTIO_OUTPUT,), (bypass.refused_udp(intent, family), bypass.hook("udp")))
 
 
 def refusing(intent: Intent) -> TableRules:
     """What stands in for a capture of IPv6."""
-    return TableRules(FILTER, (ISTIO_OUTPUT,), (bypass.refused_family(intent), bypass.hook()))
+    return TableRules(FILTER, (ISTIO_OUTPUT,), (bypass.refused_family(intent), bypass.hook("ipv6")))
 
 
 def nat(intent: Intent, family: Family) -> TableRules:

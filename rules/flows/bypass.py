@@ -22,9 +22,9 @@ NEW = CtState(frozenset({"NEW"}))
 NOBODY_THERE = {Family.V4: "icmp-port-unreachable", Family.V6: "icmp6-port-unreachable"}
 
 
-def hook() -> Block:
+def hook(setting: str) -> Block:
     why = "what leaves the pod past the proxy is looked at"
-    return Block(OUTPUT, (when().then(Jump(ISTIO_OUTPUT), why=why, setting="udp"),))
+    return Block(OUTPUT, (when().then(Jump(ISTIO_OUTPUT), why=why, setting=setting),))
 
 
 def refused_udp(intent: Intent, family: Family) -> Block:

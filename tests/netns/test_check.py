@@ -254,8 +254,20 @@ IMPAIRED: dict[str, Impaired] = {
     ),
     "another mesh": Impaired(
         "chains of Linkerd: PROXY_INIT_REDIRECT",
-        True,
+        False,
         prepare=inside("iptables-nft", "-t", "nat", "-N", "PROXY_INIT_REDIRECT"),
+    ),
+    "another mesh that is taken over": Impaired(
+        "chains of Linkerd: PROXY_INIT_REDIRECT",
+        True,
+        [*POD_SPEC, "--take-over"],
+        prepare=inside("iptables-nft", "-t", "nat", "-N", "PROXY_INIT_REDIRECT"),
+    ),
+    "tables of another mesh": Impaired(
+        "tables of another mesh: istio-proxy-nat",
+        False,
+        [*POD_SPEC, "--take-over"],
+        prepare=inside("nft", "add", "table", "inet", "istio-proxy-nat"),
     ),
     "a chain in the way": Impaired(
         "of another type, hook or priority than that of iptables: ip nat OUTPUT", False, prepare=blocked("ip")

@@ -1,0 +1,151 @@
+"""`capture explain`: what settings mean, in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from capture import netns
+from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture.facts import read_facts
+from rules.summary import CAPTURED, PASSES
+from rules.values import Family
+from rules.words import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.explanation import ChainModel, Explanation, FamilyModel, FindingModel, PointModel, RuleModel
+
+WIDTH = 100
+COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
+HEADINGS = {CAPTURED: "Captured", PASSES: "Not captured", "refused": "Refused", "dropped": "Dropped"}
+FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="both", help="Only one family's rules.")
+@output_option("the explanation")
+def command(family: str, output: str) -> None:
+    """Say in words what these settings mean: what is captured, what will surprise, and each rule with its reason.
+
+    Looks at nothing but this host's addresses, users and nameservers. Findings are no failure: the status is 0.
+    """
+    from capture.explanation import Explanation, explanation
+
+    if output == "schema":
+        click.echo(json.dumps(Explanation.model_json_schema(), indent=2))
+        return
+    with reporting():
+        said = said_settings()
+        if said.network_namespace:
+            netns.enter(said.network_namespace)
+        told = explanation(said, read_facts(os.environ, said.nameservers_file), FAMILIES[family])
+    if output == "json":
+        click.echo(json.dumps(told.model_dump(), indent=2))
+    else:
+        click.echo("\n".join(text(told)))
+
+
+def text(told: Explanation) -> Iterator[str]:
+    """The explanation for a terminal."""
+    yield from points(told.points)
+    yield from findings(told.findings)
+    for family in told.families:
+        yield from rules(family)
+
+
+# --- what is captured ---------------------------------------------------------------------------------------
+
+
+def points(told: list[PointModel]) -> Iterator[str]:
+    width = max(len(point.subject) for point in told) + 2
+    for fate in dict.fromkeys(point.fate for point in told):
+        yield heading(HEADINGS[fate])
+        for point in told:
+            if point.fate == fate:
+                given = ", ".join(option.shown for option in point.options if option.is_given)
+                by = f" ({given})" if given else ""
+                yield from wrapped(f"{point.text}{by}", f"  {point.subject:<{width}}")
+        yield ""
+
+
+# --- findings -----------------------------------------------------------------------------------------------
+
+
+def findings(told: list[FindingModel]) -> Iterator[str]:
+    yield heading("Findings" if told else "Findings: none")
+    width = max((len(finding.severity) for finding in told), default=0) + 2
+    for finding in told:
+        first, *rest = wrapped(finding.text, f"  {finding.severity:<{width}}")
+        yield f"  {click.style(finding.severity, fg=COLOURS[finding.severity])}{first[2 + len(finding.severity) :]}"
+        yield from rest
+        if finding.advice:
+            yield from wrapped(finding.advice, f"  {'':<{width}}→ ")
+    yield ""
+
+
+# --- rules --------------------------------------------------------------------------------------------------
+
+
+def rules(family: FamilyModel) -> Iterator[str]:
+    if not family.ways:
+        yield heading(f"{family.family}: no rules")
+        yield ""
+    for way in family.ways:
+        yield heading(f"{family.family}, {way.what}")
+        for chain in way.chains:
+            yield from chain_text(chain)
+        yield ""
+    if family.besides:
+        yield heading(f"{family.family}, besides rules")
+        for besides in family.besides:
+            yield from wrapped(besides, "  ")
+        yield ""
+
+
+def chain_text(chain: ChainModel) -> Iterator[str]:
+    origin = f", from {listed(chain.sent_from)}" if chain.sent_from else ""
+    yield click.style(f"  {chain.table} {chain.chain}{origin}", bold=True)
+    if not chain.rules:
+        yield "       no rules"
+    for rule in chain.rules:
+        yield from rule_lines(rule)
+
+
+def rule_lines(rule: RuleModel) -> Iterator[str]:
+    yield from wrapped(rule.words, f"  {rule.position:>4} ")
+    option = rule.option.words() if rule.option else "always"
+    yield from dimmed(wrapped(f"{rule.why} · {option}", "       "))
+    if rule.never_matches:
+        first = f"rule{'s' if len(rule.taken_by) > 1 else ''} {listed(list(map(str, rule.taken_by)))}"
+        verb = "takes" if len(rule.taken_by) == 1 else "take"
+        because = f"{first} {verb} that before" if rule.taken_by else "nothing of that kind comes here"
+        yield from dimmed(wrapped(f"never matches: {because}", "       "))
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def heading(words: str) -> str:
+    return click.style(words, bold=True)
+
+
+def dimmed(lines: list[str]) -> Iterator[str]:
+    return (click.style(line, dim=True) for line in lines)
+
+
+def wrapped(words: str, beginning: str) -> list[str]:
+    """The words behind a beginning, on as many lines as they take."""
+    return textwrap.wrap(
+        words,
+        WIDTH,
+        initial_indent=beginning,
+        subsequent_indent=" " * len(beginning),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
