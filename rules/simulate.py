@@ -124,6 +124,8 @@ class Packet(Value):
     mark: int = 0
     state: str = NEW
     """What conntrack makes of it: one of `STATES`. ESTABLISHED is a later packet in the direction of the first."""
+    is_answer: bool = False
+    """It goes the other way than the first packet of its connection did. No rule of nat is asked about it."""
     connmark: int | None = None
     """What its connection remembers. None: what the first packet left there."""
 
@@ -276,7 +278,7 @@ def simulate(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
     """
     of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is packet.family)
     first = None
-    if packet.state == ESTABLISHED:
+    if packet.state == ESTABLISHED and not packet.is_answer:
         first = simulate(of_family, packet.but(state=NEW), host)
         if first.became is Became.DEPENDS:
             return first.but(packet=packet)

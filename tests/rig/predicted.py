@@ -22,8 +22,8 @@ LOCAL = (
     Local("eth0", ip_address(ADDRESSES[6]), 64),
 )
 PASSTHROUGH_ON_LO = Local("lo", PASSTHROUGH[Family.V6].network_address, 128)
-RESOLVERS = ("127.0.0.1", "::1")
-"""Where the rig's resolver listens, on port 15053."""
+RESOLVERS, RESOLVER_PORT = ("127.0.0.1", "::1"), 15053
+"""Where the rig's resolver listens."""
 
 
 def host(routing: Iterable[Routing] = (), *, passthrough: bool = False, ipv6: bool = True) -> Host:
@@ -75,5 +75,5 @@ def landing(trace: Trace) -> str:
         return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
     listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
     if not is_tcp and str(trace.address) in RESOLVERS:
-        listening.add(15053)
+        listening.add(RESOLVER_PORT)
     return f"pod:{trace.port}" if trace.port in listening else "refused"

@@ -38,7 +38,7 @@ def planned(case: dict[str, Any]) -> Plan:
     return plan(resolve(settings, facts).intent)
 
 
-def followed(label: str, case: dict[str, Any], rules: Plan, here: Host) -> Trace:
+def followed(label: str, rules: Plan, here: Host) -> Trace:
     """The connection that a record's label describes, in the simulator: `app tcp src=127.0.0.6 10.244.0.5:8080`."""
     who, proto, *source, destination = label.split()
     host, _, port = destination.rpartition(":")
@@ -82,7 +82,7 @@ def test_the_simulator_says_where_every_recorded_connection_landed(shared: Path)
         here = predicted.host(rules.routing, passthrough=rules.passthrough_address, ipv6=case["v6"])
         for label, expected in recorded.items():
             count += 1
-            trace = followed(label, case, rules, here)
+            trace = followed(label, rules, here)
             assert trace.became is not Became.DEPENDS
             if landed(trace) != expected:
                 wrong.append((case["id"], label, expected, landed(trace)))
