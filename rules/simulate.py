@@ -25,6 +25,7 @@ from rules.names import (
     LOOPBACK_INTERFACE,
     OURS,
 )
+from rules.render import rule_text
 from rules.values import (
     BUILT_IN,
     FILTER,
@@ -73,7 +74,7 @@ from rules.values import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from ipaddress import IPv4Address, IPv6Address
     from typing import NoReturn, TypeAlias
 
@@ -227,6 +228,11 @@ class Became(Enum):
     @property
     def is_captured(self) -> bool:
         return self in (Became.CAPTURED_OUTBOUND, Became.CAPTURED_INBOUND, Became.CAPTURED_DNS)
+
+    @property
+    def is_a_deed(self) -> bool:
+        """Whether a rule does it, rather than leaving the packet alone."""
+        return self not in (Became.BYPASSED, Became.DELIVERED, Became.DEPENDS)
 
 
 class Trace(Value):
@@ -805,3 +811,92 @@ def masked(mark: int, text: str) -> bool:
     """Whether a mark is `VALUE/MASK`."""
     value, _, mask = text.partition("/")
     return mark & int(mask or "0xffffffff", 0) == int(value, 0)
+
+
+# --- in words ---------------------------------------------------------------------------------------------
+
+
+def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
+    """The same where it is not known which ruleset of the family acts first: it depends, if that makes a difference.
+
+    Of two tables of the same name, one in each backend, the kernel asks the younger one first
+    (nf_hook_entries_grow of net/netfilter/core.c), and nothing tells which that is.
+    """
+    trace = simulate(rulesets, packet, host)
+    if len(rulesets) > 1:
+        other = simulate(tuple(reversed(rulesets)), packet, host)
+        if (other.became, other.address, other.port) != (trace.became, trace.address, trace.port):
+            ways = (trace, *(way for way in (other,) if trace.became is not Became.DEPENDS))
+            why = "both backends have rules for it, and those in the younger table act first"
+            return trace.but(became=Became.DEPENDS, address=None, port=None, decided=None, reason=why, ways=ways)
+    return trace
+
+
+def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
+    """What became of the packet and why, in one sentence; `said` tells how the operator said a setting."""
+    if trace.became is Became.DEPENDS:
+        which = [f"rule {step.position} of {step.chain} ({rule_text(step.rule)})" for step in trace.depends_on]
+        why = " and ".join([*which, *([trace.reason] if trace.reason else [])])
+        ways = [way for way in trace.ways if way.became is not Became.DEPENDS]
+        ends = " or ".join(
+            dict.fromkeys(f"{verdict(way)}, {end_of(way)}" if end_of(way) else verdict(way) for way in ways)
+        )
+        return f"it depends on {why}{f': {ends}' if ends else ''}"
+    reason = reason_of(trace, said)
+    decided = f"{verdict(trace)} {reason}" if trace.became.is_a_deed else f"{verdict(trace)}, {reason}"
+    return ": ".join(filter(None, (decided, end_of(trace))))
+
+
+def reason_of(trace: Trace, said: Callable[[str], str]) -> str:
+    """Why: the rule that decided, what it is for, and the setting that asked for it."""
+    step = trace.decided
+    if step is None:
+        # What would have captured it, had the packet been another.
+        missed = [at.rule.setting for at in trace.steps if at.rule.target in map(Jump, ENDS) and at.rule.setting]
+        hint = (
+            ", ".join(map(said, dict.fromkeys(missed))) if trace.became in (Became.BYPASSED, Became.DELIVERED) else ""
+        )
+        return f"because {trace.reason}{f' ({hint})' if hint else ''}"
+    of_table = f" of the {step.table} table" if step.chain in BUILT_IN.get(step.table, ()) else ""
+    later = ", which its first packet met" if trace.packet.state == ESTABLISHED and step.table == NAT else ""
+    what = step.rule.why or rule_text(step.rule)
+    setting = f", because of {said(step.rule.setting)}" if step.rule.setting else ""
+    why = f", for {trace.reason}" if trace.reason else ""
+    return f"by rule {step.position} of {step.chain}{of_table} ({what}){later}{setting}{why}"
+
+
+def verdict(trace: Trace) -> str:
+    """What became of it, in a word or two."""
+    return "not captured" if trace.became in (Became.BYPASSED, Became.DELIVERED) else trace.became.value
+
+
+def end_of(trace: Trace) -> str:
+    """Where it goes; empty if nowhere."""
+    place = f"{written(trace.address)}:{trace.port}" if trace.address and trace.port else ""
+    match trace.became:
+        case Became.CAPTURED_OUTBOUND | Became.CAPTURED_INBOUND | Became.CAPTURED_DNS:
+            if not place:
+                return "it goes to the proxy's connection"
+            return f"it goes to port {trace.port} of the proxy{'' if is_here(trace) else f', at {place}'}"
+        case Became.REDIRECTED:
+            return f"it goes to {place}"
+        case Became.BYPASSED:
+            passes = "passes through the pod" if trace.packet.direction is Direction.IN else "leaves the pod"
+            return f"it {passes}, to {place}"
+        case Became.DELIVERED:
+            return f"it reaches {place} in the pod"
+        case Became.DROPPED | Became.REFUSED | Became.DEPENDS:
+            return ""
+        case _:
+            assert_never(trace.became)
+
+
+def is_here(trace: Trace) -> bool:
+    """Whether what captured it left it on this host without naming an address."""
+    bound = [step.rule.target for step in trace.matched if binds(step.rule.target)]
+    return not any(isinstance(target, Dnat) for target in bound)
+
+
+def written(address: Address | None) -> str:
+    """An address as it stands before a port."""
+    return f"[{address}]" if address and address.version == 6 else str(address)
