@@ -125,8 +125,9 @@ class Packet(Value):
     mark: int = 0
     state: str = NEW
     """What conntrack makes of it: one of `STATES`. ESTABLISHED is a later packet in the direction of the first."""
-    is_answer: bool = False
-    """It goes the other way than the first packet of its connection did. No rule of nat is asked about it."""
+    answers: tuple[Address, int] | None = None
+    """Where the first packet of its connection was sent, if this one goes the other way. No rule of nat is asked about
+    an answer; behind POSTROUTING it comes from there again."""
     connmark: int | None = None
     """What its connection remembers. None: what the first packet left there."""
 
@@ -273,6 +274,8 @@ CAPTURES: dict[str, Became] = {
     ISTIO_OUTPUT_DNS: Became.CAPTURED_DNS,
 }
 """What a rule captures that changes the destination, by the chain of ours that it is in."""
+CAPTURING = ("outbound_cidrs", "outbound_ports", "inbound_ports")
+"""The settings that say what is captured."""
 ENDS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT})
 """The chains whose rules only carry out what the rule that jumps to them decided."""
 
@@ -284,7 +287,7 @@ def simulate(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
     """
     of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is packet.family)
     first = None
-    if packet.state == ESTABLISHED and not packet.is_answer:
+    if packet.state == ESTABLISHED and not packet.answers:
         first = simulate(of_family, packet.but(state=NEW), host)
         if first.became is Became.DEPENDS:
             return first.but(packet=packet)
@@ -368,6 +371,7 @@ class _Walk:
         self.unknown: list[Step] = []
         self.first = first
         self.source: Address | None = packet.source
+        self.source_port = packet.source_port
         self.destination = packet.destination
         self.port = packet.port
         self.mark = packet.mark
@@ -416,9 +420,14 @@ class _Walk:
         # All of OUTPUT is told the interface that was chosen before it began, even where the packet was turned since.
         self.table(FILTER, OUTPUT)
         self.table(SECURITY, OUTPUT)
+        if goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
+            # __mkroute_output of net/ipv4/route.c, when the packet is turned round.
+            raise _Ended(Became.DROPPED, self.bound, "nothing leaves with a loopback address for its source")
         self.leaves = goes
         self.table(MANGLE, POSTROUTING)
         self.nat(POSTROUTING)
+        if self.packet.answers:
+            self.source, self.source_port = self.packet.answers
         if goes != LOOPBACK_INTERFACE:
             return False
         self.has_socket = False
@@ -478,6 +487,8 @@ class _Walk:
             return self.trace(became, self.destination, self.port, self.leader(self.bound))
         let_go = next(iter(self.let_go.values()), None)
         became = Became.DELIVERED if kept else Became.BYPASSED
+        if self.first and not let_go:
+            return self.trace(became, self.destination, self.port, self.first.decided, self.first.reason)
         return self.trace(became, self.destination, self.port, let_go, "" if let_go else self.untouched())
 
     def leader(self, step: Step) -> Step:
@@ -538,6 +549,9 @@ class _Walk:
             if isinstance(target, Redirect | Dnat | ForeignTarget):
                 return step
             if isinstance(target, Tproxy):
+                if self.packet.answers or (self.first and self.first.port != target.port):
+                    # tproxy_tg4 of net/netfilter/xt_TPROXY.c finds the socket of the connection before any listener.
+                    raise _Ended(Became.DROPPED, step, "the socket of its connection is not transparent")
                 self.handed, self.handed_to, self.mark = step, target.port, target.mark
             if step is None and policies.get(hook) == "DROP":
                 raise _Ended(Became.DROPPED, None, f"the policy of {hook} of the {table} table is DROP")
@@ -618,7 +632,9 @@ class _Walk:
 
     def accepts(self, step: Step) -> None:
         if step.chain == ISTIO_DIVERT and step.table == MANGLE:
-            self.handed = step
+            # The socket of its connection gets it, whosever that is.
+            is_another = self.packet.answers or (self.first and self.first.became is not Became.CAPTURED_INBOUND)
+            self.handed = None if is_another else step
         else:
             self.releases(step)
 
@@ -740,7 +756,7 @@ class _Walk:
         return self.packet.protocol in ("tcp", "udp")
 
     def source_port_is_among(self, ports: Ports) -> bool | None:
-        port = self.packet.source_port
+        port = self.source_port
         if port is not None:
             return is_among(port, ports)
         if ports.first <= EPHEMERAL.first and EPHEMERAL.last <= ports.last:
@@ -852,7 +868,7 @@ def reason_of(trace: Trace, said: Callable[[str], str]) -> str:
     step = trace.decided
     if step is None:
         # What would have captured it, had the packet been another.
-        missed = [at.rule.setting for at in trace.steps if at.rule.target in map(Jump, ENDS) and at.rule.setting]
+        missed = [at.rule.setting for at in trace.steps if at.rule.setting in CAPTURING]
         hint = (
             ", ".join(map(said, dict.fromkeys(missed))) if trace.became in (Became.BYPASSED, Became.DELIVERED) else ""
         )

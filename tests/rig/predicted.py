@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rules.names import PASSTHROUGH
 from rules.simulate import Became, Direction, Host, Local, Packet
 from rules.values import Family
-from tests.rig.pod import ADDRESSES, PROXY_PORTS, TCP_PORTS, UDP_PORTS
+from tests.rig.pod import ADDRESSES, OUTSIDE, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,7 +71,7 @@ def landing(trace: Trace) -> str:
             return "error: EPERM"  # netfilter tells a local sender of its verdict
         return "refused" if trace.became is Became.REFUSED else "timeout"
     assert trace.became is not Became.DEPENDS, trace.depends_on
-    if trace.became is Became.BYPASSED:
+    if trace.became is Became.BYPASSED or str(trace.address) in OUTSIDE[4 if packet.family is Family.V4 else 6]:
         return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
     listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
     if not is_tcp and str(trace.address) in RESOLVERS:
