@@ -187,7 +187,7 @@ class Host(Value):
 
 def is_on_link(local: Local, destination: Address) -> bool:
     """Whether this address's network has the destination, so that no gateway is needed."""
-    if local.address.version != destination.version or local.interface == LOOPBACK_INTERFACE:
+    if local.address.version != destination.version or local.interface == LOOPBACK_INTERFACE or not local.prefix:
         return False
     rest = local.address.max_prefixlen - local.prefix
     return int(local.address) >> rest == int(destination) >> rest
@@ -310,7 +310,9 @@ def simulate(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
 
 def judged(ended: list[tuple[Trace, list[Step]]], *, complete: bool) -> Trace:
     """One answer of all ways that were walked: the same for all of them, or that it depends."""
-    kinds = {(trace.became, trace.address, trace.port): trace for trace, _ in reversed(ended)}
+    kinds: dict[tuple[Became, Address | None, int | None], Trace] = {}
+    for trace, _ in ended:
+        kinds.setdefault((trace.became, trace.address, trace.port), trace)
     plainest, _ = ended[0]
     if complete and len(kinds) == 1 and plainest.became is not Became.DEPENDS:
         return plainest

@@ -288,6 +288,10 @@ class Answer:
         if destination.is_loopback and interface != "lo":
             reason = "is a loopback address: the kernel lets nothing arrive there from outside"
             raise BadSettings([Refusal("argument", str(destination), reason)])
+        if not question.live and not any(local.interface == interface for local in host.addresses):
+            assumed = Local(interface, ELSEWHERE[family][1], 0)
+            self.host = host.but(addresses=(*host.addresses, assumed))
+            self.notes.append(f"{interface} has no address here; taken to have one, {assumed.address}")
         source = question.source
         if source is None:
             source = LOOPBACK[family].network_address if interface == "lo" else ELSEWHERE[family][0]
