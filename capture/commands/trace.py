@@ -13,17 +13,18 @@ import click
 
 from capture import checked, facts, netlink
 from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
-from capture.errors import DEPENDS, BadSettings, Refusal
+from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.kernel import BACKENDS, Iptables
 from capture.live import read_live
 from capture.settings import DECLARED_BY_NAME
+from rules.diff import ours_in
 from rules.names import LOOPBACK, PASSTHROUGH
 from rules.paths import ELSEWHERE
 from rules.plan import Routing, plan
 from rules.reasons import explained
 from rules.render import rule_text
 from rules.simulate import INPUT, NEW, STATES, Became, Direction, Host, Local, Packet, conclusion, in_any_order, written
-from rules.values import PREROUTING, All, Family
+from rules.values import PREROUTING, All, Family, Ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from capture.settings import Settings
     from rules.plan import Plan
     from rules.simulate import Address, Step
-    from rules.values import Ruleset
 
 FIRST_APPLICATION = 1000
 SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
@@ -176,6 +176,7 @@ class Answer:
         known, self.resolved = looked_up(settings)
         planned = plan(self.resolved.intent)
         self.backends: tuple[str, ...] = ("",)
+        self.is_as_planned = True
         rulesets, routing = planned.rulesets, planned.routing
         if question.live:
             rulesets, routing = self.read_live(known, planned)
@@ -193,6 +194,7 @@ class Answer:
         for wanted in planned.rulesets:
             for name in self.backends:
                 held = live.saved(Iptables(name, wanted.family)).ruleset
+                self.is_as_planned &= ours_in(held) in (wanted, Ruleset(wanted.family))
                 found[wanted.family].append(explained(held, wanted))
         if not self.backends:
             self.notes.append("the namespace holds no rules")
@@ -228,7 +230,7 @@ class Answer:
             Direction.OUT,
             family,
             question.protocol,
-            chosen or self.host.source_to(family, destination),
+            chosen,
             destination,
             question.port,
             interface,
@@ -239,8 +241,11 @@ class Answer:
             question.state,
         )
 
-    def own_address_to(self, family: Family, destination: Address) -> Address | None:
-        """The source address that the kernel would choose; none if it knows no way. Nothing is sent."""
+    def own_address_to(self, family: Family, destination: Address) -> Address:
+        """The source address that the kernel would choose; one of ours if it knows no way. Nothing is sent.
+
+        Raises CaptureError if it knows no way and is the one that is asked about.
+        """
         if self.host.is_local(destination):
             return self.host.source_to(family, destination)
         try:
@@ -248,10 +253,16 @@ class Answer:
                 unsent.connect((str(destination), self.question.port))
                 return ip_address(unsent.getsockname()[0])
         except OSError as error:
-            self.notes.append(f"there is no way to {destination} from here: {error.strerror}")
-            return None
+            what = f"there is no way to {destination} from here ({error.strerror})"
+            if self.question.live and not self.question.interface:
+                raise CaptureError(f"{what}, so nothing is sent", hint="--iface asks all the same") from error
+            own = self.host.addresses
+            outside = [at.address for at in own if FAMILIES[at.address.version] is family and is_outside(at.address)]
+            source = outside[0] if outside else ELSEWHERE[family][1]
+            self.notes.append(f"{what}; taken to be sent from {source}")
+            return source
 
-    def way_to(self, family: Family, destination: Address, source: Address | None) -> str:
+    def way_to(self, family: Family, destination: Address, source: Address) -> str:
         """The interface by which it leaves: that of its source, if it is one of ours outside."""
         host = self.host
         if host.is_local(destination) or host.is_kept(family, self.question.mark):
@@ -312,8 +323,13 @@ class Answer:
     # --- words --------------------------------------------------------------------------------------------
 
     def said(self, name: str) -> str:
-        """How the operator said a setting: `flag -x "10.0.0.0/8"`."""
+        """How the operator said a setting: `flag -x "10.0.0.0/8"`.
+
+        Of live rules that differ from what these settings mean, only the flag is known.
+        """
         setting = DECLARED_BY_NAME[name]
+        if not self.is_as_planned:
+            return setting.shown
         origin = self.resolved.derived.get(name, self.settings.origins[name])
         if origin.text is not None:
             return f"{origin} {quoted(origin.text)}"
@@ -340,7 +356,7 @@ class Answer:
                 setting = f" [{self.said(step.rule.setting)}]" if step.rule.setting else ""
                 yield f"      {step.rule.why}{setting}"
         if not steps:
-            yield "no rule is asked about it"
+            yield "no rule matches it"
         yield ""
         yield self.sentence
 
@@ -440,6 +456,11 @@ def one_interface(text: str) -> str:
     if not name or name.endswith("+"):
         raise ValueError("is not the name of one interface")
     return name
+
+
+def is_outside(address: Address) -> bool:
+    """Whether others could answer to it."""
+    return not (address.is_loopback or address.is_link_local or address in PASSTHROUGH[Family.V6])
 
 
 def name_of(address: netlink.Address) -> str:

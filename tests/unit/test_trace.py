@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.rig import Pod
+from tests.rig import Namespace, Pod
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def sentence(*argv: str, environ: dict[str, str] | None = None) -> str:
         (["9.9.9.9:80", "--mark", "0x539"], "captured outbound"),
         (["localhost:80"], "in the pod"),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
 )
 def test_the_last_line_is_the_answer(argv: list[str], expected: str) -> None:
     """One sentence, with the rule, its reason and the option that asked for it."""
@@ -183,6 +183,9 @@ def test_live_rules_are_followed_and_explained(captured: Pod, backend: str) -> N
     assert f"nat OUTPUT ({backend})" in done.stdout
     assert "an excluded destination" in done.stdout.splitlines()[-1]
     assert "not captured, by rule 9 of ISTIO_OUTPUT" in done.stdout.splitlines()[-1]
+    assert "because of --istio-service-exclude-cidr: " in done.stdout.splitlines()[-1]
+    same = live(captured, "10.0.7.7:80", "-u", "1337", "-x", "10.0.0.0/8", "--dual-stack")
+    assert 'because of flag -x "10.0.0.0/8": ' in same.stdout.splitlines()[-1]
     assert "captured outbound by rule 10 of ISTIO_OUTPUT" in live(captured, "9.9.9.9:80").stdout
     assert "captured inbound" in live(captured, "--in", ":80").stdout
     assert "captured outbound" in live(captured, "[2001:db8::1]:80").stdout
@@ -222,6 +225,19 @@ def test_an_empty_namespace_captures_nothing() -> None:
 
 
 @pytest.mark.netns
+def test_what_cannot_be_sent_is_no_question_to_live_rules() -> None:
+    """Without a route there is no packet; without --live it is taken to leave from an address of ours."""
+    with Namespace("nowhere") as nowhere:
+        asked = ("trace", "--network-namespace", nowhere.name, "9.9.9.9:80")
+        done = subprocess.run(
+            [sys.executable, "-m", "capture", *asked, "--live"], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no way to 9.9.9.9 from here (Network is unreachable), so nothing is sent" in done.stderr
+        assert "taken to be sent from 198.51.100.1" in trace(*asked[1:]).stdout
+
+
+@pytest.mark.netns
 def test_another_namespace_can_be_asked(captured: Pod) -> None:
     """By name, from here: its addresses and its rules."""
     done = trace("--live", "--network-namespace", captured.inside.name, "--in", ":80")
@@ -235,6 +251,8 @@ def test_another_namespace_can_be_asked(captured: Pod) -> None:
 def test_tracing_changes_nothing(backend: str, mode: str) -> None:
     """Neither in a captured namespace nor in an empty one."""
     with Pod() as pod:
+        while "tentative" in pod.inside.output("ip", "-6", "addr"):
+            pass  # the kernel is still busy with the addresses itself
         for _ in range(2):
             before = pod.state()
             live(pod, "9.9.9.9:80")
