@@ -248,8 +248,8 @@ def commands() -> Iterator[str]:
 
 def option_row(option: click.Option) -> str:
     words = getattr(option.type, "choices", ())
-    value = "nothing" if option.is_flag else ", ".join(map(code, words)) or option.type.name
-    standard = "off" if option.is_flag else code(str(option.default))
+    value = "nothing" if option.is_flag else ", ".join(map(code, words)) or option.metavar or option.type.name
+    standard = "off" if option.is_flag else code(option.default) if isinstance(option.default, str) else "none"
     return f"| {' '.join(map(code, option.opts))} | {value} | {standard} | {option.help or ''} |"
 
 

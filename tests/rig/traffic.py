@@ -80,6 +80,8 @@ class Traffic:
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
+        self.arrived: dict[int, Landing] = {}
+        """What the listeners saw since the calls began, by the source port that it came from."""
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -123,12 +125,14 @@ class Traffic:
 
     def land(self, calls: Iterable[Call], *, patience: float = PATIENCE) -> list[Landing]:
         """Make all these calls at once, and tell for each where it arrived."""
+        self.arrived.clear()
         waiting = _Waiting(self._selector, list(calls))
         deadline = time.monotonic() + patience
         while waiting.unanswered and (left := deadline - time.monotonic()) > 0:
             for key, events in self._selector.select(left):
                 if isinstance(key.data, Listener):
-                    answer(key.data)
+                    source_port, landing = answer(key.data)
+                    self.arrived[source_port] = landing
                 else:
                     waiting.heard(key.data, events)
         return waiting.results()
@@ -229,19 +233,20 @@ def open_socket(host: str, proto: str, uid: int, gid: int) -> socket.socket:
         return socket.socket(family, socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM)
 
 
-def answer(listener: Listener) -> None:
-    """Tell a caller where it landed."""
+def answer(listener: Listener) -> tuple[int, Landing]:
+    """Tell a caller where it landed; the same for us, with the caller's source port."""
     if listener.proto == "udp":
         _, peer = listener.socket.recvfrom(400)
         landing = Landing(listener.where, listener.port, peer=peer[0])
         with contextlib.suppress(OSError):
             listener.socket.sendto(encoded(landing), peer)
-        return
+        return peer[1], landing
     accepted, peer = listener.socket.accept()
     with accepted:
         landing = Landing(listener.where, listener.port, original_destination(accepted), peer[0])
         with contextlib.suppress(OSError):
             accepted.sendall(encoded(landing))
+    return peer[1], landing
 
 
 def original_destination(accepted: socket.socket) -> tuple[str, int]:

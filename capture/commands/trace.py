@@ -1,0 +1,471 @@
+"""`capture trace`: what would become of a packet, and the rule that decides it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capture import checked, facts, netlink
+from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
+from capture.kernel import BACKENDS, Iptables
+from capture.live import read_live
+from capture.settings import DECLARED_BY_NAME
+from rules.diff import ours_in
+from rules.names import LOOPBACK, PASSTHROUGH
+from rules.paths import ELSEWHERE
+from rules.plan import Routing, plan
+from rules.reasons import explained
+from rules.render import rule_text
+from rules.simulate import INPUT, NEW, STATES, Became, Direction, Host, Local, Packet, conclusion, in_any_order, written
+from rules.values import PREROUTING, All, Family, Ruleset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from capture.facts import Facts
+    from capture.settings import Settings
+    from rules.plan import Plan
+    from rules.simulate import Address, Step
+
+FIRST_APPLICATION = 1000
+SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
+FAMILIES = {4: Family.V4, 6: Family.V6}
+RESOLVER_OPTIONS = "timeout:1 attempts:1"
+"""For resolv.conf(5): a name that nobody knows is not waited for."""
+
+
+class TraceCommand(SettingsCommand):
+    """Tells `--udp`, the protocol, from `--udp PORT=POLICY`, the setting."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        for at, word in enumerate(words):
+            following = words[at + 1] if at + 1 < len(words) else ":"
+            if word == "--":
+                break
+            if word == "--tcp" or (word == "--udp" and following and "=" not in following):
+                words[at] = f"--protocol={word[2:]}"
+        return super().parse_args(ctx, words)
+
+
+@click.command(cls=TraceCommand)
+@click.argument("to", metavar="[HOST]:PORT", nargs=-1)
+@click.option("--out", "outward", is_flag=True, help="A process in the pod sends it. This is the default.")
+@click.option("--in", "inward", is_flag=True, help="It arrives from outside.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["tcp", "udp"]),
+    default="tcp",
+    help="`--tcp` and `--udp` are short for it. `--udp PORT=POLICY` is the setting.",
+)
+@click.option("--uid", "user", metavar="USER", help="Who sends it, by uid or name. By default an application.")
+@click.option("--gid", "group", metavar="GROUP", help="The group it is sent with. By default the uid.")
+@click.option("--src", "source", metavar="IP[:PORT]", help="Where it comes from.")
+@click.option("--iface", "interface", metavar="NAME", help="The interface it arrives on, or would leave by.")
+@click.option(
+    "--state",
+    type=click.Choice([state.lower() for state in STATES]),
+    default=NEW.lower(),
+    help="What conntrack makes of it. `established`: a later packet, in the direction of the first.",
+)
+@click.option("--mark", metavar="MARK", help="The fwmark that it has from the start.")
+@click.option("--live", is_flag=True, help="Ask the rules that the namespace holds, not those of the settings.")
+@click.option("--all-rules", is_flag=True, help="Show every rule that is asked, not only those that match.")
+@output_option("the trace")
+def command(**asked: Any) -> None:
+    """Tell what becomes of a packet, and which rule decides it, of which setting.
+
+    The packet is followed through the rules that the settings mean, as the kernel would; nothing is sent, and no
+    privilege is needed. With --live it is followed through the rules that are there, of both backends, which takes
+    the rights to read them. Ends with status 5 if it depends on rules of others that cannot be asked.
+    """
+    if asked["output"] == "schema":
+        from capture.trace_model import TraceModel
+
+        click.echo(json.dumps(TraceModel.model_json_schema(), indent=2))
+        return
+    with reporting():
+        answer = Answer(Question(asked), said_settings())
+    if asked["output"] == "json":
+        from capture.trace_model import model_of
+
+        made = model_of(answer.trace, answer.sentence, answer.notes, answer.said, answer.backend_of)
+        click.echo(json.dumps(made.model_dump(), indent=2))
+    else:
+        click.echo("\n".join(answer.lines(all_rules=asked["all_rules"])))
+    if answer.trace.became is Became.DEPENDS:
+        sys.exit(DEPENDS)
+
+
+class Question:
+    """The command line, read and checked. Raises BadSettings for what cannot be asked."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.refusals: list[Refusal] = []
+        self.notes: list[str] = []
+        self.direction = Direction.IN if asked["inward"] else Direction.OUT
+        self.protocol: str = asked["protocol"]
+        self.state: str = asked["state"].upper()
+        self.live: bool = asked["live"]
+        self.mark: int = self.read("--mark", asked["mark"], checked.mark) or 0
+        self.interface: str = self.read("--iface", asked["interface"], one_interface) or ""
+        if asked["inward"] and asked["outward"]:
+            self.refuse("flag --out", None, "contradicts --in; give one of the two")
+        self.uid = self.read("--uid", asked["user"], lambda text: an_id(text, facts.uid_of, "user"))
+        self.gid = self.read("--gid", asked["group"], lambda text: an_id(text, facts.gid_of, "group"))
+        if self.direction is Direction.IN:
+            for flag, given in (("--uid", asked["user"]), ("--gid", asked["group"])):
+                if given is not None:
+                    self.refuse(f"flag {flag}", given, "is without meaning for --in: what arrives has no owner here")
+        came_from: tuple[Address | None, int | None] = self.read("--src", asked["source"], a_source) or (None, None)
+        self.source, self.source_port = came_from
+        self.address: Address | None = None
+        self.port = 0
+        self.read_destination(asked["to"])
+        if self.refusals:
+            raise BadSettings(self.refusals)
+
+    def refuse(self, where: str, value: str | None, reason: str) -> None:
+        self.refusals.append(Refusal(where, value, reason))
+
+    def read(self, flag: str, text: str | None, reader: Callable[[str], Any]) -> Any:
+        """A flag's value, read; None if it was not given, or was refused."""
+        try:
+            return None if text is None else reader(text)
+        except ValueError as refused:
+            self.refuse(f"flag {flag}", text, str(refused))
+            return None
+
+    def read_destination(self, words: tuple[str, ...]) -> None:
+        if len(words) != 1:
+            given = f"{len(words)} are given" if words else "none is given"
+            self.refuse(
+                "argument [HOST]:PORT", None, f"{given}; give one, such as 9.9.9.9:80, [2001:db8::1]:443 or :80"
+            )
+            return
+        (text,) = words
+        try:
+            host, self.port = host_and_port(text)
+            if host or self.direction is Direction.OUT:
+                self.address, *others = addresses_of(host)
+                if others:
+                    listed = ", ".join(map(str, others))
+                    self.notes.append(f"{host} is {self.address}; it is also {listed}, which is not traced")
+                elif host != str(self.address):
+                    self.notes.append(f"{host} is {self.address}")
+            if self.address and self.source and self.address.version != self.source.version:
+                self.refuse("flag --src", str(self.source), f"is not of the family of {self.address}")
+        except ValueError as refused:
+            self.refuse("argument", text, str(refused))
+
+
+class Answer:
+    """What becomes of the packet, in words."""
+
+    def __init__(self, question: Question, settings: Settings) -> None:
+        self.question = question
+        self.settings = settings
+        self.notes = list(question.notes)
+        known, self.resolved = looked_up(settings)
+        planned = plan(self.resolved.intent)
+        self.backends: tuple[str, ...] = ("",)
+        self.is_as_planned = True
+        rulesets, routing = planned.rulesets, planned.routing
+        if question.live:
+            rulesets, routing = self.read_live(known, planned)
+        self.host = self.host_of(known, planned, routing)
+        self.packet = self.packet_of(known)
+        of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is self.packet.family)
+        self.trace = in_any_order(of_family, self.packet, self.host)
+        self.sentence = conclusion(self.trace, self.said)
+
+    def read_live(self, known: Facts, planned: Plan) -> tuple[tuple[Ruleset, ...], tuple[Routing, ...]]:
+        """The rules and the routing that are there; whatever backend has any."""
+        live = read_live(known)
+        found: dict[Family, list[Ruleset]] = {family: [] for family in Family}
+        self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))
+        for wanted in planned.rulesets:
+            for name in self.backends:
+                held = live.saved(Iptables(name, wanted.family)).ruleset
+                self.is_as_planned &= ours_in(held) in (wanted, Ruleset(wanted.family))
+                found[wanted.family].append(explained(held, wanted))
+        if not self.backends:
+            self.notes.append("the namespace holds no rules")
+        tables = {(route.family, route.table) for route in live.local_routes}
+        routing = tuple(
+            Routing(rule.family, rule.mark, rule.table)
+            for rule in live.policy_rules
+            if rule.is_plain and rule.mark and (rule.family, rule.table) in tables
+        )
+        return tuple(ruleset for family in Family for ruleset in found[family]), routing
+
+    def backend_of(self, step: Step) -> str:
+        return self.backends[step.layer] if self.question.live else ""
+
+    # --- the packet ---------------------------------------------------------------------------------------
+
+    def host_of(self, known: Facts, planned: Plan, routing: tuple[Routing, ...]) -> Host:
+        local = [Local(name_of(address), address.ip, address.prefix) for address in known.addresses or ()]
+        if planned.passthrough_address and not self.question.live:
+            local.append(Local("lo", PASSTHROUGH[Family.V6].network_address, 128))
+        outside = [address.interface for address in local if address.interface != "lo"]
+        return Host(tuple(local), outside[0] if outside else "eth0", routing)
+
+    def packet_of(self, known: Facts) -> Packet:
+        question, destination = self.question, self.question.address
+        if question.direction is Direction.IN or destination is None:
+            return self.arriving(known)
+        family = FAMILIES[destination.version]
+        chosen = question.source or self.own_address_to(family, destination)
+        interface = question.interface or self.way_to(family, destination, chosen)
+        uid, gid = self.sender()
+        return Packet(
+            Direction.OUT,
+            family,
+            question.protocol,
+            chosen,
+            destination,
+            question.port,
+            interface,
+            question.source_port,
+            uid,
+            gid,
+            question.mark,
+            question.state,
+        )
+
+    def own_address_to(self, family: Family, destination: Address) -> Address:
+        """The source address that the kernel would choose; one of ours if it knows no way. Nothing is sent.
+
+        Raises CaptureError if it knows no way and is the one that is asked about.
+        """
+        if self.host.is_local(destination):
+            return self.host.source_to(family, destination)
+        try:
+            with socket.socket(SOCKETS[family], socket.SOCK_DGRAM) as unsent:
+                unsent.connect((str(destination), self.question.port))
+                return ip_address(unsent.getsockname()[0])
+        except OSError as error:
+            what = f"there is no way to {destination} from here ({error.strerror})"
+            if self.question.live and not self.question.interface:
+                raise CaptureError(f"{what}, so nothing is sent", hint="--iface asks all the same") from error
+            own = self.host.addresses
+            outside = [at.address for at in own if FAMILIES[at.address.version] is family and is_outside(at.address)]
+            source = outside[0] if outside else ELSEWHERE[family][1]
+            self.notes.append(f"{what}; taken to be sent from {source}")
+            return source
+
+    def way_to(self, family: Family, destination: Address, source: Address) -> str:
+        """The interface by which it leaves: that of its source, if it is one of ours outside."""
+        host = self.host
+        if host.is_local(destination) or host.is_kept(family, self.question.mark):
+            return "lo"
+        of_source = [local.interface for local in host.addresses if local.address == source and local.interface != "lo"]
+        return of_source[0] if of_source else host.leaves_on(family, destination, self.question.mark)
+
+    def sender(self) -> tuple[int, int]:
+        """Who sends it: as asked, or an application."""
+        question, intent = self.question, self.resolved.intent
+        uid, gid = question.uid, question.gid
+        if uid is None:
+            taken = {*intent.proxy_uid, *intent.proxy_gid}
+            uid = next(i for i in range(FIRST_APPLICATION, 1 << 32) if i not in taken)
+            self.notes.append(f"sent by an application, taken to be uid {uid}; --uid says another")
+        return uid, uid if gid is None else gid
+
+    def arriving(self, known: Facts) -> Packet:
+        question, host = self.question, self.host
+        destination = question.address
+        wanted = question.source.version if question.source else None
+        if destination is None:
+            usable = known.usable(FAMILIES[wanted] if wanted else None)
+            if not usable:
+                of_family = f" of IPv{wanted}" if wanted else ""
+                reason = f"names no host, and there is no address{of_family} here that others could reach; name one"
+                raise BadSettings([Refusal("argument", f":{question.port}", reason)])
+            destination = usable[0].ip
+        family = FAMILIES[destination.version]
+        interface = question.interface
+        if not interface:
+            own = [local.interface for local in host.addresses if local.address == destination]
+            interface = next((name for name in own if name != "lo"), host.default_interface)
+        if destination.is_loopback and interface != "lo":
+            reason = "is a loopback address: the kernel lets nothing arrive there from outside"
+            raise BadSettings([Refusal("argument", str(destination), reason)])
+        if not question.live and not any(local.interface == interface for local in host.addresses):
+            assumed = Local(interface, ELSEWHERE[family][1], 0)
+            self.host = host.but(addresses=(*host.addresses, assumed))
+            self.notes.append(f"{interface} has no address here; taken to have one, {assumed.address}")
+        source = question.source
+        if source is None:
+            source = LOOPBACK[family].network_address if interface == "lo" else ELSEWHERE[family][0]
+            self.notes.append(f"sent by a client taken to be {source}; --src says another")
+        return Packet(
+            Direction.IN,
+            family,
+            question.protocol,
+            source,
+            destination,
+            question.port,
+            interface,
+            question.source_port,
+            mark=question.mark,
+            state=question.state,
+        )
+
+    # --- words --------------------------------------------------------------------------------------------
+
+    def said(self, name: str) -> str:
+        """How the operator said a setting: `flag -x "10.0.0.0/8"`.
+
+        Of live rules that differ from what these settings mean, only the flag is known.
+        """
+        setting = DECLARED_BY_NAME[name]
+        if not self.is_as_planned:
+            return setting.shown
+        origin = self.resolved.derived.get(name, self.settings.origins[name])
+        if origin.text is not None:
+            return f"{origin} {quoted(origin.text)}"
+        how = "by default" if origin.kind == "default" else str(origin)
+        return f"{setting.shown} {quoted(shown(getattr(self.resolved.intent, name)))} {how}"
+
+    def lines(self, *, all_rules: bool) -> Iterator[str]:
+        """The answer as text."""
+        yield described(self.packet)
+        yield from (f"  {note}" for note in self.notes)
+        yield ""
+        steps = [step for step in self.trace.steps if all_rules or step.matched is not False]
+        heading = ""
+        for step in steps:
+            backend = self.backend_of(step)
+            back = self.packet.direction is Direction.OUT and step.hook in (PREROUTING, INPUT)
+            title = f"{step.table} {step.hook}{f' ({backend})' if backend else ''}{' over lo' if back else ''}"
+            if title != heading:
+                heading = title
+                yield title
+            sign = {True: "✓", False: " ", None: "?"}[step.matched]
+            yield f"  {sign} {step.chain} {step.position}: {rule_text(step.rule)}"
+            if step.matched is not False and step.rule.why:
+                setting = f" [{self.said(step.rule.setting)}]" if step.rule.setting else ""
+                yield f"      {step.rule.why}{setting}"
+        if not steps:
+            yield "no rule matches it"
+        yield ""
+        yield self.sentence
+
+
+def described(packet: Packet) -> str:
+    """The packet that is asked about."""
+    port = f":{packet.source_port}" if packet.source_port else ""
+    place = written if port else str
+    parts = [f"{packet.family.value} {packet.protocol.upper()} to {written(packet.destination)}:{packet.port}"]
+    parts.append(f"from {place(packet.source)}{port}")
+    if packet.direction is Direction.OUT:
+        parts += [f"by uid {packet.uid}, gid {packet.gid}", f"leaving on {packet.interface}"]
+    else:
+        parts.append(f"arriving on {packet.interface}")
+    if packet.mark:
+        parts.append(f"with mark {packet.mark:#x}")
+    first = packet.state == NEW
+    parts.append("the first packet of its connection" if first else f"state {packet.state}")
+    return ", ".join(parts)
+
+
+def shown(value: object) -> str:
+    """A value of an intent as one would write it on a command line."""
+    if isinstance(value, All):
+        return "*"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`9.9.9.9:80`, `[2001:db8::1]:443`, `example.org:443`, `:80` or `80`. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError("is not HOST:PORT; an IPv6 address goes in brackets, as in [2001:db8::1]:443")
+    if not colon and not port.isdigit():
+        raise ValueError("has no port; give HOST:PORT, such as 9.9.9.9:80")
+    try:
+        return host.strip("[]"), checked.port(port)
+    except ValueError:
+        raise ValueError("has no port from 1 to 65535 behind the last colon; give HOST:PORT") from None
+
+
+def addresses_of(host: str) -> list[Address]:
+    """The addresses that a name stands for, or the one that it is. Raises ValueError."""
+    if not host:
+        raise ValueError("names no host; give HOST:PORT, such as 9.9.9.9:80")
+    try:
+        return [usable(checked.address(host))]
+    except ValueError as refused:
+        if all(char in "0123456789abcdefABCDEF:." for char in host) and not any(map(str.isalpha, host.split(":")[0])):
+            raise ValueError(f"has {host} for a host, which {refused}") from None
+    os.environ.setdefault("RES_OPTIONS", RESOLVER_OPTIONS)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ValueError(f"has {host} for a host, a name that is not known here; give its address") from None
+    return [usable(ip_address(address)) for address in dict.fromkeys(str(entry[4][0]) for entry in found)]
+
+
+def usable(address: Address) -> Address:
+    """An address that one host has. Raises ValueError."""
+    if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
+        raise ValueError("is the address of no single host; give one")
+    return address
+
+
+def a_source(text: str) -> tuple[Address, int | None]:
+    """`10.0.0.1`, `10.0.0.1:5353`, `fd00::1` or `[fd00::1]:5353`."""
+    try:
+        return usable(checked.address(text.strip("[]"))), None
+    except ValueError as refused:
+        host, colon, port = text.rpartition(":")
+        if not colon or (":" in host and not host.startswith("[")):
+            raise ValueError(str(refused)) from None
+        return usable(checked.address(host.strip("[]"))), checked.port(port)
+
+
+def an_id(text: str, lookup: Callable[[str], int | None], kind: str) -> int:
+    """A number, or the name of somebody on this host."""
+    owner = checked.owner(text)
+    number = lookup(owner.name) if isinstance(owner, checked.Name) else owner
+    if number is None:
+        raise ValueError(f"is no {kind} on this host; give the number")
+    return number
+
+
+def one_interface(text: str) -> str:
+    (name,) = checked.interfaces(text) or ("",)
+    if not name or name.endswith("+"):
+        raise ValueError("is not the name of one interface")
+    return name
+
+
+def is_outside(address: Address) -> bool:
+    """Whether others could answer to it."""
+    return not (address.is_loopback or address.is_link_local or address in PASSTHROUGH[Family.V6])
+
+
+def name_of(address: netlink.Address) -> str:
+    """The interface of an address; empty if it is gone."""
+    try:
+        return socket.if_indextoname(address.interface)
+    except OSError:
+        return ""

@@ -1,0 +1,79 @@
+"""What the simulator says of the rig's calls: the pod as a `Host`, a call as a packet, its end as a landing."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from rules.names import PASSTHROUGH
+from rules.simulate import Became, Direction, Host, Local, Packet
+from rules.values import Family
+from tests.rig.pod import ADDRESSES, OUTSIDE, PROXY_PORTS, TCP_PORTS, UDP_PORTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Address, IPv6Address
+
+    from rules.plan import Routing
+    from rules.simulate import Trace
+
+LOCAL = (
+    Local("eth0", ip_address(ADDRESSES[4]), 24),
+    Local("eth0", ip_address(ADDRESSES[6]), 64),
+)
+PASSTHROUGH_ON_LO = Local("lo", PASSTHROUGH[Family.V6].network_address, 128)
+RESOLVERS, RESOLVER_PORT = ("127.0.0.1", "::1"), 15053
+"""Where the rig's resolver listens."""
+
+
+def host(routing: Iterable[Routing] = (), *, passthrough: bool = False, ipv6: bool = True) -> Host:
+    """The rig's pod."""
+    local = LOCAL if ipv6 else LOCAL[:1]
+    return Host((*local, *([PASSTHROUGH_ON_LO] if passthrough else [])), "eth0", tuple(routing))
+
+
+def sent(
+    here: Host,
+    destination: str,
+    port: int,
+    *,
+    proto: str = "tcp",
+    uid: int = 0,
+    gid: int = 0,
+    source: str | None = None,
+    mark: int = 0,
+) -> Packet:
+    """The first packet of a call from inside."""
+    to = ip_address(destination)
+    family = family_of(to)
+    came_from = ip_address(source) if source else here.source_to(family, to)
+    leaves = here.leaves_on(family, to, mark)
+    return Packet(Direction.OUT, family, proto, came_from, to, port, leaves, None, uid, gid, mark)
+
+
+def arriving(destination: str, port: int, *, source: str, proto: str = "tcp") -> Packet:
+    """The first packet of a call from outside."""
+    to = ip_address(destination)
+    return Packet(Direction.IN, family_of(to), proto, ip_address(source), to, port, "eth0")
+
+
+def family_of(address: IPv4Address | IPv6Address) -> Family:
+    return Family.V4 if address.version == 4 else Family.V6
+
+
+def landing(trace: Trace) -> str:
+    """Where the rig would report this packet's call to have arrived, in the words of `Landing`."""
+    packet = trace.packet
+    is_tcp, from_inside = packet.protocol == "tcp", packet.direction is Direction.OUT
+    if trace.became in (Became.DROPPED, Became.REFUSED):
+        in_output = not trace.decided or trace.decided.hook in ("OUTPUT", "POSTROUTING")
+        if not is_tcp and from_inside and in_output:
+            return "error: EPERM"  # netfilter tells a local sender of its verdict
+        return "refused" if trace.became is Became.REFUSED else "timeout"
+    assert trace.became is not Became.DEPENDS, trace.depends_on
+    if trace.became is Became.BYPASSED or str(trace.address) in OUTSIDE[4 if packet.family is Family.V4 else 6]:
+        return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
+    listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
+    if not is_tcp and str(trace.address) in RESOLVERS:
+        listening.add(RESOLVER_PORT)
+    return f"pod:{trace.port}" if trace.port in listening else "refused"

@@ -1,0 +1,534 @@
+"""How netfilter walks its tables, one claim each. `tests/netns/test_simulator.py` asks the kernel whether it is so."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rules.intent import TPROXY, Intent
+from rules.parse import tables
+from rules.plan import Routing, plan
+from rules.simulate import (
+    ESTABLISHED,
+    INVALID,
+    MOST_WORLDS,
+    RELATED,
+    UNTRACKED,
+    Became,
+    Direction,
+    Host,
+    Local,
+    Packet,
+    conclusion,
+    in_any_order,
+    simulate,
+)
+from rules.values import (
+    BUILT_IN,
+    Block,
+    ConnMark,
+    CtState,
+    Dnat,
+    DPort,
+    DPorts,
+    Drop,
+    Dst,
+    Family,
+    InIface,
+    Jump,
+    Limit,
+    Mark,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
+    Ports,
+    Proto,
+    Rule,
+    Ruleset,
+    SPort,
+    Src,
+    TableRules,
+)
+from tests.rig import predicted
+
+if TYPE_CHECKING:
+    from rules.simulate import Step, Trace
+    from rules.values import Match
+
+SERVICE, POD, CLIENT = ip_address("9.9.9.9"), ip_address("10.244.0.5"), ip_address("192.0.2.1")
+HERE = predicted.host()
+OUT = Packet(Direction.OUT, Family.V4, "tcp", POD, SERVICE, 80, "eth0", 40000, 1000, 1000)
+IN = Packet(Direction.IN, Family.V4, "tcp", CLIENT, POD, 80, "eth0", 40000)
+OVER_LO = OUT.but(destination=POD, interface="lo")
+NEEDS_CONNTRACK = "*nat\n:UNUSED - [0:0]\n-A UNUSED -p tcp -j REDIRECT --to-ports 1\nCOMMIT\n"
+"""Without a rule that needs conntrack the kernel does not ask nat at all."""
+
+
+def ruleset(text: str) -> Ruleset:
+    return Ruleset(Family.V4, tables(text))
+
+
+def followed(text: str, packet: Packet = OUT, host: Host = HERE) -> Trace:
+    return simulate((ruleset(text),), packet, host)
+
+
+def nat(*lines: str, packet: Packet = OUT) -> Trace:
+    """What becomes of the packet with these rules in nat."""
+    return followed("\n".join(["*nat", ":C - [0:0]", ":D - [0:0]", *lines, "COMMIT", ""]), packet)
+
+
+def places(steps: tuple[Step, ...]) -> list[tuple[str, int]]:
+    return [(step.chain, step.position) for step in steps]
+
+
+# --- hooks and tables -------------------------------------------------------------------------------------
+
+
+def everywhere() -> str:
+    """A rule that only counts in every built-in chain of every table."""
+    blocks = []
+    for table, chains in BUILT_IN.items():
+        blocks.append("\n".join([f"*{table}", *(f"-A {chain}" for chain in sorted(chains)), "COMMIT\n"]))
+    return "".join(blocks) + NEEDS_CONNTRACK.replace("*nat", "*other")
+
+
+def way(packet: Packet) -> list[str]:
+    return [f"{step.table} {step.hook}" for step in followed(everywhere(), packet).steps]
+
+
+SENT = "raw OUTPUT, mangle OUTPUT, nat OUTPUT, filter OUTPUT, security OUTPUT, mangle POSTROUTING, nat POSTROUTING"
+LEFT_OVER_LO = "raw PREROUTING, mangle PREROUTING, mangle INPUT, filter INPUT, security INPUT"
+DELIVERED = "raw PREROUTING, mangle PREROUTING, nat PREROUTING, mangle INPUT, filter INPUT, security INPUT, nat INPUT"
+FORWARDED = (
+    "raw PREROUTING, mangle PREROUTING, nat PREROUTING, mangle FORWARD, filter FORWARD, security FORWARD, "
+    "mangle POSTROUTING, nat POSTROUTING"
+)
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (OUT, SENT),
+        (OVER_LO, f"{SENT}, {LEFT_OVER_LO}"),
+        (IN, DELIVERED),
+        (IN.but(destination=SERVICE), FORWARDED),
+    ],
+    ids=["sent", "sent over lo", "delivered", "forwarded"],
+)
+def test_a_packet_passes_hooks_and_tables_in_the_order_of_the_kernel(packet: Packet, expected: str) -> None:
+    """Over lo it passes all four hooks, but nat only on the way out: what is decided there is decided."""
+    assert way(packet) == expected.split(", ")
+
+
+@pytest.mark.parametrize("state", [ESTABLISHED, INVALID, UNTRACKED])
+def test_nat_is_asked_about_the_first_packet_only(state: str) -> None:
+    """And never about what conntrack cannot place or was told to leave alone."""
+    assert not [step for step in nat("-A OUTPUT", packet=OUT.but(state=state)).steps if step.table == "nat"]
+    assert places(nat("-A OUTPUT -p tcp -j REDIRECT --to-ports 9", packet=OUT.but(state=RELATED)).steps)
+
+
+def test_nat_is_not_asked_where_nothing_needs_conntrack() -> None:
+    """A nat table without a rule that needs it registers nothing, so its rules see no packet."""
+    assert nat("-A OUTPUT -p tcp -j DROP").became is Became.BYPASSED
+    assert followed("*nat\n-A OUTPUT -p tcp -j DROP\nCOMMIT\n" + "*raw\n-A OUTPUT -j CT --zone 1\nCOMMIT\n").became is (
+        Became.DROPPED
+    )
+
+
+# --- chains -----------------------------------------------------------------------------------------------
+
+
+def test_return_goes_on_behind_the_jump() -> None:
+    """In the chain that jumped; what stands behind RETURN is not asked."""
+    trace = nat("-A OUTPUT -j C", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7", "-A C -j RETURN", "-A C -j DROP")
+    assert places(trace.steps) == [("OUTPUT", 1), ("C", 1), ("OUTPUT", 2)]
+    assert (trace.became, trace.port) == (Became.REDIRECTED, 7)
+
+
+def test_return_in_a_built_in_chain_is_its_policy() -> None:
+    """ACCEPT, or DROP if that is what it says."""
+    rules = "-A OUTPUT -p tcp -j RETURN\n-A OUTPUT -j DROP\nCOMMIT\n"
+    assert followed(f"*filter\n:OUTPUT ACCEPT [0:0]\n{rules}").became is Became.BYPASSED
+    dropped = followed(f"*filter\n:OUTPUT DROP [0:0]\n{rules}")
+    assert (dropped.became, dropped.decided) == (Became.DROPPED, None)
+    assert dropped.reason == "the policy of OUTPUT of the filter table is DROP"
+
+
+def test_accept_ends_its_table_and_no_other() -> None:
+    """From any depth."""
+    text = "*mangle\n:C - [0:0]\n-A OUTPUT -j C\n-A OUTPUT -j DROP\n-A C -j ACCEPT\nCOMMIT\n"
+    assert followed(text).became is Became.BYPASSED
+    assert followed(f"{text}*filter\n-A OUTPUT -j DROP\nCOMMIT\n").became is Became.DROPPED
+
+
+def test_goto_does_not_come_back() -> None:
+    """The end of the chain it leads to is the end of the one it stands in."""
+    trace = nat("-A OUTPUT -j C", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7", "-A C -g D", "-A C -j DROP", "-A D")
+    assert places(trace.steps) == [("OUTPUT", 1), ("C", 1), ("D", 1), ("OUTPUT", 2)]
+
+
+def test_a_packet_that_matches_nothing_is_accepted_untouched() -> None:
+    """It goes where it was sent, and each rule that was asked is told."""
+    trace = nat("-A OUTPUT -p udp -j DROP", "-A OUTPUT -d 10.0.0.0/8 -p tcp -j REDIRECT --to-ports 7")
+    assert (trace.became, trace.address, trace.port) == (Became.BYPASSED, SERVICE, 80)
+    assert places(trace.steps) == [("OUTPUT", 1), ("OUTPUT", 2)]
+    assert trace.matched == ()
+
+
+def test_chains_that_lead_in_a_circle_end() -> None:
+    """The kernel does not take them, but a text may have them."""
+    assert nat("-A OUTPUT -j C", "-A C -j D", "-A D -j C", "-A C -p tcp -j REDIRECT --to-ports 7").reason
+
+
+# --- matches ----------------------------------------------------------------------------------------------
+
+PORT_80 = Ports.one(80)
+ASKED: list[tuple[Match, dict[str, Any], bool]] = [
+    (Proto("tcp"), {}, True),
+    (Proto("6"), {}, True),
+    (Proto("udp"), {}, False),
+    (Src(ip_network("10.244.0.0/24")), {}, True),
+    (Src(ip_network("10.245.0.0/24")), {}, False),
+    (Dst(ip_network("9.9.9.9/32")), {}, True),
+    (Dst(ip_network("0.0.0.0/1")), {"destination": ip_address("128.0.0.1")}, False),
+    (OutIface("eth0"), {}, True),
+    (OutIface("eth+"), {}, True),
+    (OutIface("+"), {}, True),
+    (OutIface("eth"), {}, False),
+    (OutIface("eth00"), {}, False),
+    (InIface("eth0"), {}, False),
+    (Not(InIface("eth0")), {}, True),
+    (DPort(PORT_80), {}, True),
+    (DPort(Ports(79, 80)), {}, True),
+    (DPort(Ports(81, 90)), {}, False),
+    (DPort(PORT_80), {"protocol": "icmp"}, False),
+    (SPort(Ports.one(40000)), {}, True),
+    (SPort(Ports.one(53)), {}, False),
+    (SPort(Ports.one(53)), {"source_port": None}, False),
+    (SPort(Ports(1024, 65535)), {"source_port": None}, True),
+    (DPorts((Ports.one(22), PORT_80)), {}, True),
+    (DPorts((Ports.one(22), Ports(81, 90))), {}, False),
+    (OwnerUid(1000), {}, True),
+    (OwnerUid(1001), {}, False),
+    (Not(OwnerUid(1001)), {}, True),
+    (OwnerUid(1000), {"uid": None}, False),
+    (Not(OwnerUid(1000)), {"uid": None}, True),
+    (OwnerUids(999, 1000), {}, True),
+    (OwnerUids(1001, 2000), {}, False),
+    (OwnerGid(1000), {"gid": 5}, False),
+    (OwnerGid(5), {"gid": 5}, True),
+    (CtState(frozenset({"NEW", "RELATED"})), {}, True),
+    (CtState(frozenset({"ESTABLISHED"})), {}, False),
+    (CtState(frozenset({"INVALID"})), {"state": INVALID}, True),
+    (CtState(frozenset({"UNTRACKED"})), {"state": UNTRACKED}, True),
+    (Mark(0), {}, True),
+    (Mark(7), {"mark": 7}, True),
+    (Mark(7), {}, False),
+    (ConnMark(7), {"connmark": 7}, True),
+    (ConnMark(7), {}, False),
+    (Not(ConnMark(7)), {}, True),
+    (Not(ConnMark(7)), {"state": INVALID}, False),
+]
+
+
+@pytest.mark.parametrize(("asked", "changed", "expected"), ASKED, ids=[f"{a} {c}" for a, c, _ in ASKED])
+def test_a_match_holds(asked: Match, changed: dict[str, Any], expected: bool) -> None:
+    """As the kernel's module of that name answers, for the sender's packet in mangle."""
+    rule = Rule((asked,), Drop())
+    table = TableRules("mangle", (), (Block("OUTPUT", (rule,)),))
+    tracked = tables(NEEDS_CONNTRACK)
+    trace = simulate((Ruleset(Family.V4, (table, *tracked)),), OUT.but(**changed), HERE)
+    assert trace.steps[0].matched is expected
+    assert (trace.became is Became.DROPPED) is expected
+
+
+def test_what_arrives_has_no_owner_even_if_it_was_sent_here() -> None:
+    """Over lo the socket is left behind: what asks for an owner does not match, what asks for none does."""
+    text = "*mangle\n-A PREROUTING -m owner --uid-owner 1000 -j DROP\n-A PREROUTING -m owner ! --uid-owner 5\nCOMMIT\n"
+    assert [step.matched for step in followed(text, OVER_LO).steps] == [False, True]
+
+
+def test_before_conntrack_has_looked_everything_is_invalid_to_it() -> None:
+    """In raw; over lo conntrack knows the packet already."""
+    text = "*raw\n-A OUTPUT -m conntrack --ctstate INVALID\n-A PREROUTING -m conntrack --ctstate NEW\nCOMMIT\n"
+    assert [step.matched for step in followed(text, OVER_LO).steps] == [True, True]
+
+
+# --- targets ----------------------------------------------------------------------------------------------
+
+
+def test_redirect_leads_a_local_packet_to_loopback() -> None:
+    """And those that follow it see it arrive over lo, where its way out was told to the rest of OUTPUT."""
+    text = "*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 7\nCOMMIT\n*filter\n-A OUTPUT -o eth0 -d 127.0.0.1/32\n"
+    trace = followed(f"{text}-A INPUT -i lo -d 127.0.0.1/32 -p tcp -m tcp --dport 7\nCOMMIT\n")
+    assert (str(trace.address), trace.port) == ("127.0.0.1", 7)
+    assert [step.matched for step in trace.steps] == [True, True, True]
+
+
+def test_redirect_leads_what_arrives_to_the_interface_it_arrived_on() -> None:
+    """To its first address; there is nowhere to go if it has none."""
+    host = Host((Local("eth1", ip_address("10.1.0.1"), 24), *HERE.addresses))
+    rule = "-A PREROUTING -p tcp -j REDIRECT --to-ports 7"
+    arriving = IN.but(destination=ip_address("10.1.0.1"))
+    assert followed(f"*nat\n{rule}\nCOMMIT\n", arriving, host).address == POD
+    trace = followed(f"*nat\n{rule}\nCOMMIT\n", arriving.but(interface="eth9"), host)
+    assert (trace.became, trace.reason) == (Became.DROPPED, "eth9 has no address to redirect it to")
+
+
+def test_dnat_names_address_and_port() -> None:
+    """Elsewhere, a packet from loopback goes nowhere."""
+    rule = "-A OUTPUT -p tcp -j DNAT --to-destination 1.1.1.1:22"
+    trace = nat(rule)
+    assert (trace.became, str(trace.address), trace.port) == (Became.REDIRECTED, "1.1.1.1", 22)
+    assert isinstance(trace.decided and trace.decided.rule.target, Dnat)
+    here = ip_address("127.0.0.1")
+    assert nat(rule, packet=OUT.but(source=here, destination=here, interface="lo")).became is Became.DROPPED
+
+
+def test_a_mark_that_is_kept_turns_a_packet_to_lo() -> None:
+    """Only where the ip rule and its route are really there."""
+    text = "*mangle\n-A OUTPUT -p tcp -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n"
+    kept = HERE.but(routing=(Routing(Family.V4, 7, 133),))
+    assert followed(text).became is Became.BYPASSED
+    trace = followed(text, host=kept)
+    assert (trace.became, trace.marked) == (Became.DELIVERED, 7)
+    assert followed(text, host=HERE.but(routing=(Routing(Family.V6, 7, 133),))).became is Became.BYPASSED
+
+
+def test_a_connection_remembers_a_mark() -> None:
+    """Saved by one packet, restored to a later one."""
+    save = "*mangle\n-A OUTPUT -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff\nCOMMIT\n"
+    restore = save.replace("save", "restore")
+    assert followed(save, OUT.but(mark=7)).remembered == 7
+    assert followed(restore, OUT.but(connmark=7)).marked == 7
+    assert followed(restore, OUT.but(connmark=7, state=INVALID)).marked == 0
+
+
+def test_the_first_zone_counts() -> None:
+    """A packet has one conntrack zone."""
+    text = "*raw\n-A OUTPUT -j CT --zone 1\n-A OUTPUT -j CT --zone 2\nCOMMIT\n"
+    assert followed(text).zone == 1
+
+
+TPROXY_RULES = "*mangle\n-A PREROUTING -p tcp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x7/0xffffffff\n"
+
+
+def test_tproxy_needs_its_routing_for_what_is_not_ours() -> None:
+    """A packet to an address of ours is delivered anyway."""
+    text, elsewhere = f"{TPROXY_RULES}COMMIT\n", IN.but(destination=SERVICE)
+    kept = HERE.but(routing=(Routing(Family.V4, 7, 133),))
+    assert followed(text, elsewhere).became is Became.DROPPED
+    assert followed(text, elsewhere).reason == "no ip rule keeps mark 0x7 in the pod"
+    for packet, host in ((IN, HERE), (elsewhere, kept)):
+        assert (followed(text, packet, host).became, followed(text, packet, host).port) == (
+            Became.CAPTURED_INBOUND,
+            15006,
+        )
+
+
+def test_tproxy_accepts_in_its_table_only() -> None:
+    """Rules behind it in mangle are not asked; filter is, and may drop it."""
+    text = f"{TPROXY_RULES}-A PREROUTING -j DROP\nCOMMIT\n"
+    assert followed(text, IN).became is Became.CAPTURED_INBOUND
+    assert followed(f"{text}*filter\n-A INPUT -p tcp -m tcp --dport 80 -j DROP\nCOMMIT\n", IN).became is Became.DROPPED
+
+
+# --- connections ------------------------------------------------------------------------------------------
+
+
+def test_later_packets_go_where_the_first_one_went() -> None:
+    """Without a rule of nat being asked; the rule that decided is the one that the first packet met."""
+    rules = plan(Intent()).rulesets
+    first, later = (simulate(rules, OUT.but(state=state), HERE) for state in ("NEW", ESTABLISHED))
+    assert (later.became, later.address, later.port) == (first.became, first.address, first.port)
+    assert later.decided == first.decided
+    assert not [step for step in later.steps if step.table == "nat"]
+
+
+def test_an_answer_is_never_captured() -> None:
+    """What an application answers to a client outside."""
+    answer = OUT.but(destination=CLIENT, port=40000, source_port=80, state=ESTABLISHED, answers=(POD, 80))
+    assert simulate(plan(Intent()).rulesets, answer, HERE).became is Became.BYPASSED
+
+
+def test_the_proxys_transparent_listener_keeps_its_connections() -> None:
+    """The first packet by TPROXY, later ones by the mark alone."""
+    rules = plan(Intent(interception_mode=TPROXY)).rulesets
+    first, later = (simulate(rules, IN.but(state=state), HERE) for state in ("NEW", ESTABLISHED))
+    assert (first.became, first.port) == (Became.CAPTURED_INBOUND, 15006)
+    assert (later.became, later.port) == (Became.CAPTURED_INBOUND, None)
+
+
+# --- what we do not speak ---------------------------------------------------------------------------------
+
+RANDOM = "-m statistic --mode random --probability 0.5"
+
+
+def test_a_rule_that_cannot_be_asked_and_makes_no_difference_is_shown() -> None:
+    """The answer is the answer, whichever way that rule goes."""
+    trace = nat(f"-A OUTPUT {RANDOM} -j ACCEPT", f"-A OUTPUT {RANDOM} -j D", NEEDS)
+    assert (trace.became, [step.matched for step in trace.steps]) == (Became.BYPASSED, [None, None])
+    trace = nat(f"-A OUTPUT {RANDOM} -j C", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
+    assert (trace.became, [step.matched for step in trace.steps]) == (Became.REDIRECTED, [None, True])
+
+
+def test_a_rule_that_cannot_be_asked_and_makes_a_difference_is_what_it_depends_on() -> None:
+    """With what could become of the packet, each once."""
+    trace = nat(f"-A OUTPUT {RANDOM} -j ACCEPT", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
+    assert (trace.became, trace.port, trace.decided) == (Became.DEPENDS, None, None)
+    assert places(trace.depends_on) == [("OUTPUT", 1)]
+    assert {way.became for way in trace.ways} == {Became.REDIRECTED, Became.BYPASSED}
+
+
+def test_a_rule_whose_other_matches_fail_need_not_be_asked() -> None:
+    """All must hold."""
+    assert nat(f"-A OUTPUT -p udp {RANDOM} -j ACCEPT", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7").port == 7
+
+
+def test_too_many_rules_that_cannot_be_asked_are_not_guessed() -> None:
+    """Even where they would make no difference."""
+    count = MOST_WORLDS.bit_length()
+    text = "".join(f"-A OUTPUT -m length --length {at} -j C\n" for at in range(1, count + 3))
+    assert nat(*text.splitlines(), "-A C -p tcp -j REDIRECT --to-ports 7").became is Became.DEPENDS
+
+
+def test_a_limit_matters_only_to_a_rule_that_decides() -> None:
+    """A line in the log is no difference."""
+    log = "-A OUTPUT -p tcp -m limit --limit 10/sec -j LOG --log-prefix captured: --log-uid"
+    trace = nat(log, "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
+    assert (trace.became, trace.steps[0].matched) == (Became.REDIRECTED, None)
+    assert isinstance(trace.steps[0].rule.matches[-1], Limit)
+    decides = log.replace("LOG --log-prefix captured: --log-uid", "ACCEPT")
+    assert nat(decides, "-A OUTPUT -p tcp -j REDIRECT --to-ports 7").became is Became.DEPENDS
+
+
+@pytest.mark.parametrize(
+    ("match", "held"),
+    [
+        ('-m comment --comment "a b -j DROP"', True),
+        ("-m comment --comment x", True),
+        ("-m mark --mark 0x1/0xf", True),
+        ("-m mark ! --mark 0x1/0xf", False),
+        ("-m mark --mark 0x2/0xf", False),
+        ("-m state --state NEW,RELATED", True),
+        ("-m addrtype --dst-type LOCAL", False),
+        ("-m addrtype ! --dst-type LOCAL", True),
+        ("-m addrtype --src-type LOCAL", True),
+        ("-m addrtype --dst-type UNICAST", None),
+        ("-m set --match-set allowed dst", None),
+        ("-m owner --socket-exists", None),
+        ("-f", None),
+    ],
+)
+def test_some_matches_of_others_can_be_told_all_the_same(match: str, held: bool | None) -> None:
+    """By their words alone."""
+    trace = nat(f"-A OUTPUT {match}", NEEDS, packet=OUT.but(mark=0x11))
+    assert trace.steps[0].matched is held
+
+
+NEEDS = "-A C -p tcp -j REDIRECT --to-ports 1"
+
+
+@pytest.mark.parametrize("target", ["-j TEE --gateway 10.0.0.1", "-j REDIRECT --to-ports 8000-8010", "-j NFQUEUE"])
+def test_behind_a_target_that_we_do_not_speak_nothing_is_known(target: str) -> None:
+    """It depends on that rule."""
+    trace = nat(f"-A OUTPUT -p tcp {target}", NEEDS)
+    assert (trace.became, places(trace.depends_on)) == (Became.DEPENDS, [("OUTPUT", 1)])
+
+
+@pytest.mark.parametrize("rule", ["-A POSTROUTING -j MASQUERADE", "-A OUTPUT", "-A OUTPUT -j TRACE"])
+def test_some_targets_of_others_change_nothing_that_matters(rule: str) -> None:
+    """A new source is none to us, unless somebody asks for it over lo."""
+    assert nat(rule, "-A OUTPUT -p tcp -j REDIRECT --to-ports 7").port == 7
+
+
+# --- two backends -----------------------------------------------------------------------------------------
+
+
+def test_where_both_backends_redirect_it_depends_on_which_is_younger() -> None:
+    """The kernel asks the younger table first. Where both mean the same, or one says nothing, it does not matter."""
+    first, second = (ruleset(f"*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports {port}\nCOMMIT\n") for port in (7, 8))
+    trace = in_any_order((first, second), OUT, HERE)
+    assert (trace.became, {way.port for way in trace.ways}) == (Became.DEPENDS, {7, 8})
+    assert in_any_order((first, first), OUT, HERE).port == 7
+    silent = ruleset("*filter\n-A OUTPUT\nCOMMIT\n")
+    for order in ((first, silent), (silent, first)):
+        trace = in_any_order(order, OUT, HERE)
+        assert (trace.port, {step.layer for step in trace.steps}) == (7, {0, 1})
+
+
+# --- in words ---------------------------------------------------------------------------------------------
+
+
+def sentence(intent: Intent, packet: Packet) -> str:
+    return conclusion(simulate(plan(intent).rulesets, packet, HERE), lambda name: f"<{name}>")
+
+
+@pytest.mark.parametrize(
+    ("intent", "packet", "expected"),
+    [
+        (
+            Intent(),
+            OUT,
+            "captured outbound by rule 9 of ISTIO_OUTPUT (everything else goes to the proxy), because of "
+            "<outbound_cidrs>: it goes to port 15001 of the proxy",
+        ),
+        (
+            Intent(),
+            OUT.but(uid=1337),
+            "not captured, by rule 4 of ISTIO_OUTPUT (the proxy's own traffic, or it would loop), because of "
+            "<proxy_uid>: it leaves the pod, to 9.9.9.9:80",
+        ),
+        (
+            Intent(inbound_ports_exclude=(PORT_80,)),
+            IN,
+            "not captured, by rule 2 of ISTIO_INBOUND (an excluded inbound port), because of "
+            "<inbound_ports_exclude>: it reaches 10.244.0.5:80 in the pod",
+        ),
+        (
+            Intent(outbound_cidrs=(ip_network("10.0.0.0/8"),)),
+            OUT,
+            "not captured, because no rule of ISTIO_OUTPUT takes it (<outbound_cidrs>): it leaves the pod, to "
+            "9.9.9.9:80",
+        ),
+        (
+            Intent(),
+            OUT.but(protocol="udp"),
+            "not captured, because only TCP is looked at: it leaves the pod, to 9.9.9.9:80",
+        ),
+        (
+            Intent(drop_invalid=True),
+            IN.but(state=INVALID),
+            "dropped by rule 1 of ISTIO_DROP (an invalid packet is dropped), because of <drop_invalid>",
+        ),
+        (
+            Intent(redirect_dns=True, capture_all_dns=True, dns_capture_address=(ip_address("10.0.0.9"),)),
+            OUT.but(protocol="udp", port=53),
+            "captured dns by rule 2 of ISTIO_OUTPUT_DNS (a DNS query goes to the proxy's resolver), because of "
+            "<redirect_dns>: it goes to port 15053 of the proxy, at 10.0.0.9:15053",
+        ),
+    ],
+)
+def test_the_answer_is_one_sentence(intent: Intent, packet: Packet, expected: str) -> None:
+    """What became of it, by which rule, what that is for, who asked for it, and where it goes."""
+    assert sentence(intent, packet) == expected
+
+
+def test_what_it_depends_on_is_said_with_both_ends() -> None:
+    """The rule in its own words."""
+    trace = nat(f"-A OUTPUT {RANDOM} -j ACCEPT", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
+    assert conclusion(trace, str) == (
+        f"it depends on rule 1 of OUTPUT ({RANDOM} -j ACCEPT): redirected, it goes to 127.0.0.1:7 or not captured, it "
+        "leaves the pod, to 9.9.9.9:80"
+    )
+
+
+def test_a_jump_to_a_chain_of_ours_is_the_rule_that_decided() -> None:
+    """Not the REDIRECT that carries it out."""
+    trace = simulate(plan(Intent()).rulesets, OUT, HERE)
+    assert trace.decided
+    assert trace.decided.rule.target == Jump("ISTIO_REDIRECT")
