@@ -61,16 +61,19 @@ def explained(live: Ruleset, planned: Ruleset | None = None) -> Ruleset:
 
 
 def in_table(table: TableRules, planned: Ruleset | None, family: Family) -> TableRules:
-    wanted = planned.table(table.table).chains() if planned else {}
+    wanted: dict[tuple[str, Rule], Rule] = {}
+    for chain, rules in (planned.table(table.table).chains() if planned else {}).items():
+        for rule in rules:
+            wanted.setdefault((chain, rule), rule)
     tunnels = tunnel_ports(table)
     seen: set[tuple[str, Rule]] = set()
 
     def reason(chain: str, rule: Rule) -> Rule:
         if not (is_ours(table.table, chain) or (table.is_built_in(chain) and is_our_jump(table.table, rule))):
             return rule
-        for known in wanted.get(chain, ()):
-            if known == rule:
-                return rule.but(why=known.why, setting=known.setting)
+        known = wanted.get((chain, rule))
+        if known:
+            return rule.but(why=known.why, setting=known.setting)
         found = known_shapes(family).get((table.table, chain, *shape(rule)), ())
         if (chain, rule) not in seen:
             found = without_rivals_of_the_tunnel(found, rule, tunnels)
