@@ -1,0 +1,63 @@
+"""What our rules are for can be told from the rules alone, whatever settings made them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+
+from rules.plan import ruleset
+from rules.reasons import explained
+from rules.values import Block, Family, Foreign, Return, Rule, Ruleset, TableRules
+from tests.property.strategies import families, intents
+
+if TYPE_CHECKING:
+    from rules.intent import Intent
+
+
+def without_reasons(planned: Ruleset) -> Ruleset:
+    """The same rules as the kernel would give them back."""
+    return planned.but(
+        tables=tuple(
+            table.but(
+                blocks=tuple(
+                    block.but(rules=tuple(Rule(rule.matches, rule.target) for rule in block.rules))
+                    for block in table.blocks
+                )
+            )
+            for table in planned.tables
+        )
+    )
+
+
+@given(intent=intents, family=families)
+def test_with_the_plan_every_rule_has_the_why_and_setting_of_the_plan(intent: Intent, family: Family) -> None:
+    """Of equal rules in a chain, all have those of the first: only that one is ever reached."""
+    planned = ruleset(intent, family)
+    first: dict[tuple[str, str, Rule], tuple[str, str]] = {}
+    for table, chain, rule in planned.rules():
+        first.setdefault((table, chain, rule), (rule.why, rule.setting))
+    for table, chain, rule in explained(without_reasons(planned), planned).rules():
+        assert (rule.why, rule.setting) == first[table, chain, rule]
+
+
+@given(intent=intents, family=families)
+def test_without_the_plan_the_true_why_is_among_those_that_are_named(intent: Intent, family: Family) -> None:
+    """And a setting is named only if it is the right one."""
+    planned = ruleset(intent, family)
+    found = explained(without_reasons(planned))
+    for (table, chain, planned_rule), (_, _, rule) in zip(planned.rules(), found.rules(), strict=True):
+        assert planned_rule.why in rule.why, (table, chain, rule)
+        assert rule.setting in ("", planned_rule.setting), (table, chain, rule)
+
+
+def test_the_rules_of_others_have_no_why() -> None:
+    """Neither in a built-in chain, nor in a chain of theirs, nor a stray one of no known shape in ours."""
+    theirs = Rule((Foreign("-m set --match-set a src"),), Return())
+    table = TableRules(
+        "nat",
+        ("ISTIO_OUTPUT", "OTHERS"),
+        tuple(Block(chain, (theirs,)) for chain in ("OUTPUT", "ISTIO_OUTPUT", "OTHERS")),
+    )
+    found = explained(Ruleset(Family.V4, (table,)))
+    assert [rule.why for _, _, rule in found.rules()] == ["", "", ""]
