@@ -25,16 +25,17 @@ COLOURS = {
 """Each has a contrast of more than 4.5 to 1 on white and below white text."""
 PAGE = "#eef1f6"
 STYLE = f"""\
-text {{ font-family: {SANS}; fill: #0f172a }}
-.mono {{ font-family: {MONO} }}
-.bold {{ font-weight: 700 }}
-.about, .said, .note, .why {{ fill: #526075 }}
-.place, .zero {{ fill: #7b879b }}
-.fold, .otherwise {{ fill: #475569; font-style: italic }}
-.hook .chain, .end, .end-about, .sign {{ fill: #ffffff }}
-.hook .about {{ fill: #cbd5e1 }}
-.way {{ fill: none; stroke-linejoin: round }}
+.capture text {{ font-family: {SANS}; fill: #0f172a }}
+.capture .mono {{ font-family: {MONO} }}
+.capture .bold {{ font-weight: 700 }}
+.capture .about, .capture .said, .capture .note, .capture .why {{ fill: #526075 }}
+.capture .place, .capture .zero {{ fill: #6b778c }}
+.capture .fold, .capture .otherwise {{ fill: #475569; font-style: italic }}
+.capture .hook .chain, .capture .end, .capture .end-about, .capture .sign {{ fill: #ffffff }}
+.capture .hook .about {{ fill: #cbd5e1 }}
+.capture .way {{ fill: none; stroke-linejoin: round }}
 """
+"""Of this picture alone, also where a page holds it among other things."""
 CORNER = 7.0
 ROUND = 9
 
@@ -49,7 +50,7 @@ def lines(pictures: Sequence[Drawn]) -> Iterator[str]:
     high = figure(sum(drawn.height for drawn in pictures))
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" '
-        f'role="img" aria-labelledby="title said">'
+        f'class="capture" role="img" aria-labelledby="title said">'
     )
     yield f'<title id="title">{escaped("; ".join(drawn.picture.title for drawn in pictures))}</title>'
     yield f'<desc id="said">{escaped("; ".join(drawn.picture.said for drawn in pictures))}</desc>'
