@@ -31,8 +31,9 @@ format: $(READY) ## Rewrite the code as the linter wants it.
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-docs: $(READY) ## Write the pages that are generated from the code.
+docs: $(READY) ## Write the pages and pictures that are generated from the code.
 	@$(RUN) -m tests.write_reference
+	@$(RUN) -m tests.write_pictures
 
 bench: root $(READY) ## Measure a run; OUT=FILE also writes the figures as JSON.
 	@$(RUN) -m tests.bench $(OUT)

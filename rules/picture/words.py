@@ -1,0 +1,242 @@
+"""Matches and targets in the few words that fit into a picture: `tcp → :22`, `not to 127.0.0.1`, `uid 1337`."""
+
+from __future__ import annotations
+
+from rules.names import PROXY_LOOP_MARK
+from rules.picture.text import number, shown
+from rules.values import (
+    Accept,
+    ConnMark,
+    CtState,
+    Dnat,
+    DPort,
+    DPorts,
+    Drop,
+    Dst,
+    Foreign,
+    ForeignTarget,
+    InIface,
+    Jump,
+    Limit,
+    Log,
+    Mark,
+    Nflog,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SPort,
+    Src,
+    Tproxy,
+    Zone,
+    assert_never,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rules.values import Match, Network, Plain, Ports, Rule, Target
+
+MOST_NAMED = 12
+"""How many entries of a list are named before the rest is counted."""
+ANYTHING = "anything"
+LO = "lo"
+COMMENT = "-m comment --comment "
+
+
+def asked(rule: Rule) -> str:
+    """What the rule asks about a packet, in one line."""
+    parts = [part for kind in ORDER for part in kind_words(kind, rule.matches)]
+    others = [shown(match.text) for match in rule.matches if isinstance(match, Foreign) and not is_comment(match)]
+    way = transport(rule.matches)
+    return " · ".join([*([way] if way else []), *parts, *others]) or ANYTHING
+
+
+def transport(matches: Sequence[Match]) -> str:
+    """Protocol, destination and port, which belong together: `tcp → 10.0.0.1:53`."""
+    protocols = [match.name for match in matches if isinstance(match, Proto)]
+    networks = [address(match.network) for match in matches if isinstance(match, Dst)]
+    ports = [port_words(match) for match in matches if isinstance(match, DPort | DPorts)]
+    protocol = shown(" ".join(protocols))
+    if not ports:
+        return " ".join(filter(None, (protocol, *(f"to {network}" for network in networks))))
+    goal = networks[0] if networks else ""
+    joint = " " if "/" in goal else ""
+    goal = f"[{goal}]" if ":" in goal and not joint else goal
+    return f"{protocol} → {goal}{joint}{' '.join(ports)}".strip()
+
+
+def kind_words(kind: type[Plain], matches: Iterable[Match]) -> list[str]:
+    """What is asked of this kind, beyond what `transport` says; negations of one kind in one list."""
+    plain = [match_words(match) for match in matches if isinstance(match, kind) and not isinstance(match, SAID_BEFORE)]
+    negated = [match.match for match in matches if isinstance(match, Not) and isinstance(match.match, kind)]
+    if len(negated) == 1:
+        return [*plain, f"not {match_words(negated[0])}"]
+    if negated:
+        word, _, _ = match_words(negated[0]).partition(" ")
+        return [*plain, f"not {word} {listed([match_words(match).partition(' ')[2] for match in negated])}"]
+    return plain
+
+
+def match_words(match: Plain) -> str:
+    match match:
+        case Proto(name):
+            return shown(name)
+        case Src(network):
+            return f"from {address(network)}"
+        case Dst(network):
+            return f"to {address(network)}"
+        case InIface(name):
+            return "over lo" if name == LO else f"arrives on {shown(name)}"
+        case OutIface(name):
+            return "over lo" if name == LO else f"leaves on {shown(name)}"
+        case DPort() | DPorts():
+            return port_words(match)
+        case SPort(ports):
+            return f"from port {range_words(ports)}"
+        case OwnerUid(uid):
+            return f"uid {uid}"
+        case OwnerUids(first, last):
+            return f"uid {first}–{last}"
+        case OwnerGid(gid):
+            return f"gid {gid}"
+        case CtState(states):
+            return " or ".join(shown(state).lower() for state in sorted(states))
+        case Mark(value):
+            return f"mark {mark_words(value)}"
+        case ConnMark(value):
+            return f"connmark {mark_words(value)}"
+        case Limit(rate):
+            return f"at most {shown(rate)}"
+        case _:
+            assert_never(match)
+
+
+ORDER = (
+    InIface,
+    OutIface,
+    OwnerUid,
+    OwnerUids,
+    OwnerGid,
+    Proto,
+    Src,
+    SPort,
+    Dst,
+    DPort,
+    DPorts,
+    CtState,
+    Mark,
+    ConnMark,
+    Limit,
+)
+SAID_BEFORE = (Proto, Dst, DPort, DPorts)
+"""What `transport` says, where it is not negated."""
+
+
+def address(network: Network) -> str:
+    """An address without the length that says it is one."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def port_words(match: DPort | DPorts) -> str:
+    ranges = match.ranges if isinstance(match, DPorts) else (match.ports,)
+    return listed([f":{range_words(ports)}" for ports in ranges])
+
+
+def range_words(ports: Ports) -> str:
+    return str(ports.first) if ports.first == ports.last else f"{ports.first}–{ports.last}"
+
+
+def mark_words(value: int) -> str:
+    return hex(value)
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """`a, b, c`, or of a long list the beginning and how many more there are."""
+    if len(names) <= most + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} … {number(len(names) - most)} more"
+
+
+def is_comment(match: Match) -> bool:
+    return isinstance(match, Foreign) and match.text.startswith(COMMENT)
+
+
+def comment(rule: Rule) -> str:
+    """What another tool says of its rule."""
+    found = [match.text for match in rule.matches if isinstance(match, Foreign) and is_comment(match)]
+    return shown(found[0].removeprefix(COMMENT).strip('"').replace('\\"', '"')) if found else ""
+
+
+def done(target: Target) -> str:
+    """What becomes of a packet for which the rule holds."""
+    match target:
+        case Return():
+            return "return"
+        case Accept():
+            return "accept"
+        case Drop():
+            return "drop"
+        case Jump(chain):
+            return f"→ {shown(chain)}"
+        case Redirect(port):
+            return f"redirect to :{port}"
+        case Dnat(host, port):
+            return f"to {f'[{host}]' if host.version == 6 else host}:{port}"
+        case Tproxy(port, mark):
+            return f"tproxy to :{port}, mark {mark_words(mark)}"
+        case SetMark(value):
+            return f"mark {mark_words(value)}" + (" (own pod)" if value == PROXY_LOOP_MARK else "")
+        case SaveMark():
+            return "remember mark"
+        case RestoreMark():
+            return "recall mark"
+        case Zone(zone):
+            return f"zone {zone}"
+        case Reject(answer):
+            return f"refuse: {shown(answer).removeprefix('icmp-').removeprefix('icmp6-').replace('-', ' ')}"
+        case Log(prefix):
+            return f"log “{shown(prefix)}”"
+        case Nflog(group, prefix):
+            return f"nflog {group} “{shown(prefix)}”"
+        case ForeignTarget(text):
+            return shown(text.removeprefix("-j ").replace("-g ", "goto ")) or "count only"
+        case _:
+            assert_never(target)
+
+
+NOUNS = {
+    Dst: "destinations",
+    Src: "sources",
+    DPort: "ports",
+    DPorts: "lists of ports",
+    OwnerUid: "users",
+    OwnerUids: "ranges of users",
+    OwnerGid: "groups",
+    InIface: "interfaces",
+    OutIface: "interfaces",
+}
+
+
+def noun(rules: Sequence[Rule]) -> str:
+    """In what these rules of one shape differ, in one word."""
+    changing = {type(match) for rule in rules for match in rule.matches if match not in rules[0].matches}
+    if len(changing) == 1:
+        return NOUNS.get(changing.pop(), "such rules")
+    return "such rules"
+
+
+def differing(rules: Sequence[Rule]) -> list[str]:
+    """What each of these rules of one shape asks that not all of them ask."""
+    common = frozenset(rules[0].matches).intersection(*(rule.matches for rule in rules[1:]))
+    parts = [asked(rule.but(matches=tuple(match for match in rule.matches if match not in common))) for rule in rules]
+    return [part.removeprefix("to ").removeprefix("from ").removeprefix("→ ") for part in parts]
