@@ -63,10 +63,9 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
     doing = list(apply.steps(live, planned, chosen.backend, take_over=settings.take_over and planned is not NOTHING))
     if doing:
         apply.apply(doing, live, log)
-        log.info("Nothing of ours is left" if planned is NOTHING else "The capture is in place")
-    elif planned is NOTHING:
-        log.info("Nothing of ours is here: nothing to remove")
-    else:
+        if planned is not NOTHING:
+            log.info("The capture is in place")
+    elif planned is not NOTHING:
         for ruleset in planned.rulesets:
             if ruleset.tables:
                 tool = Iptables(chosen.backend, ruleset.family)

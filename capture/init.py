@@ -120,6 +120,7 @@ def remove(settings: Settings, facts: Facts, log: Log) -> None:
     for thing in cleaned.left:
         log.info(f"Left alone {thing}")
     cleaned.raise_if_any_remains()
+    log.info("Nothing of ours is left" if cleaned.removed else "Nothing of ours is here: nothing to remove")
 
 
 def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved, planned: Plan, log: Log) -> Plan:
