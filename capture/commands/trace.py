@@ -15,7 +15,7 @@ from capture import checked, facts, netlink
 from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.kernel import BACKENDS, Iptables
-from capture.live import read_live
+from capture.live import not_permitted, read_live
 from capture.settings import DECLARED_BY_NAME
 from rules.diff import ours_in
 from rules.names import LOOPBACK, PASSTHROUGH
@@ -24,7 +24,7 @@ from rules.plan import Routing, plan
 from rules.reasons import explained
 from rules.render import rule_text
 from rules.simulate import INPUT, NEW, STATES, Became, Direction, Host, Local, Packet, conclusion, in_any_order, written
-from rules.values import PREROUTING, All, Family, Ruleset
+from rules.values import BUILT_IN, PREROUTING, All, Family, Ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,8 @@ class TraceCommand(SettingsCommand):
             following = words[at + 1] if at + 1 < len(words) else ":"
             if word == "--":
                 break
-            if word == "--tcp" or (word == "--udp" and following and "=" not in following):
+            is_policy = not following or ("=" in following and not following.startswith("-"))
+            if word == "--tcp" or (word == "--udp" and not is_policy):
                 words[at] = f"--protocol={word[2:]}"
         return super().parse_args(ctx, words)
 
@@ -189,6 +190,10 @@ class Answer:
     def read_live(self, known: Facts, planned: Plan) -> tuple[tuple[Ruleset, ...], tuple[Routing, ...]]:
         """The rules and the routing that are there; whatever backend has any."""
         live = read_live(known)
+        if isinstance(live.nft_error, PermissionError):
+            raise not_permitted()
+        if not live.legacy_is_known:
+            self.notes.append("only uid 0 may see whether there are legacy tables; if there are, they are not followed")
         found: dict[Family, list[Ruleset]] = {family: [] for family in Family}
         self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))
         for wanted in planned.rulesets:
@@ -198,6 +203,9 @@ class Answer:
                 found[wanted.family].append(explained(held, wanted))
         if not self.backends:
             self.notes.append("the namespace holds no rules")
+        strangers = sorted(set(live.table_names()) - BUILT_IN.keys())
+        if strangers:
+            self.notes.append(f"not followed, because they are not iptables': the nft tables {', '.join(strangers)}")
         tables = {(route.family, route.table) for route in live.local_routes}
         routing = tuple(
             Routing(rule.family, rule.mark, rule.table)
