@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from capture.facts import Facts
+    from capture.live import Live
     from capture.settings import Settings
     from rules.plan import Plan
     from rules.simulate import Address, Step
@@ -178,41 +179,37 @@ class Answer:
         planned = plan(self.resolved.intent)
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True
-        rulesets, routing = planned.rulesets, planned.routing
-        if question.live:
-            rulesets, routing = self.read_live(known, planned)
-        self.host = self.host_of(known, planned, routing)
+        live = self.read_live(known) if question.live else None
+        self.host = self.host_of(known, planned, routing_of(live) if live else planned.routing)
         self.packet = self.packet_of(known)
-        of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is self.packet.family)
+        of_family = self.explained(live, self.ruleset(planned)) if live else (self.ruleset(planned),)
         self.trace = in_any_order(of_family, self.packet, self.host)
         self.sentence = conclusion(self.trace, self.said)
 
-    def read_live(self, known: Facts, planned: Plan) -> tuple[tuple[Ruleset, ...], tuple[Routing, ...]]:
-        """The rules and the routing that are there; whatever backend has any."""
+    def ruleset(self, planned: Plan) -> Ruleset:
+        """What the settings mean for the family of the packet."""
+        return next(ruleset for ruleset in planned.rulesets if ruleset.family is self.packet.family)
+
+    def read_live(self, known: Facts) -> Live:
+        """What the namespace holds, in whatever backend; what of it cannot be followed is noted."""
         live = read_live(known)
         if isinstance(live.nft_error, PermissionError):
             raise not_permitted()
+        self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))
         if not live.legacy_is_known:
             self.notes.append("only uid 0 may see whether there are legacy tables; if there are, they are not followed")
-        found: dict[Family, list[Ruleset]] = {family: [] for family in Family}
-        self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))
-        for wanted in planned.rulesets:
-            for name in self.backends:
-                held = live.saved(Iptables(name, wanted.family)).ruleset
-                self.is_as_planned &= ours_in(held) in (wanted, Ruleset(wanted.family))
-                found[wanted.family].append(explained(held, wanted))
         if not self.backends:
             self.notes.append("the namespace holds no rules")
         strangers = sorted(set(live.table_names()) - BUILT_IN.keys())
         if strangers:
             self.notes.append(f"not followed, because they are not iptables': the nft tables {', '.join(strangers)}")
-        tables = {(route.family, route.table) for route in live.local_routes}
-        routing = tuple(
-            Routing(rule.family, rule.mark, rule.table)
-            for rule in live.policy_rules
-            if rule.is_plain and rule.mark and (rule.family, rule.table) in tables
-        )
-        return tuple(ruleset for family in Family for ruleset in found[family]), routing
+        return live
+
+    def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:
+        """The live rules for the packet, of each backend, with their reasons."""
+        held = [live.saved(Iptables(name, wanted.family)).ruleset for name in self.backends]
+        self.is_as_planned = all(ours_in(ruleset) in (wanted, Ruleset(wanted.family)) for ruleset in held)
+        return tuple(explained(ruleset, wanted) for ruleset in held)
 
     def backend_of(self, step: Step) -> str:
         return self.backends[step.layer] if self.question.live else ""
@@ -367,6 +364,16 @@ class Answer:
             yield "no rule matches it"
         yield ""
         yield self.sentence
+
+
+def routing_of(live: Live) -> tuple[Routing, ...]:
+    """The marks whose packets are kept in the namespace, whoever set that up."""
+    tables = {(route.family, route.table) for route in live.local_routes}
+    return tuple(
+        Routing(rule.family, rule.mark, rule.table)
+        for rule in live.policy_rules
+        if rule.is_plain and rule.mark and (rule.family, rule.table) in tables
+    )
 
 
 def described(packet: Packet) -> str:
