@@ -15,7 +15,7 @@ from capture import checked, facts, netlink
 from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.kernel import BACKENDS, Iptables
-from capture.live import read_live
+from capture.live import not_permitted, read_live
 from capture.settings import DECLARED_BY_NAME
 from rules.diff import ours_in
 from rules.names import LOOPBACK, PASSTHROUGH
@@ -24,12 +24,13 @@ from rules.plan import Routing, plan
 from rules.reasons import explained
 from rules.render import rule_text
 from rules.simulate import INPUT, NEW, STATES, Became, Direction, Host, Local, Packet, conclusion, in_any_order, written
-from rules.values import PREROUTING, All, Family, Ruleset
+from rules.values import BUILT_IN, PREROUTING, All, Family, Ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from capture.facts import Facts
+    from capture.live import Live
     from capture.settings import Settings
     from rules.plan import Plan
     from rules.simulate import Address, Step
@@ -50,7 +51,8 @@ class TraceCommand(SettingsCommand):
             following = words[at + 1] if at + 1 < len(words) else ":"
             if word == "--":
                 break
-            if word == "--tcp" or (word == "--udp" and following and "=" not in following):
+            is_policy = not following or ("=" in following and not following.startswith("-"))
+            if word == "--tcp" or (word == "--udp" and not is_policy):
                 words[at] = f"--protocol={word[2:]}"
         return super().parse_args(ctx, words)
 
@@ -177,34 +179,37 @@ class Answer:
         planned = plan(self.resolved.intent)
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True
-        rulesets, routing = planned.rulesets, planned.routing
-        if question.live:
-            rulesets, routing = self.read_live(known, planned)
-        self.host = self.host_of(known, planned, routing)
+        live = self.read_live(known) if question.live else None
+        self.host = self.host_of(known, planned, routing_of(live) if live else planned.routing)
         self.packet = self.packet_of(known)
-        of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is self.packet.family)
+        of_family = self.explained(live, self.ruleset(planned)) if live else (self.ruleset(planned),)
         self.trace = in_any_order(of_family, self.packet, self.host)
         self.sentence = conclusion(self.trace, self.said)
 
-    def read_live(self, known: Facts, planned: Plan) -> tuple[tuple[Ruleset, ...], tuple[Routing, ...]]:
-        """The rules and the routing that are there; whatever backend has any."""
+    def ruleset(self, planned: Plan) -> Ruleset:
+        """What the settings mean for the family of the packet."""
+        return next(ruleset for ruleset in planned.rulesets if ruleset.family is self.packet.family)
+
+    def read_live(self, known: Facts) -> Live:
+        """What the namespace holds, in whatever backend; what of it cannot be followed is noted."""
         live = read_live(known)
-        found: dict[Family, list[Ruleset]] = {family: [] for family in Family}
+        if isinstance(live.nft_error, PermissionError):
+            raise not_permitted()
         self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))
-        for wanted in planned.rulesets:
-            for name in self.backends:
-                held = live.saved(Iptables(name, wanted.family)).ruleset
-                self.is_as_planned &= ours_in(held) in (wanted, Ruleset(wanted.family))
-                found[wanted.family].append(explained(held, wanted))
+        if not live.legacy_is_known:
+            self.notes.append("only uid 0 may see whether there are legacy tables; if there are, they are not followed")
         if not self.backends:
             self.notes.append("the namespace holds no rules")
-        tables = {(route.family, route.table) for route in live.local_routes}
-        routing = tuple(
-            Routing(rule.family, rule.mark, rule.table)
-            for rule in live.policy_rules
-            if rule.is_plain and rule.mark and (rule.family, rule.table) in tables
-        )
-        return tuple(ruleset for family in Family for ruleset in found[family]), routing
+        strangers = sorted(set(live.table_names()) - BUILT_IN.keys())
+        if strangers:
+            self.notes.append(f"not followed, because they are not iptables': the nft tables {', '.join(strangers)}")
+        return live
+
+    def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:
+        """The live rules for the packet, of each backend, with their reasons."""
+        held = [live.saved(Iptables(name, wanted.family)).ruleset for name in self.backends]
+        self.is_as_planned = all(ours_in(ruleset) in (wanted, Ruleset(wanted.family)) for ruleset in held)
+        return tuple(explained(ruleset, wanted) for ruleset in held)
 
     def backend_of(self, step: Step) -> str:
         return self.backends[step.layer] if self.question.live else ""
@@ -359,6 +364,16 @@ class Answer:
             yield "no rule matches it"
         yield ""
         yield self.sentence
+
+
+def routing_of(live: Live) -> tuple[Routing, ...]:
+    """The marks whose packets are kept in the namespace, whoever set that up."""
+    tables = {(route.family, route.table) for route in live.local_routes}
+    return tuple(
+        Routing(rule.family, rule.mark, rule.table)
+        for rule in live.policy_rules
+        if rule.is_plain and rule.mark and (rule.family, rule.table) in tables
+    )
 
 
 def described(packet: Packet) -> str:

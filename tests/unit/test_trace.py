@@ -52,6 +52,9 @@ def sentence(*argv: str, environ: dict[str, str] | None = None) -> str:
         (["--udp", "9.9.9.9:443", "--udp", "443=reject"], 'because of flag --udp "443=reject"'),
         (["--udp", "443=drop", "--udp", "9.9.9.9:443"], "dropped by rule 4 of ISTIO_OUTPUT"),
         (["--udp=443=drop", "9.9.9.9:443"], "captured outbound"),
+        (["--udp", "--state=new", "9.9.9.9:443"], "not captured, because only TCP is looked at"),
+        (["9.9.9.9:443", "--udp"], "not captured, because only TCP is looked at"),
+        (["--udp", "", "9.9.9.9:443"], "captured outbound"),
         (["--udp", "9.9.9.9:53", "--redirect-dns", "--capture-all-dns"], "it goes to port 15053 of the proxy"),
         (["--in", "10.1.2.3:80", "--src", "192.0.2.7:999"], "captured inbound"),
         (["--in", "10.1.2.3:80", "-d", "80"], 'because of flag -d "80": it passes through the pod, to 10.1.2.3:80'),
@@ -216,11 +219,25 @@ def test_rules_of_both_backends_act() -> None:
 
 
 @pytest.mark.netns
+def test_looking_at_settings_takes_no_privilege_and_at_live_rules_does(captured: Pod) -> None:
+    """As nobody: the one answers, the other says what it takes."""
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    asked = (*nobody, *captured.command("trace", "9.9.9.9:80"))
+    done = captured.inside.run(*asked, env=captured.environ())
+    assert (done.returncode, "captured outbound" in done.stdout) == (0, True), done.stderr
+    done = captured.inside.run(*asked, "--live", env=captured.environ())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not permitted to read or change the rules" in done.stderr
+
+
+@pytest.mark.netns
 def test_an_empty_namespace_captures_nothing() -> None:
     """It is said that there are no rules."""
     with Pod() as pod:
         done = live(pod, "9.9.9.9:80")
         assert "the namespace holds no rules" in done.stdout
+        pod.inside.output("nft", "add", "table", "ip", "theirs")
+        assert "they are not iptables': the nft tables theirs" in live(pod, "9.9.9.9:80").stdout
         assert "not captured" in done.stdout.splitlines()[-1]
 
 
