@@ -25,7 +25,7 @@ from rules.values import BUILT_IN, Family, ForeignTarget, Jump, Ruleset, TableRu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from capture.live import Live
@@ -75,7 +75,10 @@ class Restore(Value):
         log.info(f"{self.tool}-save says:\n{now.text.strip()}")
 
     def undo(self) -> None:
+        """Put back what was in the tables of this step."""
+        mine = {change.table for change in self.changes}
         back = changes_back(self.tool.save().ruleset, self.before, self.also)
+        back = tuple(change for change in back if change.table in mine)
         if back:
             self.tool.restore(back, restore_text(back))
 
@@ -153,6 +156,25 @@ class SetPassthroughAddress(Value):
             routing.remove_passthrough_address()
 
 
+class LetPacketsPass(Value):
+    """Between two commits of which the second lets go what the first takes over: see `capture.settle`."""
+
+    def __str__(self) -> str:
+        return "nothing until packets that met the former rules are through: the next commit lets go what they were for"
+
+    def do(self) -> None:
+        from capture.settle import let_packets_pass
+
+        let_packets_pass()
+
+    def check(self, log: Log) -> None:
+        """There is nothing to see."""
+
+    def undo(self) -> None:
+        """The same on the way back."""
+        self.do()
+
+
 class TakeAway(Value):
     """What iptables-nft made for us in a table that we have left: see `rules.memory`. Done when all else is proved."""
 
@@ -183,7 +205,7 @@ class TakeAway(Value):
 
 
 if TYPE_CHECKING:
-    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress
+    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass
     Act: TypeAlias = Step | TakeAway
 
 
@@ -199,9 +221,12 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
     places = [(tool, wanted[tool.family]) for tool in (Iptables(backend, family) for family in ORDER)]
     others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
     places += [(tool, Ruleset(tool.family)) for tool in others]
-    for tool, ruleset in places:
-        yield from restoring(live, tool, ruleset, take_over=take_over)
-    yield from routing_to_remove(live, planned)
+    restores = [step for tool, ruleset in places for step in restoring(live, tool, ruleset, take_over=take_over)]
+    yield from handed_over(live, wanted, restores)
+    removals = list(routing_to_remove(live, planned))
+    if restores and removals:
+        yield LetPacketsPass()
+    yield from removals
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
         yield SetPassthroughAddress(adds=False)
     for tool, ruleset in places:
@@ -240,6 +265,30 @@ def chain_named(target: Target) -> str:
     if isinstance(target, Jump):
         return target.chain
     return target.text.removeprefix("-g ") if isinstance(target, ForeignTarget) else ""
+
+
+def handed_over(
+    live: Live, wanted: Mapping[Family, Ruleset], restores: Sequence[Restore]
+) -> Iterator[Restore | LetPacketsPass]:
+    """The same restores; of a family that is captured and stays so, one for each table, and a pause between two.
+
+    Where nothing is captured yet, or nothing will be, one restore does all tables.
+    """
+    captured = {restore.tool.family for restore in restores if restore.also} | {
+        tool.family
+        for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
+        if any(map(holds_ours, live.saved(tool).ruleset.tables))
+    }
+    captured = {family for family in captured if wanted[family].tables}
+    begun = set()
+    for restore in restores:
+        family = restore.tool.family
+        alone = ((change,) for change in restore.changes)
+        for changes_at_once in alone if family in captured else [restore.changes]:
+            if family in captured and family in begun:
+                yield LetPacketsPass()
+            begun.add(family)
+            yield restore.but(changes=changes_at_once, text=restore_text(changes_at_once))
 
 
 def remembering(live: Live, tool: Iptables, planned: Ruleset) -> Ruleset:

@@ -37,12 +37,14 @@ NAMESERVERS = "nameserver 10.96.0.10\nnameserver fd00:96::a\n"
 QUICK_TO_FORGET = ("time_wait", "close", "last_ack")
 
 
-def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 10.0) -> tuple[Counter[str], Counter[str]]:
+def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0) -> tuple[Counter[str], Counter[str]]:
     """What three applications inside and a client outside saw while these changes were made.
 
     Conntrack forgets closed connections at once here: in a storm a source port soon comes back for another host, and
     two connections that REDIRECT would make equal are one too many for conntrack, whether rules change or not. Then
-    the first packet is lost and sent again, which is what the clients have patience for.
+    the first packet is lost and sent again, which is what the clients have patience for. The client outside has
+    addresses enough never to use a port twice: a last ACK behind a forgotten connection makes an entry without NAT
+    (nf_conntrack_tcp_loose), and a new connection from that port would be taken for its answer.
     """
     for state in QUICK_TO_FORGET:
         pod.inside.output("sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_timeout_{state}=0")
@@ -50,7 +52,9 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 10.0)
     pod.traffic.listen(pod.inside, [8080], where="pod", hosts=["0.0.0.0"])
     pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
     outward = [Client(pod.inside, OUTSIDE[4], 80, APP, patience=patience)] * 3
-    inward = Client(pod.outside, ("10.244.0.5",), 8080, sources=OUTSIDE[4], patience=patience)
+    pod.outside.ip("route", "add", "local", "198.18.0.0/24", "dev", "lo")
+    sources = tuple(f"198.18.0.{host}" for host in range(1, 101))
+    inward = Client(pod.outside, ("10.244.0.5",), 8080, sources=sources, patience=patience)
     with storm(pod.traffic, [*outward, inward]) as counted:
         changes()
     return sum(counted[:3], Counter()), counted[3]
