@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from capture.facts import Facts
     from capture.resolve import Resolved
 
     F = TypeVar("F", bound=Callable[..., Any])
@@ -34,7 +35,7 @@ SETTINGS_KEY = "capture.settings"
 
 
 class SettingsCommand(click.Command):
-    """A command that takes every setting, besides options of its own."""
+    """A command that takes every setting, besides options and words of its own."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
@@ -47,6 +48,9 @@ class SettingsCommand(click.Command):
                 for_click.append(argument.flag)
             elif argument.flag in own:
                 for_click += [argument.flag, argument.value]
+        if any(isinstance(option, click.Argument) for option in self.get_params(ctx)):
+            for_click += ["--", *(refusal.value or "" for refusal in unreadable if refusal.source == "argument")]
+            unreadable = [refusal for refusal in unreadable if refusal.source != "argument"]
         rest = super().parse_args(ctx, for_click)
         said = [argument for argument in arguments if argument.flag not in own]
         with reporting():
@@ -105,13 +109,19 @@ def said_settings() -> Settings:
 
 def resolved_here(settings: Settings) -> Resolved:
     """The settings resolved against this host, with what will surprise said on stderr."""
+    return looked_up(settings)[1]
+
+
+def looked_up(settings: Settings) -> tuple[Facts, Resolved]:
+    """The same, with what the host answered."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
-    resolved = resolve(settings, read_facts(os.environ, settings.nameservers_file))
+    found = read_facts(os.environ, settings.nameservers_file)
+    resolved = resolve(settings, found)
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
     for warning in resolved.warnings:
         log.warn(warning)
-    return resolved
+    return found, resolved
 
 
 class Commands(click.Group):
