@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture import apply
+from capture.difference import of_ruleset
 from capture.kernel import BACKENDS, Iptables, Saved
 from capture.live import Live
 from capture.netlink import Address, LocalRoute, PolicyRule
@@ -17,7 +18,8 @@ from rules.compare import OF_CHAIN, Kind, aligned, compare, differences
 from rules.diff import changes
 from rules.names import PASSTHROUGH, PROTOCOL, RULE_PRIORITY
 from rules.plan import plan, ruleset
-from rules.values import DPort, Family, Ports, Return, Rule, Ruleset
+from rules.render import rule_text
+from rules.values import BUILT_IN, DPort, Family, Ports, Return, Rule, Ruleset
 from tests.property import strategies
 from tests.property.test_changes import converged, states
 
@@ -128,3 +130,36 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
     )
     found = [finding for finding in findings(live, planned, backend) if finding.can_be_repaired]
     assert bool(found) == bool(list(apply.steps(live, planned, backend)))
+
+
+@given(data=st.data(), intent=strategies.intents, family=strategies.families)
+def test_a_diff_leads_from_what_is_live_to_what_is_planned(data: st.DataObject, intent: Intent, family: Family) -> None:
+    """Its lines without the new ones are live rules at their positions, without the old ones those after a run."""
+    live, planned = data.draw(states(family)), ruleset(intent, family)
+    after = converged(live, planned)
+    for diff in of_ruleset("nft", live, planned):
+        for op, state in (("+", live), ("-", after)):
+            chain = state.table(diff.table).chains().get(diff.chain, ())
+            for hunk in diff.hunks:
+                shown = [line.text for line in hunk.lines if line.op != op]
+                start = hunk.live_start if op == "+" else hunk.planned_start
+                begin = start - 1 if shown else start
+                there = [f"-A {diff.chain} {rule_text(rule)}".rstrip() for rule in chain]
+                assert words(there[begin : begin + len(shown)]) == words(shown)
+        if diff.chain in BUILT_IN[diff.table]:
+            assert all("-j ISTIO" in line.text for hunk in diff.hunks for line in hunk.lines if line.op != " ")
+
+
+def words(lines: list[str]) -> list[list[str]]:
+    """The order of matches in a rule means nothing."""
+    return [sorted(line.split()) for line in lines]
+
+
+@given(data=st.data(), intent=strategies.intents, family=strategies.families)
+def test_there_is_a_diff_exactly_where_a_run_changes_something(
+    data: st.DataObject, intent: Intent, family: Family
+) -> None:
+    """Table by table."""
+    live, planned = data.draw(states(family)), ruleset(intent, family)
+    tables = {diff.table for diff in of_ruleset("nft", live, planned)}
+    assert tables == {change.table for change in changes(live, planned)}
