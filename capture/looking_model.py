@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from capture.difference import chain_diffs, other_lines
+from rules.render import rule_text
 
 if TYPE_CHECKING:
     from capture.difference import ChainDiff, Line
+    from capture.status import Held, Status
     from capture.verify import Comparison
     from rules.compare import Finding
 
@@ -206,4 +208,203 @@ def finding_model(found: Finding) -> FindingModel:
 def verify_model(found: Comparison) -> VerifyModel:
     return VerifyModel(
         verdict=found.verdict, backend=found.backend, findings=[finding_model(each) for each in found.findings]
+    )
+
+
+class CapturesModel(Model):
+    """What the rules of one family capture, told from the rules themselves."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Captures")
+
+    backend: Literal["nft", "legacy"]
+    """Of iptables."""
+    family: Literal["IPv4", "IPv6"]
+    """Whose rules they are."""
+    outbound_port: int | None
+    """Where outbound TCP goes; null if none is captured."""
+    all_outbound: bool
+    """Whether that is all that is not excluded, and not only listed destinations or ports."""
+    inbound_port: int | None
+    """Where inbound TCP goes; null if none is captured."""
+    all_inbound: bool
+    """Likewise."""
+    mode: Literal["REDIRECT", "TPROXY", ""]
+    """How inbound TCP gets there."""
+    dns: str
+    """The port, or address and port, to which DNS queries go; empty if they are not captured."""
+    proxy_uids: list[int]
+    """Who is taken for the proxy."""
+    proxy_gids: list[int]
+    """The same by gid."""
+    refuses: bool
+    """Whether some of what leaves is refused: UDP, or a family that is not captured."""
+    sentence: str
+    """All of this in a line."""
+
+
+class RuleModel(Model):
+    """A rule of ours, with what it has counted."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Rule")
+
+    position: int
+    """In its chain, counted from 1."""
+    rule: str
+    """As iptables-save writes it, without command and chain."""
+    packets: int
+    """How many packets it matched; in the nat table each is the first of a connection."""
+    bytes: int
+    """How many bytes these had."""
+    why: str
+    """What it is for, as its shape tells; several reasons if they look alike, empty if it is none of ours by shape."""
+    setting: str
+    """The setting behind it, if only one can be."""
+
+
+class ChainModel(Model):
+    """A chain of ours, or a built-in one with our jumps in it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Chain")
+
+    backend: Literal["nft", "legacy"]
+    """Of iptables."""
+    family: Literal["IPv4", "IPv6"]
+    """Whose table it is."""
+    table: str
+    """raw, mangle, nat or filter."""
+    chain: str
+    """Its name."""
+    rules: list[RuleModel]
+    """Its rules in order; of a built-in chain, our jumps."""
+
+
+class IpRuleModel(Model):
+    """An ip rule of ours."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="IpRule")
+
+    family: Literal["IPv4", "IPv6"]
+    """For which packets."""
+    priority: int
+    """Its place among the ip rules."""
+    mark: int
+    """The fwmark it asks for."""
+    table: int
+    """The routing table it looks up."""
+
+
+class RouteModel(Model):
+    """A route of ours: local default dev lo."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Route")
+
+    family: Literal["IPv4", "IPv6"]
+    """For which packets."""
+    table: int
+    """In which routing table it is."""
+
+
+class AddressModel(Model):
+    """`::6`, from which the proxy hands inbound IPv6 to the application."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Address")
+
+    ours: bool
+    """Whether it carries our signature."""
+    age: float | None
+    """How many seconds ago it was added; null if the kernel does not tell."""
+
+
+class OtherMeshModel(Model):
+    """A chain of another mesh."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="OtherMesh")
+
+    mesh: str
+    """Whose it is, by its name."""
+    backend: Literal["nft", "legacy"]
+    """Of iptables."""
+    family: Literal["IPv4", "IPv6"]
+    """Whose table it is in."""
+    table: str
+    """Which table."""
+    chain: str
+    """The chain."""
+
+
+class StatusModel(Model):
+    """What `capture status` shows."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Status")
+
+    installed: bool
+    """Whether anything of ours is in the namespace: exit status 0, else 3."""
+    captures: list[CapturesModel]
+    """For each backend and family that holds chains of ours."""
+    chains: list[ChainModel]
+    """Our chains and hooks, by backend, family and table."""
+    ip_rules: list[IpRuleModel]
+    """Those that carry our signature."""
+    routes: list[RouteModel]
+    """Likewise."""
+    passthrough: AddressModel | None
+    """Null if it is on no interface."""
+    in_the_way: list[FindingModel]
+    """Rules of others by which traffic gets past ours."""
+    other_meshes: list[OtherMeshModel]
+    """Chains of other meshes."""
+
+
+def rule_model(held: Held) -> RuleModel:
+    return RuleModel(
+        position=held.position,
+        rule=rule_text(held.rule),
+        packets=held.count.packets,
+        bytes=held.count.bytes,
+        why=held.rule.why,
+        setting=held.rule.setting,
+    )
+
+
+def status_model(found: Status) -> StatusModel:
+    rules: dict[tuple[object, ...], list[RuleModel]] = {}
+    for held in found.rules:
+        rules.setdefault((held.backend, held.family, held.table, held.chain), []).append(rule_model(held))
+    return StatusModel.model_validate(
+        {
+            "installed": found.is_there,
+            "captures": [
+                {
+                    "backend": backend,
+                    "family": captured.family.value,
+                    "outbound_port": captured.outbound_port,
+                    "all_outbound": captured.all_outbound,
+                    "inbound_port": captured.inbound_port,
+                    "all_inbound": captured.all_inbound,
+                    "mode": captured.mode,
+                    "dns": captured.dns,
+                    "proxy_uids": captured.uids,
+                    "proxy_gids": captured.gids,
+                    "refuses": captured.refuses,
+                    "sentence": str(captured),
+                }
+                for backend, captured in found.captures
+            ],
+            "chains": [
+                {"backend": place[0], "family": place[1].value, "table": place[2], "chain": place[3]}
+                | {"rules": rules.get(place, [])}
+                for place in found.chains
+            ],
+            "ip_rules": [
+                {"family": rule.family.value, "priority": rule.priority, "mark": rule.mark, "table": rule.table}
+                for rule in found.policy_rules
+            ],
+            "routes": [{"family": route.family.value, "table": route.table} for route in found.routes],
+            "passthrough": found.passthrough and {"ours": found.passthrough.is_ours, "age": found.passthrough.age},
+            "in_the_way": [finding_model(each) for each in found.in_the_way],
+            "other_meshes": [
+                {"mesh": mesh, "backend": backend, "family": family.value, "table": table, "chain": chain}
+                for mesh, backend, family, table, chain in found.other_meshes
+            ],
+        }
     )
