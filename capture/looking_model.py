@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from capture.difference import chain_diffs, other_lines
 from rules.render import rule_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from capture.difference import ChainDiff, Line
     from capture.status import Held, Status
     from capture.verify import Comparison
+    from capture.watch import Row, Seen, Tick
+    from rules.attribution import Decision
     from rules.compare import Finding
 
 VERDICTS = Literal["as planned", "differs", "nothing"]
@@ -407,4 +411,192 @@ def status_model(found: Status) -> StatusModel:
                 for mesh, backend, family, table, chain in found.other_meshes
             ],
         }
+    )
+
+
+class DecisionModel(Model):
+    """A rule that decides about connections."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Decision")
+
+    backend: str
+    """nft or legacy."""
+    table: str
+    """nat, or mangle in TPROXY mode."""
+    chain: str
+    """A chain of ours."""
+    position: int
+    """In its chain, counted from 1."""
+    rule: str
+    """As iptables-save writes it, without command and chain."""
+    captures: bool
+    """Whether it hands the connection to the proxy, or lets it go."""
+    why: str
+    """What it is for, as its shape tells."""
+
+
+class NoteEvent(Model):
+    """What this watch cannot see; said once."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Note")
+
+    event: Literal["note"] = "note"
+    time: str
+    """RFC 3339 in UTC."""
+    text: str
+    """In words."""
+
+
+class ConnectionEvent(Model):
+    """A new connection."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Connection")
+
+    event: Literal["connection"] = "connection"
+    time: str
+    """RFC 3339 in UTC: the end of the interval in which it was made."""
+    family: Literal["IPv4", "IPv6"]
+    """Of its addresses."""
+    protocol: str
+    """tcp, udp, or a number."""
+    direction: Literal["out", "in"]
+    """out: a process of the namespace made it."""
+    source: str
+    """The address of who made it."""
+    source_port: int
+    """And the port."""
+    destination: str
+    """The address that was asked for."""
+    destination_port: int
+    """And the port."""
+    answered_by: str
+    """The address that answers: another than was asked for if it was redirected."""
+    answered_by_port: int
+    """And the port."""
+    captured: bool | None
+    """Whether it went to the proxy; null if that cannot be told."""
+    decided_by: list[DecisionModel]
+    """The rule that decided. Several if conntrack does not know enough to tell, none if no rule of ours counted."""
+
+
+class MoreEvent(Model):
+    """More connections than were listed in an interval."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="More")
+
+    event: Literal["more"] = "more"
+    time: str
+    """RFC 3339 in UTC."""
+    connections: int
+    """At least so many."""
+
+
+class CountersEvent(Model):
+    """A rule that counted in an interval."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Counters")
+
+    event: Literal["counters"] = "counters"
+    time: str
+    """RFC 3339 in UTC."""
+    family: Literal["IPv4", "IPv6"]
+    """Whose rule it is."""
+    rule: DecisionModel
+    """The rule."""
+    packets: int
+    """In this interval; in the nat table each stands for a connection."""
+    seconds: float
+    """How long the interval was."""
+    since_start: int
+    """Packets since the watch began."""
+    total: int
+    """Packets since the rule was made."""
+
+
+class DriftEvent(Model):
+    """What differs has changed. The first line of a watch says what differs at the start."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Drift")
+
+    event: Literal["drift", "no drift"]
+    """`no drift` if nothing differs (any more)."""
+    time: str
+    """RFC 3339 in UTC."""
+    against: Literal["the settings", "the start"]
+    """What it is measured against."""
+    changed_by: list[str]
+    """Programs that changed nf_tables in this interval, where the kernel tells."""
+    findings: list[FindingModel]
+    """All that differs now, as verify tells it."""
+
+
+class WatchModel(
+    RootModel[
+        Annotated[
+            NoteEvent | ConnectionEvent | MoreEvent | CountersEvent | DriftEvent,
+            Field(discriminator="event"),
+        ]
+    ]
+):
+    """One line of `capture watch --output json`."""
+
+    model_config = ConfigDict(title="Watch")
+
+
+def decision_model(backend: str, decision: Decision) -> DecisionModel:
+    return DecisionModel(
+        backend=backend,
+        table=decision.table,
+        chain=decision.chain,
+        position=decision.position,
+        rule=rule_text(decision.rule),
+        captures=decision.captures,
+        why=decision.rule.why,
+    )
+
+
+def watch_events(tick: Tick, now: str, notes: Sequence[str], against: str, *, is_first: bool) -> Iterator[Model]:
+    """The lines of one interval."""
+    yield from (NoteEvent(time=now, text=note) for note in notes)
+    yield from (connection_event(seen, now) for seen in tick.seen)
+    if tick.more:
+        yield MoreEvent(time=now, connections=tick.more)
+    yield from (counters_event(row, tick.seconds, now) for row in tick.rows if row.recently)
+    if tick.drift_is_new or is_first:
+        yield DriftEvent(
+            event="drift" if tick.drift else "no drift",
+            time=now,
+            against=against,  # type: ignore[arg-type] # pydantic checks it
+            changed_by=list(tick.changed_by),
+            findings=[finding_model(each) for each in tick.drift],
+        )
+
+
+def connection_event(seen: Seen, now: str) -> ConnectionEvent:
+    made = seen.connection
+    return ConnectionEvent(
+        time=now,
+        family=made.family.value,
+        protocol=made.protocol,
+        direction="out" if seen.is_outbound else "in",
+        source=str(made.source),
+        source_port=made.source_port,
+        destination=str(made.destination),
+        destination_port=made.destination_port,
+        answered_by=str(made.answers_from),
+        answered_by_port=made.answers_port,
+        captured=seen.is_captured,
+        decided_by=[decision_model(backend, decision) for backend, decision in seen.decided_by],
+    )
+
+
+def counters_event(row: Row, seconds: float, now: str) -> CountersEvent:
+    return CountersEvent(
+        time=now,
+        family=row.family.value,
+        rule=decision_model(row.backend, row.decision),
+        packets=row.recently,
+        seconds=round(seconds, 3),
+        since_start=row.since_start,
+        total=row.total,
     )
