@@ -26,7 +26,9 @@ NAMESPACE = "trial"
 """What the walk through `docs/start.md` calls its namespace."""
 WALKED = "start.md"
 """The page whose every command is run, in order. Of other pages, those that only look are."""
-LOOKS = re.compile(r"(\w+=\S+ )*capture ((render|settings)\b|(.* )?(-n|--dry-run|--help|--version)\b)")
+LOOKS = re.compile(
+    r"(\w+=\S+ )*capture ((diff|render|settings|status|verify)\b|(.* )?(-n|--dry-run|--help|--version)\b)"
+)
 """A command line that touches nothing."""
 ELSEWHERE = ("/wo" "rk/", ".libr" "ary")  # fmt: skip
 """Places of a machine on which the project was written. Nobody else has them."""
