@@ -26,7 +26,7 @@ NAMESPACE = "trial"
 """What the walk through `docs/start.md` calls its namespace."""
 WALKED = "start.md"
 """The page whose every command is run, in order. Of other pages, those that only look are."""
-LOOKING = "check|explain|graph|render|settings|trace"
+LOOKING = "check|diff|explain|graph|render|settings|status|trace|verify"
 LOOKS = re.compile(rf"(\w+=\S+ )*capture (({LOOKING})\b|(.* )?(-n|--dry-run|--help|--version)\b)")
 """A command line that touches nothing."""
 ELSEWHERE = ("/wo" "rk/", ".libr" "ary")  # fmt: skip

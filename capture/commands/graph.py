@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from capture.cli import SettingsCommand, reporting, resolved_here, said_settings
+from capture.errors import DONE, NOTHING_HERE
 from capture.settings import DECLARED
 from rules.counters import counters
 from rules.intent import Intent
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "mermaid", "dot")
 FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
-NOTHING_OF_OURS = 3
 MOST_SAID = 16
 """How many entries of a list the subtitle shows."""
 
@@ -170,7 +170,7 @@ def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[
         if not saved.ruleset.tables:
             notes.append(f"The {backend} backend holds no rules here.")
         pictures.append(live_picture(explained(saved.ruleset, wanted), saved.text, where, backend, notes))
-    return pictures, 0 if live.holds_ours(backend) else NOTHING_OF_OURS
+    return pictures, DONE if live.holds_ours(backend) else NOTHING_HERE
 
 
 def live_picture(held: Ruleset, text: str, where: str, backend: str, notes: Sequence[str]) -> Picture:

@@ -1,0 +1,103 @@
+"""`capture diff`: what a run would change, as a unified diff."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.verify import STATUS
+from capture.difference import chain_diffs, other_lines
+from capture.log import Log
+from capture.verify import compared
+from rules.plan import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.difference import ChainDiff, Line
+    from capture.verify import Comparison
+
+COLOURS = {"-": "red", "+": "green", "@": "cyan", "#": "yellow"}
+HEADINGS = ("---", "+++")
+
+
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Colour the text. `auto`: on a terminal, unless NO_COLOR is set.",
+)
+@click.option("--why", is_flag=True, help="Say behind each rule that comes or goes what it is for.")
+@output_option("the difference")
+def command(color: str, why: bool, output: str) -> None:
+    """Show what a run with these settings would change: from what is live to what is planned.
+
+    Nothing is printed if nothing differs. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs;
+    1: cannot tell.
+    """
+    if output == "schema":
+        from capture.looking_model import DiffModel
+
+        click.echo(json.dumps(DiffModel.model_json_schema(), indent=2))
+        return
+    with reporting():
+        settings = said_settings()
+        facts, resolved = looked_up(settings)
+        log = Log(settings.log_output_level, as_json=settings.log_as_json)
+        found = compared(settings, facts, plan(resolved.intent), log)
+    if output == "json":
+        from capture.looking_model import diff_model
+
+        click.echo(diff_model(found).model_dump_json(indent=2))
+    else:
+        in_colour = {"always": True, "never": False}.get(color, False if os.environ.get("NO_COLOR") else None)
+        lines = "".join(f"{coloured(line)}\n" for line in text(found, why=why))
+        click.echo(lines, nl=False, color=in_colour)
+    sys.exit(STATUS[found.verdict])
+
+
+def coloured(line: str) -> str:
+    if line.startswith(HEADINGS):
+        return click.style(line, bold=True)
+    return click.style(line, fg=COLOURS[line[0]]) if line[0] in COLOURS else line
+
+
+def text(found: Comparison, *, why: bool = False) -> Iterator[str]:
+    """The lines of the diff. What no run changes stands in comments at the end."""
+    for chain in chain_diffs(found):
+        yield from of_chain(chain, why=why)
+    others = list(other_lines(found))
+    if others:
+        yield from heading("ip")
+        yield from (shown(line, why=why) for line in others)
+    for beyond in found.findings:
+        if not beyond.can_be_repaired:
+            yield f"# {beyond}"
+
+
+def heading(of: str) -> Iterator[str]:
+    yield f"--- live     {of}"
+    yield f"+++ planned  {of}"
+
+
+def of_chain(diff: ChainDiff, *, why: bool) -> Iterator[str]:
+    yield from heading(f"{diff.backend} {diff.family.value} {diff.table} {diff.chain}")
+    if diff.change != "changed":
+        yield f"{'+' if diff.change == 'made' else '-'}:{diff.chain} - [0:0]"
+    for hunk in diff.hunks:
+        yield f"@@ -{span(hunk.live_start, hunk.live_count)} +{span(hunk.planned_start, hunk.planned_count)} @@"
+        yield from (shown(line, why=why) for line in hunk.lines)
+
+
+def span(start: int, count: int) -> str:
+    return str(start) if count == 1 else f"{start},{count}"
+
+
+def shown(line: Line, *, why: bool) -> str:
+    return f"{line.op}{line.text}{f'  # {line.why}' if why and line.why and line.op != ' ' else ''}"

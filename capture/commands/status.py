@@ -1,0 +1,134 @@
+"""`capture status`: what is installed here now."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from capture import netns
+from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture.errors import DONE, NOTHING_HERE
+from capture.facts import read_facts
+from capture.log import Log
+from capture.status import status_of
+from capture.verify import ip, read
+from rules.compare import count
+from rules.render import rule_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.live import Live
+    from capture.settings import Settings
+    from capture.status import Held, Passthrough, Status
+
+MOST_RULES = 40
+"""Rules of one chain that the text lists."""
+UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
+
+
+@click.command(cls=SettingsCommand)
+@output_option("what is installed")
+def command(output: str) -> None:
+    """Show what is installed in the namespace now: what it captures, its rules with their counters, its routing.
+
+    Needs no settings and compares with none; --network-namespace and those of the log count. Exit status 0: something
+    of ours is here; 3: nothing; 1: cannot tell.
+    """
+    if output == "schema":
+        from capture.looking_model import StatusModel
+
+        click.echo(json.dumps(StatusModel.model_json_schema(), indent=2))
+        return
+    with reporting():
+        found = status_of(live_here(said_settings()))
+    if output == "json":
+        from capture.looking_model import status_model
+
+        click.echo(status_model(found).model_dump_json(indent=2))
+    else:
+        for line in report(found):
+            click.echo(line)
+    sys.exit(DONE if found.is_there else NOTHING_HERE)
+
+
+def live_here(settings: Settings) -> Live:
+    """What the namespace holds, with counters. Raises CaptureError."""
+    if settings.network_namespace:
+        netns.enter(settings.network_namespace)
+    log = Log(settings.log_output_level, as_json=settings.log_as_json)
+    return read(read_facts(os.environ), log, counters=True)
+
+
+def report(found: Status) -> Iterator[str]:
+    """What is captured, in a line for each family; then what it is made of."""
+    if not found.is_there:
+        yield "nothing of ours is here"
+    for backend, captured in found.captures:
+        yield f"{captured.family.value}, {backend} backend: {captured}"
+    for each in found.in_the_way:
+        yield f"mind: {each}"
+    yield from meshes(found)
+    yield from routing(found)
+    for backend, family, table, chain in found.chains:
+        place = (backend, family, table, chain)
+        rules = [rule for rule in found.rules if (rule.backend, rule.family, rule.table, rule.chain) == place]
+        yield ""
+        yield f"{backend} {family.value} {table} {chain}: {count(len(rules), 'rule')}"
+        yield from listed(rules)
+
+
+def listed(rules: Sequence[Held]) -> Iterator[str]:
+    """A chain's rules: position, packets, rule, why."""
+    shown = rules[:MOST_RULES]
+    texts = [rule_text(held.rule) for held in shown]
+    widths = [max((len(str(held.position)) for held in shown), default=0)]
+    widths.append(max((len(str(held.count.packets)) for held in shown), default=0))
+    widths.append(min(max(map(len, texts), default=0), 80))
+    for held, text in zip(shown, texts, strict=True):
+        line = (
+            f"  {held.position:>{widths[0]}}  {held.count.packets:>{widths[1]}}  {text:<{widths[2]}}  {held.rule.why}"
+        )
+        yield line.rstrip()
+    if len(rules) > MOST_RULES:
+        packets = sum(held.count.packets for held in rules[MOST_RULES:])
+        yield f"  … and {len(rules) - MOST_RULES} more with {count(packets, 'packet')}; --output json lists all"
+
+
+def routing(found: Status) -> Iterator[str]:
+    for rule in found.policy_rules:
+        yield f"{ip(rule.family)} rule: {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
+    for route in found.routes:
+        yield f"{ip(route.family)} route: local default dev lo table {route.table}"
+    if found.passthrough:
+        yield f"ip -6 addr: {passthrough(found.passthrough)}"
+    if found.is_there and not (found.passthrough and found.passthrough.is_ours and found.passthrough.age is not None):
+        yield "age: not known"
+
+
+def passthrough(address: Passthrough) -> str:
+    whose = "::6/128" if address.is_ours else "::6/128, put there by others"
+    return whose if address.age is None else f"{whose}, added {ago(address.age)} ago"
+
+
+def ago(seconds: float) -> str:
+    """`3d4h`, `2m5s`, `7s`."""
+    left, parts = int(seconds), []
+    for length, unit in UNITS:
+        if left >= length:
+            parts.append(f"{left // length}{unit}")
+            left %= length
+    return "".join(parts[:2]) if len(parts) > 1 else "".join([*parts, f"{left}s"])
+
+
+def meshes(found: Status) -> Iterator[str]:
+    """One line for each mesh and place."""
+    places: dict[str, list[str]] = {}
+    for mesh, backend, family, table, chain in found.other_meshes:
+        places.setdefault(f"{mesh}, {backend} {family.value} {table}", []).append(chain)
+    for place, chains in places.items():
+        yield f"mind: chains of {place}: {', '.join(chains)}"

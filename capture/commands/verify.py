@@ -1,0 +1,126 @@
+"""`capture verify`: whether the namespace holds what settings ask for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.errors import DIFFERS, DONE, NOTHING_HERE, LiveStateUnreadable
+from capture.log import Log
+from capture.verify import AS_PLANNED, DIFFERENT, NOTHING, compared
+from rules.compare import Kind, count
+from rules.plan import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.verify import Comparison
+    from rules.compare import Finding
+    from rules.plan import Plan
+    from rules.values import Family
+
+STATUS = {AS_PLANNED: DONE, DIFFERENT: DIFFERS, NOTHING: NOTHING_HERE}
+MOST_OF_A_KIND = 20
+"""Findings of one kind in one chain that the text lists."""
+
+
+@click.command(cls=SettingsCommand)
+@click.option(
+    "--witness",
+    type=click.Choice(["libiptc"]),
+    help="Read the legacy tables in a second way as well; where the two disagree, it cannot be told.",
+)
+@output_option("what was found")
+def command(witness: str | None, output: str) -> None:
+    """Say whether the namespace holds what these settings ask for, in every table, in order.
+
+    Compares and changes nothing. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs; 1: cannot tell.
+    """
+    if output == "schema":
+        from capture.looking_model import VerifyModel
+
+        click.echo(json.dumps(VerifyModel.model_json_schema(), indent=2))
+        return
+    with reporting():
+        settings = said_settings()
+        facts, resolved = looked_up(settings)
+        log = Log(settings.log_output_level, as_json=settings.log_as_json)
+        found = compared(settings, facts, plan(resolved.intent), log)
+        if witness:
+            confirm(found)
+    if output == "json":
+        from capture.looking_model import verify_model
+
+        click.echo(verify_model(found).model_dump_json(indent=2))
+    else:
+        for line in report(found):
+            click.echo(line)
+    sys.exit(STATUS[found.verdict])
+
+
+def confirm(found: Comparison) -> None:
+    """Raises CaptureError if libiptc sees other legacy rules than iptables-legacy-save, or cannot be asked."""
+    from capture.witness import libiptc_differences
+
+    differences = libiptc_differences(found.live, found.backend)
+    if differences:
+        raise LiveStateUnreadable(
+            "the two witnesses of the legacy tables disagree, so what the namespace holds is not known",
+            details=[("they say", "\n".join(map(str, differences)))],
+            hint="if a run was at work meanwhile, ask again",
+        )
+
+
+def report(found: Comparison) -> Iterator[str]:
+    """The verdict, and a sentence for each finding."""
+    yield verdict(found)
+    if found.verdict == DIFFERENT:
+        for line in sentences(found.findings):
+            yield f"  {line}"
+
+
+def verdict(found: Comparison) -> str:
+    """The first line."""
+    if found.verdict == NOTHING:
+        return "nothing of ours is here; a rerun puts all of it in place"
+    if found.verdict == DIFFERENT:
+        beyond = sum(not finding.can_be_repaired for finding in found.findings)
+        more = f", {beyond} of which a rerun cannot repair" if beyond else ""
+        return f"differs in {count(len(found.findings), 'place')}{more}"
+    return f"as planned: {held(found.planned, found.backend)}"
+
+
+def held(planned: Plan, backend: str) -> str:
+    """What is planned, counted."""
+    parts = []
+    for ruleset in planned.rulesets:
+        if ruleset.tables:
+            chains = sum(len(table.declared) for table in ruleset.tables)
+            rules = sum(len(block.rules) for table in ruleset.tables for block in table.blocks)
+            parts.append(f"{ruleset.family.value} {count(chains, 'chain')} with {count(rules, 'rule')}")
+    if planned.routing:
+        parts.append(
+            f"{count(len(planned.routing), 'ip rule')} with {'its' if len(planned.routing) == 1 else 'their'} "
+            f"{'route' if len(planned.routing) == 1 else 'routes'}"
+        )
+    if planned.passthrough_address:
+        parts.append("::6 on lo")
+    return f"{', '.join(parts)}; in the {backend} backend" if parts else "nothing is to be captured"
+
+
+def sentences(findings: Sequence[Finding]) -> Iterator[str]:
+    """One for each finding; where a chain has very many of a kind, the rest are counted."""
+    listed: dict[tuple[str, Family, str, str, Kind], int] = {}
+    for found in findings:
+        alike = (found.backend, found.family, found.table, found.chain, found.kind)
+        listed[alike] = listed.get(alike, 0) + 1
+        if listed[alike] <= MOST_OF_A_KIND:
+            yield str(found)
+    for (backend, family, table, chain, kind), number in listed.items():
+        if number > MOST_OF_A_KIND:
+            place = f"{backend} {family.value} {table} {chain}"
+            yield f"{place}: {number - MOST_OF_A_KIND} more of the kind `{kind.value}`; --output json lists all"

@@ -1,0 +1,291 @@
+"""`capture watch`: counters and connections as they come, and drift when it happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from capture import checked, netns
+from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.errors import DIFFERS, DONE, BadSettings, Refusal
+from capture.facts import read_facts
+from capture.log import Log, timestamp
+from capture.watch import Watch, against_plan, against_start, woken_by_signals
+from rules.compare import count
+from rules.plan import plan
+from rules.render import rule_text
+from rules.values import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from capture.facts import Facts
+    from capture.settings import Settings
+    from capture.watch import Drift, Row, Seen, Tick
+    from rules.attribution import Decision
+
+SHAPE_NOTHING = frozenset(
+    {
+        "network_namespace",
+        "force_iptables_binary",
+        "native_nftables",
+        "log_output_level",
+        "log_as_json",
+        "log_target",
+        "log_caller",
+        "log_stacktrace_level",
+        "vklog",
+    }
+)
+"""Settings that ask for no rule: with none but these, what was there at the start is what is held to."""
+SHORTEST = 0.05
+"""Seconds of an interval, so that a watch stays cheap."""
+RECENT = 12
+"""Connections that the view on a terminal keeps."""
+ENTER, LEAVE, HOME, TO_END_OF_LINE, TO_END = (
+    "\x1b[?1049h\x1b[?25l",
+    "\x1b[?25h\x1b[?1049l",
+    "\x1b[H",
+    "\x1b[K",
+    "\x1b[J",
+)
+
+
+def seconds(ctx: click.Context, option: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001 # click's signature
+    """A duration as Go writes it."""
+    if value is None:
+        return None
+    try:
+        return float(checked.duration(value))
+    except ValueError as refused:
+        with reporting():
+            raise BadSettings([Refusal(f"option --{(option.name or '').rstrip('_')}", value, str(refused))]) from None
+        raise
+
+
+@click.command(cls=SettingsCommand)
+@click.option("--interval", default="1s", callback=seconds, metavar="DURATION", help="How often to look. Default 1s.")
+@click.option("--count", "most", type=click.IntRange(min=1), help="End after so many intervals.")
+@click.option("--for", "for_", callback=seconds, metavar="DURATION", help="End after so long.")
+@output_option("what is seen")
+def command(interval: float, most: int | None, for_: float | None, output: str) -> None:
+    """Follow the capture: which rules count, who is captured and who bypasses the proxy, and drift as it happens.
+
+    Drift is any difference from these settings or, if none are given, from what was there at the start. On a terminal
+    a table is redrawn in place; elsewhere it is a line for each thing seen; `--output json` prints JSON lines. Ends
+    at SIGINT or SIGTERM. Exit status 0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
+    """
+    if output == "schema":
+        from capture.looking_model import WatchModel
+
+        click.echo(json.dumps(WatchModel.model_json_schema(), indent=2))
+        return
+    with reporting(), woken_by_signals() as wake:
+        settings = said_settings()
+        log = Log(settings.log_output_level, as_json=settings.log_as_json)
+        facts, drifted = held_to(settings)
+        watch = Watch(facts, log)
+        try:
+            drift = drifted or against_start(watch.start)
+            until = None if for_ is None else time.monotonic() + for_
+            view = views(output)(watch.notes, "the settings" if drifted else "the start")
+            left = follow(watch, drift, view, max(interval, SHORTEST), most, until, wake)
+        finally:
+            watch.close()
+    sys.exit(DIFFERS if left else DONE)
+
+
+def held_to(settings: Settings) -> tuple[Facts, Drift | None]:
+    """What the host answers, and what drift is measured against, if settings say it."""
+    if any(setting.name not in SHAPE_NOTHING for setting, _, _ in settings.given()):
+        facts, resolved = looked_up(settings)
+        return facts, against_plan(settings, plan(resolved.intent))
+    if settings.network_namespace:
+        netns.enter(settings.network_namespace)
+    return read_facts(os.environ), None
+
+
+def follow(
+    watch: Watch, drifted: Drift, view: View, interval: float, most: int | None, until: float | None, wake: int
+) -> bool:
+    """Show interval after interval. Whether drift is left at the end."""
+    left = False
+    try:
+        with view:
+            for number, tick in enumerate(watch.ticks(interval, drifted, until=until, wake=wake)):
+                left = bool(tick.drift)
+                view.show(tick, is_first=not number)
+                if most is not None and number >= most:
+                    break
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return left
+
+
+def views(output: str) -> Callable[[Sequence[str], str], View]:
+    if output == "json":
+        return JsonLines
+    return Screen if sys.stdout.isatty() else Lines
+
+
+class View:
+    """How what is seen is shown."""
+
+    def __init__(self, notes: Sequence[str], against: str) -> None:
+        self.notes = notes
+        self.against = against
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, tick: Tick, *, is_first: bool) -> None:
+        raise NotImplementedError
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class Lines(View):
+    """A line for each thing seen."""
+
+    def show(self, tick: Tick, *, is_first: bool) -> None:
+        now = time.strftime("%H:%M:%S")
+        if is_first:
+            for note in self.notes:
+                say(f"{now} note: {note}")
+            if not tick.drift:
+                say(f"{now} no drift from {self.against}")
+        for seen in tick.seen:
+            say(f"{now} {of_connection(seen)}")
+        if tick.more:
+            say(f"{now} and at least {count(tick.more, 'connection')} more")
+        for row in tick.rows:
+            if row.recently:
+                say(f"{now} counted {of_row(row)}")
+        if tick.drift_is_new:
+            for line in of_drift(tick, self.against):
+                say(f"{now} {line}")
+
+
+def of_connection(seen: Seen) -> str:
+    made = seen.connection
+    ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
+    fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.is_captured]
+    to = f", answered by {end(made.answers_from, made.answers_port)}" if made.is_redirected else ""
+    return f"{'out' if seen.is_outbound else 'in '} {fate} {ends}{to}; {by(seen)}"
+
+
+def by(seen: Seen) -> str:
+    """Who decided, as far as it can be told."""
+    if not seen.decided_by:
+        return "no rule of ours counted it"
+    if len(seen.decided_by) == 1:
+        return of_decision(seen.decided_by[0][1])
+    return f"one of {', '.join(f'{each.chain} {each.position}' for _, each in seen.decided_by)}"
+
+
+def of_decision(decision: Decision) -> str:
+    return f"{decision.chain} {decision.position}" + (f": {decision.rule.why}" if decision.rule.why else "")
+
+
+def end(ip: object, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
+
+
+def of_row(row: Row) -> str:
+    family = "" if row.family is Family.V4 else " IPv6"
+    return f"{row.recently} more, {row.since_start} since the start{family}: {of_decision(row.decision)}"
+
+
+def of_drift(tick: Tick, against: str) -> Iterator[str]:
+    who = f" (nf_tables was changed by {', '.join(tick.changed_by)})" if tick.changed_by else ""
+    if not tick.drift:
+        yield f"repaired: no drift from {against} is left{who}"
+        return
+    yield f"drift: {count(len(tick.drift), 'difference')} from {against}{who}"
+    for found in tick.drift[:20]:
+        yield f"drift: {found}"
+    if len(tick.drift) > 20:
+        yield f"drift: and {len(tick.drift) - 20} more"
+
+
+class JsonLines(View):
+    """A JSON object for each thing seen."""
+
+    def show(self, tick: Tick, *, is_first: bool) -> None:
+        from capture.looking_model import watch_events
+
+        now = timestamp(time.time_ns())
+        for event in watch_events(tick, now, self.notes if is_first else (), self.against, is_first=is_first):
+            say(event.model_dump_json())
+
+
+class Screen(View):
+    """A table, redrawn in place."""
+
+    def __init__(self, notes: Sequence[str], against: str) -> None:
+        super().__init__(notes, against)
+        self.recent: list[str] = []
+        self.last: Tick | None = None
+
+    def __enter__(self) -> None:
+        sys.stdout.write(ENTER)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.write(LEAVE)
+        if self.last:
+            for line in self.table(self.last, 10_000):
+                sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def show(self, tick: Tick, *, is_first: bool) -> None:  # noqa: ARG002 # the table is the same from the start
+        self.last = tick
+        self.recent = [*self.recent, *map(of_connection, tick.seen)][-RECENT:]
+        size = shutil.get_terminal_size()
+        lines = list(self.table(tick, size.lines - 1))
+        if self.recent:
+            lines += ["", click.style("new connections", bold=True), *self.recent]
+        shown = [cut(line, size.columns) + TO_END_OF_LINE for line in lines[: size.lines - 1]]
+        sys.stdout.write(HOME + "\r\n".join(shown) + TO_END)
+        sys.stdout.flush()
+
+    def table(self, tick: Tick, height: int) -> Iterator[str]:
+        """Drift above all, then the rules that decide, those that counted last first in bold."""
+        if tick.drift:
+            yield click.style(f"drift: {count(len(tick.drift), 'difference')} from {self.against}", fg="red", bold=True)
+            for found in tick.drift[:5]:
+                yield click.style(f"  {found}", fg="red")
+            if len(tick.drift) > 5:
+                yield click.style(f"  and {len(tick.drift) - 5} more", fg="red")
+        else:
+            yield click.style(f"no drift from {self.against}", fg="green")
+        yield from (click.style(f"note: {note}", dim=True) for note in self.notes)
+        yield ""
+        yield click.style(f"{'':4} {'fate':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
+        for row in sorted(tick.rows, key=lambda row: -row.since_start)[: max(height - 10, 5)]:
+            rate = row.recently / tick.seconds if tick.seconds else 0.0
+            decision = row.decision
+            fate = "captured" if decision.captures else "bypass"
+            family = {Family.V4: "v4", Family.V6: "v6"}[row.family]
+            why = decision.rule.why or rule_text(decision.rule)
+            line = f"{family:4} {fate:8} {rate:8.1f} {row.since_start:8} {row.total:10}  "
+            line += f"{decision.table} {decision.chain} {decision.position}: {why}"
+            yield click.style(line, bold=True) if row.recently else line
+
+
+def cut(line: str, width: int) -> str:
+    """The line as far as it fits; colours take no room."""
+    plain = click.unstyle(line)
+    return line if len(plain) <= width else f"{plain[: width - 1]}…"

@@ -1,0 +1,180 @@
+"""Differences in words: which rule, where, and what a rerun will do."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from rules.compare import Kind, compare, not_tracked
+from rules.intent import Intent
+from rules.parse import tables
+from rules.plan import ruleset
+from rules.render import rule_text
+from rules.values import Family, Ports, Ruleset, network
+
+PLANNED = ruleset(Intent(outbound_ports_exclude=(Ports.one(22), Ports.one(23))), Family.V4)
+
+
+def text_of(planned: Ruleset) -> list[str]:
+    """The nat table as iptables-save would print it."""
+    nat = planned.table("nat")
+    lines = [
+        "*nat",
+        ":PREROUTING ACCEPT [0:0]",
+        ":OUTPUT ACCEPT [0:0]",
+        *(f":{chain} - [0:0]" for chain in nat.declared),
+    ]
+    for chain, rules in nat.chains().items():
+        lines += [f"-A {chain} {rule_text(rule)}" for rule in rules]
+    return [*lines, "COMMIT"]
+
+
+def live(lines: list[str]) -> Ruleset:
+    return Ruleset(Family.V4, tables("\n".join(lines)))
+
+
+def at(lines: list[str], text: str) -> int:
+    return next(number for number, line in enumerate(lines) if line == text)
+
+
+SSH = "-A ISTIO_OUTPUT -p tcp --dport 22 -j RETURN"
+TELNET = "-A ISTIO_OUTPUT -p tcp --dport 23 -j RETURN"
+HOOK = "-A OUTPUT -p tcp -j ISTIO_OUTPUT"
+
+
+def test_what_is_as_planned_has_no_findings() -> None:
+    """The text of the plan itself."""
+    assert compare(live(text_of(PLANNED)), PLANNED) == ()
+
+
+def only(lines: list[str]) -> str:
+    (found,) = compare(live(lines), PLANNED)
+    return str(found)
+
+
+def test_a_missing_rule() -> None:
+    """By its planned position, with its reason."""
+    lines = text_of(PLANNED)
+    lines.remove(SSH)
+    assert only(lines) == (
+        "IPv4 nat ISTIO_OUTPUT: the rule `-p tcp --dport 22 -j RETURN`, planned as rule 1, is missing "
+        "(an excluded outbound port); a rerun puts it back"
+    )
+
+
+def test_a_doubled_rule() -> None:
+    """By the position of the copy."""
+    lines = text_of(PLANNED)
+    lines.insert(at(lines, TELNET) + 1, SSH)
+    assert only(lines).startswith("IPv4 nat ISTIO_OUTPUT 3: the rule `-p tcp --dport 22 -j RETURN` is there once too")
+
+
+def test_an_unexpected_rule() -> None:
+    """By where it stands."""
+    lines = text_of(PLANNED)
+    lines.insert(at(lines, TELNET), "-A ISTIO_OUTPUT -p tcp --dport 80 -j ACCEPT")
+    assert only(lines) == (
+        "IPv4 nat ISTIO_OUTPUT 2: the rule `-p tcp --dport 80 -j ACCEPT` is not planned; a rerun removes it"
+    )
+
+
+def test_a_rule_that_changed_places() -> None:
+    """One finding for a rule that moved past others, with both positions."""
+    lines = text_of(PLANNED)
+    lines.remove(SSH)
+    last = "-A ISTIO_OUTPUT -j ISTIO_REDIRECT"
+    lines.insert(at(lines, last) + 1, SSH)
+    found = only(lines)
+    assert "ISTIO_OUTPUT 11: the rule `-p tcp --dport 22 -j RETURN` is not in its place, planned as rule 1" in found
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ([], Kind.JUMP_MISSING),
+        ([HOOK, HOOK], Kind.JUMP_DOUBLED),
+        (["-A OUTPUT -p tcp -j ACCEPT", HOOK], Kind.OTHERS_ABOVE),
+        ([HOOK, "-A OUTPUT -p udp -j ISTIO_OUTPUT"], Kind.JUMP_LEFT),
+    ],
+)
+def test_jumps(lines: list[str], kind: Kind) -> None:
+    """Missing, doubled, below a rule that could take their traffic, and not asked for."""
+    text = text_of(PLANNED)
+    place = at(text, HOOK)
+    (found,) = compare(live([*text[:place], *lines, *text[place + 1 :]]), PLANNED)
+    assert found.kind is kind
+
+
+def test_rules_of_others_that_take_nothing_are_none_of_our_business() -> None:
+    """Above or below our jump."""
+    text = text_of(PLANNED)
+    place = at(text, HOOK)
+    others = ["-A OUTPUT -p udp -j ACCEPT", HOOK, "-A OUTPUT -p tcp -j ACCEPT"]
+    assert compare(live([*text[:place], *others, *text[place + 1 :]]), PLANNED) == ()
+
+
+def test_chains_missing_and_left_over() -> None:
+    """Each is one finding, however many rules it has; the chain that remembers is nobody's finding."""
+    text = text_of(PLANNED)
+    kept = [line for line in text if "ISTIO_INBOUND" not in line]
+    kept.insert(3, ":ISTIO_OUTPUT_DNS - [0:0]")
+    kept.insert(3, ":ISTIO_FOUND_PO - [0:0]")
+    kinds = [found.kind for found in compare(live(kept), PLANNED)]
+    assert kinds == [Kind.JUMP_MISSING, Kind.CHAIN_MISSING, Kind.CHAIN_LEFT]
+
+
+def raw(*lines: str) -> Ruleset:
+    return live(["*raw", ":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":OTHERS - [0:0]", *lines, "COMMIT"])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["-A OUTPUT -p tcp -j NOTRACK"],
+        ["-A PREROUTING -j CT --notrack"],
+        ["-A OUTPUT -d 192.0.2.0/24 -p tcp -m tcp --dport 443 -j CT --notrack"],
+        ["-A PREROUTING -p tcp -j OTHERS", "-A OTHERS -m comment --comment x -j NOTRACK"],
+        ["-A OUTPUT -g OTHERS", "-A OTHERS -j NOTRACK"],
+    ],
+)
+def test_rules_that_turn_conntrack_off_are_found(lines: list[str]) -> None:
+    """Whatever way the packet takes there."""
+    (found,) = not_tracked(raw(*lines), PLANNED)
+    assert found.kind is Kind.NOT_TRACKED
+    assert not found.can_be_repaired
+    assert "cannot repair" in str(found)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["-A OUTPUT -p udp --dport 53 -j NOTRACK"],
+        ["-A OUTPUT -p tcp --dport 22 -j NOTRACK"],
+        ["-A OUTPUT -d 127.0.0.1/32 -p tcp -j NOTRACK"],
+        ["-A OUTPUT -p tcp -m owner --uid-owner 1337 ! -o lo -j NOTRACK"],
+        ["-A PREROUTING -p tcp -m tcp --dport 15008 -j CT --notrack"],
+        ["-A OTHERS -j NOTRACK"],
+        ["-A OUTPUT -j CT --zone 3"],
+    ],
+)
+def test_rules_that_turn_conntrack_off_for_what_is_not_captured_are_not(lines: list[str]) -> None:
+    """What bypasses the proxy may go untracked, and what nobody jumps to is never asked."""
+    assert not_tracked(raw(*lines), PLANNED) == ()
+
+
+def test_ten_thousand_rules_are_compared_in_no_time() -> None:
+    """Reversed, doubled and emptied: the time grows with the length of the chain, not with its square."""
+    networks = tuple(network(f"10.{at // 256}.{at % 256}.0/24") for at in range(10_000))
+    planned = ruleset(Intent(outbound_cidrs_exclude=networks), Family.V4)
+    text = text_of(planned)
+    first = at(text, "-A ISTIO_OUTPUT -d 10.0.0.0/24 -j RETURN")
+    there = [live([*text[:first], *lines, *text[first + 10_000 :]]) for lines in variants(text[first : first + 10_000])]
+    begun = time.process_time()
+    counts = [len(compare(each, planned)) for each in there]
+    assert time.process_time() - begun < 10
+    assert counts == [9_999, 10_000, 10_000, 1]
+
+
+def variants(lines: list[str]) -> list[list[str]]:
+    return [lines[::-1], lines + lines, [], [*lines[1:], lines[0]]]
