@@ -57,10 +57,11 @@ def allowed(intent: Intent) -> Iterator[Rule]:
 
 
 def udp(intent: Intent, family: Family) -> Iterator[Rule]:
+    """What a server in the pod answers is no new connection: it goes out, whatever port its client happens to have."""
     targets: dict[str, Verdict] = {"reject": Reject(NOBODY_THERE[family]), "drop": Drop(), "leave": BYPASS}
     for entry in intent.udp:
         why = f"the policy for UDP to this port: {entry.policy}"
-        yield when(UDP, DPort(entry.ports)).then(targets[entry.policy], why=why, setting="udp")
+        yield when(UDP, DPort(entry.ports), NEW).then(targets[entry.policy], why=why, setting="udp")
 
 
 def new_connections() -> Iterator[Rule]:

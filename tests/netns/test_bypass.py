@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rig import APP, PROXY, Call, Landing, Pod
+from tests.rig import ADDRESSES, APP, PROXY, Call, Landing, Pod
 
 USER = 1500
 
@@ -88,6 +88,15 @@ def test_udp_past_the_proxy_has_a_policy(pod: Pod, backend: str, policy: str, se
     assert str(udp(pod, USER)) == "ext:443"
     assert str(udp(pod, APP, host="1.1.1.1")) == "ext:443"
     assert str(udp(pod, APP, port=53)) == "ext:53"
+
+
+def test_a_udp_server_in_the_pod_answers_whoever_asks(pod: Pod, backend: str) -> None:
+    """Its answers go to the port that its client has, and a client may have any; only what begins here is refused."""
+    pod.open_listeners()
+    pod.applied(*forced(backend, "--udp", "1-65535=reject"))
+    asked = Call(pod.outside, ADDRESSES[4], 53, proto="udp", source_port=443)
+    assert str(pod.traffic.call(asked)) == "pod:53"
+    assert str(udp(pod, APP)) == AT_ONCE
 
 
 def test_a_policy_for_udp_can_be_taken_back(pod: Pod, backend: str) -> None:
