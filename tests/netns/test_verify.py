@@ -116,6 +116,27 @@ DRIFTS = [
         "--A ISTIO_DIVERT -j ACCEPT",
         tuple(REDIRECT),
     ),
+    Drift(
+        "ip rule left",
+        ("ip rule add priority 32765 fwmark 0x539 lookup 133 protocol 133",),
+        "ip rule left over",
+        "-ip rule: 32765: fwmark 0x539 lookup 133",
+        tuple(REDIRECT),
+    ),
+    Drift(
+        "route left",
+        ("ip route add local default dev lo table 133 proto 133",),
+        "route left over",
+        "-ip route: local default dev lo table 133",
+        tuple(REDIRECT),
+    ),
+    Drift(
+        "::6 left",
+        ("ip -6 addr add ::6/128 dev lo proto 133",),
+        "address left over",
+        "-ip -6 addr: ::6/128 dev lo",
+        ("-u", str(PROXY)),
+    ),
 ]
 
 
