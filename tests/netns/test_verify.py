@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture import routing
 from tests.rig import PROXY
+from tests.rig.namespace import entered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +118,20 @@ DRIFTS = [
         "--A ISTIO_DIVERT -j ACCEPT",
         tuple(REDIRECT),
     ),
+    Drift(
+        "ip rule left",
+        ("ip rule add priority 32765 fwmark 0x539 lookup 133 protocol 133",),
+        "ip rule left over",
+        "-ip rule: 32765: fwmark 0x539 lookup 133",
+        tuple(REDIRECT),
+    ),
+    Drift(
+        "route left",
+        ("ip route add local default dev lo table 133 proto 133",),
+        "route left over",
+        "-ip route: local default dev lo table 133",
+        tuple(REDIRECT),
+    ),
 ]
 
 
@@ -148,6 +164,18 @@ def test_drift_is_told_shown_and_repaired(pod: Pod, backend: str, drift: Drift) 
     pod.applied(*settings)
     assert verified(pod, *settings) == (0, [])
     assert pod.capture("diff", *settings).status == 0
+
+
+def test_an_address_that_is_left_is_told_shown_and_removed(pod: Pod, backend: str) -> None:
+    """`::6` with our signature, which ip(8) of some distributions cannot give it, where IPv6 is not captured."""
+    settings = ["-u", str(PROXY), f"--force-iptables-binary={backend}"]
+    pod.applied(*settings)
+    with entered(pod.inside):
+        routing.add_passthrough_address()
+    assert verified(pod, *settings) == (4, ["address left over"])
+    assert "-ip -6 addr: ::6/128 dev lo" in pod.capture("diff", *settings).stdout.splitlines()
+    pod.applied(*settings)
+    assert verified(pod, *settings) == (0, [])
 
 
 def test_nothing_of_ours_is_told_from_a_difference(pod: Pod, backend: str) -> None:

@@ -96,6 +96,8 @@ policy_rules = st.builds(
     st.booleans(),
 )
 local_routes = st.builds(LocalRoute, strategies.families, tables, protocols)
+SOME_RULE = PolicyRule(Family.V4, RULE_PRIORITY, 1337, 133, PROTOCOL)
+SOME_ROUTE = LocalRoute(Family.V4, 133, PROTOCOL)
 SIX = PASSTHROUGH[Family.V6].network_address
 passthroughs = st.one_of(st.none(), protocols.map(lambda protocol: Address(SIX, 128, protocol)))
 
@@ -105,19 +107,22 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
     """Over both backends, ip rules, routes and ::6; beside what no run can repair."""
     planned = plan(intent.but(tproxy_mark=data.draw(marks), tproxy_route_table=data.draw(tables)))
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
+    drifted = data.draw(st.sets(st.sampled_from(("rules", "routing", "address"))))
 
     def held(name: str, family: Family) -> Saved:
         tool = Iptables(name, family)
         clean = wanted[family] if name == backend else Ruleset(family)
         state = data.draw(states(family))
-        return Saved(converged(state, clean) if data.draw(st.integers(0, 5)) else state, str(tool))
+        is_clean = "rules" not in drifted or data.draw(st.booleans())
+        return Saved(converged(state, clean) if is_clean else state, str(tool))
 
     both = [{family: held(name, family) for family in Family} for name in ("nft", "legacy")]
-    rules = set(data.draw(st.lists(policy_rules, max_size=3)))
-    routes = set(data.draw(st.lists(local_routes, max_size=3)))
-    if data.draw(st.booleans()):
-        rules |= {PolicyRule(r.family, RULE_PRIORITY, r.mark, r.table, PROTOCOL) for r in planned.routing}
-        routes |= {LocalRoute(r.family, r.table, PROTOCOL) for r in planned.routing}
+    rules = {PolicyRule(r.family, RULE_PRIORITY, r.mark, r.table, PROTOCOL) for r in planned.routing}
+    routes = {LocalRoute(r.family, r.table, PROTOCOL) for r in planned.routing}
+    if "routing" in drifted:
+        rules = set(data.draw(st.lists(st.one_of(policy_rules, st.sampled_from([*rules, SOME_RULE])), max_size=3)))
+        routes = set(data.draw(st.lists(st.one_of(local_routes, st.sampled_from([*routes, SOME_ROUTE])), max_size=3)))
+    clean_address = Address(SIX, 128, PROTOCOL) if planned.passthrough_address else None
     live = Live(
         both[0],
         both[1],
@@ -125,7 +130,7 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
         None,
         tuple(rules),
         tuple(routes),
-        data.draw(passthroughs),
+        data.draw(passthroughs) if "address" in drifted else clean_address,
         data.draw(st.booleans()),
     )
     found = [finding for finding in findings(live, planned, backend) if finding.can_be_repaired]

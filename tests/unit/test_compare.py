@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from rules.compare import Kind, compare, not_tracked
+from rules.compare import Kind, aligned, compare, not_tracked
 from rules.intent import Intent
 from rules.parse import tables
 from rules.plan import ruleset
 from rules.render import rule_text
-from rules.values import Family, Ports, Ruleset, network
+from rules.values import DPort, Family, Ports, Return, Rule, Ruleset, network
 
 PLANNED = ruleset(Intent(outbound_ports_exclude=(Ports.one(22), Ports.one(23))), Family.V4)
 
@@ -112,6 +112,26 @@ def test_rules_of_others_that_take_nothing_are_none_of_our_business() -> None:
     place = at(text, HOOK)
     others = ["-A OUTPUT -p udp -j ACCEPT", HOOK, "-A OUTPUT -p tcp -j ACCEPT"]
     assert compare(live([*text[:place], *others, *text[place + 1 :]]), PLANNED) == ()
+
+
+@pytest.mark.parametrize(("now", "wanted", "stay"), [("23141", "1234", 3), ("1212", "21", 2), ("", "12", 0)])
+def test_as_few_rules_as_possible_are_called_moved(now: str, wanted: str, stay: int) -> None:
+    """Of 2 3 1 4 1 beside 1 2 3 4, three stay in place: 2, 3 and 4."""
+
+    def rules(ports: str) -> list[Rule]:
+        return [Rule((DPort(Ports.one(int(port))),), Return()) for port in ports]
+
+    assert len(aligned(rules(now), rules(wanted))) == stay
+
+
+def test_equal_rules_beyond_reason_cost_no_time() -> None:
+    """Ten thousand times the same rule, planned and live: nobody would ask for it, and it is done all the same."""
+    many = [Rule((DPort(Ports.one(7)),), Return())] * 10_000
+    other = Rule((DPort(Ports.one(8)),), Return())
+    begun = time.process_time()
+    kept = aligned([other, *many[1:], other], [*many[1:], other, *many[:1]])
+    assert time.process_time() - begun < 5
+    assert len(kept) == 10_000
 
 
 def test_chains_missing_and_left_over() -> None:
