@@ -19,7 +19,7 @@ from capture.settings import Settings
 from rules import parse
 from rules.counters import counters
 from rules.names import PROXY_LOOP_MARK
-from rules.plan import plan
+from rules.plan import Routing, plan
 from rules.render import rule_text
 from rules.simulate import ESTABLISHED, Became, Direction, Packet, Trace, simulate
 from rules.values import Family, Ruleset, Tproxy
@@ -233,7 +233,7 @@ def landing_of(trace: Trace, rulesets: Sequence[Ruleset], here: Host) -> str:
     if packet.protocol != "tcp" or trace.address is None or trace.port is None or lands == "timeout":
         return lands
     later = simulate(rulesets, packet.but(state=ESTABLISHED), here)
-    is_here = here.is_local(trace.address)
+    is_here = here.is_local(trace.address) or trace.became is Became.DELIVERED or trace.became.is_captured
     uid = PROXY if trace.port in PROXY_PORTS else 0
     answer = Packet(
         Direction.OUT if is_here else Direction.IN,
@@ -478,3 +478,119 @@ def test_a_missing_rule_changes_what_the_simulator_says_it_changes(backend: str)
                             mutants += 1
     assert not wrong, f"{len(wrong)} of {mutants}\n" + "\n".join(wrong[:20])
     assert mutants > 100
+
+
+# --- one claim each ---------------------------------------------------------------------------------------
+
+REDIRECTED = "*nat\n-A OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 16001\nCOMMIT\n"
+TO_LISTENER = (
+    "*mangle\n-A PREROUTING -p tcp --dport 80 -j TPROXY --on-port 15006 --tproxy-mark 0x7/0xffffffff\nCOMMIT\n"
+)
+CLAIMS: dict[str, tuple[str, tuple[str, int], bool, str]] = {
+    "all of OUTPUT is told the interface that was chosen first": (
+        f"{REDIRECTED}*filter\n-A OUTPUT -o lo -p tcp --dport 16001 -j DROP\n-A OUTPUT -o eth0 -p tcp\nCOMMIT\n",
+        ("9.9.9.9", 80),
+        False,
+        "pod:16001",
+    ),
+    "POSTROUTING is told where it really goes": (
+        f"{REDIRECTED}*mangle\n-A POSTROUTING -o eth0 -p tcp -j DROP\n-A POSTROUTING -o lo -p tcp\nCOMMIT\n",
+        ("9.9.9.9", 80),
+        False,
+        "pod:16001",
+    ),
+    "nat is not asked again over lo": (
+        f"{REDIRECTED}*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 22\nCOMMIT\n",
+        ("9.9.9.9", 80),
+        False,
+        "pod:16001",
+    ),
+    "nor where it decided nothing": (
+        "*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 22\nCOMMIT\n",
+        ("10.244.0.5", 8080),
+        False,
+        "pod:8080",
+    ),
+    "nat is not asked where nothing needs conntrack": (
+        "*nat\n-A OUTPUT -p tcp\nCOMMIT\n",
+        ("9.9.9.9", 80),
+        False,
+        "ext:80",
+    ),
+    "before conntrack has looked everything is INVALID to it": (
+        "*raw\n-A OUTPUT -p tcp --dport 80 -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n",
+        ("9.9.9.9", 80),
+        False,
+        "timeout",
+    ),
+    "over lo conntrack knows it before raw": (
+        "*raw\n-A PREROUTING -i lo -p tcp --dport 80 -m conntrack --ctstate NEW -j DROP\nCOMMIT\n",
+        ("10.244.0.5", 80),
+        False,
+        "timeout",
+    ),
+    "a mark that is kept turns a packet to lo": (
+        "*mangle\n-A OUTPUT -p tcp --dport 15006 -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n",
+        ("9.9.9.9", 15006),
+        True,
+        "pod:15006",
+    ),
+    "a mark that nobody keeps turns nothing": (
+        "*mangle\n-A OUTPUT -p tcp --dport 80 -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n",
+        ("9.9.9.9", 80),
+        False,
+        "ext:80",
+    ),
+    "nothing leaves with a loopback address": (
+        "*nat\n-A OUTPUT -p tcp --dport 80 -j DNAT --to-destination 1.1.1.1:22\nCOMMIT\n",
+        ("127.0.0.1", 80),
+        False,
+        "timeout",
+    ),
+    "TPROXY needs its routing for what is not ours": (TO_LISTENER, ("198.51.100.7", 80), False, "timeout"),
+    "with its routing it is delivered": (TO_LISTENER, ("198.51.100.7", 80), True, "pod:15006"),
+    "what the kernel sends itself has no owner": (
+        "*mangle\n-A OUTPUT -p tcp --sport 7777 -m owner ! --uid-owner 5 -j DROP\nCOMMIT\n",
+        ("10.244.0.5", drawn.CLOSED),
+        False,
+        "timeout",
+    ),
+    "and none that can be asked for": (
+        "*mangle\n-A OUTPUT -p tcp --sport 7777 -m owner --uid-owner 0 -j DROP\nCOMMIT\n",
+        ("10.244.0.5", drawn.CLOSED),
+        False,
+        "refused",
+    ),
+    "a policy decides what no rule does": (
+        "*filter\n:OUTPUT DROP [0:0]\n-A OUTPUT -p tcp --dport 22 -j RETURN\n-A OUTPUT -j ACCEPT\nCOMMIT\n",
+        ("9.9.9.9", 22),
+        False,
+        "timeout",
+    ),
+}
+
+
+def test_the_kernel_does_what_the_simulator_was_taught(backend: str) -> None:
+    """One rule or two, and one call that shows what they do; the simulator says the same, counters included."""
+    wrong: list[str] = []
+    with Pod() as pod:
+        ready(pod)
+        pod.outside.ip("route", "add", "198.51.100.0/24", "via", ADDRESSES[4])
+        kept_by = (("rule", "fwmark", "7", "lookup", "133"), ("route", "local", "default", "dev", "lo", "table", "133"))
+        for number, (claim, (rules, (host, port), kept, lands)) in enumerate(CLAIMS.items()):
+            for what, *which in kept_by if kept else ():
+                pod.inside.ip(what, "add", *which)
+            pod.inside.output(f"iptables-{backend}-restore", "--noflush", text=rules)
+            here = predicted.host([Routing(Family.V4, 7, 133)] if kept else [])
+            arrives = host.startswith("198.51.100.") or port == drawn.CLOSED
+            sender, source = (pod.outside, GATEWAY[4]) if arrives else (pod.inside, None)
+            uid = 0 if arrives else 1000
+            call = Call(sender, host, port, uid, uid, "tcp", source, drawn.SOURCE_PORTS[number])
+            wrong += compare(pod, backend, here, [call], told=claim, patience=SHORT)
+            arrived = pod.traffic.arrived.get(call.source_port)
+            if str(arrived or lands) != lands or (arrived is None) != (lands in ("timeout", "refused")):
+                wrong.append(f"{claim}: landed {arrived}")
+            flush(pod, backend)
+            for what, *which in kept_by if kept else ():
+                pod.inside.ip(what, "del", *which)
+    assert wrong == []

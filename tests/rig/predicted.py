@@ -71,7 +71,8 @@ def landing(trace: Trace) -> str:
             return "error: EPERM"  # netfilter tells a local sender of its verdict
         return "refused" if trace.became is Became.REFUSED else "timeout"
     assert trace.became is not Became.DEPENDS, trace.depends_on
-    if trace.became is Became.BYPASSED or str(trace.address) in OUTSIDE[4 if packet.family is Family.V4 else 6]:
+    outside = OUTSIDE[4 if packet.family is Family.V4 else 6]
+    if trace.became is Became.BYPASSED or (trace.became is Became.REDIRECTED and str(trace.address) in outside):
         return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
     listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
     if not is_tcp and str(trace.address) in RESOLVERS:
