@@ -264,6 +264,12 @@ def statuses() -> Iterator[str]:
         "name and says what state things are in. [errors.md](errors.md) has the cause and the cure of each."
     )
     yield ""
+    yield wrapped(
+        f"Commands that look end with 0 (as planned, or answered), {errors.NOTHING_HERE} (nothing of ours is here), "
+        f"{errors.DIFFERS} (it differs), {errors.DEPENDS} (`trace`: it depends), or {errors.FAILED} (cannot tell; "
+        "`check`: a run would fail)."
+    )
+    yield ""
     yield "```text"
     yield tree()
     yield "```"
