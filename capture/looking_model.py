@@ -357,6 +357,8 @@ class StatusModel(Model):
     """Rules of others by which traffic gets past ours."""
     other_meshes: list[OtherMeshModel]
     """Chains of other meshes."""
+    native_tables: list[str]
+    """Tables of nf_tables that another mesh programs without iptables."""
 
 
 def rule_model(held: Held) -> RuleModel:
@@ -410,6 +412,7 @@ def status_model(found: Status) -> StatusModel:
                 {"mesh": mesh, "backend": backend, "family": family.value, "table": table, "chain": chain}
                 for mesh, backend, family, table, chain in found.other_meshes
             ],
+            "native_tables": list(found.native_tables),
         }
     )
 

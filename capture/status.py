@@ -12,7 +12,7 @@ from rules.compare import Finding, Kind, finding, is_memory, not_tracked
 from rules.counters import Count, counters
 from rules.diff import above, holds_ours, is_our_jump, is_ours, ours_in
 from rules.installed import Installed, installed
-from rules.meshes import chains_of_other_meshes
+from rules.meshes import chains_of_other_meshes, native_tables
 from rules.names import PASSTHROUGH, PROTOCOL
 from rules.reasons import explained
 from rules.values import Family, Value
@@ -71,6 +71,8 @@ class Status(Value):
     """Rules of others above our jumps that can take traffic away, or that turn conntrack off."""
     other_meshes: tuple[tuple[str, str, Family, str, str], ...]
     """Chains of other meshes: the mesh, backend, family, table, chain."""
+    native_tables: tuple[str, ...]
+    """Tables of nf_tables that another mesh programs without iptables."""
     is_there: bool
     """Whether anything of ours is."""
 
@@ -97,6 +99,7 @@ def status_of(live: Live) -> Status:
         Passthrough(live.passthrough.protocol == PROTOCOL, passthrough_age()) if live.passthrough else None,
         tuple(in_the_way),
         tuple(meshes),
+        tuple(native_tables(live.table_names())),
         holds_any(live),
     )
 

@@ -132,3 +132,5 @@ def meshes(found: Status) -> Iterator[str]:
         places.setdefault(f"{mesh}, {backend} {family.value} {table}", []).append(chain)
     for place, chains in places.items():
         yield f"mind: chains of {place}: {', '.join(chains)}"
+    if found.native_tables:
+        yield f"mind: tables of another mesh, in nf_tables: {', '.join(found.native_tables)}"

@@ -43,9 +43,10 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0)
     Conntrack forgets closed connections at once here: in a storm a source port soon comes back for another host, and
     two connections that REDIRECT would make equal are one too many for conntrack, whether rules change or not. Then
     the first packet is lost and sent again, which is what the clients have patience for. The client outside has
-    addresses enough never to use a port twice: a last ACK behind a forgotten connection makes an entry without NAT
-    (nf_conntrack_tcp_loose), and a new connection from that port would be taken for its answer.
+    addresses enough never to use a port twice, and conntrack takes up no connection in the middle: a last ACK behind a
+    forgotten one would make an entry without NAT, and a new connection from that port would be taken for its answer.
     """
+    pod.inside.output("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0")
     for state in QUICK_TO_FORGET:
         pod.inside.output("sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_timeout_{state}=0")
     pod.traffic.listen(pod.inside, [15001, 15006], where="pod", hosts=["0.0.0.0"], uid=PROXY, transparent=True)
@@ -53,7 +54,7 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0)
     pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
     outward = [Client(pod.inside, OUTSIDE[4], 80, APP, patience=patience)] * 3
     pod.outside.ip("route", "add", "local", "198.18.0.0/24", "dev", "lo")
-    sources = tuple(f"198.18.0.{host}" for host in range(1, 101))
+    sources = tuple(f"198.18.0.{host}" for host in range(1, 251))
     inward = Client(pod.outside, ("10.244.0.5",), 8080, sources=sources, patience=patience)
     with storm(pod.traffic, [*outward, inward]) as counted:
         changes()
