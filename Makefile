@@ -16,7 +16,7 @@ demo: root $(READY) ## Capture a pod's traffic in throw-away namespaces and show
 	@$(RUN) -m tests.demo
 
 test: root check ## Lint, types and all tests, those that ask the kernel included.
-	@$(RUN) -m pytest $(TESTS)
+	@$(RUN) -m pytest -n auto --dist worksteal $(TESTS)
 
 check: lint types ## Lint, format and strict types.
 

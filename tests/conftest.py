@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import os
+import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.namespace import leftovers
+from tests.rig.namespace import leftovers, remove_those_of_the_dead
 from tests.rig.pod import Pod, has, is_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Records of the reference and the documents the project began with. They are not part of the project."""
 NEEDED = ("ip", "nft", "iptables-nft-restore", "iptables-legacy-restore", "ip6tables-nft-save", "sysctl")
 BACKENDS = ("nft", "legacy")
+TOLD = "told"
+"""The property of a report that holds what a test has to tell."""
+
+
+def pytest_configure() -> None:
+    """Told to end, a run tears down what it made, as it does for Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests had to tell although they passed: what they counted, and the seed of what they drew."""
+    told = [
+        (report.nodeid.rpartition("::")[2], text)
+        for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed"))
+        for report in reports
+        if report.when == "call"
+        for name, text in report.user_properties
+        if name == TOLD
+    ]
+    if told:
+        terminalreporter.section("what was counted")
+        for test, text in told:
+            terminalreporter.write_line(f"{test}: {text}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,9 +64,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """No test leaves a network namespace behind."""
+    can_look = is_root() and not has("ip")
+    if can_look:
+        remove_those_of_the_dead()
     yield
-    if is_root() and not has("ip"):
+    if can_look:
         assert leftovers() == []
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say something at the end of the run, whether the test passes or not."""
+    return partial(record_property, TOLD)
 
 
 @pytest.fixture(params=BACKENDS)

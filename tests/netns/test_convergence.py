@@ -63,7 +63,7 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0)
 
 @pytest.mark.parametrize("rounds", [200])
 def test_no_connection_escapes_or_fails_while_the_rules_change(
-    pod: Pod, backend: str, rounds: int, capsys: pytest.CaptureFixture[str]
+    pod: Pod, backend: str, rounds: int, tell: Callable[[str], None]
 ) -> None:
     """200 changes between twelve settings under a storm of connections, in both directions."""
     pod.inside.set_resolv_conf(NAMESERVERS)
@@ -75,8 +75,7 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
             pod.applied(*arguments, forced)
 
     out, into = storm_over(pod, changes)
-    with capsys.disabled():
-        print(f" [{backend}: {rounds} changes, out {dict(out)}, in {dict(into)}]", end="")
+    tell(f"{rounds} changes, out {dict(out)}, in {dict(into)}")
     assert set(out) == {"pod:15001"}
     assert set(into) == {"pod:15006"}
     assert out.total() + into.total() > 20_000

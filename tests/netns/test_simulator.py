@@ -28,7 +28,7 @@ from tests.rig.pod import ADDRESSES, GATEWAY, PROXY, PROXY_PORTS
 from tests.rig.traffic import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from rules.counters import Place
@@ -290,10 +290,10 @@ def planned_for(pod: Pod, said: drawn.Said) -> Plan:
         return plan(resolve(settings, read_facts(said.environ, settings.nameservers_file)).intent)
 
 
-def test_the_simulator_and_the_kernel_agree(backend: str, tmp_path: Path) -> None:
+def test_the_simulator_and_the_kernel_agree(backend: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
     """Drawn settings, drawn packets: each lands where the simulator says, and the rules it matched are those that
     counted it: in nat exactly, elsewhere all of them, and none that no packet of the connection explains."""
-    print(f"CAPTURE_SEED={SEED}")
+    tell(f"CAPTURE_SEED={SEED}")
     chance = random.Random(f"{SEED} {backend}")  # noqa: S311 # packets are no secrets
     nameservers = tmp_path / "resolv.conf"
     nameservers.write_text(NAMESERVERS)
@@ -387,12 +387,12 @@ def flush(pod: Pod, backend: str) -> None:
 
 
 @pytest.mark.parametrize("unknown", [False, True], ids=["spoken", "unknown"])
-def test_rules_of_others_act_as_the_simulator_says(backend: str, unknown: bool) -> None:
+def test_rules_of_others_act_as_the_simulator_says(backend: str, unknown: bool, tell: Callable[[str], None]) -> None:
     """Rules of others above and below our jumps, and chains of theirs: what they do to a packet is what was said.
 
     With matches that we do not speak, the answer is right, or that it depends: then on something that happens.
     """
-    print(f"CAPTURE_SEED={SEED}")
+    tell(f"CAPTURE_SEED={SEED}")
     chance = random.Random(f"{SEED} {backend} others {unknown}")  # noqa: S311 # packets are no secrets
     wrong: list[str] = []
     depended = SEEN[Became.DEPENDS]

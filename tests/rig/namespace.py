@@ -98,3 +98,14 @@ def leftovers() -> list[str]:
     """The namespaces that rigs of this process made and did not remove."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     return [name for name in listed.split() if name.startswith(f"{PREFIX}-{os.getpid()}-")]
+
+
+def remove_those_of_the_dead() -> None:
+    """Remove the namespaces of rigs that were killed before they could do so themselves."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    for name in listed.split():
+        if name.startswith(f"{PREFIX}-"):
+            pid = name.removeprefix(f"{PREFIX}-").partition("-")[0]
+            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                ip("netns", "del", name)
+                shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
