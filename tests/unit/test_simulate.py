@@ -10,6 +10,7 @@ import pytest
 from rules.intent import TPROXY, Intent
 from rules.parse import tables
 from rules.plan import Routing, plan
+from rules.render import match_text
 from rules.simulate import (
     ESTABLISHED,
     INVALID,
@@ -235,7 +236,7 @@ ASKED: list[tuple[Match, dict[str, Any], bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "changed", "expected"), ASKED, ids=[f"{a} {c}" for a, c, _ in ASKED])
+@pytest.mark.parametrize(("asked", "changed", "expected"), ASKED, ids=[f"{match_text(a)} {c}" for a, c, _ in ASKED])
 def test_a_match_holds(asked: Match, changed: dict[str, Any], expected: bool) -> None:
     """As the kernel's module of that name answers, for the sender's packet in mangle."""
     rule = Rule((asked,), Drop())
