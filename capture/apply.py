@@ -59,6 +59,10 @@ class Restore(Value):
     def __str__(self) -> str:
         return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
 
+    @property
+    def family(self) -> Family:
+        return self.tool.family
+
     def do(self) -> None:
         self.tool.restore(self.changes, self.text)
 
@@ -75,12 +79,27 @@ class Restore(Value):
         log.info(f"{self.tool}-save says:\n{now.text.strip()}")
 
     def undo(self) -> None:
-        """Put back what was in the tables of this step."""
+        """Put back what was in the tables of this step. Where we had nothing the chain that remembers stays meanwhile:
+        see `rules.memory`.
+        """
+        now = self.tool.save().ruleset
+        left = {taking.table: taking.memory for taking in self.new_tables() if holds_ours(now.table(taking.table))}
+        known = {table.table for table in self.before.tables}
+        tables = [with_memory(table, left.get(table.table)) for table in self.before.tables]
+        tables += [TableRules(table, (memory,), ()) for table, memory in left.items() if table not in known]
         mine = {change.table for change in self.changes}
-        back = changes_back(self.tool.save().ruleset, self.before, self.also)
+        back = changes_back(now, self.before.but(tables=tuple(tables)), self.also)
         back = tuple(change for change in back if change.table in mine)
         if back:
             self.tool.restore(back, restore_text(back))
+
+    def new_tables(self) -> Iterator[TakeAway]:
+        """The tables of nf_tables in which nothing of ours was before, as undoing leaves them."""
+        if self.tool.backend == NFT:
+            for change in self.changes:
+                if not holds_ours(self.before.table(change.table)):
+                    memory = memory_in(self.planned.table(change.table)) or NOTHING_FOUND
+                    yield TakeAway(self.tool.family, change.table, memory)
 
 
 class SetRouting(Value):
@@ -104,11 +123,36 @@ class SetRouting(Value):
             lines.append(f"{family} rule {verb} priority {self.rule_priority} {mark}")
         return ", ".join(lines)
 
+    @property
+    def family(self) -> Family:
+        return self.routing.family
+
     def do(self) -> None:
         self.set(adds=self.adds)
 
-    def check(self, log: Log) -> None:
-        """The kernel answered each request itself."""
+    def check(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
+        """Raises KernelRefused if something else is in the place of what was added.
+
+        The kernel knows a rule or a route by less than all that it says: to one that says something else it answers
+        that ours is there already.
+        """
+        if not self.adds:
+            return
+        family, mark, table = self.routing.family, self.routing.mark, self.routing.table
+        ip = "ip" if family is Family.V4 else "ip -6"
+        if not any((route.family, route.table) == (family, table) for route in netlink.local_default_routes()):
+            raise KernelRefused(
+                f"table {table} has a default route of somebody else's, so packets with our mark would follow it",
+                details=[("what is needed", f"{ip} route local default dev lo table {table}")],
+                hint=f"see `{ip} route show table {table}`; remove that route, or give -r a table that nobody uses",
+            )
+        rules = [rule for rule in netlink.policy_rules() if rule.family is family and rule.is_plain]
+        if not any((rule.mark, rule.table) == (mark, table) for rule in rules):
+            raise KernelRefused(
+                f"an ip rule of somebody else's stands in the place of ours for fwmark {mark:#x}",
+                details=[("what is needed", f"{ip} rule fwmark {mark:#x} lookup {table}")],
+                hint=f"see `{ip} rule`; remove that rule, or give -t and -r numbers that nobody uses",
+            )
 
     def undo(self) -> None:
         self.set(adds=not self.adds)
@@ -134,6 +178,10 @@ class SetPassthroughAddress(Value):
 
     adds: bool
 
+    @property
+    def family(self) -> Family:
+        return Family.V6
+
     def __str__(self) -> str:
         return f"ip -6 addr {'add' if self.adds else 'del'} ::6/128 dev lo"
 
@@ -158,6 +206,8 @@ class SetPassthroughAddress(Value):
 
 class LetPacketsPass(Value):
     """Between two commits of which the second lets go what the first takes over: see `capture.settle`."""
+
+    family: Family
 
     def __str__(self) -> str:
         return "nothing until packets that met the former rules are through: the next commit lets go what they were for"
@@ -225,7 +275,7 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
     yield from handed_over(live, wanted, restores)
     removals = list(routing_to_remove(live, planned))
     if restores and removals:
-        yield LetPacketsPass()
+        yield LetPacketsPass(removals[0].family)
     yield from removals
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
         yield SetPassthroughAddress(adds=False)
@@ -286,7 +336,7 @@ def handed_over(
         alone = ((change,) for change in restore.changes)
         for changes_at_once in alone if family in captured else [restore.changes]:
             if family in captured and family in begun:
-                yield LetPacketsPass()
+                yield LetPacketsPass(family)
             begun.add(family)
             yield restore.but(changes=changes_at_once, text=restore_text(changes_at_once))
 
@@ -360,6 +410,9 @@ def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
 
 
 def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
+    for step in doing:
+        if isinstance(step, Restore):
+            step.tool.require()
     done: list[Step] = []
     try:
         for step in doing:
@@ -377,25 +430,41 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
 
 
 def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -> None:
-    """Undo these steps, the last one first. Raises NotPutBack if that fails."""
+    """Undo these steps, the last one first. Raises NotPutBack if that fails.
+
+    Where one fails, nothing more of its family is undone: what is behind it in time may be what its rules need, or the
+    rules that they replaced. The other family does not suffer for it.
+    """
+    failed: dict[Family, CaptureError | OSError] = {}
+    for step in reversed(done):
+        if step.family not in failed:
+            try:
+                step.undo()
+            except (CaptureError, OSError) as second:
+                failed[step.family] = second
     try:
-        for step in reversed(done):
-            step.undo()
         if live.nft_error is None:
-            take_new_tables_away(live)
-    except (CaptureError, OSError) as second:
+            take_new_tables_away(done, live, log)
+    except OSError as second:
+        failed.setdefault(Family.V4, second)
+    if failed:
         raise NotPutBack(
             "a change failed, and putting back what was there failed too: the namespace may be half configured",
-            details=[("the failure", str(error)), ("putting back", str(second))],
+            details=[("the failure", str(error)), *(("putting back", str(second)) for second in failed.values())],
             hint="run it again, or remove what is there with `capture clean`",
-        ) from second
+        ) from next(iter(failed.values()))
     log.warn("the namespace is as it was")
 
 
-def take_new_tables_away(live: Live) -> None:
+def take_new_tables_away(done: Sequence[Step], live: Live, log: Log) -> None:
     """Take away the tables of nf_tables, and built-in chains in them, that are new and empty. Raises OSError."""
     from capture.nftables import take_away
 
+    chains = netlink.nft_chains()
+    for step in done:
+        for taking in step.new_tables() if isinstance(step, Restore) else ():
+            if taking.memory in chains.get((taking.family, taking.table), {}):
+                taking.do(log)
     chains = netlink.nft_chains()
     for family, names in netlink.nft_tables()[0].items():
         for name in sorted(names & OUR_TABLES):

@@ -10,7 +10,6 @@ import os
 import platform
 import struct
 import sys
-from fcntl import ioctl
 from typing import TYPE_CHECKING
 
 from capture import __version__, evidence, host, netlink, netns, rehearsal
@@ -34,6 +33,7 @@ from capture.kernel import (
 from capture.live import LEGACY_TABLES, choose_backend, read_live
 from capture.process import read_words, run
 from capture.resolve import nameservers_in, resolve
+from capture.userns import covers, mapped, owner_of_the_namespace, unmapped
 from rules.meshes import chains_of_other_meshes, native_tables
 from rules.names import RULE_PRIORITY
 from rules.plan import NOTHING, plan
@@ -54,8 +54,6 @@ NET_ADMIN, NET_RAW, SYS_ADMIN = 12, 13, 21
 NAMES = {NET_ADMIN: "CAP_NET_ADMIN", NET_RAW: "CAP_NET_RAW", SYS_ADMIN: "CAP_SYS_ADMIN"}
 ADD_CAPABILITY = "in a pod, securityContext.capabilities.add: [{}]; on a host, run as root"
 OLDEST_IPTABLES = (1, 8, 7)
-NS_GET_USERNS = 0xB701
-"""linux/nsfs.h: the user namespace that owns this one."""
 IPV6_SWITCHES = {
     "all": "/proc/sys/net/ipv6/conf/all/disable_ipv6",
     "lo": "/proc/sys/net/ipv6/conf/lo/disable_ipv6",
@@ -274,10 +272,9 @@ def user_namespace(here: Here) -> Iterator[Fact]:
     """Whether ours owns the network namespace, and knows the users that the rules ask for."""
     area = "permissions"
     asked = owners(here.planned)
-    uids, gids = mapped("/proc/self/uid_map"), mapped("/proc/self/gid_map")
+    uids = mapped("/proc/self/uid_map")
     value = "all ids" if covers(uids, 0, (1 << 32) - 2) else ", ".join(f"{a}-{b}" for a, b in uids) or "none"
-    unknown = [f"uid {uid}" for uid in asked[0] if not covers(uids, uid, uid)]
-    unknown += [f"gid {gid}" for gid in asked[1] if not covers(gids, gid, gid)]
+    unknown = unmapped(*asked)
     if unknown:
         yield Fact(
             area,
@@ -323,32 +320,6 @@ def owners(planned: Plan) -> tuple[list[int], list[int]]:
                     case _:
                         pass
     return list(uids), list(gids)
-
-
-def mapped(path: str) -> list[tuple[int, int]]:
-    """The ranges of ids that this user namespace maps (user_namespaces(7))."""
-    rows = [line.split() for line in evidence.lines_of(path)]
-    return [(int(row[0]), int(row[0]) + int(row[2]) - 1) for row in rows if len(row) == 3]
-
-
-def covers(ranges: list[tuple[int, int]], first: int, last: int) -> bool:
-    return any(start <= first and last <= end for start, end in ranges)
-
-
-def owner_of_the_namespace() -> bool | None:
-    """Whether the user namespace that owns the network namespace is ours; None if the kernel would not say."""
-    handles = []
-    try:
-        handles.append(os.open(netns.OURS, os.O_RDONLY | os.O_CLOEXEC))
-        handles.append(ioctl(handles[0], NS_GET_USERNS))
-        return os.path.samestat(os.fstat(handles[1]), os.stat("/proc/thread-self/ns/user"))
-    except PermissionError:
-        return False
-    except OSError:
-        return None
-    finally:
-        for handle in handles:
-            os.close(handle)
 
 
 def writable_namespace(here: Here) -> Fact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.process import read_words
 from rules.diff import Append, Insert
 from rules.render import extension, target_extension
-from rules.values import Family, Not
+from rules.values import Family, Not, OwnerGid, OwnerUid, OwnerUids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def refused_rule(asked: Sequence[Change], stderr: str, *, family: Family, is_leg
             return command.chain, command.rule
     if is_legacy:
         for command in commands:
-            if isinstance(command, Append | Insert) and lacking(family, command.rule):
+            if isinstance(command, Append | Insert) and (lacking(family, command.rule) or owner_hint(command.rule)):
                 return command.chain, command.rule
     return None
 
@@ -83,6 +83,44 @@ def missing_module_hint(rule: Rule, *, family: Family, is_legacy: bool) -> str:
         return ""
     lacks = "lacks" if is_legacy and lacking(family, rule) else "may lack"
     return f"the node's kernel {lacks} what the rule needs: try `modprobe {' '.join(wanted)}` on the node"
+
+
+def owner_hint(rule: Rule) -> str:
+    """What to try if it is for our user namespace that the kernel refuses this rule's owner match."""
+    uids: list[int] = []
+    gids: list[int] = []
+    for match in rule.matches:
+        match match.match if isinstance(match, Not) else match:
+            case OwnerUid(uid):
+                uids.append(uid)
+            case OwnerUids(first, last):
+                uids += first, last
+            case OwnerGid(gid):
+                gids.append(gid)
+            case _:
+                pass
+    if not (uids or gids):
+        return ""
+    from capture.userns import owner_of_the_namespace, unmapped
+
+    if owner_of_the_namespace() is False:
+        return (
+            "the kernel refuses an owner match from outside the user namespace that owns the network namespace: run in "
+            "it (nsenter --user --net --target PID)"
+        )
+    unknown = unmapped(uids, gids)
+    if unknown:
+        return (
+            f"the kernel refuses an owner match for an id that the user namespace does not map: map {unknown[0]}, or "
+            "give --proxy-uid and --proxy-gid that are mapped"
+        )
+    return ""
+
+
+def lock_hint(stderr: str) -> str:
+    if "xtables lock" in stderr:
+        return "another program holds the lock of iptables: `fuser -v /run/xtables.lock` names it; then run it again"
+    return ""
 
 
 def permission_hint(stderr: str) -> str:

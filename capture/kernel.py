@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from capture import netns
-from capture.diagnosis import missing_module_hint, permission_hint, refused_rule, said
+from capture.diagnosis import lock_hint, missing_module_hint, owner_hint, permission_hint, refused_rule, said
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from capture.process import locate, run
 from rules import parse
@@ -58,6 +58,11 @@ class Iptables(Value):
     @property
     def is_installed(self) -> bool:
         return bool(self.path("restore") and self.path("save"))
+
+    def require(self) -> None:
+        """Raises BackendUnusable if a program is missing that doing, reading back or undoing takes."""
+        for verb in ("restore", "save"):
+            self.command(verb)
 
     def command(self, verb: str) -> str:
         path = self.path(verb)
@@ -120,13 +125,18 @@ class Iptables(Value):
         """What was refused, and in the rule's own words what it is for."""
         details = [(f"{self}-restore said", said(done))]
         is_legacy = self.backend == LEGACY
-        found = refused_rule(asked, done.stderr, family=self.family, is_legacy=is_legacy)
         what = f"the kernel refused the {self.family.value} rules"
+        if lock_hint(done.stderr):
+            # It says nothing of what the kernel can do in this family.
+            what = f"{self}-restore waited {LOCK_WAIT} s for the lock of iptables, and did not get it"
+            return KernelRefused(what, details=details, hint=lock_hint(done.stderr))
+        hint = permission_hint(done.stderr)
+        found = None if hint else refused_rule(asked, done.stderr, family=self.family, is_legacy=is_legacy)
         if not found:
-            return KernelRefused(what, details=details, hint=permission_hint(done.stderr), family=self.family)
+            return KernelRefused(what, details=details, hint=hint, family=self.family)
         chain, rule = found
         details += [("the rule", f"-A {chain} {rule_text(rule)}"), ("its why", rule.why)]
-        hint = permission_hint(done.stderr) or missing_module_hint(rule, family=self.family, is_legacy=is_legacy)
+        hint = owner_hint(rule) or missing_module_hint(rule, family=self.family, is_legacy=is_legacy)
         return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=self.family)
 
 

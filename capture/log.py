@@ -41,7 +41,12 @@ class Log:
             line = json.dumps({"time": stamp, "level": level, "scope": SCOPE, "msg": message}, ensure_ascii=False)
         else:
             line = f"{stamp}\t{level}\t{message}"
-        print(line, file=sys.stderr, flush=True)
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:
+            # A full disk behind stderr, or a reader that went away: not being heard is no reason to stop half way. The
+            # old object would try again when Python ends, and turn our exit status into 120.
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def timestamp(nanoseconds: int) -> str:

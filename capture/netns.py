@@ -59,8 +59,10 @@ def locked() -> Iterator[None]:
     The lock is on the file that stands for the namespace (flock(2)), which anyone may open and which nobody can
     leave locked behind. Raises NamespaceUnusable if another run does not end in time.
     """
-    handle = os.open(OURS, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.open(OURS, os.O_RDONLY)
     try:
+        # Our children hold it as well: if we are killed, nobody comes in before the iptables that we started has ended.
+        os.set_inheritable(handle, True)
         until = time.monotonic() + LONGEST_WAIT
         while True:
             try:

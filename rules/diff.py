@@ -103,8 +103,12 @@ def changes_back(live: Ruleset, before: Ruleset, also: frozenset[str] = NOBODY) 
 def changed(
     live: Ruleset, planned: Ruleset, also: frozenset[str], becomes: Callable[[str, str], tuple[Rule, ...]]
 ) -> tuple[Change, ...]:
-    """The changes, where `becomes` tells what a built-in chain of a table is to hold."""
-    names = dict.fromkeys([table.table for table in planned.tables] + list(OURS))
+    """The changes, where `becomes` tells what a built-in chain of a table is to hold.
+
+    What is planned comes in the order of the plan. Tables that we leave go afterwards, in the opposite order: as long
+    as nat captures DNS, raw keeps it in its zones.
+    """
+    names = dict.fromkeys([*(table.table for table in planned.tables if table.blocks), *reversed(OURS)])
     asked = (Change(name, tuple(commands(live.table(name), planned.table(name), also, becomes))) for name in names)
     return tuple(change for change in asked if change.commands)
 

@@ -521,9 +521,23 @@ def test_another_owner_of_the_namespace_is_told() -> None:
     with user_namespace() as pid:
         answer = checked(run("check", "--output", "json"))
         assert "owner of the namespace: another user namespace" in wrong(answer, "missing")
-        done = run()
-        assert done.status == 1
-        assert "owner" in done.stderr
+        for backend in ("nft", "legacy"):
+            done = run(f"--force-iptables-binary={backend}")
+            assert done.status == 1
+            assert "-m owner" in done.stderr
+            assert "from outside the user namespace that owns the network namespace" in done.stderr
+            assert "modprobe" not in done.stderr
+
+
+def test_an_owner_that_is_not_mapped_is_named_when_it_is_refused(backend: str) -> None:
+    """In a user namespace of one user the proxy's uid is unknown: that is said, and no module is asked for."""
+    forced = f"--force-iptables-binary={backend}"
+    command = ["unshare", "--user", "--map-root-user", "--net", *Pod.command(forced, *POD_SPEC)]
+    done = subprocess.run(command, env=Pod.environ(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "an id that the user namespace does not map: map " in done.stderr
+    assert "id-owner 1337" in done.stderr
+    assert "modprobe" not in done.stderr
 
 
 @contextlib.contextmanager

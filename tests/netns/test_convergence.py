@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections import Counter
 from itertools import cycle, islice, permutations
@@ -14,6 +15,7 @@ from tests.rig.storm import Client, storm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 BASE = ["-u", "1337"]
 SETTINGS: list[list[str]] = [
@@ -160,6 +162,50 @@ def test_the_namespaces_own_file_may_be_the_lock_of_iptables(pod: Pod) -> None:
 
 ROUNDS = 20
 RUNS_AT_ONCE = 32
+
+
+def interrupted(folder: Path, program: str, *, times: int) -> dict[str, str]:
+    """An environment in which somebody else adds a rule, and a chain of our name, just before our restore runs."""
+    real = next(f"{place}/{program}" for place in ("/usr/sbin", "/sbin") if os.path.exists(f"{place}/{program}"))
+    backend = program.split("-")[1]
+    others = f"iptables-{backend} -t nat -A OUTPUT -d 192.0.2.$n -j ACCEPT; iptables-{backend} -t nat -N ISTIO_OUTPUT"
+    (folder / program).write_text(
+        "#!/bin/sh\n"
+        f"echo >> {folder}/runs; n=$(wc -l < {folder}/runs)\n"
+        f'[ "$n" -le {times} ] && {{ {others}; }} 2>/dev/null\n'
+        f'exec {real} "$@"\n'
+    )
+    (folder / program).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}:/usr/sbin"}
+
+
+def test_a_change_by_others_between_looking_and_writing_is_looked_at_again(
+    pod: Pod, backend: str, tmp_path: Path
+) -> None:
+    """Their chain has our name, so our restore is refused: the second attempt sees it, succeeds, and that is said."""
+    forced = [*BASE, f"--force-iptables-binary={backend}"]
+    done = pod.applied(*forced, env=interrupted(tmp_path, f"iptables-{backend}-restore", times=1))
+    assert "others changed rules meanwhile, trying again (1 of 2)" in done.stderr
+    assert "-A OUTPUT -d 192.0.2.1/32 -j ACCEPT" in pod.saved(backend)
+    assert "already in place" in pod.applied(*forced).stderr
+
+
+def test_changes_by_others_without_end_are_an_error(pod: Pod, backend: str, tmp_path: Path) -> None:
+    """After three attempts the run fails; what others did stays, and nothing of ours is there."""
+    settings = [*BASE, f"--force-iptables-binary={backend}"]
+    program = f"iptables-{backend}-restore"
+    environ = interrupted(tmp_path, program, times=99)
+    wrapper = tmp_path / program
+    # Our chain vanishes again, so that the next attempt believes in an empty namespace once more.
+    restore = f"iptables-{backend} -t nat -X ISTIO_OUTPUT 2>/dev/null"
+    wrapper.write_text(wrapper.read_text().replace("exec ", "").rstrip() + f"; s=$?; {restore}; exit $s\n")
+    done = pod.capture(*settings, env=environ)
+    assert done.status == 1
+    assert "trying again (2 of 2)" in done.stderr
+    assert done.stderr.count("Running iptables") == 3
+    assert "the kernel refused the IPv4 rules" in done.stderr
+    assert not any("ISTIO" in line for line in pod.saved(backend))
+    assert [line for line in pod.saved(backend) if "192.0.2." in line]
 
 
 def test_many_runs_at_once_end_in_the_state_of_one(pod: Pod, backend: str) -> None:

@@ -147,3 +147,35 @@ def test_the_mark_of_calls_to_ourselves_is_taken(pod: Pod, mark: str) -> None:
     assert result.status == 2
     assert f'flag -t "{mark}"' in result.stderr
     assert pod.state() == before
+
+
+TAKEN = {
+    "a route of another type": (["route", "add", "blackhole", "default", "table", "133"], "-r a table that nobody"),
+    "a route elsewhere": (["route", "add", "default", "via", "10.244.0.9", "table", "133"], "-r a table that nobody"),
+}
+
+
+@pytest.mark.parametrize(("planted", "hint"), TAKEN.values(), ids=list(TAKEN))
+def test_a_route_of_others_in_our_place_is_not_taken_for_ours(pod: Pod, planted: list[str], hint: str) -> None:
+    """The kernel knows a route by its destination, table and priority; what it says beyond that is somebody else's.
+
+    Packets with our mark would follow it, so inbound would be dead: refused with words, and all is put back.
+    """
+    pod.inside.ip(*planted)
+    before = pod.meaning()
+    result = pod.capture(*TPROXY)
+    assert result.status == 1
+    assert "table 133 has a default route of somebody else's" in result.stderr
+    assert hint in result.stderr
+    assert "Traceback" not in result.stderr
+    assert pod.meaning() == before
+
+
+def test_a_rule_of_others_in_our_place_does_not_stand_in_for_ours(pod: Pod) -> None:
+    """A rule that says something else with our priority and mark: either ours is there beside it, or it is refused."""
+    pod.inside.ip("rule", "add", "priority", "32765", "fwmark", "0x539", "lookup", "200")
+    before = pod.meaning()
+    pod.applied(*TPROXY)
+    assert "fwmark 0x539 lookup 133 proto 133" in pod.inside.output("ip", "rule")
+    pod.applied("--cleanup-only")
+    assert pod.meaning() == before

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.netns.test_apply import block
+from tests.rig.pod import without_empty_legacy_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,24 @@ def stopped_before(pod: Pod, folder: Path, program: str, *arguments: str) -> Ite
             yield process
         finally:
             process.kill()
+
+
+def test_nobody_comes_in_while_a_killed_runs_child_still_works(pod: Pod, backend: str, tmp_path: Path) -> None:
+    """SIGKILL leaves iptables-restore alone with its work. A removal waits for it, and then removes what it did."""
+    before = pod.meaning()
+    program = f"ip6tables-{backend}-restore"
+    forced = f"--force-iptables-binary={backend}"
+    with stopped_before(pod, tmp_path, program, "-u", "1337", "--dual-stack", forced) as process:
+        process.kill()
+        process.wait(timeout=30)
+        command = ["ip", "netns", "exec", pod.inside.name, *pod.command("--cleanup-only")]
+        with subprocess.Popen(command, env=pod.environ(), stderr=subprocess.PIPE, text=True) as next_run:
+            with pytest.raises(subprocess.TimeoutExpired):
+                next_run.wait(timeout=1)
+            go(tmp_path)
+            said = next_run.communicate(timeout=30)[1]
+    assert next_run.returncode == 0, said
+    assert without_empty_legacy_tables(pod.meaning()) == without_empty_legacy_tables(before)
 
 
 def go(folder: Path) -> None:

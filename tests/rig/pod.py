@@ -37,7 +37,7 @@ OUTSIDE = {
 TCP_PORTS = (22, 53, 80, 443, 3306, 5432, 8080, 9080, 15008, 15020, 15021, 15090, 31000, 32000)
 UDP_PORTS = (53, 443)
 PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
-COUNTERS = re.compile(r" \[\d+:\d+\]| counter packets \d+ bytes \d+")
+COUNTERS = re.compile(r" \[\d+:\d+\]|\bcounter packets \d+ bytes \d+ ?")
 ACCEPT_DAD = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
 
 
@@ -129,10 +129,14 @@ class Pod:
     def state(self) -> str:
         """Everything that a run could change, in words: rules of both backends, addresses, routes, ip rules.
 
-        Without counters, which packets change.
+        Without counters, which packets change. One nft per family, because it shows the targets of iptables only in the
+        first family that it meets; and their parameters not at all, so what iptables-nft says is here as well.
         """
         commands = [
-            ["nft", "list", "ruleset"],
+            ["nft", "list", "tables"],
+            *(["nft", "list", "ruleset", family] for family in ("ip", "ip6", "inet")),
+            ["iptables-nft-save"],
+            ["ip6tables-nft-save"],
             ["iptables-legacy-save"],
             ["ip6tables-legacy-save"],
             ["ip", "addr"],
@@ -141,30 +145,33 @@ class Pod:
             ["ip", "route", "show", "table", "all"],
             ["ip", "-6", "route", "show", "table", "all"],
         ]
+        script = "; ".join(f"echo '[{' '.join(command)}]'; {' '.join(command)}" for command in commands)
         return "\n".join(
             COUNTERS.sub("", line)
-            for command in commands
-            for line in self.inside.output(*command).splitlines()
+            for line in self.inside.output("sh", "-ec", script).splitlines()
             if not line.startswith("#")
         )
 
     def meaning(self) -> dict[tuple[str, str], list[str]]:
         """The same by table and chain: in which order chains are listed, that of their making, means nothing."""
         chains: dict[tuple[str, str], list[str]] = {}
-        table = chain = ""
+        section = table = chain = ""
         for line in self.state().splitlines():
             words = line.split()
-            if line.startswith(("table ", "*")):
-                table, chain = line, ""
+            if line.startswith("["):
+                section = table = line
+                chain = ""
+            elif line.startswith(("table ", "*")):
+                table, chain = f"{section} {line}", ""
             elif line in ("COMMIT", "}"):
-                table = chain = ""
+                table, chain = section, ""
             elif words[:1] in (["chain"], ["-A"]):
                 chain = words[1]
             elif line.startswith(":"):
                 chain = words[0][1:]
-            if words:
+            if words and line not in ("COMMIT", "}"):
                 chains.setdefault((table, chain), []).append(line)
-        return chains
+        return {key: sorted(lines) if "list tables" in key[0] else lines for key, lines in chains.items()}
 
     # --- traffic ------------------------------------------------------------------------------------------
 
@@ -205,6 +212,16 @@ class Pod:
     def land(self, calls: Iterable[Call]) -> list[Landing]:
         """Many calls at once."""
         return self.traffic.land(calls)
+
+
+def without_empty_legacy_tables(meaning: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], list[str]]:
+    """A meaning as if the kernel took back the legacy tables that nobody needs any more, which it never does."""
+    used = {
+        table
+        for (table, _), lines in meaning.items()
+        if any(line.startswith("-A") or "ISTIO" in line for line in lines)
+    }
+    return {key: lines for key, lines in meaning.items() if "legacy-save] *" not in key[0] or key[0] in used}
 
 
 @functools.cache
