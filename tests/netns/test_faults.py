@@ -29,6 +29,7 @@ from tests.rig.faults import (
     KILLING,
     OF_THE_WHOLE_RUN,
     Batch,
+    Commit,
     Fault,
     armed,
     atoms_of,
@@ -178,6 +179,9 @@ def may_end(fault: Fault, atom: Atom | None) -> set[str]:
     """The outcomes that are right for this cell."""
     if fault is Fault.REFUSED and isinstance(atom, Batch):
         # All else is as planned and proved. An empty table is told of, and is no reason to take the rest back.
+        return {NEXT_RUN}
+    if fault is Fault.RESTORE_GONE and isinstance(atom, Commit) and atom.of_its_program > 1:
+        # What the same program committed before can no longer be taken back.
         return {NEXT_RUN}
     return MAY_END.get(fault, {AS_BEFORE, PLANNED, NEXT_RUN})
 

@@ -257,16 +257,19 @@ def strike(holder: Any, names: Sequence[str], number: int, fault: Fault) -> None
         setattr(holder, name, struck(getattr(holder, name)))
 
 
-REFUSED_RULE = {"nat": "-A POSTROUTING -p tcp -j REDIRECT --to-ports 1"}
-"""A rule that both tools accept and the kernel does not: REDIRECT has no meaning here."""
+REFUSED_IN_NAT = "-A POSTROUTING -p tcp -j REDIRECT --to-ports 1"
 REFUSED_ELSEWHERE = "-A OUTPUT -p tcp -j REDIRECT --to-ports 1"
+"""Rules that both tools accept and the kernel does not: REDIRECT has no meaning there."""
 
 
 def armed_commit(fault: Fault, commit: Commit, folder: Path) -> Armed:
     """The fault in a wrapper of the restore program, in its first run, or in what it finds."""
     program = f"{commit.tool}-restore"
-    rule = REFUSED_RULE.get(commit.table, REFUSED_ELSEWHERE)
-    refusing = f'awk \'/^COMMIT$/ && ++c == {commit.number} {{print "{rule}"}} {{print}}\' | $real "$@"'
+    rule = f't == "nat" ? "{REFUSED_IN_NAT}" : "{REFUSED_ELSEWHERE}"'
+    refusing = (
+        "awk '/^\\*/ {t = substr($0, 2)} "
+        f'/^COMMIT$/ && ++c == {commit.number} {{print ({rule})}} {{print}}\' | $real "$@"'
+    )
     only_until = f"awk 'c < {commit.number} {{print}} /^COMMIT$/ {{c++}}' | $real \"$@\""
     match fault:
         case Fault.REFUSED:
