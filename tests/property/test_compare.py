@@ -108,10 +108,14 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
     planned = plan(intent.but(tproxy_mark=data.draw(marks), tproxy_route_table=data.draw(tables)))
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
     drifted = data.draw(st.sets(st.sampled_from(("rules", "routing", "address"))))
+    # States take long to draw: one of the four holds the rules of others, and drift.
+    drawn = data.draw(st.sampled_from([(name, family) for name in ("nft", "legacy") for family in Family]))
 
     def held(name: str, family: Family) -> Saved:
         tool = Iptables(name, family)
         clean = wanted[family] if name == backend else Ruleset(family)
+        if (name, family) != drawn:
+            return Saved(clean, str(tool))
         state = data.draw(states(family))
         is_clean = "rules" not in drifted or data.draw(st.booleans())
         return Saved(converged(state, clean) if is_clean else state, str(tool))
