@@ -14,7 +14,7 @@ import signal
 
 from capture import netlink
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
-from capture.kernel import BACKENDS, NFT, OUR_TABLES, Iptables
+from capture.kernel import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NFT, OUR_TABLES, Iptables
 from rules.diff import RemoveChain, changes, changes_back, holds_ours, is_our_jump, is_ours, restore_text
 from rules.memory import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
 from rules.meshes import chains_of_other_meshes
@@ -62,6 +62,18 @@ class Restore(Value):
     @property
     def family(self) -> Family:
         return self.tool.family
+
+    def tell_of_waiting(self, log: Log) -> None:
+        """Say so if iptables will have to wait for its lock, which is one for the whole host."""
+        if self.tool.backend == LEGACY:
+            from capture.locks import holders_of
+
+            path = self.tool.environ().get("XTABLES_LOCKFILE", LOCK_FILE)
+            holders = holders_of(path)
+            if holders:
+                log.warn(
+                    f"waiting for the lock of iptables, {path}, up to {LOCK_WAIT} s: {', '.join(holders)} holds it"
+                )
 
     def do(self) -> None:
         self.tool.restore(self.changes, self.text)
@@ -418,6 +430,8 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
         for step in doing:
             done.append(step)
             log.info(f"Running {step}")
+            if isinstance(step, Restore):
+                step.tell_of_waiting(log)
             try:
                 step.do()
             except OSError as error:

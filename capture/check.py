@@ -12,7 +12,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING
 
-from capture import __version__, evidence, host, netlink, netns, rehearsal
+from capture import __version__, evidence, host, locks, netlink, netns, rehearsal
 from capture.apply import steps
 from capture.conntrack import CLOSE_WAIT
 from capture.diagnosis import permission_hint
@@ -419,7 +419,7 @@ def listed(found: list[str]) -> str:
 
 
 def another_run() -> Fact:
-    holders = holders_of(netns.OURS)
+    holders = locks.holders_of(netns.OURS)
     if holders is None:
         return Fact("namespace", "other runs", "not known: /proc/locks cannot be read", UNKNOWN, "mount /proc")
     value = f"one is at work: {listed(holders)}" if holders else "none at work"
@@ -547,7 +547,7 @@ def lock(here: Here) -> Iterator[Fact]:
         else:
             yield Fact("backend", name, f"{path} cannot be opened; a run uses one of its own", OK, needed=needed)
         return
-    holders = holders_of(path)
+    holders = locks.holders_of(path)
     if holders is None:
         value = f"{path} can be opened; who holds it, /proc/locks does not tell"
         yield Fact("backend", name, value, UNKNOWN, "make /proc/locks readable", needed)
@@ -556,27 +556,6 @@ def lock(here: Here) -> Iterator[Fact]:
         yield Fact("backend", name, f"{path} is held by {listed(holders)}", WARN, remedy, needed)
     else:
         yield Fact("backend", name, f"{path} can be opened, and nobody holds it", OK, needed=needed)
-
-
-def holders_of(path: str) -> list[str] | None:
-    """Who holds a lock of this file, by /proc/locks; None if that cannot be read. Takes no lock itself."""
-    try:
-        with open("/proc/locks", encoding="ascii") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return None
-    try:
-        asked = os.stat(path)
-    except OSError:
-        return []
-    place = f"{os.major(asked.st_dev):02x}:{os.minor(asked.st_dev):02x}:{asked.st_ino}"
-    held = [line.split() for line in lines if "->" not in line]
-    return [process_named(words[4]) for words in held if len(words) > 5 and words[5] == place]
-
-
-def process_named(pid: str) -> str:
-    name = next(iter(evidence.lines_of(f"/proc/{pid}/comm")), "")
-    return f"pid {pid} ({name})" if name else "a process that cannot be seen from here"
 
 
 # --- rules --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -89,3 +90,22 @@ def test_a_refused_run_that_is_told_to_end_takes_back_first(pod: Pod, tmp_path: 
         process.communicate(timeout=30)
     assert process.returncode == -number
     assert pod.state() == before
+
+
+def test_a_run_says_for_whom_it_waits(pod: Pod, tmp_path: Path) -> None:
+    """The lock of iptables is held by somebody: the run names them, and goes on when the lock is free."""
+    lock = tmp_path / "xtables.lock"
+    environ = {**pod.environ(), "XTABLES_LOCKFILE": str(lock)}
+    command = pod.command("-u", "1337", "--force-iptables-binary=legacy")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            ["ip", "netns", "exec", pod.inside.name, *command], env=environ, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr
+            said = next(line for line in process.stderr if "waiting for the lock of iptables" in line)
+            assert f"{lock}, up to 30 s: pid {os.getpid()} (" in said
+            fcntl.flock(held, fcntl.LOCK_UN)
+            rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, rest
+    assert "The capture is in place" in rest
