@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from tests.rig.namespace import entered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.rig import Pod
 
@@ -283,3 +285,29 @@ def test_ten_thousand_rules_are_verified_and_shown(pod: Pod, backend: str) -> No
     assert [line for line in shown.stdout.splitlines() if line.startswith(("+-A", "--A"))] == [
         "+-A ISTIO_OUTPUT -d 10.9.9.0/32 -j RETURN"
     ]
+
+
+def test_a_second_witness_confirms_what_was_read(pod: Pod) -> None:
+    """On legacy libiptc sees the same rules; on nft it sees none, and is not taken for a witness."""
+    settings = ["verify", *TPROXY, "--witness", "libiptc"]
+    pod.applied(*TPROXY, "--force-iptables-binary=legacy")
+    confirmed = pod.capture(*settings)
+    assert (confirmed.status, confirmed.stdout[:10]) == (0, "as planned"), confirmed.stderr
+    pod.applied(*TPROXY, "--force-iptables-binary=nft")
+    refused = pod.capture(*settings)
+    assert refused.status == 1
+    assert "nft" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_witnesses_that_disagree_tell_where(pod: Pod, tmp_path: Path) -> None:
+    """A program that prints other rules than the kernel holds: neither is believed, and the difference is shown."""
+    pod.applied(*REDIRECT, "--force-iptables-binary=legacy")
+    liar = tmp_path / "iptables-legacy-save"
+    liar.write_text("#!/bin/sh\n/usr/sbin/iptables-legacy-save \"$@\" | sed 's/--to-ports 15006/--to-ports 15007/'\n")
+    liar.chmod(0o755)
+    told = pod.capture("verify", *REDIRECT, "--witness", "libiptc", path=f"{tmp_path}:{os.environ['PATH']}")
+    assert told.status == 1
+    assert "the two witnesses of the legacy tables disagree" in told.stderr
+    assert "15006" in told.stderr
+    assert "15007" in told.stderr
