@@ -718,18 +718,22 @@ def routing(here: Here) -> Iterator[Fact]:
     needed = bool(here.planned.routing)
     families = tuple(each.family for each in here.planned.routing) or (Family.V4,)
     try:
-        foreign = [family for family, local in default_routes(table) if family in families and not local]
+        routes = [route for route in default_routes(table) if route[0] in families]
     except OSError as error:
         yield Fact(area, f"table {table}", f"cannot be read: {error.strerror}", UNKNOWN, "see `ip route`", needed)
         return
+    foreign = {family: metric for family, local, metric in routes if not local}
+    local = {family for family, is_local, _ in routes if is_local}
     if foreign:
-        shown = " and ".join(dict.fromkeys(family.value for family in foreign))
+        shown = " and ".join(family.value for family in foreign)
+        # Where a route of others has the key of ours, the kernel has no place for it, and a run is refused.
+        is_refused = any(metric == OUR_METRIC[family] and family not in local for family, metric in foreign.items())
         remedy = (
-            "another program uses this table, and a run leaves its route: what is captured for addresses that are not "
-            "this pod's is routed away. Give another with --istio-inbound-tproxy-route-table"
+            "another program uses this table, and its route takes what is meant for ours. Give another table with "
+            "--istio-inbound-tproxy-route-table"
         )
         value = f"has a default route of others in {shown}, in the place of ours"
-        yield Fact(area, f"table {table}", value, WARN, remedy, needed)
+        yield Fact(area, f"table {table}", value, MISSING if is_refused else WARN, remedy, needed)
     else:
         yield Fact(area, f"table {table}", "free, or ours", OK, needed=needed)
     earlier = [
@@ -745,14 +749,21 @@ def routing(here: Here) -> Iterator[Fact]:
         yield Fact(area, f"mark {mark:#x}", "no ip rule of others asks for it", OK, needed=needed)
 
 
-def default_routes(table: int) -> Iterator[tuple[Family, bool]]:
-    """The default routes in a routing table: the family of each, and whether it is of type local. Raises OSError."""
+RTA_PRIORITY = 6
+"""linux/rtnetlink.h"""
+OUR_METRIC = {Family.V4: 0, Family.V6: 1024}
+"""What the kernel gives to a route that states none (IP6_RT_PRIO_USER of linux/ipv6_route.h)."""
+
+
+def default_routes(table: int) -> Iterator[tuple[Family, bool, int]]:
+    """The default routes in a routing table: family, whether of type local, and metric. Raises OSError."""
     for message in netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETROUTE, bytes(12)):
         family, prefix, number, kind = message[0], message[1], message[4], message[7]
         if family in netlink.FAMILIES and prefix == 0:
             read = netlink.attributes(message[12:])
             if (netlink.number(read.get(netlink.RTA_TABLE)) or number) == table:
-                yield netlink.FAMILIES[family], kind == netlink.RTN_LOCAL
+                metric = netlink.number(read.get(RTA_PRIORITY))
+                yield netlink.FAMILIES[family], kind == netlink.RTN_LOCAL, metric
 
 
 # --- what else a run touches ----------------------------------------------------------------------------------

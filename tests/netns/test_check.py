@@ -393,18 +393,26 @@ def test_a_run_at_work_is_named(pod: Pod) -> None:
 
 
 def test_a_routing_table_in_use_is_named(pod: Pod) -> None:
-    """A default route of others in the table that TPROXY needs, and an ip rule for its mark before ours: both work,
-    for what comes to the pod's own addresses, and both are worth a mention."""
+    """A default route of others in the place of ours is refused by a run; one beside it, and an ip rule for the mark
+    before ours, are worth a mention."""
     arguments = [*POD_SPEC, "-m", "TPROXY"]
-    pod.inside.ip("route", "add", "default", "via", "10.244.0.9", "dev", "eth0", "table", "133")
+    in_our_place = ("default", "via", "10.244.0.9", "dev", "eth0", "table", "133")
+    pod.inside.ip("route", "add", *in_our_place)
     pod.inside.ip("rule", "add", "priority", "100", "fwmark", "1337", "lookup", "77")
     answer = check(pod, *arguments)
-    assert answer["works"]
     table, mark = answer["by_name"]["table 133"], answer["by_name"]["mark 0x539"]
-    assert table["verdict"] == "warn"
+    assert (answer["works"], table["verdict"]) == (False, "missing")
     assert table["value"] == "has a default route of others in IPv4, in the place of ours"
     assert (mark["verdict"], mark["value"]) == ("warn", "priority 100 looks up 77")
     assert check(pod, *arguments, "-r", "134")["by_name"]["table 134"]["verdict"] == "ok"
+    refused = pod.capture(*arguments)
+    assert refused.status == 1
+    assert "table 133 has a default route of somebody else's" in refused.stderr
+
+    pod.inside.ip("route", "del", *in_our_place)
+    pod.inside.ip("route", "add", *in_our_place, "metric", "7")
+    answer = check(pod, *arguments)
+    assert (answer["works"], answer["by_name"]["table 133"]["verdict"]) == (True, "warn")
     pod.open_listeners(transparent=True)
     pod.applied(*arguments)
     assert str(pod.dial_in(8080)) == "pod:15006"

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 
 import pyroute2  # noqa: F401 # once, so that each fork has it
 
-import capture.clean  # likewise
-import capture.conntrack  # noqa: F401
+# What a run imports when it needs it: under a fault nothing may be readable where the code is.
 import rules.usurp  # noqa: F401
 from capture import apply, init, kernel, netns, routing
 from capture.apply import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
