@@ -482,6 +482,10 @@ class _Walk:
         """What became of a packet that no rule stopped."""
         if self.handed and kept:
             return self.trace(Became.CAPTURED_INBOUND, self.destination, self.handed_to, self.leader(self.handed))
+        if self.bound and kept and not self.host.is_local(self.destination):
+            # Its mark makes routing deliver it here, and only a transparent socket answers for somebody else's address.
+            why = f"mark {self.mark:#x} keeps it in the pod, where no ordinary socket answers for {self.destination}"
+            return self.trace(Became.DROPPED, None, None, None, why)
         if self.bound:
             became = Became.REDIRECTED
             if self.bound.chain in OURS.get(self.bound.table, ()):

@@ -535,6 +535,13 @@ CLAIMS: dict[str, tuple[str, tuple[str, int], bool, str]] = {
         True,
         "pod:15006",
     ),
+    "what a mark keeps here is not answered for somebody else's address": (
+        "*mangle\n-A OUTPUT -p tcp --dport 80 -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n"
+        "*nat\n-A OUTPUT -p tcp --dport 80 -j DNAT --to-destination 1.1.1.1:22\nCOMMIT\n",
+        ("10.244.0.5", 80),
+        True,
+        "timeout",
+    ),
     "a mark that nobody keeps turns nothing": (
         "*mangle\n-A OUTPUT -p tcp --dport 80 -j MARK --set-xmark 0x7/0xffffffff\nCOMMIT\n",
         ("9.9.9.9", 80),

@@ -66,7 +66,8 @@ def landing(trace: Trace) -> str:
     packet = trace.packet
     is_tcp, from_inside = packet.protocol == "tcp", packet.direction is Direction.OUT
     if trace.became in (Became.DROPPED, Became.REFUSED):
-        in_output = not trace.decided or trace.decided.hook in ("OUTPUT", "POSTROUTING")
+        hooks = [trace.decided.hook] if trace.decided else [step.hook for step in trace.steps]
+        in_output = "PREROUTING" not in hooks and "INPUT" not in hooks
         if not is_tcp and from_inside and in_output:
             return "error: EPERM"  # netfilter tells a local sender of its verdict
         return "refused" if trace.became is Became.REFUSED else "timeout"

@@ -298,6 +298,10 @@ def test_a_mark_that_is_kept_turns_a_packet_to_lo() -> None:
     trace = followed(text, host=kept)
     assert (trace.became, trace.marked) == (Became.DELIVERED, 7)
     assert followed(text, host=HERE.but(routing=(Routing(Family.V6, 7, 133),))).became is Became.BYPASSED
+    elsewhere = f"{text}*nat\n-A OUTPUT -p tcp -j DNAT --to-destination 1.1.1.1:22\nCOMMIT\n"
+    trace = followed(elsewhere, host=kept)
+    assert trace.became is Became.DROPPED
+    assert trace.reason == "mark 0x7 keeps it in the pod, where no ordinary socket answers for 1.1.1.1"
 
 
 def test_a_connection_remembers_a_mark() -> None:
