@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import click
@@ -135,7 +136,7 @@ def views(output: str) -> Callable[[Sequence[str], str], View]:
     return Screen if sys.stdout.isatty() else Lines
 
 
-class View:
+class View(ABC):
     """How what is seen is shown."""
 
     def __init__(self, notes: Sequence[str], against: str) -> None:
@@ -148,8 +149,9 @@ class View:
     def __exit__(self, *_: object) -> None:
         pass
 
+    @abstractmethod
     def show(self, tick: Tick, *, is_first: bool) -> None:
-        raise NotImplementedError
+        """Show what happened in an interval."""
 
 
 def say(line: str) -> None:

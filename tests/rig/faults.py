@@ -17,13 +17,15 @@ import sys
 import traceback
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import TYPE_CHECKING
 
 import pyroute2  # noqa: F401 # once, so that each fork has it
 
-# What a run imports when it needs it: under a fault nothing may be readable where the code is.
-import rules.usurp  # noqa: F401
+import capture
+import rules
 from capture import apply, init, kernel, netns, routing
 from capture.apply import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
 from capture.facts import read_facts
@@ -43,6 +45,12 @@ if TYPE_CHECKING:
 
     from capture.apply import Act
     from tests.rig.pod import Pod
+
+# What a run imports when it needs it, here at once: some faults leave nothing readable where the code may be.
+for package in (capture, rules):
+    for found in walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            import_module(found.name)
 
 # --- the acts ---------------------------------------------------------------------------------------------
 
