@@ -143,10 +143,10 @@ class View(ABC):
         self.notes = notes
         self.against = against
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> None:  # noqa: B027 # most views need nothing before and after
         pass
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:  # noqa: B027 # likewise
         pass
 
     @abstractmethod
