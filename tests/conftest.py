@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 """Records of the reference and the documents the project began with. They are not part of the project."""
 NEEDED = ("ip", "nft", "iptables-nft-restore", "iptables-legacy-restore", "ip6tables-nft-save", "sysctl")
 BACKENDS = ("nft", "legacy")
+ROOM = f"{tempfile.gettempdir()}/capture-tests-{os.getuid()}-{{}}.lock"
 TOLD = "told"
 """The property of a report that holds what a test has to tell."""
 
@@ -70,6 +73,21 @@ def nothing_is_left_behind() -> Iterator[None]:
     yield
     if can_look:
         assert leftovers() == []
+
+
+@pytest.fixture(autouse=True)
+def room(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests run side by side, but for a storm: a machine that starves loses packets, whatever the rules.
+
+    Whoever comes passes the turnstile; a storm stays in it until the others have left the room, and it has ended.
+    """
+    is_storm = request.node.get_closest_marker("storm") is not None
+    with open(ROOM.format("turnstile"), "w") as turnstile, open(ROOM.format("room"), "w") as inside:
+        fcntl.flock(turnstile, fcntl.LOCK_EX)
+        fcntl.flock(inside, fcntl.LOCK_EX if is_storm else fcntl.LOCK_SH)
+        if not is_storm:
+            fcntl.flock(turnstile, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture

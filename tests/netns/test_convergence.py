@@ -63,6 +63,7 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0)
     return sum(counted[:3], Counter()), counted[3]
 
 
+@pytest.mark.storm
 @pytest.mark.parametrize("rounds", [200])
 def test_no_connection_escapes_or_fails_while_the_rules_change(
     pod: Pod, backend: str, rounds: int, tell: Callable[[str], None]
@@ -83,6 +84,7 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
     assert out.total() + into.total() > 20_000
 
 
+@pytest.mark.storm
 def test_the_storm_sees_what_escapes(pod: Pod, backend: str) -> None:
     """Removing and applying again, as others change rules, lets connections escape: the storm tells.
 
