@@ -46,7 +46,7 @@ class Log:
         except OSError:
             # A full disk behind stderr, or a reader that went away: not being heard is no reason to stop half way. The
             # old object would try again when Python ends, and turn our exit status into 120.
-            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 # open to the end
 
 
 def timestamp(nanoseconds: int) -> str:

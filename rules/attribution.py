@@ -32,6 +32,9 @@ from rules.values import (
     Value,
 )
 
+DEEPEST = 8
+"""Chains that are followed into each other: more than ours ever are, and text from elsewhere may go in a circle."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -149,8 +152,9 @@ def asked(
 ) -> Iterator[Decision]:
     """The rules that decide, as far as this connection can have met them, in order."""
     for position, rule in enumerate(table.chains().get(hook, ()), 1):
-        if is_our_jump(table.table, rule) and (table.table, hook, position) in counted:
-            yield from in_chain(table, rule.target.chain, made, local, counted, 8)  # type: ignore[union-attr] # a Jump
+        counts = (table.table, hook, position) in counted
+        if isinstance(rule.target, Jump) and is_our_jump(table.table, rule) and counts:
+            yield from in_chain(table, rule.target.chain, made, local, counted, DEEPEST)
 
 
 def in_chain(

@@ -98,7 +98,11 @@ def installed(live: Ruleset) -> Installed:
 def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...]]]:
     """Our chains that packets get to from a built-in one, with their rules."""
     chains = table.chains()
-    waiting = [rule.target.chain for rule in chains.get(hook, ()) if jumps_to_ours(table, rule)]  # type: ignore[union-attr] # a Jump
+    waiting = [
+        rule.target.chain
+        for rule in chains.get(hook, ())
+        if isinstance(rule.target, Jump) and is_our_jump(table.table, rule)
+    ]
     seen: set[str] = set()
     while waiting:
         chain = waiting.pop()
@@ -107,10 +111,6 @@ def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...
             rules = chains.get(chain, ())
             yield chain, rules
             waiting += [rule.target.chain for rule in rules if isinstance(rule.target, Jump)]
-
-
-def jumps_to_ours(table: TableRules, rule: Rule) -> bool:
-    return is_our_jump(table.table, rule)
 
 
 def port_in(chains: dict[str, tuple[Rule, ...]], chain: str) -> int | None:

@@ -32,7 +32,7 @@ from rules.words import address, listed, rule_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from ipaddress import IPv4Network, IPv6Network
     from typing import Any, TypeAlias
 
@@ -591,16 +591,19 @@ def holds(wider: Any, entry: Any) -> bool:
     return bool(entry == wider)
 
 
+def widest_first(entry: Any) -> tuple[int, ...]:
+    """An order in which whatever contains an entry stands before it: networks, or ranges of ports or uids."""
+    if isinstance(entry, Ports | Uids):
+        return entry.first, -entry.last
+    return entry.version, int(entry.network_address), entry.prefixlen
+
+
 def contained(entries: tuple[Any, ...]) -> Iterator[Any]:
     """The entries of a long list that another of them contains, without comparing each with all others."""
-    if hasattr(entries[0], "subnet_of"):
-        order: Callable[[Any], Any] = lambda it: (it.version, int(it.network_address), it.prefixlen)  # noqa: E731
-    elif isinstance(entries[0], Ports | Uids):
-        order = lambda it: (it.first, -it.last)  # noqa: E731
-    else:
+    if not (hasattr(entries[0], "subnet_of") or isinstance(entries[0], Ports | Uids)):
         return
     widest = None
-    for entry in sorted(entries, key=order):
+    for entry in sorted(entries, key=widest_first):
         if widest is not None and holds(widest, entry):
             yield entry
         else:

@@ -454,7 +454,7 @@ def run(pod: Pod, *arguments: str, fault: Armed | None = None) -> Result:
         try:
             os.dup2(said, 1)
             os.dup2(said, 2)
-            sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+            sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115 # open to the end
             environ = {**pod.environ(), **fault.environ}
             os.environ.clear()
             os.environ.update(environ)
