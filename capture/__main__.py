@@ -18,7 +18,7 @@ HELP = frozenset({"--help", "-h"})
 def main() -> None:
     argv = sys.argv[1:]
     if NEED_CLICK.intersection(argv[:1]) or not HELP.isdisjoint(argv):
-        from capture.cli import main as commands
+        from capture.commands.base import main as commands
 
         commands(argv)
     else:

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rules.values import Family
+    from rules.netfilter.values import Family
 
 DONE = 0
 FAILED = 1

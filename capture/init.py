@@ -8,26 +8,27 @@ from __future__ import annotations
 import os
 import sys
 
-from capture import apply, netns
-from capture.checked import GO_BOOLEANS
-from capture.converge import converge, refuse
+from capture.apply import transaction
+from capture.apply.converge import converge, refuse
 from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, WrongPlace, on_one_line
-from capture.facts import read_facts
-from capture.kernel import NFT
-from capture.live import Live, choose_backend, read_live
+from capture.host.facts import read_facts
+from capture.host.live import Live, choose_backend, read_live
+from capture.kernel import netns
+from capture.kernel.iptables import NFT
 from capture.log import Log
-from capture.resolve import resolve
-from capture.settings import DECLARED_BY_NAME, VARIABLES, Settings
-from rules.plan import NOTHING, plan
-from rules.values import Family
+from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
+from capture.settings.parsers import GO_BOOLEANS
+from capture.settings.resolve import resolve
+from rules.netfilter.values import Family
+from rules.plan.plan import NOTHING, plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from capture.facts import Facts
-    from capture.resolve import Resolved
-    from rules.plan import Plan
+    from capture.host.facts import Facts
+    from capture.settings.resolve import Resolved
+    from rules.plan.plan import Plan
 
 TERMINATION_LOG = "/dev/termination-log"
 """The default of a container's terminationMessagePath."""
@@ -101,18 +102,18 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
             raise
         if settings.close_wait_timeout:
-            from capture.conntrack import set_close_wait_timeout
+            from capture.kernel.conntrack import set_close_wait_timeout
 
             set_close_wait_timeout(int(settings.close_wait_timeout), log)
     if settings.run_validation and not settings.cleanup_only:
-        from capture.probe import validate
+        from capture.apply.validation import validate
 
         validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
 
 
 def remove(settings: Settings, facts: Facts, log: Log) -> None:
     """Remove what is ours, and say what that was and what was left alone. Raises CaptureError if anything remains."""
-    from capture.clean import clean
+    from capture.apply.clean import clean
 
     cleaned = clean(settings, facts, log)
     for thing in cleaned.removed:
@@ -151,8 +152,8 @@ def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
     live, backend = live_if_permitted(settings, facts, log)
     sections = []
-    for step in apply.steps(live, planned, backend, take_over=settings.take_over and planned is not NOTHING):
-        if isinstance(step, apply.Restore):
+    for step in transaction.steps(live, planned, backend, take_over=settings.take_over and planned is not NOTHING):
+        if isinstance(step, transaction.Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
             sections.append(f"{heading}\n{step.text}")
         else:

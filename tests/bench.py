@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from capture.kernel import BACKENDS, Iptables
-from capture.process import write_all
-from rules.values import Family
+from capture.kernel.iptables import BACKENDS, Iptables
+from capture.kernel.process import write_all
+from rules.netfilter.values import Family
 from tests.guard import guarded
 from tests.rig import ADDRESSES, Namespace
 from tests.rig.pod import ROOT, has, is_root

@@ -17,16 +17,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capture import netns
-from capture.facts import read_facts
-from capture.kernel import BACKENDS, Iptables
-from capture.process import run
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules import parse
-from rules.names import OURS, PASSTHROUGH
-from rules.plan import ruleset
-from rules.values import NAT, Family, Redirect
+from capture.host.facts import read_facts
+from capture.kernel import netns
+from capture.kernel.iptables import BACKENDS, Iptables
+from capture.kernel.process import run
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.netfilter import iptables_parse
+from rules.netfilter.values import NAT, Family, Redirect
+from rules.plan.names import OURS, PASSTHROUGH
+from rules.plan.plan import ruleset
 from tests.guard import guarded
 from tests.rig import ADDRESSES, APP, PROXY, Landing, Pod, entered
 from tests.rig.pod import GATEWAY, has, is_root
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeAlias
 
-    from rules.values import Rule
+    from rules.netfilter.values import Rule
     from tests.rig import Namespace
 
     Endpoint: TypeAlias = tuple[str, int]
@@ -274,7 +274,7 @@ class Witness:
         packets = [int(line[1 : line.index(":")]) for line in text.splitlines() if line.startswith("[")]
         live = [
             self._known(block.chain, position, rule)
-            for table in parse.tables(text)
+            for table in iptables_parse.tables(text)
             for block in table.blocks
             for position, rule in enumerate(block.rules, 1)
         ]

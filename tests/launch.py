@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from capture.netns import enter
+from capture.kernel.netns import enter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

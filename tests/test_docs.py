@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.settings import DECLARED
+from capture.settings.declared import DECLARED
 from tests import write_reference
 from tests.rig import Namespace
 from tests.rig.pod import ROOT

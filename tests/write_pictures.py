@@ -7,21 +7,21 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from capture.commands.graph import live_picture, planned_pictures
-from capture.facts import Facts
-from capture.netlink import Address
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules.parse import tables
+from capture.host.facts import Facts
+from capture.kernel.netlink import Address
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.live.reasons import explained
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.values import Family, Ruleset
 from rules.picture.svg import svg
-from rules.plan import plan
-from rules.reasons import explained
-from rules.values import Family, Ruleset
+from rules.plan.plan import plan
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rules.intent import Intent
+    from rules.plan.intent import Intent
 
 FOLDER = ROOT / "docs" / "pictures"
 SAVED = ROOT / "tests" / "golden" / "live.save"

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture import checked, errors
+from capture import errors
 from capture.__main__ import COMMANDS
-from capture.cli import group
-from capture.model import plain
-from capture.settings import DECLARED
+from capture.commands.base import group
+from capture.schemas.settings import plain
+from capture.settings import parsers
+from capture.settings.declared import DECLARED
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.settings import Said
+    from capture.settings.declared import Said
 
 PAGE = ROOT / "docs" / "reference.md"
 WIDTH = 100
@@ -88,28 +89,28 @@ GROUPS: dict[str, tuple[str, ...]] = {
 THE_REST = "Other settings"
 
 TAKES: dict[Any, str] = {
-    checked.text: "text",
-    checked.boolean: "true or false",
-    checked.port: "a port, 1 to 65535",
-    checked.mark: "a fwmark, 1 to 4294967295",
-    checked.routing_table: "a routing table, 1 to 4294967295, not 253 to 255",
-    checked.duration: "a duration above 0",
-    checked.whole_seconds: "a duration of at least 1s",
-    checked.rate: "a number, 1 to 100",
-    checked.nflog_group: "a number, 1 to 65535",
-    checked.log_level: "a level, or `SCOPE:LEVEL,…`",
-    checked.ipv4_loopback: "an IPv4 CIDR inside 127.0.0.0/8",
-    checked.ports: "list of ports and ranges",
-    checked.all_or_ports: "`*`, or a list of ports and ranges",
-    checked.cidrs: "list of CIDRs",
-    checked.all_or_cidrs: "`*`, or a list of CIDRs",
-    checked.interfaces: "list of interfaces",
-    checked.owners: "list of ids or names",
-    checked.owner_groups: "`*`, or a list of ids or names",
-    checked.uid_ranges: "list of uids and ranges",
-    checked.ports_of_users: "`[PROTOCOL:]PORTS:UIDS;…`",
-    checked.udp_policies: "list of `PORT=POLICY`",
-    checked.addresses: "one address of each family",
+    parsers.text: "text",
+    parsers.boolean: "true or false",
+    parsers.port: "a port, 1 to 65535",
+    parsers.mark: "a fwmark, 1 to 4294967295",
+    parsers.routing_table: "a routing table, 1 to 4294967295, not 253 to 255",
+    parsers.duration: "a duration above 0",
+    parsers.whole_seconds: "a duration of at least 1s",
+    parsers.rate: "a number, 1 to 100",
+    parsers.nflog_group: "a number, 1 to 65535",
+    parsers.log_level: "a level, or `SCOPE:LEVEL,…`",
+    parsers.ipv4_loopback: "an IPv4 CIDR inside 127.0.0.0/8",
+    parsers.ports: "list of ports and ranges",
+    parsers.all_or_ports: "`*`, or a list of ports and ranges",
+    parsers.cidrs: "list of CIDRs",
+    parsers.all_or_cidrs: "`*`, or a list of CIDRs",
+    parsers.interfaces: "list of interfaces",
+    parsers.owners: "list of ids or names",
+    parsers.owner_groups: "`*`, or a list of ids or names",
+    parsers.uid_ranges: "list of uids and ranges",
+    parsers.ports_of_users: "`[PROTOCOL:]PORTS:UIDS;…`",
+    parsers.udp_policies: "list of `PORT=POLICY`",
+    parsers.addresses: "one address of each family",
 }
 """What each reader takes. The readers of one word out of several are not listed: they know their words."""
 
@@ -129,9 +130,9 @@ A flag that is given and empty (`-x ""`) is an empty value. The last of several 
 | `*` | everything; it stands alone |
 | port, range | `80`, `8000-8080`, `8000:8080` |
 | CIDR | IPv4 or IPv6; a bare address is a /32 or /128; host bits are cleared, with a warning |
-| id | a number, 0 to {checked.HIGHEST_ID} (2^32-2), or a name that this host knows |
+| id | a number, 0 to {parsers.HIGHEST_ID} (2^32-2), or a name that this host knows |
 | mark, routing table | decimal, `0x…`, `0o…`, `0b…`; a leading 0 is octal |
-| interface | up to {checked.LONGEST_INTERFACE} characters; `+` at the end stands for every name that begins so |
+| interface | up to {parsers.LONGEST_INTERFACE} characters; `+` at the end stands for every name that begins so |
 | duration | as in Go: `500ms`, `5s`, `1m30s` |
 
 A value that cannot be read is refused, with exit status 2, before anything is touched. All refusals are printed,
@@ -200,9 +201,9 @@ def default(setting: Said) -> str:
     """What counts where nothing was said."""
     value = plain(setting.default)
     if value is None:
-        return "not set" if setting.read is checked.whole_seconds else "derived"
+        return "not set" if setting.read is parsers.whole_seconds else "derived"
     shown = ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value is False else value
-    if setting.read is checked.duration:
+    if setting.read is parsers.duration:
         return code(f"{value:g}s")
     return code(str(shown)) if shown != "" else "empty"
 

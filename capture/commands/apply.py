@@ -8,7 +8,7 @@ import sys
 import click
 
 from capture import init
-from capture.cli import SettingsCommand, said_settings
+from capture.commands.base import SettingsCommand, said_settings
 from capture.log import Log
 
 

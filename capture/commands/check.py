@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.check import Fact, check
-from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DONE, FAILED
-from capture.evidence import MISSING, OK, UNKNOWN, WARN
+from capture.preflight.check import Fact, check
+from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

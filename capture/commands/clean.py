@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture import init, netns
-from capture.clean import clean
-from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture import init
+from capture.apply.clean import clean
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DONE, FAILED
-from capture.facts import read_facts
+from capture.host.facts import read_facts
+from capture.kernel import netns
 from capture.log import Log
-from rules.plan import NOTHING
+from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from capture.clean import Cleaned
+    from capture.apply.clean import Cleaned
 
 
 @click.command(cls=SettingsCommand)
@@ -77,6 +78,6 @@ def as_json(cleaned: Cleaned) -> dict[str, list[dict[str, str]]]:
 
 def model() -> type[BaseModel]:
     """The JSON of this command. Made when it is asked for, because pydantic takes its time."""
-    from capture.models import CleanedModel
+    from capture.schemas.clean import CleanedModel
 
     return CleanedModel

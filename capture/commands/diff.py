@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.commands.verify import STATUS
-from capture.difference import chain_diffs, other_lines
+from capture.inspect.hunks import chain_diffs, other_lines
+from capture.inspect.verify import compared
 from capture.log import Log
-from capture.verify import compared
-from rules.plan import plan
+from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.difference import ChainDiff, Line
-    from capture.verify import Comparison
+    from capture.inspect.hunks import ChainDiff, Line
+    from capture.inspect.verify import Comparison
 
 COLOURS = {"-": "red", "+": "green", "@": "cyan", "#": "yellow"}
 HEADINGS = ("---", "+++")
@@ -42,7 +42,7 @@ def command(color: str, why: bool, output: str) -> None:
     1: cannot tell.
     """
     if output == "schema":
-        from capture.looking_model import DiffModel
+        from capture.schemas.inspect import DiffModel
 
         click.echo(json.dumps(DiffModel.model_json_schema(), indent=2))
         return
@@ -52,7 +52,7 @@ def command(color: str, why: bool, output: str) -> None:
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
         found = compared(settings, facts, plan(resolved.intent), log)
     if output == "json":
-        from capture.looking_model import diff_model
+        from capture.schemas.inspect import diff_model
 
         click.echo(diff_model(found).model_dump_json(indent=2))
     else:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture import netns
-from capture.cli import SettingsCommand, output_option, reporting, said_settings
-from capture.facts import read_facts
-from rules.summary import CAPTURED, PASSES
-from rules.values import Family
-from rules.words import listed
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.host.facts import read_facts
+from capture.kernel import netns
+from rules.explain.summary import CAPTURED, PASSES
+from rules.explain.words import listed
+from rules.netfilter.values import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.explanation import ChainModel, Explanation, FamilyModel, FindingModel, PointModel, RuleModel
+    from capture.commands.explanation import ChainModel, Explanation, FamilyModel, FindingModel, PointModel, RuleModel
 
 WIDTH = 100
 COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
@@ -35,7 +35,7 @@ def command(family: str, output: str) -> None:
 
     Looks at nothing but this host's addresses, users and nameservers. Findings are no failure: the status is 0.
     """
-    from capture.explanation import Explanation, explanation
+    from capture.commands.explanation import Explanation, explanation
 
     if output == "schema":
         click.echo(json.dumps(Explanation.model_json_schema(), indent=2))

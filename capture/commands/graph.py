@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.cli import SettingsCommand, reporting, resolved_here, said_settings
+from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
 from capture.errors import DONE, NOTHING_HERE
-from capture.settings import DECLARED
-from rules.counters import counters
-from rules.intent import Intent
+from capture.settings.declared import DECLARED
+from rules.live.reasons import explained
+from rules.netfilter.counters import counters
+from rules.netfilter.values import Family, Ruleset
 from rules.picture.model import counted_words, picture
-from rules.plan import plan
-from rules.reasons import explained
-from rules.values import Family, Ruleset
+from rules.plan.intent import Intent
+from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.live import Live
-    from capture.settings import Settings
+    from capture.host.live import Live
+    from capture.settings.declared import Settings
     from rules.picture.model import Picture
-    from rules.plan import Plan
+    from rules.plan.plan import Plan
 
 FORMATS = ("svg", "mermaid", "dot")
 FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
@@ -147,10 +147,10 @@ def outline(ruleset: Ruleset) -> list[object]:
 
 def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[Picture], int]:
     """One picture for each family of what the namespace holds, and the exit status."""
-    from capture import netns
-    from capture.facts import read_facts
-    from capture.kernel import BACKENDS, Iptables
-    from capture.live import choose_backend, read_live
+    from capture.host.facts import read_facts
+    from capture.host.live import choose_backend, read_live
+    from capture.kernel import netns
+    from capture.kernel.iptables import BACKENDS, Iptables
 
     planned: Plan | None = None
     if [*as_said(settings, "environment"), *as_said(settings, "flag")]:
@@ -187,7 +187,7 @@ def live_picture(held: Ruleset, text: str, where: str, backend: str, notes: Sequ
 
 def notes_on_backend(live: Live, backend: str, family: Family) -> Iterator[str]:
     """Rules in the backend that is not drawn."""
-    from capture.kernel import Iptables
+    from capture.kernel.iptables import Iptables
 
     count = sum(1 for _ in live.saved(Iptables(backend, family)).ruleset.rules())
     if count:
@@ -196,7 +196,7 @@ def notes_on_backend(live: Live, backend: str, family: Family) -> Iterator[str]:
 
 def notes_on_family(live: Live, backend: str, family: Family) -> Iterator[str]:
     """Rules in the family that is not drawn."""
-    from capture.kernel import Iptables
+    from capture.kernel.iptables import Iptables
 
     count = sum(1 for _ in live.saved(Iptables(backend, family)).ruleset.rules())
     what = f"{counted_words(count, 'rule')}: --family {family.value.lower()}" if count else "no rules"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from capture.cli import SettingsCommand, reporting, resolved_here, said_settings
-from rules.diff import changes, restore_text
-from rules.plan import plan
-from rules.values import Ruleset
+from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
+from rules.live.changes import changes, restore_text
+from rules.netfilter.values import Ruleset
+from rules.plan.plan import plan
 
 
 @click.command(cls=SettingsCommand)

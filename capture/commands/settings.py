@@ -6,7 +6,7 @@ import json
 
 import click
 
-from capture.cli import SettingsCommand, reporting, resolved_here, said_settings
+from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
 
 
 @click.command(cls=SettingsCommand)
@@ -16,14 +16,14 @@ def command(output: str) -> None:
 
     `schema` prints the JSON schema of the settings themselves, for those who generate pod specs.
     """
-    from capture import model
+    from capture.schemas import settings
 
     if output == "schema":
-        click.echo(json.dumps(model.SettingsModel.model_json_schema(), indent=2))
+        click.echo(json.dumps(settings.SettingsModel.model_json_schema(), indent=2))
         return
     with reporting():
         said = said_settings()
-        listed = model.listing(said, resolved_here(said))
+        listed = settings.listing(said, resolved_here(said))
     if output == "json":
         click.echo(json.dumps([entry.model_dump() for entry in listed], indent=2))
         return

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture import netns
-from capture.cli import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DONE, NOTHING_HERE
-from capture.facts import read_facts
+from capture.host.facts import read_facts
+from capture.inspect.status import status_of
+from capture.inspect.verify import ip, read
+from capture.kernel import netns
 from capture.log import Log
-from capture.status import status_of
-from capture.verify import ip, read
-from rules.compare import count
-from rules.render import rule_text
+from rules.live.drift import count
+from rules.netfilter.iptables_text import rule_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.live import Live
-    from capture.settings import Settings
-    from capture.status import Held, Passthrough, Status
+    from capture.host.live import Live
+    from capture.inspect.status import Held, Passthrough, Status
+    from capture.settings.declared import Settings
 
 MOST_RULES = 40
 """Rules of one chain that the text lists."""
@@ -40,14 +40,14 @@ def command(output: str) -> None:
     of ours is here; 3: nothing; 1: cannot tell.
     """
     if output == "schema":
-        from capture.looking_model import StatusModel
+        from capture.schemas.inspect import StatusModel
 
         click.echo(json.dumps(StatusModel.model_json_schema(), indent=2))
         return
     with reporting():
         found = status_of(live_here(said_settings()))
     if output == "json":
-        from capture.looking_model import status_model
+        from capture.schemas.inspect import status_model
 
         click.echo(status_model(found).model_dump_json(indent=2))
     else:

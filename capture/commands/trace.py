@@ -11,29 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture import checked, facts, netlink
-from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
-from capture.kernel import BACKENDS, Iptables
-from capture.live import not_permitted, read_live
-from capture.settings import DECLARED_BY_NAME
-from rules.diff import ours_in
-from rules.names import LOOPBACK, PASSTHROUGH
-from rules.paths import ELSEWHERE
-from rules.plan import Routing, plan
-from rules.reasons import explained
-from rules.render import rule_text
-from rules.simulate import INPUT, NEW, STATES, Became, Direction, Host, Local, Packet, conclusion, in_any_order, written
-from rules.values import BUILT_IN, PREROUTING, All, Family, Ruleset
+from capture.host import facts
+from capture.host.live import not_permitted, read_live
+from capture.kernel.iptables import BACKENDS, Iptables
+from capture.settings import parsers
+from capture.settings.declared import DECLARED_BY_NAME
+from rules.live.changes import ours_in
+from rules.live.reasons import explained
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import BUILT_IN, PREROUTING, All, Family, Ruleset
+from rules.plan.names import LOOPBACK, PASSTHROUGH
+from rules.plan.plan import Routing, plan
+from rules.plan.probes import ELSEWHERE
+from rules.simulator.simulate import (
+    INPUT,
+    NEW,
+    STATES,
+    Became,
+    Direction,
+    Host,
+    Local,
+    Packet,
+    conclusion,
+    in_any_order,
+    written,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.facts import Facts
-    from capture.live import Live
-    from capture.settings import Settings
-    from rules.plan import Plan
-    from rules.simulate import Address, Step
+    from capture.host.facts import Facts
+    from capture.host.live import Live
+    from capture.kernel import netlink
+    from capture.settings.declared import Settings
+    from rules.plan.plan import Plan
+    from rules.simulator.simulate import Address, Step
 
 FIRST_APPLICATION = 1000
 SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
@@ -89,14 +103,14 @@ def command(**asked: Any) -> None:
     the rights to read them. Ends with status 5 if it depends on rules of others that cannot be asked.
     """
     if asked["output"] == "schema":
-        from capture.trace_model import TraceModel
+        from capture.schemas.trace import TraceModel
 
         click.echo(json.dumps(TraceModel.model_json_schema(), indent=2))
         return
     with reporting():
         answer = Answer(Question(asked), said_settings())
     if asked["output"] == "json":
-        from capture.trace_model import model_of
+        from capture.schemas.trace import model_of
 
         made = model_of(answer.trace, answer.sentence, answer.notes, answer.said, answer.backend_of)
         click.echo(json.dumps(made.model_dump(), indent=2))
@@ -116,7 +130,7 @@ class Question:
         self.protocol: str = asked["protocol"]
         self.state: str = asked["state"].upper()
         self.live: bool = asked["live"]
-        self.mark: int = self.read("--mark", asked["mark"], checked.mark) or 0
+        self.mark: int = self.read("--mark", asked["mark"], parsers.mark) or 0
         self.interface: str = self.read("--iface", asked["interface"], one_interface) or ""
         if asked["inward"] and asked["outward"]:
             self.refuse("flag --out", None, "contradicts --in; give one of the two")
@@ -417,7 +431,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     if not colon and not port.isdigit():
         raise ValueError("has no port; give HOST:PORT, such as 9.9.9.9:80")
     try:
-        return host.strip("[]"), checked.port(port)
+        return host.strip("[]"), parsers.port(port)
     except ValueError:
         raise ValueError("has no port from 1 to 65535 behind the last colon; give HOST:PORT") from None
 
@@ -427,7 +441,7 @@ def addresses_of(host: str) -> list[Address]:
     if not host:
         raise ValueError("names no host; give HOST:PORT, such as 9.9.9.9:80")
     try:
-        return [usable(checked.address(host))]
+        return [usable(parsers.address(host))]
     except ValueError as refused:
         if all(char in "0123456789abcdefABCDEF:." for char in host) and not any(map(str.isalpha, host.split(":")[0])):
             raise ValueError(f"has {host} for a host, which {refused}") from None
@@ -449,25 +463,25 @@ def usable(address: Address) -> Address:
 def a_source(text: str) -> tuple[Address, int | None]:
     """`10.0.0.1`, `10.0.0.1:5353`, `fd00::1` or `[fd00::1]:5353`."""
     try:
-        return usable(checked.address(text.strip("[]"))), None
+        return usable(parsers.address(text.strip("[]"))), None
     except ValueError as refused:
         host, colon, port = text.rpartition(":")
         if not colon or (":" in host and not host.startswith("[")):
             raise ValueError(str(refused)) from None
-        return usable(checked.address(host.strip("[]"))), checked.port(port)
+        return usable(parsers.address(host.strip("[]"))), parsers.port(port)
 
 
 def an_id(text: str, lookup: Callable[[str], int | None], kind: str) -> int:
     """A number, or the name of somebody on this host."""
-    owner = checked.owner(text)
-    number = lookup(owner.name) if isinstance(owner, checked.Name) else owner
+    owner = parsers.owner(text)
+    number = lookup(owner.name) if isinstance(owner, parsers.Name) else owner
     if number is None:
         raise ValueError(f"is no {kind} on this host; give the number")
     return number
 
 
 def one_interface(text: str) -> str:
-    (name,) = checked.interfaces(text) or ("",)
+    (name,) = parsers.interfaces(text) or ("",)
     if not name or name.endswith("+"):
         raise ValueError("is not the name of one interface")
     return name

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.errors import DIFFERS, DONE, NOTHING_HERE, LiveStateUnreadable
+from capture.inspect.verify import AS_PLANNED, DIFFERENT, NOTHING, compared
 from capture.log import Log
-from capture.verify import AS_PLANNED, DIFFERENT, NOTHING, compared
-from rules.compare import Kind, count
-from rules.plan import plan
+from rules.live.drift import Kind, count
+from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.verify import Comparison
-    from rules.compare import Finding
-    from rules.plan import Plan
-    from rules.values import Family
+    from capture.inspect.verify import Comparison
+    from rules.live.drift import Finding
+    from rules.netfilter.values import Family
+    from rules.plan.plan import Plan
 
 STATUS = {AS_PLANNED: DONE, DIFFERENT: DIFFERS, NOTHING: NOTHING_HERE}
 MOST_OF_A_KIND = 20
@@ -41,7 +41,7 @@ def command(witness: str | None, output: str) -> None:
     Compares and changes nothing. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs; 1: cannot tell.
     """
     if output == "schema":
-        from capture.looking_model import VerifyModel
+        from capture.schemas.inspect import VerifyModel
 
         click.echo(json.dumps(VerifyModel.model_json_schema(), indent=2))
         return
@@ -53,7 +53,7 @@ def command(witness: str | None, output: str) -> None:
         if witness:
             confirm(found)
     if output == "json":
-        from capture.looking_model import verify_model
+        from capture.schemas.inspect import verify_model
 
         click.echo(verify_model(found).model_dump_json(indent=2))
     else:
@@ -64,7 +64,7 @@ def command(witness: str | None, output: str) -> None:
 
 def confirm(found: Comparison) -> None:
     """Raises CaptureError if libiptc sees other legacy rules than iptables-legacy-save, or cannot be asked."""
-    from capture.witness import libiptc_differences
+    from capture.inspect.libiptc import libiptc_differences
 
     differences = libiptc_differences(found.live, found.backend)
     if differences:

@@ -12,24 +12,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture import checked, netns
-from capture.cli import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
-from capture.facts import read_facts
+from capture.host.facts import read_facts
+from capture.inspect.watch import Watch, against_plan, against_start, woken_by_signals
+from capture.kernel import netns
 from capture.log import Log, timestamp
-from capture.watch import Watch, against_plan, against_start, woken_by_signals
-from rules.compare import count
-from rules.plan import plan
-from rules.render import rule_text
-from rules.values import Family
+from capture.settings import parsers
+from rules.live.drift import count
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import Family
+from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from capture.facts import Facts
-    from capture.settings import Settings
-    from capture.watch import Drift, Row, Seen, Tick
-    from rules.attribution import Decision
+    from capture.host.facts import Facts
+    from capture.inspect.watch import Drift, Row, Seen, Tick
+    from capture.settings.declared import Settings
+    from rules.live.attribution import Decision
 
 SHAPE_NOTHING = frozenset(
     {
@@ -63,7 +64,7 @@ def seconds(ctx: click.Context, option: click.Parameter, value: str | None) -> f
     if value is None:
         return None
     try:
-        return float(checked.duration(value))
+        return float(parsers.duration(value))
     except ValueError as refused:
         with reporting():
             raise BadSettings([Refusal(f"option --{(option.name or '').rstrip('_')}", value, str(refused))]) from None
@@ -83,7 +84,7 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
     at SIGINT or SIGTERM. Exit status 0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
     """
     if output == "schema":
-        from capture.looking_model import WatchModel
+        from capture.schemas.inspect import WatchModel
 
         click.echo(json.dumps(WatchModel.model_json_schema(), indent=2))
         return
@@ -227,7 +228,7 @@ class JsonLines(View):
     """A JSON object for each thing seen."""
 
     def show(self, tick: Tick, *, is_first: bool) -> None:
-        from capture.looking_model import watch_events
+        from capture.schemas.inspect import watch_events
 
         now = timestamp(time.time_ns())
         for event in watch_events(tick, now, self.notes if is_first else (), self.against, is_first=is_first):

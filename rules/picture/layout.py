@@ -7,9 +7,9 @@ gap that is kept for them. Nothing is drawn over anything, whatever the ruleset:
 
 from __future__ import annotations
 
+from rules.netfilter.values import OUTPUT, PREROUTING, Value
 from rules.picture.model import HOOKS, Kind
 from rules.picture.text import cut, number, width, wrapped
-from rules.values import OUTPUT, PREROUTING, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,22 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from itertools import groupby
 
-from rules.diff import is_our_jump
-from rules.names import (
-    ISTIO_DIVERT,
-    ISTIO_DROP,
-    ISTIO_IN_REDIRECT,
-    ISTIO_INBOUND,
-    ISTIO_OUTPUT,
-    ISTIO_OUTPUT_DNS,
-    ISTIO_OUTPUT_GROUPS,
-    ISTIO_REDIRECT,
-    ISTIO_TPROXY,
-    OURS,
-)
-from rules.picture.text import number, shown
-from rules.picture.words import ANYTHING, asked, comment, differing, done, listed, noun
-from rules.values import (
+from rules.live.changes import is_our_jump
+from rules.netfilter.values import (
     BUILT_IN,
     OUTPUT,
     PREROUTING,
@@ -47,14 +33,28 @@ from rules.values import (
     Zone,
     assert_never,
 )
+from rules.picture.text import number, shown
+from rules.picture.words import ANYTHING, asked, comment, differing, done, listed, noun
+from rules.plan.names import (
+    ISTIO_DIVERT,
+    ISTIO_DROP,
+    ISTIO_IN_REDIRECT,
+    ISTIO_INBOUND,
+    ISTIO_OUTPUT,
+    ISTIO_OUTPUT_DNS,
+    ISTIO_OUTPUT_GROUPS,
+    ISTIO_REDIRECT,
+    ISTIO_TPROXY,
+    OURS,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
-    from rules.counters import Count, Place
-    from rules.values import Match, Rule, Ruleset, TableRules
+    from rules.netfilter.counters import Count, Place
+    from rules.netfilter.values import Match, Rule, Ruleset, TableRules
 
     Key: TypeAlias = tuple[str, ...]
     """A card (table, chain) or an end (table, kind, what): what a way leads to."""

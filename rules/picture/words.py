@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rules.names import PROXY_LOOP_MARK
-from rules.picture.text import number, shown
-from rules.values import (
+from rules.netfilter.values import (
     Accept,
     ConnMark,
     CtState,
@@ -39,12 +37,14 @@ from rules.values import (
     Zone,
     assert_never,
 )
+from rules.picture.text import number, shown
+from rules.plan.names import PROXY_LOOP_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from rules.values import Match, Network, Plain, Ports, Rule, Target
+    from rules.netfilter.values import Match, Network, Plain, Ports, Rule, Target
 
 MOST_NAMED = 12
 """How many entries of a list are named before the rest is counted."""

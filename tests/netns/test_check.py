@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from capture.process import locate
+from capture.kernel.process import locate
 from tests.netns.test_apply import READ_ONLY, block, unprivileged
 from tests.rig import Namespace, Pod, Result
 from tests.rig.pod import has

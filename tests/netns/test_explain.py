@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rules.counters import counters
-from rules.fates import unmet
-from rules.parse import tables
-from rules.values import Family, Ruleset
+from rules.analysis.reachability import unmet
+from rules.netfilter.counters import counters
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.values import Family, Ruleset
 from tests.rig import PROXY, Call
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from capture.kernel import NFT
+from capture.kernel.iptables import NFT
 from tests import write_pictures
 from tests.rig import Namespace, Pod
 from tests.rig.pod import PROXY

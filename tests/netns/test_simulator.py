@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.facts import read_facts
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules import parse
-from rules.counters import counters
-from rules.names import PROXY_LOOP_MARK
-from rules.plan import Routing, plan
-from rules.render import rule_text
-from rules.simulate import ESTABLISHED, Became, Direction, Packet, Trace, simulate
-from rules.values import Family, Ruleset, Tproxy
+from capture.host.facts import read_facts
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.netfilter import iptables_parse
+from rules.netfilter.counters import counters
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import Family, Ruleset, Tproxy
+from rules.plan.names import PROXY_LOOP_MARK
+from rules.plan.plan import Routing, plan
+from rules.simulator.simulate import ESTABLISHED, Became, Direction, Packet, Trace, simulate
 from tests.rig import Call, Pod, drawn, entered, predicted
 from tests.rig.pod import ADDRESSES, GATEWAY, PROXY, PROXY_PORTS
 from tests.rig.traffic import PATIENCE
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from rules.counters import Place
-    from rules.plan import Plan
-    from rules.simulate import Host, Step
-    from rules.values import Rule
+    from rules.netfilter.counters import Place
+    from rules.netfilter.values import Rule
+    from rules.plan.plan import Plan
+    from rules.simulator.simulate import Host, Step
 
 SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 SETTINGS, PACKETS = 100, 50
@@ -57,7 +57,7 @@ def held(pod: Pod, backend: str) -> Held:
     rulesets, counted = [], {}
     for family in Family:
         text = pod.inside.output(f"{PROGRAMS[family]}-{backend}-save", "-c")
-        rulesets.append(Ruleset(family, parse.tables(text)))
+        rulesets.append(Ruleset(family, iptables_parse.tables(text)))
         counted.update({(family, place): count.packets for place, count in counters(text).items()})
     return Held(tuple(rulesets), counted)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
-from capture.facts import read_facts
-from capture.kernel import Saved
-from capture.live import Live, read_live
-from capture.witness import Difference, libiptc_differences
-from rules import parse
-from rules.values import Family, Ruleset
+from capture.host.facts import read_facts
+from capture.host.live import Live, read_live
+from capture.inspect.libiptc import Difference, libiptc_differences
+from capture.kernel.iptables import Saved
+from rules.netfilter import iptables_parse
+from rules.netfilter.values import Family, Ruleset
 from tests.netns.test_convergence import SETTINGS
 from tests.netns.test_scenarios import SCENARIOS, plant_what_is_of_others
 from tests.rig import Pod, entered
@@ -86,7 +86,7 @@ def edited(live: Live, edit: Callable[[str], str]) -> Live:
     before = live.legacy[Family.V4].text
     text = edit(before)
     assert text != before
-    return live.but(legacy={**live.legacy, Family.V4: Saved(Ruleset(Family.V4, parse.tables(text)), text)})
+    return live.but(legacy={**live.legacy, Family.V4: Saved(Ruleset(Family.V4, iptables_parse.tables(text)), text)})
 
 
 UID = "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN\n"
@@ -202,7 +202,8 @@ def test_a_child_that_dies_is_no_agreement(
 def test_without_capabilities_it_says_what_it_takes(captured: Pod) -> None:
     """libiptc needs NET_ADMIN and NET_RAW: the child's refusal is told, not taken for empty tables."""
     done = captured.inside.run(
-        *("setpriv", "--bounding-set=-all", sys.executable, "-m", "capture.witness", "ipv4"), env=captured.environ()
+        *("setpriv", "--bounding-set=-all", sys.executable, "-m", "capture.inspect.libiptc", "ipv4"),
+        env=captured.environ(),
     )
     assert done.returncode == 4
     assert done.stdout == ""

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from rules.diff import is_our_jump
-from rules.intent import REDIRECT, TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
-from rules.names import OURS
-from rules.plan import ruleset
-from rules.values import (
+from rules.live.changes import is_our_jump
+from rules.netfilter.values import (
     ALL,
     BUILT_IN,
     Accept,
@@ -38,11 +35,14 @@ from rules.values import (
     Src,
     TableRules,
 )
+from rules.plan.intent import REDIRECT, TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
+from rules.plan.names import OURS
+from rules.plan.plan import ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rules.values import Match, Network, Plain, Target
+    from rules.netfilter.values import Match, Network, Plain, Target
 
 COMMON_PORTS = (22, 53, 80, 443, 8080, 15001, 15006, 15008, 15090)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.diff import (
+from rules.live.changes import (
     Append,
     Delete,
     Insert,
@@ -20,17 +20,17 @@ from rules.diff import (
     is_our_jump,
     is_ours,
 )
-from rules.plan import ruleset
-from rules.usurp import usurps
-from rules.values import BUILT_IN, Family, Jump, Rule, Ruleset, TableRules, assert_never
+from rules.live.precedence import usurps
+from rules.netfilter.values import BUILT_IN, Family, Jump, Rule, Ruleset, TableRules, assert_never
+from rules.plan.plan import ruleset
 from tests.property import strategies
 from tests.property.strategies import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rules.diff import Command
-    from rules.intent import Intent
+    from rules.live.changes import Command
+    from rules.plan.intent import Intent
 
 TABLES = ("raw", "mangle", "nat", "filter")
 

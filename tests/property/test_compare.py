@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import apply
-from capture.difference import of_ruleset
-from capture.kernel import BACKENDS, Iptables, Saved
-from capture.live import Live
-from capture.netlink import Address, LocalRoute, PolicyRule
-from capture.verify import findings
-from rules.compare import OF_CHAIN, Kind, aligned, compare, differences
-from rules.diff import changes
-from rules.names import PASSTHROUGH, PROTOCOL, RULE_PRIORITY
-from rules.plan import plan, ruleset
-from rules.render import rule_text
-from rules.values import BUILT_IN, DPort, Family, Ports, Return, Rule, Ruleset
+from capture.apply import transaction
+from capture.host.live import Live
+from capture.inspect.hunks import of_ruleset
+from capture.inspect.verify import findings
+from capture.kernel.iptables import BACKENDS, Iptables, Saved
+from capture.kernel.netlink import Address, LocalRoute, PolicyRule
+from rules.live.changes import changes
+from rules.live.drift import OF_CHAIN, Kind, aligned, compare, differences
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import BUILT_IN, DPort, Family, Ports, Return, Rule, Ruleset
+from rules.plan.names import PASSTHROUGH, PROTOCOL, RULE_PRIORITY
+from rules.plan.plan import plan, ruleset
 from tests.property import strategies
 from tests.property.test_changes import converged, states
 
 if TYPE_CHECKING:
-    from rules.intent import Intent
+    from rules.plan.intent import Intent
 
 few = st.lists(st.integers(1, 6), max_size=12)
 
@@ -138,7 +138,7 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
         data.draw(st.booleans()),
     )
     found = [finding for finding in findings(live, planned, backend) if finding.can_be_repaired]
-    assert bool(found) == bool(list(apply.steps(live, planned, backend)))
+    assert bool(found) == bool(list(transaction.steps(live, planned, backend)))
 
 
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.fates import Fate, Fates, Walk, unmet
-from rules.intent import Intent
-from rules.lint import findings, shown
-from rules.packets import STATES, common, everything, less
-from rules.plan import Plan, plan, ruleset
-from rules.summary import summary
-from rules.values import (
+from rules.analysis.boxes import STATES, common, everything, less
+from rules.analysis.reachability import Fate, Fates, Walk, unmet
+from rules.explain.lint import findings, shown
+from rules.explain.summary import summary
+from rules.explain.words import rule_words
+from rules.netfilter.values import (
     OUTPUT,
     PREROUTING,
     ConnMark,
@@ -42,20 +41,21 @@ from rules.values import (
     Src,
     Zone,
 )
-from rules.words import rule_words
+from rules.plan.intent import Intent
+from rules.plan.plan import Plan, plan, ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.packets import Box
-    from rules.values import Match, Rule, TableRules, Target
+    from rules.analysis.boxes import Box
+    from rules.netfilter.values import Match, Rule, TableRules, Target
 
 SAMPLES = 60
 
 
 class Packet(NamedTuple):
-    """One packet, in the order of the dimensions of `rules.packets`."""
+    """One packet, in the order of the dimensions of `rules.analysis.boxes`."""
 
     protocol: str
     source: int
@@ -312,7 +312,7 @@ def test_plans_of_the_same_fates_do_the_same(intent: Intent, other: Intent, fiel
 @given(intent=strategies.intents)
 def test_a_plan_has_the_fates_of_itself(intent: Intent) -> None:
     """Compared walk by walk, not by the rules being equal."""
-    from rules.fates import same_walks
+    from rules.analysis.reachability import same_walks
 
     for planned in plan(intent).rulesets:
         for table in planned.tables:

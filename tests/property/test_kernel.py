@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from capture.kernel import BACKENDS, Iptables
-from rules.diff import changes, restore_text
-from rules.intent import Intent
-from rules.names import MOST_OWNER_GROUPS
-from rules.plan import ruleset
-from rules.values import Family, Ruleset
+from capture.kernel.iptables import BACKENDS, Iptables
+from rules.live.changes import changes, restore_text
+from rules.netfilter.values import Family, Ruleset
+from rules.plan.intent import Intent
+from rules.plan.names import MOST_OWNER_GROUPS
+from rules.plan.plan import ruleset
 from tests.property import strategies
 from tests.rig import Namespace, entered
 

@@ -9,21 +9,21 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.counters import Count
+from rules.netfilter.counters import Count
+from rules.netfilter.values import Family, Jump, Ruleset
 from rules.picture.dot import dot
 from rules.picture.layout import Box, boxes, laid_out, texts
 from rules.picture.mermaid import mermaid
 from rules.picture.model import Kind, picture
 from rules.picture.svg import svg
-from rules.plan import ruleset
-from rules.values import Family, Jump, Ruleset
+from rules.plan.plan import ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
-    from rules.intent import Intent
+    from rules.netfilter.values import TableRules
     from rules.picture.layout import Drawn, DrawnBand, Way
     from rules.picture.model import Picture
-    from rules.values import TableRules
+    from rules.plan.intent import Intent
 
 
 def live_rulesets() -> st.SearchStrategy[Ruleset]:
@@ -145,7 +145,7 @@ def test_every_live_rule_of_a_drawn_chain_is_counted(found: Ruleset) -> None:
 
 
 def is_ours(table: TableRules, chain: str) -> bool:
-    from rules.names import OURS
+    from rules.plan.names import OURS
 
     return chain in OURS[table.table]
 

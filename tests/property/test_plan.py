@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from hypothesis import assume, given
 
-from capture.settings import DECLARED_BY_NAME
-from rules.diff import changes, is_our_jump, ours_in, restore_text
-from rules.flows.words import ON_LO
-from rules.intent import Intent
-from rules.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, OURS
-from rules.parse import tables
-from rules.plan import plan, ruleset
-from rules.values import Dst, Family, Jump, Not, OwnerGid, OwnerUid, Return, Ruleset
+from capture.settings.declared import DECLARED_BY_NAME
+from rules.live.changes import changes, is_our_jump, ours_in, restore_text
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.values import Dst, Family, Jump, Not, OwnerGid, OwnerUid, Return, Ruleset
+from rules.plan.flows.words import ON_LO
+from rules.plan.intent import Intent
+from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, OURS
+from rules.plan.plan import plan, ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
-    from rules.values import Rule
+    from rules.netfilter.values import Rule
 
 
 @given(intent=strategies.intents, family=strategies.families)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 
-from rules.plan import ruleset
-from rules.reasons import explained
-from rules.values import Block, Family, Foreign, Return, Rule, Ruleset, TableRules
+from rules.live.reasons import explained
+from rules.netfilter.values import Block, Family, Foreign, Return, Rule, Ruleset, TableRules
+from rules.plan.plan import ruleset
 from tests.property.strategies import families, intents
 
 if TYPE_CHECKING:
-    from rules.intent import Intent
+    from rules.plan.intent import Intent
 
 
 def without_reasons(planned: Ruleset) -> Ruleset:

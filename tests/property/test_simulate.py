@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.flows import outbound
-from rules.plan import plan, ruleset
-from rules.simulate import STATES, Became, Direction, Host, Local, Packet, simulate
-from rules.values import Block, Family, Foreign, Rule, Ruleset, TableRules
+from rules.netfilter.values import Block, Family, Foreign, Rule, Ruleset, TableRules
+from rules.plan.flows import outbound
+from rules.plan.plan import plan, ruleset
+from rules.simulator.simulate import STATES, Became, Direction, Host, Local, Packet, simulate
 from tests.property import strategies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.intent import Intent
-    from rules.simulate import Address
+    from rules.plan.intent import Intent
+    from rules.simulator.simulate import Address
 
 LOCAL = (
     Local("eth0", IPv4Address("10.244.0.5"), 24),

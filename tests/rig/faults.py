@@ -26,16 +26,18 @@ import pyroute2  # noqa: F401 # once, so that each fork has it
 
 import capture
 import rules
-from capture import apply, init, kernel, netns, routing
-from capture.apply import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
-from capture.facts import read_facts
-from capture.kernel import LEGACY, Iptables
-from capture.live import read_live
-from capture.process import SUPERUSER_PATH
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules.plan import NOTHING, plan
-from rules.values import Family, assert_never
+from capture import init
+from capture.apply import transaction
+from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
+from capture.host.facts import read_facts
+from capture.host.live import read_live
+from capture.kernel import iptables, netns, routing
+from capture.kernel.iptables import LEGACY, Iptables
+from capture.kernel.process import SUPERUSER_PATH
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.netfilter.values import Family, assert_never
+from rules.plan.plan import NOTHING, plan
 from tests.rig.namespace import entered
 from tests.rig.pod import Result
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, TypeAlias
 
-    from capture.apply import Act
+    from capture.apply.transaction import Act
     from tests.rig.pod import Pod
 
 # What a run imports when it needs it, here at once: some faults leave nothing readable where the code may be.
@@ -142,7 +144,7 @@ def steps_in(pod: Pod, arguments: Sequence[str], backend: str) -> list[Act]:
         settings = Settings.load(list(arguments), {})
         facts = read_facts({}, f"/etc/netns/{pod.inside.name}/resolv.conf")
         planned = NOTHING if settings.cleanup_only else plan(resolve(settings, facts).intent)
-        return list(apply.steps(read_live(facts), planned, backend))
+        return list(transaction.steps(read_live(facts), planned, backend))
 
 
 # --- the faults -------------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def armed_commit(fault: Fault, commit: Commit, folder: Path) -> Armed:
             return made
         case Fault.NO_RESTORE | Fault.NO_SAVE | Fault.RESTORE_GONE | Fault.SAVE_GONE:
             verb = "restore" if fault in (Fault.NO_RESTORE, Fault.RESTORE_GONE) else "save"
-            names = [f"{commit.tool}-{verb}", f"{kernel.PROGRAM[commit.tool.family]}-{verb}"]
+            names = [f"{commit.tool}-{verb}", f"{iptables.PROGRAM[commit.tool.family]}-{verb}"]
             goes_now = fault in (Fault.NO_RESTORE, Fault.NO_SAVE)
             return without(folder, names, 0 if goes_now else commit.restore)
         case Fault.LOCK:
@@ -377,7 +379,7 @@ def locked_out(folder: Path, restore: int) -> Armed:
         fcntl.flock(os.open(lock, os.O_CREAT | os.O_RDWR), fcntl.LOCK_EX)
 
     def prepare() -> None:
-        kernel.LOCK_WAIT = 1
+        iptables.LOCK_WAIT = 1
         before_restore(restore, take)
 
     return Armed({"XTABLES_LOCKFILE": str(lock)}, [prepare])

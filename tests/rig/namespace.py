@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture import netns
+from capture.kernel import netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

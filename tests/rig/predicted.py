@@ -5,17 +5,17 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from rules.names import PASSTHROUGH
-from rules.simulate import Became, Direction, Host, Local, Packet
-from rules.values import Family
+from rules.netfilter.values import Family
+from rules.plan.names import PASSTHROUGH
+from rules.simulator.simulate import Became, Direction, Host, Local, Packet
 from tests.rig.pod import ADDRESSES, OUTSIDE, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Address, IPv6Address
 
-    from rules.plan import Routing
-    from rules.simulate import Trace
+    from rules.plan.plan import Routing
+    from rules.simulator.simulate import Trace
 
 LOCAL = (
     Local("eth0", ip_address(ADDRESSES[4]), 24),

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, NoReturn
 
-from capture import netns
+from capture.kernel import netns
 from tests.rig.traffic import acting_as, answer
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture import checked
 from capture.errors import quoted
-from capture.settings import DECLARED
+from capture.settings import parsers
+from capture.settings.declared import DECLARED
 
 anything = st.one_of(
     st.text(max_size=30),
@@ -38,7 +38,7 @@ def test_a_reader_answers_or_raises_a_sentence(read: Any, text: str) -> None:
 def test_nothing_but_one_word_reaches_a_rule_as_an_interface(text: str) -> None:
     """No space, quote, backslash, control character or leading dash or exclamation mark."""
     with contextlib.suppress(ValueError):
-        name = checked.interface(text)
+        name = parsers.interface(text)
         assert name == text
         assert 1 <= len(name) <= 15
         assert not set(name) & set(" \t\n\"'\\!;/,*")
@@ -51,15 +51,15 @@ def test_nothing_but_one_word_reaches_a_rule_as_an_interface(text: str) -> None:
 @given(text=anything)
 def test_a_number_is_read_from_digits_alone(text: str) -> None:
     """A port and an id are decimal; a mark and a table take Go's notations, and nothing around them."""
-    for read in (checked.port, checked.mark, checked.routing_table):
+    for read in (parsers.port, parsers.mark, parsers.routing_table):
         with contextlib.suppress(ValueError):
-            assert 1 <= read(text) <= checked.HIGHEST_U32
+            assert 1 <= read(text) <= parsers.HIGHEST_U32
             assert text.isascii()
             assert text.isalnum() or "_" in text
             assert text == text.strip()
     with contextlib.suppress(ValueError):
-        for owner in checked.owners(text):
-            assert isinstance(owner, checked.Name) or 0 <= owner <= checked.HIGHEST_ID
+        for owner in parsers.owners(text):
+            assert isinstance(owner, parsers.Name) or 0 <= owner <= parsers.HIGHEST_ID
 
 
 @settings(deadline=None)
@@ -67,11 +67,11 @@ def test_a_number_is_read_from_digits_alone(text: str) -> None:
 def test_a_range_of_ports_is_read_in_both_spellings(low: int, high: int, between: str) -> None:
     """And refused, with the right way round, if it runs backwards."""
     if low <= high:
-        read = checked.port_range(f"{low}{between}{high}")
+        read = parsers.port_range(f"{low}{between}{high}")
         assert (read.first, read.last) == (low, high)
     else:
         with pytest.raises(ValueError, match=f"give {high}-{low}"):
-            checked.port_range(f"{low}{between}{high}")
+            parsers.port_range(f"{low}{between}{high}")
 
 
 @settings(deadline=None)
@@ -79,7 +79,7 @@ def test_a_range_of_ports_is_read_in_both_spellings(low: int, high: int, between
 def test_a_list_drops_empty_entries_and_spaces_only(text: str) -> None:
     """Every other entry is read or refused; none is lost."""
     entries = [entry.strip(" ") for entry in text.split(",")]
-    assert checked.entries(text) == [entry for entry in entries if entry]
+    assert parsers.entries(text) == [entry for entry in entries if entry]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_value_in_a_message_is_one_readable_line(value: str, shown: str) -> No
 
 def test_users_of_ports_are_some() -> None:
     """An exclusion for nobody would be accepted and do nothing."""
-    assert checked.port_of_users("tcp:80,443:1000-2000").protocols == ("tcp",)
+    assert parsers.port_of_users("tcp:80,443:1000-2000").protocols == ("tcp",)
     for text in ("tcp:80:", "tcp:80:,", "tcp", "", "tcp:80:x", "a:b:c:d", "icmp:80:5"):
         with pytest.raises(ValueError, match=r"\S"):
-            checked.port_of_users(text)
+            parsers.port_of_users(text)

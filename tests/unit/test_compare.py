@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from rules.compare import Kind, aligned, compare, not_tracked
-from rules.intent import Intent
-from rules.parse import tables
-from rules.plan import ruleset
-from rules.render import rule_text
-from rules.values import DPort, Family, Ports, Return, Rule, Ruleset, network
+from rules.live.drift import Kind, aligned, compare, not_tracked
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import DPort, Family, Ports, Return, Rule, Ruleset, network
+from rules.plan.intent import Intent
+from rules.plan.plan import ruleset
 
 PLANNED = ruleset(Intent(outbound_ports_exclude=(Ports.one(22), Ports.one(23))), Family.V4)
 

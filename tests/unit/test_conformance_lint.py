@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from capture.argv import read_argv
+from capture.commands.explanation import explanation
 from capture.errors import BadSettings
-from capture.explanation import explanation
-from capture.facts import Facts
-from capture.netlink import Address
-from capture.resolve import resolve
-from capture.settings import DECLARED_BY_FLAG, DECLARED_BY_NAME, FLAGS, SWITCHES, Settings
-from rules.fates import Fates
-from rules.plan import plan
-from rules.values import Family
+from capture.host.facts import Facts
+from capture.kernel.netlink import Address
+from capture.settings.argv import read_argv
+from capture.settings.declared import DECLARED_BY_FLAG, DECLARED_BY_NAME, FLAGS, SWITCHES, Settings
+from capture.settings.resolve import resolve
+from rules.analysis.reachability import Fates
+from rules.netfilter.values import Family
+from rules.plan.plan import plan
 from tests.conftest import SHARED
 
 if TYPE_CHECKING:
-    from rules.intent import Intent
+    from rules.plan.intent import Intent
 
 RECORDS = SHARED / "conformance" / "cases.jsonl"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rules.diff import changes, holds_ours, is_our_jump, ours_in, restore_text
-from rules.intent import Intent
-from rules.parse import tables
-from rules.plan import ruleset
-from rules.values import Family, ForeignTarget, Jump, Rule, Ruleset
+from rules.live.changes import changes, holds_ours, is_our_jump, ours_in, restore_text
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.values import Family, ForeignTarget, Jump, Rule, Ruleset
+from rules.plan.intent import Intent
+from rules.plan.plan import ruleset
 
 PLANNED = ruleset(Intent(), Family.V4)
 SAVED = """\

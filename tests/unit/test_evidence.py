@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture import evidence
-from capture.diagnosis import REGISTERED
-from capture.evidence import MATCH, MISSING, OK, TARGET, UNKNOWN, Extension, all_extensions, of_extension
-from rules.intent import Intent
-from rules.parse import SPOKEN_MODULES
-from rules.plan import plan
-from rules.values import Family
+from capture.kernel.diagnosis import REGISTERED
+from capture.preflight import modules
+from capture.preflight.modules import MATCH, MISSING, OK, TARGET, UNKNOWN, Extension, all_extensions, of_extension
+from rules.netfilter.iptables_parse import SPOKEN_MODULES
+from rules.netfilter.values import Family
+from rules.plan.intent import Intent
+from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,20 +39,20 @@ class Node:
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A kernel of which nothing is known."""
     nowhere = str(tmp_path / "nowhere")
-    monkeypatch.setattr(evidence, "REGISTERED", dict.fromkeys(REGISTERED, (nowhere, nowhere)))
-    monkeypatch.setattr(evidence, "PROC_MODULES", str(tmp_path / "modules"))
-    monkeypatch.setattr(evidence, "SYS_MODULE", str(tmp_path / "sys"))
-    monkeypatch.setattr(evidence, "PROC_CONFIG", str(tmp_path / "config.gz"))
-    monkeypatch.setattr(evidence, "BOOT_CONFIG", str(tmp_path / "boot-config"))
-    monkeypatch.setattr(evidence, "MODULES_DISABLED", str(tmp_path / "modules_disabled"))
-    monkeypatch.setattr(evidence, "FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr(modules, "REGISTERED", dict.fromkeys(REGISTERED, (nowhere, nowhere)))
+    monkeypatch.setattr(modules, "PROC_MODULES", str(tmp_path / "modules"))
+    monkeypatch.setattr(modules, "SYS_MODULE", str(tmp_path / "sys"))
+    monkeypatch.setattr(modules, "PROC_CONFIG", str(tmp_path / "config.gz"))
+    monkeypatch.setattr(modules, "BOOT_CONFIG", str(tmp_path / "boot-config"))
+    monkeypatch.setattr(modules, "MODULES_DISABLED", str(tmp_path / "modules_disabled"))
+    monkeypatch.setattr(modules, "FOLDERS", (str(tmp_path),))
     forget()
     yield Node(tmp_path)
     forget()
 
 
 def forget() -> None:
-    for known in (evidence.loaded, evidence.built_in, evidence.on_disk, evidence.configured):
+    for known in (modules.loaded, modules.built_in, modules.on_disk, modules.configured):
         known.cache_clear()
 
 
@@ -115,7 +115,7 @@ def test_a_kernel_that_loads_no_more_modules_lacks_what_is_not_loaded(node: Node
 
 def test_what_the_plan_needs_is_read_from_its_rules() -> None:
     """The plainest capture needs these and nothing else; and all that any plan can need is listed."""
-    names = {(extension.kind, extension.name) for extension in evidence.extensions(plan(Intent()))}
+    names = {(extension.kind, extension.name) for extension in modules.extensions(plan(Intent()))}
     assert names == {(MATCH, "owner"), (MATCH, "tcp"), (TARGET, "REDIRECT")}
     known = {(extension.kind, extension.name) for extension in all_extensions(Family.V4)}
     assert names < known

@@ -6,12 +6,12 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from rules.fates import Fate, Fates, Walk, unmet
-from rules.intent import Intent, Uids
-from rules.packets import everything, outside, overlap, remainder
-from rules.parse import tables
-from rules.plan import plan
-from rules.values import OUTPUT, PREROUTING, Accept, Drop, Family, Ruleset
+from rules.analysis.boxes import everything, outside, overlap, remainder
+from rules.analysis.reachability import Fate, Fates, Walk, unmet
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.values import OUTPUT, PREROUTING, Accept, Drop, Family, Ruleset
+from rules.plan.intent import Intent, Uids
+from rules.plan.plan import plan
 
 HOOK = "-A OUTPUT -j A"
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture import kernel, process
-from capture.diagnosis import line_number, permission_hint, said
 from capture.errors import BackendUnusable
-from capture.kernel import Iptables
-from capture.live import Live
+from capture.host.live import Live
+from capture.kernel import iptables, process
+from capture.kernel.diagnosis import line_number, permission_hint, said
+from capture.kernel.iptables import Iptables
+from capture.kernel.process import Completed, locate, read_words, run
 from capture.log import timestamp
-from capture.process import Completed, locate, read_words, run
-from rules.values import Family
+from rules.netfilter.values import Family
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def test_without_a_path_the_superusers_folders_are_searched(tmp_path: Path, monk
     assert locate("our-tool") == there
 
 
-@pytest.mark.parametrize("backend", kernel.BACKENDS)
+@pytest.mark.parametrize("backend", iptables.BACKENDS)
 def test_a_plain_name_counts_only_if_it_is_known_to_be_of_the_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
@@ -123,14 +123,14 @@ def test_a_plain_name_counts_only_if_it_is_known_to_be_of_the_backend(
 def test_a_lock_file_that_can_be_opened_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then it is everybody's lock that protects us, and nothing is said in the environment."""
     monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
-    monkeypatch.setattr(kernel, "LOCK_FILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setattr(iptables, "LOCK_FILE", str(tmp_path / "xtables.lock"))
     assert "XTABLES_LOCKFILE" not in Iptables("legacy", Family.V4).environ()
 
 
 def test_a_lock_file_that_cannot_be_opened_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a file that stands for this namespace; not for nft, which has no lock; and an operator's choice stands."""
     monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
-    monkeypatch.setattr(kernel, "LOCK_FILE", str(tmp_path / "read-only" / "xtables.lock"))
+    monkeypatch.setattr(iptables, "LOCK_FILE", str(tmp_path / "read-only" / "xtables.lock"))
     assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"].startswith(f"/proc/{os.getpid()}/fd/")
     assert "XTABLES_LOCKFILE" not in Iptables("nft", Family.V4).environ()
     monkeypatch.setenv("XTABLES_LOCKFILE", "/dev/null")
@@ -157,7 +157,7 @@ def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
 def test_nothing_saved_is_an_empty_ruleset() -> None:
     """For a family and a backend that nobody used."""
     live = Live({}, {}, {family: frozenset() for family in Family}, None)
-    for backend in kernel.BACKENDS:
+    for backend in iptables.BACKENDS:
         assert live.saved(Iptables(backend, Family.V6)).ruleset.tables == ()
         assert not live.holds_ours(backend)
         assert not live.holds_rules(backend)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.explanation import alternatives, explanation
-from capture.facts import Facts
-from capture.host import Process
-from capture.netlink import Address
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules import lint
-from rules.fates import Fates
-from rules.plan import plan
-from rules.values import Family
+from capture.commands.explanation import alternatives, explanation
+from capture.host.facts import Facts
+from capture.host.place import Process
+from capture.kernel.netlink import Address
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.analysis.reachability import Fates
+from rules.explain import lint
+from rules.netfilter.values import Family
+from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.explanation import FindingModel
+    from capture.commands.explanation import FindingModel
 
 POD = Facts((Address(ip_address("10.244.0.5"), 24),), resolv_conf="nameserver 10.96.0.10\n")
 DUAL = POD.but(addresses=(*(POD.addresses or ()), Address(ip_address("fd00:244::5"), 64)))

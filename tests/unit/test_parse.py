@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.parse import NotSaveText, tables, tokens
-from rules.render import rule_text
-from rules.values import (
+from rules.netfilter.iptables_parse import NotSaveText, tables, tokens
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import (
     Accept,
     Block,
     CtState,

@@ -10,20 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rules.counters import Count, counters
-from rules.flows.words import TCP, UDP
-from rules.intent import TPROXY, Intent, UdpPolicy
-from rules.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_REDIRECT
-from rules.parse import tables
-from rules.picture.dot import dot
-from rules.picture.mermaid import mermaid
-from rules.picture.model import Kind, picture
-from rules.picture.svg import COLOURS, PAGE, svg
-from rules.picture.text import cut, shown, width, wrapped
-from rules.picture.words import asked
-from rules.plan import ruleset
-from rules.reasons import explained
-from rules.values import (
+from rules.live.reasons import explained
+from rules.netfilter.counters import Count, counters
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.values import (
     CtState,
     DPort,
     DPorts,
@@ -44,14 +34,24 @@ from rules.values import (
     SPort,
     Src,
 )
+from rules.picture.dot import dot
+from rules.picture.mermaid import mermaid
+from rules.picture.model import Kind, picture
+from rules.picture.svg import COLOURS, PAGE, svg
+from rules.picture.text import cut, shown, width, wrapped
+from rules.picture.words import asked
+from rules.plan.flows.words import TCP, UDP
+from rules.plan.intent import TPROXY, Intent, UdpPolicy
+from rules.plan.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_REDIRECT
+from rules.plan.plan import ruleset
 from tests import write_pictures
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rules.netfilter.values import Match
     from rules.picture.model import Card, Picture, Row
-    from rules.values import Match
 
 HERE = IPv4Network("127.0.0.1/32")
 TEN = IPv4Network("10.0.0.0/8")

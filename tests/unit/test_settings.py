@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from capture.checked import Name
 from capture.errors import BadSettings
-from capture.facts import Facts
-from capture.model import SettingsModel
-from capture.resolve import resolve
-from capture.settings import DECLARED, DECLARED_BY_FLAG, DECLARED_BY_NAME, Said, Settings
-from rules.values import ALL, Ports
+from capture.host.facts import Facts
+from capture.schemas.settings import SettingsModel
+from capture.settings.declared import DECLARED, DECLARED_BY_FLAG, DECLARED_BY_NAME, Said, Settings
+from capture.settings.parsers import Name
+from capture.settings.resolve import resolve
+from rules.netfilter.values import ALL, Ports
 from tests.rig.pod import ROOT
 
 CONTRACT: list[tuple[str, str, str, Any]] = [

@@ -7,26 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rules.intent import TPROXY, Intent
-from rules.parse import tables
-from rules.plan import Routing, plan
-from rules.render import match_text
-from rules.simulate import (
-    ESTABLISHED,
-    INVALID,
-    MOST_WORLDS,
-    RELATED,
-    UNTRACKED,
-    Became,
-    Direction,
-    Host,
-    Local,
-    Packet,
-    conclusion,
-    in_any_order,
-    simulate,
-)
-from rules.values import (
+from rules.netfilter.iptables_parse import tables
+from rules.netfilter.iptables_text import match_text
+from rules.netfilter.values import (
     BUILT_IN,
     Block,
     ConnMark,
@@ -54,11 +37,28 @@ from rules.values import (
     Src,
     TableRules,
 )
+from rules.plan.intent import TPROXY, Intent
+from rules.plan.plan import Routing, plan
+from rules.simulator.simulate import (
+    ESTABLISHED,
+    INVALID,
+    MOST_WORLDS,
+    RELATED,
+    UNTRACKED,
+    Became,
+    Direction,
+    Host,
+    Local,
+    Packet,
+    conclusion,
+    in_any_order,
+    simulate,
+)
 from tests.rig import predicted
 
 if TYPE_CHECKING:
-    from rules.simulate import Step, Trace
-    from rules.values import Match
+    from rules.netfilter.values import Match
+    from rules.simulator.simulate import Step, Trace
 
 SERVICE, POD, CLIENT = ip_address("9.9.9.9"), ip_address("10.244.0.5"), ip_address("192.0.2.1")
 HERE = predicted.host()

@@ -7,12 +7,12 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from capture.facts import Facts
-from capture.netlink import Address
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules.plan import plan
-from rules.simulate import Became, simulate
+from capture.host.facts import Facts
+from capture.kernel.netlink import Address
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.plan.plan import plan
+from rules.simulator.simulate import Became, simulate
 from tests.netns.test_conformance import USERS
 from tests.rig import predicted
 from tests.rig.pod import ADDRESSES, GATEWAY
@@ -20,8 +20,8 @@ from tests.rig.pod import ADDRESSES, GATEWAY
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rules.plan import Plan
-    from rules.simulate import Host, Trace
+    from rules.plan.plan import Plan
+    from rules.simulator.simulate import Host, Trace
 
 FEWEST = 12_000
 """Recorded connections. If there are fewer, the test says less than it claims."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from capture.explanation import Explanation, explanation
-from capture.resolve import resolve
-from capture.settings import Settings
-from rules.plan import plan
-from rules.render import rule_text
-from rules.summary import summary
-from rules.values import Family, Ports
+from capture.commands.explanation import Explanation, explanation
+from capture.settings.declared import Settings
+from capture.settings.resolve import resolve
+from rules.explain.summary import summary
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import Family, Ports
+from rules.plan.plan import plan
 from tests.unit.test_lint import DUAL, POD
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rules.parse import tables
-from rules.usurp import usurps
+from rules.live.precedence import usurps
+from rules.netfilter.iptables_parse import tables
 
 CHAINS = """\
 :TAKES - [0:0]

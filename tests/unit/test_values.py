@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rules.intent import Intent
-from rules.values import (
+from rules.netfilter.values import (
     ALL,
     Accept,
     All,
@@ -35,6 +34,7 @@ from rules.values import (
     assert_never,
     when,
 )
+from rules.plan.intent import Intent
 
 if TYPE_CHECKING:
     from typing import ClassVar

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.flows.words import ONE_RULE_EACH, going_to, merged, port_matches
-from rules.values import DPort, DPorts, Dst, Ports, network, places
+from rules.netfilter.values import DPort, DPorts, Dst, Ports, network, places
+from rules.plan.flows.words import ONE_RULE_EACH, going_to, merged, port_matches
 
 near = st.tuples(st.integers(1, 400), st.integers(0, 3)).map(lambda it: Ports(it[0], it[0] + it[1]))
 far = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda ends: Ports(min(ends), max(ends)))

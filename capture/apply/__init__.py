@@ -1,0 +1,1 @@
+"""Steps, the transaction, undoing, removing, and proving."""

@@ -1,0 +1,117 @@
+"""Making a namespace hold what is planned, one run at a time, and where that is refused."""
+
+from __future__ import annotations
+
+from capture.apply import transaction
+from capture.errors import KernelRefused, NotPutBack, OtherMesh, WrongPlace
+from capture.host.live import choose_backend, read_live
+from capture.host.place import signs_of_a_node
+from capture.kernel import netns
+from capture.kernel.iptables import BACKENDS, Iptables
+from rules.live.meshes import chains_of_other_meshes, native_tables
+from rules.netfilter.values import Family
+from rules.plan.plan import NOTHING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.host.facts import Facts
+    from capture.host.live import Live
+    from capture.log import Log
+    from capture.settings.declared import Settings
+    from rules.plan.plan import Plan
+
+ATTEMPTS = 3
+"""How often we look and write, if others change the rules in between."""
+
+
+def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
+    """Make the namespace hold what is planned, and nothing else of ours.
+
+    A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
+    """
+    with netns.locked():
+        converge_locked(settings, facts, planned, log)
+
+
+def converge_locked(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
+    """The same for a caller that keeps other runs out itself."""
+    for attempt in range(1, ATTEMPTS + 1):
+        live = read_live(facts)
+        try:
+            converge_from(live, settings, planned, log)
+            return
+        except NotPutBack:
+            raise
+        except KernelRefused as refused:
+            if attempt == ATTEMPTS or same_rules(live, read_live(facts)):
+                raise
+            log.warn(f"others changed rules meanwhile, trying again ({attempt} of {ATTEMPTS - 1}): {refused.what}")
+
+
+def same_rules(one: Live, other: Live) -> bool:
+    """Whether two readings found the same rules, ours and those of others."""
+    return all(
+        one.saved(tool).ruleset == other.saved(tool).ruleset
+        for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
+    )
+
+
+def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
+    if planned is not NOTHING:
+        refuse(live, settings)
+    chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+    log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
+    doing = list(
+        transaction.steps(live, planned, chosen.backend, take_over=settings.take_over and planned is not NOTHING)
+    )
+    if doing:
+        transaction.apply(doing, live, log)
+        if planned is not NOTHING:
+            log.info("The capture is in place")
+    elif planned is not NOTHING:
+        for ruleset in planned.rulesets:
+            if ruleset.tables:
+                tool = Iptables(chosen.backend, ruleset.family)
+                log.info(f"{tool}-save says:\n{live.saved(tool).text.strip()}")
+        log.info("The capture is already in place: nothing was changed")
+
+
+def refuse(live: Live, settings: Settings) -> None:
+    """Raises WrongPlace or OtherMesh where these settings are not to be applied."""
+    if not settings.allow_host:
+        refuse_a_node(live)
+    refuse_another_mesh(live, take_over=settings.take_over)
+
+
+def refuse_a_node(live: Live) -> None:
+    """Raises WrongPlace in the namespace of a Kubernetes node."""
+    signs = signs_of_a_node(live.chains(), live.table_names())
+    if signs:
+        more = f" and {len(signs) - 3} more" if len(signs) > 3 else ""
+        raise WrongPlace(
+            "this is the network namespace of a Kubernetes node, not of a pod; nothing was touched",
+            details=[("recognised by", ", ".join(signs[:3]) + more)],
+            hint="a pod with hostNetwork: true must not run this; --allow-host does it all the same",
+        )
+
+
+def refuse_another_mesh(live: Live, *, take_over: bool) -> None:
+    """Raises OtherMesh where another mesh captures already: each would hand the other's proxy its traffic."""
+    native = native_tables(live.table_names())
+    if native:
+        raise OtherMesh(
+            "another mesh captures here with tables of nf_tables; nothing was touched",
+            details=[("its tables", ", ".join(native))],
+            hint="remove them with that mesh's tool, or with `nft delete table`; --take-over replaces chains of "
+            "iptables only",
+        )
+    found: dict[str, dict[str, None]] = {}
+    for saved in (*live.nft.values(), *live.legacy.values()):
+        for mesh, _, chain in chains_of_other_meshes(saved.ruleset):
+            found.setdefault(mesh, {})[chain] = None
+    if found and not take_over:
+        raise OtherMesh(
+            f"the chains of another mesh are here ({', '.join(found)}); nothing was touched",
+            details=[(mesh, ", ".join(chains)) for mesh, chains in found.items()],
+            hint="--take-over removes them in the commit that brings ours; or keep that mesh out of this pod",
+        )

@@ -1,0 +1,487 @@
+"""The order of acts: from what is live to what is planned, in tables, families, backends and routing, or back.
+
+iptables-restore is atomic per table of one family and no further. A run is a list of steps, each with its undoing;
+if one is refused, those before it are undone in reverse, and the namespace is as it was.
+
+What lets rules work (addresses, routes) comes before them and goes after them. IPv6 goes before IPv4: it is the
+family whose kernel support is most often missing, and when it is refused IPv4 has not been touched. What must be
+removed from the other backend goes behind both, so that at no instant neither holds rules.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
+from capture.kernel import netlink
+from capture.kernel.iptables import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NFT, OUR_TABLES, Iptables
+from rules.live.changes import RemoveChain, changes, changes_back, holds_ours, is_our_jump, is_ours, restore_text
+from rules.live.leftovers import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
+from rules.live.meshes import chains_of_other_meshes
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import BUILT_IN, Family, ForeignTarget, Jump, Ruleset, TableRules, Value
+from rules.plan.names import PROTOCOL, RULE_PRIORITY
+from rules.plan.plan import Routing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import TypeAlias
+
+    from capture.host.live import Live
+    from capture.log import Log
+    from rules.live.changes import Change
+    from rules.netfilter.values import Target
+    from rules.plan.plan import Plan
+
+ORDER = (Family.V6, Family.V4)
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+ATTEMPTS = 3
+"""How often a table is looked at again that others are changing while we take it away."""
+
+# `capture.kernel.routing` is imported by the steps that need it, so that an IPv4 capture by REDIRECT does not pay.
+
+
+class Restore(Value):
+    """One family in one backend: the changes to make, and what of ours was there before."""
+
+    tool: Iptables
+    changes: tuple[Change, ...]
+    text: str
+    """The changes as iptables-restore is given them."""
+    planned: Ruleset
+    before: Ruleset
+    """All that was there, so that undoing it finds every jump's place."""
+    also: frozenset[str] = frozenset()
+    """The chains of others that are taken over."""
+
+    def __str__(self) -> str:
+        return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
+
+    @property
+    def family(self) -> Family:
+        return self.tool.family
+
+    def tell_of_waiting(self, log: Log) -> None:
+        """Say so if iptables will have to wait for its lock, which is one for the whole host."""
+        if self.tool.backend == LEGACY:
+            from capture.kernel.locks import holders_of
+
+            path = self.tool.environ().get("XTABLES_LOCKFILE", LOCK_FILE)
+            holders = holders_of(path)
+            if holders:
+                log.warn(
+                    f"waiting for the lock of iptables, {path}, up to {LOCK_WAIT} s: {', '.join(holders)} holds it"
+                )
+
+    def do(self) -> None:
+        self.tool.restore(self.changes, self.text)
+
+    def check(self, log: Log) -> None:
+        """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
+        now = self.tool.save()
+        missing = changes(now.ruleset, self.planned, self.also)
+        if missing:
+            raise KernelRefused(
+                f"{self.tool}-restore reported success, but the {self.tool.family.value} rules differ",
+                details=[("missing", restore_text(missing))],
+                hint="other software may be changing the same chains at the same time; see what runs in the pod",
+            )
+        log.info(f"{self.tool}-save says:\n{now.text.strip()}")
+
+    def undo(self) -> None:
+        """Put back what was in the tables of this step. Where we had nothing the chain that remembers stays meanwhile:
+        see `rules.live.leftovers`.
+        """
+        now = self.tool.save().ruleset
+        left = {taking.table: taking.memory for taking in self.new_tables() if holds_ours(now.table(taking.table))}
+        known = {table.table for table in self.before.tables}
+        tables = [with_memory(table, left.get(table.table)) for table in self.before.tables]
+        tables += [TableRules(table, (memory,), ()) for table, memory in left.items() if table not in known]
+        mine = {change.table for change in self.changes}
+        back = changes_back(now, self.before.but(tables=tuple(tables)), self.also)
+        back = tuple(change for change in back if change.table in mine)
+        if back:
+            self.tool.restore(back, restore_text(back))
+
+    def new_tables(self) -> Iterator[TakeAway]:
+        """The tables of nf_tables in which nothing of ours was before, as undoing leaves them."""
+        if self.tool.backend == NFT:
+            for change in self.changes:
+                if not holds_ours(self.before.table(change.table)):
+                    memory = memory_in(self.planned.table(change.table)) or NOTHING_FOUND
+                    yield TakeAway(self.tool.family, change.table, memory)
+
+
+class SetRouting(Value):
+    """The ip rule and the route by which packets with our mark stay on this host: add them, or remove them."""
+
+    adds: bool
+    routing: Routing
+    rule_priority: int | None
+    """Of the ip rule, or None if it is not of this step."""
+    has_route: bool
+    """Whether the route is of this step."""
+
+    def __str__(self) -> str:
+        family = "ip" if self.routing.family is Family.V4 else "ip -6"
+        verb = "add" if self.adds else "del"
+        lines = []
+        if self.has_route:
+            lines.append(f"{family} route {verb} local default dev lo table {self.routing.table}")
+        if self.rule_priority is not None:
+            mark = f"fwmark {self.routing.mark:#x} lookup {self.routing.table}"
+            lines.append(f"{family} rule {verb} priority {self.rule_priority} {mark}")
+        return ", ".join(lines)
+
+    @property
+    def family(self) -> Family:
+        return self.routing.family
+
+    def do(self) -> None:
+        self.set(adds=self.adds)
+
+    def check(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
+        """Raises KernelRefused if something else is in the place of what was added.
+
+        The kernel knows a rule or a route by less than all that it says: to one that says something else it answers
+        that ours is there already.
+        """
+        if not self.adds:
+            return
+        family, mark, table = self.routing.family, self.routing.mark, self.routing.table
+        ip = "ip" if family is Family.V4 else "ip -6"
+        if not any((route.family, route.table) == (family, table) for route in netlink.local_default_routes()):
+            raise KernelRefused(
+                f"table {table} has a default route of somebody else's, so packets with our mark would follow it",
+                details=[("what is needed", f"{ip} route local default dev lo table {table}")],
+                hint=f"see `{ip} route show table {table}`; remove that route, or give -r a table that nobody uses",
+            )
+        rules = [rule for rule in netlink.policy_rules() if rule.family is family and rule.is_plain]
+        if not any((rule.mark, rule.table) == (mark, table) for rule in rules):
+            raise KernelRefused(
+                f"an ip rule of somebody else's stands in the place of ours for fwmark {mark:#x}",
+                details=[("what is needed", f"{ip} rule fwmark {mark:#x} lookup {table}")],
+                hint=f"see `{ip} rule`; remove that rule, or give -t and -r numbers that nobody uses",
+            )
+
+    def undo(self) -> None:
+        self.set(adds=not self.adds)
+
+    def set(self, *, adds: bool) -> None:
+        """The route is there before a rule looks it up, and stays until none does."""
+        from capture.kernel import routing
+
+        family, mark, table = self.routing.family, self.routing.mark, self.routing.table
+        if adds and self.has_route:
+            routing.add_route(family, table)
+        if self.rule_priority is not None:
+            if adds:
+                routing.add_rule(family, self.rule_priority, mark, table)
+            else:
+                routing.remove_rule(family, self.rule_priority, mark, table)
+        if not adds and self.has_route:
+            routing.remove_route(family, table)
+
+
+class SetPassthroughAddress(Value):
+    """`::6` on lo, from which the proxy hands inbound IPv6 to the application: add it, or remove it."""
+
+    adds: bool
+
+    @property
+    def family(self) -> Family:
+        return Family.V6
+
+    def __str__(self) -> str:
+        return f"ip -6 addr {'add' if self.adds else 'del'} ::6/128 dev lo"
+
+    def do(self) -> None:
+        self.set(adds=self.adds)
+
+    def check(self, log: Log) -> None:
+        """The kernel answered the request itself."""
+
+    def undo(self) -> None:
+        self.set(adds=not self.adds)
+
+    @staticmethod
+    def set(*, adds: bool) -> None:
+        from capture.kernel import routing
+
+        if adds:
+            routing.add_passthrough_address()
+        else:
+            routing.remove_passthrough_address()
+
+
+class LetPacketsPass(Value):
+    """Between two commits of which the second lets go what the first takes over: see `capture.kernel.rcu`."""
+
+    family: Family
+
+    def __str__(self) -> str:
+        return "nothing until packets that met the former rules are through: the next commit lets go what they were for"
+
+    def do(self) -> None:
+        from capture.kernel.rcu import let_packets_pass
+
+        let_packets_pass()
+
+    def check(self, log: Log) -> None:
+        """There is nothing to see."""
+
+    def undo(self) -> None:
+        """The same on the way back."""
+        self.do()
+
+
+class TakeAway(Value):
+    """What iptables-nft made for us in a table that we left (see `rules.live.leftovers`). Done when all else is proved."""
+
+    family: Family
+    table: str
+    memory: str
+    """The chain that remembers what stood there before us."""
+
+    def __str__(self) -> str:
+        family = "ip" if self.family is Family.V4 else "ip6"
+        return f"nft delete, where nothing is left in it: table {family} {self.table} and its built-in chains"
+
+    def do(self, log: Log) -> None:
+        """Nothing of anybody else's can be lost. If others are at work in that table meanwhile, it stays with them."""
+        from capture.kernel.nftables import take_away
+
+        try:
+            for _ in range(ATTEMPTS):
+                there = netlink.nft_chains().get((self.family, self.table), {})
+                ours = [chain for chain in there if chain == self.memory]
+                empty = to_take_away(self.table, there, self.memory)
+                whole = not table_stood_before(self.memory) and len(there) == len(ours) + len(empty)
+                if take_away(self.family, self.table, (*empty, *ours), whole=whole):
+                    return
+            take_away(self.family, self.table, (self.memory,), whole=False)
+        except OSError as error:
+            log.warn(f"an empty table was left behind: `{self}`: {error.strerror}")
+
+
+if TYPE_CHECKING:
+    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass
+    Act: TypeAlias = Step | TakeAway
+
+
+def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -> Iterator[Act]:
+    """What has to be done, in order; nothing if the namespace is as planned.
+
+    `take_over` removes the chains of other meshes in the same commits.
+    """
+    if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
+        yield SetPassthroughAddress(adds=True)
+    yield from routing_to_add(live, planned)
+    wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
+    places = [(tool, wanted[tool.family]) for tool in (Iptables(backend, family) for family in ORDER)]
+    others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
+    places += [(tool, Ruleset(tool.family)) for tool in others]
+    restores = [step for tool, ruleset in places for step in restoring(live, tool, ruleset, take_over=take_over)]
+    yield from handed_over(live, wanted, restores)
+    removals = list(routing_to_remove(live, planned))
+    if restores and removals:
+        yield LetPacketsPass(removals[0].family)
+    yield from removals
+    if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
+        yield SetPassthroughAddress(adds=False)
+    for tool, ruleset in places:
+        yield from emptied(live, tool, ruleset)
+
+
+def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) -> Iterator[Restore]:
+    before = live.saved(tool).ruleset
+    also = frozenset(chain for _, _, chain in chains_of_other_meshes(before)) if take_over else frozenset[str]()
+    planned = remembering(live, tool, planned)
+    needed = changes(before, planned, also)
+    if needed:
+        refuse_if_used(tool, before, needed, also)
+        yield Restore(tool, needed, restore_text(needed), planned, before, also)
+
+
+def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:
+    """Raises ChainInUse if a rule of others leads to a chain that is to go: the kernel would refuse, in fewer words."""
+    for change in needed:
+        table = before.table(change.table)
+        going = {command.chain for command in change.commands if isinstance(command, RemoveChain)}
+        for block in table.blocks if going else ():
+            for rule in block.rules:
+                theirs = not is_ours(table.table, block.chain, also)
+                target = chain_named(rule.target) if theirs else ""
+                if target in going and not (table.is_built_in(block.chain) and is_our_jump(table.table, rule, also)):
+                    raise ChainInUse(
+                        f"a rule of others leads to {target}, which is to be removed; nothing was touched",
+                        details=[("the rule", f"{tool} -t {table.table} -A {block.chain} {rule_text(rule)}")],
+                        hint="delete that rule first: the same command with -D in place of -A",
+                    )
+
+
+def chain_named(target: Target) -> str:
+    """The chain that this target leads to, by a jump or by `-g`; empty if it leads to none."""
+    if isinstance(target, Jump):
+        return target.chain
+    return target.text.removeprefix("-g ") if isinstance(target, ForeignTarget) else ""
+
+
+def handed_over(
+    live: Live, wanted: Mapping[Family, Ruleset], restores: Sequence[Restore]
+) -> Iterator[Restore | LetPacketsPass]:
+    """The same restores; of a family that is captured and stays so, one for each table, and a pause between two.
+
+    Where nothing is captured yet, or nothing will be, one restore does all tables.
+    """
+    captured = {restore.tool.family for restore in restores if restore.also} | {
+        tool.family
+        for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
+        if any(map(holds_ours, live.saved(tool).ruleset.tables))
+    }
+    captured = {family for family in captured if wanted[family].tables}
+    begun = set()
+    for restore in restores:
+        family = restore.tool.family
+        alone = ((change,) for change in restore.changes)
+        for changes_at_once in alone if family in captured else [restore.changes]:
+            if family in captured and family in begun:
+                yield LetPacketsPass(family)
+            begun.add(family)
+            yield restore.but(changes=changes_at_once, text=restore_text(changes_at_once))
+
+
+def remembering(live: Live, tool: Iptables, planned: Ruleset) -> Ruleset:
+    """The plan for this backend, with the chains that remember what stood there before us (`rules.live.leftovers`)."""
+    if tool.backend != NFT:
+        return planned
+    before = live.saved(tool).ruleset
+    tables = []
+    for table in planned.tables:
+        memory = memory_in(before.table(table.table))
+        if memory == NOTHING_FOUND:
+            memory = None
+        elif memory is None and not holds_ours(before.table(table.table)):
+            is_there = table.table in live.nft_tables[tool.family]
+            memory = memory_of(live.nft_chains.get((tool.family, table.table), {})) if is_there else None
+        tables.append(with_memory(table, memory))
+    left = (TableRules(step.table, (step.memory,), ()) for step in emptied(live, tool, planned))
+    return planned.but(tables=(*tables, *left))
+
+
+def emptied(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[TakeAway]:
+    """The tables of nf_tables that hold something of ours, and for which nothing is planned."""
+    if tool.backend == NFT:
+        kept = {table.table for table in planned.tables}
+        for table in live.saved(tool).ruleset.tables:
+            if holds_ours(table) and table.table not in kept:
+                yield TakeAway(tool.family, table.table, memory_in(table) or NOTHING_FOUND)
+
+
+def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
+    """What is planned and not there, whoever put there what is."""
+    rules = {(rule.family, rule.mark, rule.table) for rule in live.policy_rules if rule.is_plain}
+    routes = {(route.family, route.table) for route in live.local_routes}
+    for wanted in planned.routing:
+        lacks_rule = (wanted.family, wanted.mark, wanted.table) not in rules
+        lacks_route = (wanted.family, wanted.table) not in routes
+        if lacks_rule or lacks_route:
+            yield SetRouting(True, wanted, RULE_PRIORITY if lacks_rule else None, lacks_route)
+
+
+def routing_to_remove(live: Live, planned: Plan) -> Iterator[SetRouting]:
+    """What carries our signature and is not planned."""
+    tables = {(wanted.family, wanted.table) for wanted in planned.routing}
+    unwanted = {(r.family, r.table) for r in live.local_routes if r.protocol == PROTOCOL} - tables
+    for rule in live.policy_rules:
+        routing = Routing(rule.family, rule.mark, rule.table)
+        if rule.protocol == PROTOCOL and not (routing in planned.routing and rule.priority == RULE_PRIORITY):
+            has_route = (rule.family, rule.table) in unwanted
+            unwanted.discard((rule.family, rule.table))
+            yield SetRouting(False, routing, rule.priority, has_route)
+    for family, table in sorted(unwanted, key=str):
+        yield SetRouting(False, Routing(family, 0, table), None, True)
+
+
+def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
+    """Do all steps, or none. Raises KernelRefused (or another CaptureError) with the namespace as it was.
+
+    A signal that would end us waits until then: neither we nor the children are stopped half way.
+    """
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        do_all_or_none([step for step in doing if not isinstance(step, TakeAway)], live, log)
+        for step in doing:
+            if isinstance(step, TakeAway):
+                log.info(f"Running {step}")
+                step.do(log)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+
+def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
+    for step in doing:
+        if isinstance(step, Restore):
+            step.tool.require()
+    done: list[Step] = []
+    try:
+        for step in doing:
+            done.append(step)
+            log.info(f"Running {step}")
+            if isinstance(step, Restore):
+                step.tell_of_waiting(log)
+            try:
+                step.do()
+            except OSError as error:
+                raise KernelRefused(f"the kernel refused `{step}`: {error.strerror or error}") from error
+        for step in doing:
+            step.check(log)
+    except BaseException as error:
+        put_back(done, live, log, error)
+        raise
+
+
+def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -> None:
+    """Undo these steps, the last one first. Raises NotPutBack if that fails.
+
+    Where one fails, nothing more of its family is undone: what is behind it in time may be what its rules need, or the
+    rules that they replaced. The other family does not suffer for it.
+    """
+    failed: dict[Family, CaptureError | OSError] = {}
+    for step in reversed(done):
+        if step.family not in failed:
+            try:
+                step.undo()
+            except (CaptureError, OSError) as second:
+                failed[step.family] = second
+    try:
+        if live.nft_error is None:
+            take_new_tables_away(done, live, log)
+    except OSError as second:
+        failed.setdefault(Family.V4, second)
+    if failed:
+        raise NotPutBack(
+            "a change failed, and putting back what was there failed too: the namespace may be half configured",
+            details=[("the failure", str(error)), *(("putting back", str(second)) for second in failed.values())],
+            hint="run it again, or remove what is there with `capture clean`",
+        ) from next(iter(failed.values()))
+    log.warn("the namespace is as it was")
+
+
+def take_new_tables_away(done: Sequence[Step], live: Live, log: Log) -> None:
+    """Take away the tables of nf_tables, and built-in chains in them, that are new and empty. Raises OSError."""
+    from capture.kernel.nftables import take_away
+
+    chains = netlink.nft_chains()
+    for step in done:
+        for taking in step.new_tables() if isinstance(step, Restore) else ():
+            if taking.memory in chains.get((taking.family, taking.table), {}):
+                taking.do(log)
+    chains = netlink.nft_chains()
+    for family, names in netlink.nft_tables()[0].items():
+        for name in sorted(names & OUR_TABLES):
+            there, before = (found.get((family, name), {}) for found in (chains, live.nft_chains))
+            new = [chain for chain, used in there.items() if chain in BUILT_IN[name] - before.keys() and not used]
+            take_away(family, name, new, whole=name not in live.nft_tables[family])

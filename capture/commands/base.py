@@ -1,0 +1,158 @@
+"""What all commands share. The one that pods run has no name and does not pass through here: see `capture.__main__`.
+
+Settings are read by `capture.settings.declared` in every command, because their grammar is pflag's and their
+declarations are needed where click is not; click does the commands, their own options, and the help.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from capture import __version__
+from capture.__main__ import COMMANDS
+from capture.errors import CaptureError
+from capture.host.facts import read_facts
+from capture.kernel import netns
+from capture.log import Log
+from capture.settings.argv import read_argv
+from capture.settings.declared import DECLARED, FLAGS, SWITCHES, Said, Settings
+from capture.settings.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from capture.host.facts import Facts
+    from capture.settings.resolve import Resolved
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+SETTINGS_KEY = "capture.settings.declared"
+
+
+class SettingsCommand(click.Command):
+    """A command that takes every setting, besides options and words of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        own = {name: option for option in options for name in option.opts}
+        switches = {name for name, option in own.items() if option.is_flag}
+        arguments, unreadable = read_argv(args, FLAGS | own.keys(), switches=SWITCHES | switches)
+        for_click = []
+        for argument in arguments:
+            if argument.flag in switches:
+                for_click.append(argument.flag)
+            elif argument.flag in own:
+                for_click += [argument.flag, argument.value]
+        if any(isinstance(option, click.Argument) for option in self.get_params(ctx)):
+            for_click += ["--", *(refusal.value or "" for refusal in unreadable if refusal.source == "argument")]
+            unreadable = [refusal for refusal in unreadable if refusal.source != "argument"]
+        rest = super().parse_args(ctx, for_click)
+        said = [argument for argument in arguments if argument.flag not in own]
+        with reporting():
+            ctx.meta[SETTINGS_KEY] = Settings.from_arguments(said, unreadable, os.environ)
+        return rest
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Settings"):
+            formatter.write_dl([help_of(setting) for setting in DECLARED])
+
+
+class reporting:  # noqa: N801 # reads as a statement: with reporting()
+    """Turns what the operator can act on into words and an exit status."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, CaptureError):
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_status)
+
+
+def help_of(setting: Said) -> tuple[str, str]:
+    """A setting's line in the help: how it is given, and what it means."""
+    flags = ", ".join(filter(None, (setting.short, setting.long)))
+    where = f"variable {' or '.join(setting.env)}" if setting.env else ""
+    default = as_written(setting, setting.default)
+    about = "; ".join(filter(None, (where, f"default {default}" if default not in ("", "false") else "")))
+    return flags or f"${setting.env[0]}", f"{setting.about}  [{about}]" if flags else setting.about
+
+
+def as_written(setting: Said, value: Any) -> str:
+    """A value as one would write it on a command line."""
+    from capture.schemas.settings import written
+
+    return "" if value is None else written(setting, value)
+
+
+def output_option(kind: str = "the answer") -> Callable[[F], F]:
+    """`--output text|json|schema`, as every command that looks has it."""
+    return click.option(
+        "--output",
+        type=click.Choice(["text", "json", "schema"]),
+        default="text",
+        help=f"Print {kind} as text or as JSON; `schema` prints the JSON schema of that.",
+    )
+
+
+def said_settings() -> Settings:
+    """The settings of the command that is running."""
+    settings: Settings = click.get_current_context().meta[SETTINGS_KEY]
+    return settings
+
+
+def resolved_here(settings: Settings) -> Resolved:
+    """The settings resolved against this host, with what will surprise said on stderr."""
+    return looked_up(settings)[1]
+
+
+def looked_up(settings: Settings) -> tuple[Facts, Resolved]:
+    """The same, with what the host answered."""
+    if settings.network_namespace:
+        netns.enter(settings.network_namespace)
+    found = read_facts(os.environ, settings.nameservers_file)
+    resolved = resolve(settings, found)
+    log = Log(settings.log_output_level, as_json=settings.log_as_json)
+    for warning in resolved.warnings:
+        log.warn(warning)
+    return found, resolved
+
+
+class Commands(click.Group):
+    """The commands by name. A command's module, and what that needs, is loaded when the command is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # likewise
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = import_module(f"capture.commands.{cmd_name}").command
+        found.name = cmd_name
+        return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="capture")
+def group() -> None:
+    """Bend a pod's TCP to its proxy, as istio-iptables does, and with its flags.
+
+    Without a command, `capture -p 15001 -z 15006 -u 1337` applies the rules; with -n it prints what it would do.
+    """
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command that this line names. Ends the process."""
+    names = {"help": "--help", "version": "--version"}
+    arguments = [names.get(word, word) if not at else word for at, word in enumerate(argv)]
+    if arguments[0].startswith("-") and arguments[0] not in ("--help", "-h", "--version"):
+        # `capture -p 15001 --help`: the nameless command is `apply`
+        arguments.insert(0, "apply")
+    group.main(arguments, prog_name="capture")

@@ -1,0 +1,392 @@
+"""What some settings mean on this host, ready to be said: what is captured, findings, and the rules in order.
+
+The thinking is in `rules.explain`. Here it meets what only this side knows: who gave which setting and how, and what
+this host answered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from capture.commands.base import as_written
+from capture.errors import BadSettings
+from capture.host.facts import read_text
+from capture.settings.declared import DECLARED_BY_NAME, Settings
+from capture.settings.resolve import resolve
+from rules.analysis.reachability import unmet
+from rules.explain import lint
+from rules.explain.summary import summary
+from rules.explain.words import rule_words
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import OUTPUT, PREROUTING, Family, Jump
+from rules.plan.names import PASSTHROUGH
+from rules.plan.plan import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from capture.host.facts import Facts
+    from capture.settings.declared import Said
+    from capture.settings.resolve import Resolved
+    from rules.analysis.reachability import Unmet
+    from rules.netfilter.values import Rule, Ruleset
+    from rules.plan.intent import Intent
+    from rules.plan.plan import Plan
+
+    Place = tuple[str, str]
+    """A table and a chain of it."""
+
+ARRIVES, SENDS, NOWHERE = "what arrives", "what a local process sends", "what nothing leads to"
+
+
+class _Said(BaseModel):
+    """What every model of this module has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Option(_Said):
+    """A setting with its value, and who gave it."""
+
+    name: str
+    """Its name in the settings' own schema."""
+    shown: str
+    """Its flag as it was typed, the variable that was set, or else its long flag."""
+    value: str
+    """Its value as one would write it on a command line."""
+    kind: str
+    """`flag`, `environment`, `default`, or `derived`."""
+    derived_from: str = ""
+    """What it was derived from."""
+
+    @property
+    def is_given(self) -> bool:
+        return self.kind in ("flag", "environment")
+
+    def words(self, longest: int = 40) -> str:
+        """The option in words: `flag -x "10.0.0.0/8"`, `--envoy-port 15001, by default`."""
+        value = self.value if len(self.value) <= longest else f"{self.value[: longest - 1]}…"
+        if self.is_given:
+            return f'{self.kind} {self.shown} "{value}"'
+        value = value or '""'
+        return f"{self.shown} {value}, {f'derived {self.derived_from}' if self.derived_from else 'by default'}"
+
+
+class PointModel(_Said):
+    """One line of what is captured and what is not."""
+
+    subject: str
+    """The traffic, in a word or two."""
+    fate: str
+    """`captured`, `not captured`, `refused` or `dropped`."""
+    text: str
+    """What exactly, and where it goes."""
+    options: list[Option]
+    """The settings that decide it."""
+
+
+class FindingModel(_Said):
+    """Something about these settings that will surprise."""
+
+    severity: str
+    """`mistake`, `surprise` or `note`."""
+    code: str
+    """What kind of finding it is, in a word for programs; `warning` for what `apply` warns of as well."""
+    text: str
+    """The sentence."""
+    advice: str
+    """What to do; may be empty."""
+    settings: list[str]
+    """The settings involved, the one to change first."""
+    entries: list[str]
+    """The entries of a list that it is about, if not all."""
+
+
+class RuleModel(_Said):
+    """A rule, in words and as iptables has it."""
+
+    position: int
+    """Its place in the chain, counted from 1; in a built-in chain, among our own rules."""
+    rule: str
+    """As iptables-save prints it, without chain."""
+    words: str
+    """What it asks for, and what becomes of that."""
+    why: str
+    """What it is for."""
+    option: Option | None
+    """The setting that asked for it; null if every capture has this rule."""
+    never_matches: bool
+    """Whether no packet can meet it."""
+    taken_by: list[int]
+    """If so: the rules of this chain that take before it what it asks for."""
+
+
+class ChainModel(_Said):
+    """The rules of a chain."""
+
+    table: str
+    """raw, mangle, nat or filter."""
+    chain: str
+    """Its name."""
+    sent_from: list[str]
+    """The chains of this table that lead here."""
+    rules: list[RuleModel]
+    """In order."""
+
+
+class WayModel(_Said):
+    """The chains that a packet may meet, in that order."""
+
+    what: str
+    """`what arrives`, `what a local process sends`, or `what nothing leads to`."""
+    chains: list[ChainModel]
+    """Each chain once, where it can first be met."""
+
+
+class FamilyModel(_Said):
+    """The rules of one address family."""
+
+    family: str
+    """`IPv4` or `IPv6`."""
+    ways: list[WayModel]
+    """Empty if this family has no rules."""
+    besides: list[str]
+    """What is put in place besides rules: ip rules, routes, addresses."""
+
+
+class Explanation(_Said):
+    """What these settings mean on this host."""
+
+    points: list[PointModel]
+    """What is captured and what is not."""
+    findings: list[FindingModel]
+    """What will surprise, the worst first."""
+    families: list[FamilyModel]
+    """The rules."""
+
+
+def explanation(said: Settings, facts: Facts, families: tuple[Family, ...]) -> Explanation:
+    """Everything there is to say. Raises BadSettings as `resolve` does."""
+    resolved = resolve(said, facts)
+    options = Options(said, resolved)
+    planned = plan(resolved.intent)
+    return Explanation(
+        points=[
+            PointModel(
+                subject=point.subject,
+                fate=point.fate,
+                text=point.text,
+                options=[options.of(name) for name in point.settings],
+            )
+            for point in summary(resolved.intent)
+        ],
+        findings=found(said, facts, resolved, options),
+        families=[family_model(it, planned, options) for it in planned.rulesets if it.family in families],
+    )
+
+
+class Options:
+    """The settings of this run, to be asked for by name."""
+
+    def __init__(self, said: Settings, resolved: Resolved) -> None:
+        self.said = said
+        self.resolved = resolved
+
+    def of(self, name: str) -> Option:
+        declared = DECLARED_BY_NAME[name]
+        origin = self.resolved.derived.get(name, self.said.origins[name])
+        value = getattr(self.said, name)
+        if name in self.resolved.derived or value is None:
+            value = getattr(self.resolved.intent, name)
+        return Option(
+            name=name,
+            shown=origin.name if origin.kind in ("flag", "environment") else declared.shown,
+            value=origin.text if origin.text is not None else as_written(declared, value),
+            kind=origin.kind,
+            derived_from=origin.name if origin.kind == "derived" else "",
+        )
+
+    def call(self, name: str) -> str:
+        """How a sentence calls a setting."""
+        option = self.of(name)
+        return f"{option.kind} {option.shown}" if option.is_given else option.shown
+
+
+# --- findings ---------------------------------------------------------------------------------------------
+
+
+SHAPE_RULES = frozenset({"dual_stack", "envoy_user", "resolv_conf"})
+"""Settings that shape rules without being a field of `Intent`."""
+COMPATIBLE = "Accepted for compatibility;"
+"""How the help of a setting begins that has no effect."""
+NOTED = ("host bits", "--native-nftables", "without effect", "is passed over")
+"""What makes a warning of `resolve` a note here."""
+
+
+def found(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[FindingModel]:
+    """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
+    models, warnings = [], list(resolved.warnings)
+    for finding in lint.findings(resolved.intent, alternatives(said, facts, resolved)):
+        text = finding.text.format_map(Called(options))
+        if finding.code == "no-effect" and not finding.entries:
+            text = said_better(text, finding.settings[0], options, warnings)
+        if text in warnings:
+            warnings.remove(text)
+        models.append(model(finding, text))
+    for warning in warnings:
+        severity = lint.NOTE if any(words in warning for words in NOTED) else lint.SURPRISE
+        models.append(model(lint.Finding(severity, "warning", (), warning), warning))
+    for setting, text in beyond_the_rules(said):
+        models.append(model(lint.Finding(lint.NOTE, "no-effect", (setting.name,), text), text))
+    return sorted(models, key=lambda it: lint.SEVERITIES.index(it.severity))
+
+
+class Called(dict[str, str]):
+    """The settings by what a sentence calls them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def __missing__(self, name: str) -> str:
+        return self.options.call(name)
+
+
+def said_better(text: str, name: str, options: Options, warnings: list[str]) -> str:
+    """The warning about the same setting, taken out of the list: it knows what the host answered."""
+    calls = (options.call(name), DECLARED_BY_NAME[name].shown)
+    beginnings = tuple(f"{call} is without effect" for call in calls)
+    if name == "redirect_dns":
+        beginnings += ("DNS is not captured: ",)
+    for warning in warnings:
+        if warning.startswith(beginnings):
+            warnings.remove(warning)
+            return warning
+    return text
+
+
+def model(finding: lint.Finding, text: str) -> FindingModel:
+    return FindingModel(
+        severity=finding.severity,
+        code=finding.code,
+        text=text,
+        advice=finding.advice,
+        settings=list(finding.settings),
+        entries=list(finding.entries),
+    )
+
+
+def alternatives(said: Settings, facts: Facts, resolved: Resolved) -> dict[str, Intent | None]:
+    """For each setting that somebody gave, what would be meant without it; None where that would be refused.
+
+    Not for those whose value would be the same anyway: that they change nothing surprises nobody.
+    """
+    meant: dict[str, Intent | None] = {}
+    for setting, value, _ in said.given():
+        name = setting.name
+        if value != setting.default and (name in SHAPE_RULES or name in resolved.intent.__match_args__):
+            without = intent_without(said, name, facts)
+            derived = setting.default is None and without is not None
+            if not (derived and getattr(without, name) == getattr(resolved.intent, name)):
+                meant[name] = without
+    return meant
+
+
+def intent_without(said: Settings, name: str, facts: Facts) -> Intent | None:
+    """What would be meant if nobody had given this setting."""
+    others = [(setting.name, value, origin) for setting, value, origin in said.given() if setting.name != name]
+    rest = Settings({other: value for other, value, _ in others}, {other: origin for other, _, origin in others})
+    if rest.nameservers_file != said.nameservers_file:
+        text, error = read_text(rest.nameservers_file) if rest.nameservers_file else (None, "")
+        facts = facts.but(resolv_conf=text, resolv_conf_error=error)
+    try:
+        return resolve(rest, facts).intent
+    except BadSettings:
+        return None
+
+
+def beyond_the_rules(said: Settings) -> Iterator[tuple[Said, str]]:
+    """Settings without effect that are not about rules."""
+    for setting, value, origin in said.given():
+        if setting.about.startswith(COMPATIBLE) and value != setting.default and setting.name != "native_nftables":
+            what = setting.about.removeprefix(COMPATIBLE).strip().rstrip(".")
+            yield setting, f"{origin} is accepted for compatibility: {what}"
+        if setting.name == "dry_run_file" and value and not said.dry_run:
+            yield setting, f"{origin} is without effect without --dry-run"
+
+
+# --- rules ------------------------------------------------------------------------------------------------
+
+
+def family_model(ruleset: Ruleset, planned: Plan, options: Options) -> FamilyModel:
+    idle = {(it.table, it.chain, it.position): it for it in unmet(ruleset)}
+    return FamilyModel(
+        family=ruleset.family.value,
+        ways=[
+            WayModel(what=what, chains=[chain_model(ruleset, *place, idle, options) for place in places])
+            for what, places in ways(ruleset)
+            if places
+        ],
+        besides=list(besides(ruleset.family, planned)),
+    )
+
+
+def ways(ruleset: Ruleset) -> Iterator[tuple[str, list[Place]]]:
+    """The chains by how packets come to them, each once."""
+    left = {(table.table, chain): None for table in ruleset.tables for chain in table.chains()}
+    for what, hook in ((ARRIVES, PREROUTING), (SENDS, OUTPUT)):
+        here = [(name, chain) for name in TABLES for chain in reached(ruleset.table(name).chains(), hook)]
+        yield what, [place for place in here if place in left]
+        for place in here:
+            left.pop(place, None)
+    yield NOWHERE, list(left)
+
+
+TABLES = ("raw", "mangle", "nat", "filter")
+"""In the order in which netfilter asks them."""
+
+
+def reached(chains: Mapping[str, tuple[Rule, ...]], chain: str) -> list[str]:
+    """A chain, if it is there, and those to which it leads, each once, in the order in which they can be met."""
+    order: dict[str, None] = {}
+    if chain in chains:
+        order[chain] = None
+        for rule in chains[chain]:
+            if isinstance(rule.target, Jump):
+                order |= dict.fromkeys(reached(chains, rule.target.chain))
+    return list(order)
+
+
+def chain_model(
+    ruleset: Ruleset, table: str, chain: str, idle: Mapping[tuple[str, str, int], Unmet], options: Options
+) -> ChainModel:
+    chains = ruleset.table(table).chains()
+    rules = []
+    for position, rule in enumerate(chains[chain], 1):
+        never = idle.get((table, chain, position))
+        rules.append(
+            RuleModel(
+                position=position,
+                rule=rule_text(rule),
+                words=rule_words(rule),
+                why=rule.why,
+                option=options.of(rule.setting) if rule.setting else None,
+                never_matches=never is not None,
+                taken_by=list(never.by) if never else [],
+            )
+        )
+    callers = [name for name, its in chains.items() if any(rule.target == Jump(chain) for rule in its)]
+    return ChainModel(table=table, chain=chain, sent_from=callers, rules=rules)
+
+
+def besides(family: Family, planned: Plan) -> Iterator[str]:
+    for routing in planned.routing:
+        if routing.family is family:
+            yield (
+                f"an ip rule: what carries mark {routing.mark:#x} is looked up in routing table {routing.table}, whose "
+                "only route delivers it on this host"
+            )
+    if family is Family.V6 and planned.passthrough_address:
+        here = PASSTHROUGH[family].network_address
+        yield f"the address {here} on lo, from which the proxy hands on what arrived"

@@ -1,0 +1,1 @@
+"""What the host answers, and what its namespace holds."""

@@ -1,0 +1,88 @@
+"""What the host answers: addresses and users. Looking needs no privilege and changes nothing."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+
+from capture.host import place
+from capture.kernel import netlink
+from rules.netfilter.values import Family, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from capture.host.place import Process
+    from capture.kernel.netlink import Address
+
+LO_DISABLES_IPV6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
+
+
+class Facts(Value):
+    """What we know of the namespace whose traffic is to be captured."""
+
+    addresses: tuple[Address, ...] | None
+    """Its addresses in the kernel's order, or None if the kernel would not say."""
+    has_ipv6: bool = True
+    """Whether the kernel has IPv6 at all."""
+    lo_has_ipv6: bool = True
+    """Whether lo may have IPv6 addresses (it may not where `disable_ipv6` is set)."""
+    resolv_conf: str | None = None
+    """The text of the file that names the nameservers, or None if it was not asked for or cannot be read."""
+    resolv_conf_error: str = ""
+    """Why it cannot be read."""
+    processes: tuple[Process, ...] = ()
+    """Who else is in the namespace, as far as we may look."""
+    ssh_ports: tuple[tuple[int, str], ...] = ()
+    """Ports by which somebody may be logged in here, and how each was found."""
+
+    def usable(self, family: Family | None = None) -> tuple[Address, ...]:
+        """The addresses that other hosts could reach, of one family or of both."""
+        version = {Family.V4: 4, Family.V6: 6, None: None}[family]
+        return tuple(
+            address for address in self.addresses or () if address.is_usable and version in (None, address.ip.version)
+        )
+
+
+def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
+    """The facts of the namespace we are in; with a path, also what that file says of nameservers."""
+    try:
+        addresses = netlink.addresses()
+    except OSError:
+        # A sandbox that forbids netlink sockets: a dry run does without.
+        addresses = None
+    try:
+        with open(LO_DISABLES_IPV6, encoding="ascii") as file:
+            has_ipv6, lo_has_ipv6 = True, file.read().strip() == "0"
+    except OSError:
+        has_ipv6 = lo_has_ipv6 = False
+    text, error = read_text(resolv_conf) if resolv_conf else (None, "")
+    processes = tuple(place.processes())
+    ssh_ports = place.ssh_ports(processes, addresses or (), environ)
+    return Facts(addresses, has_ipv6, lo_has_ipv6, text, error, processes, ssh_ports)
+
+
+def read_text(path: str) -> tuple[str | None, str]:
+    """A file's text, or None and why it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(), ""
+    except OSError as error:
+        return None, f"{path}: {error.strerror}"
+
+
+def uid_of(name: str) -> int | None:
+    """The uid of this user on this host, if there is one."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        return None
+
+
+def gid_of(name: str) -> int | None:
+    """The gid of this group on this host, if there is one."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,185 @@
+"""What a namespace holds before we touch it, in both backends, and which of them we use."""
+
+from __future__ import annotations
+
+from capture.errors import BackendUnusable, LiveStateUnreadable
+from capture.kernel import netlink
+from capture.kernel.diagnosis import permission_hint
+from capture.kernel.iptables import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
+from capture.kernel.process import read_words
+from rules.live.changes import holds_ours
+from rules.netfilter.values import Family, Ruleset, Value
+from rules.plan.names import PASSTHROUGH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.host.facts import Facts
+    from capture.kernel.netlink import Address, LocalRoute, PolicyRule
+
+LEGACY_TABLES = {
+    Family.V4: "/proc/thread-self/net/ip_tables_names",
+    Family.V6: "/proc/thread-self/net/ip6_tables_names",
+}
+
+
+class Live(Value):
+    """What the namespace holds, in both backends and families. Only what could hold anything was read."""
+
+    nft: dict[Family, Saved]
+    legacy: dict[Family, Saved]
+    nft_tables: dict[Family, frozenset[str]]
+    """Which tables of nf_tables are in the families that iptables has, ours or not."""
+    nft_error: OSError | None
+    """Why nf_tables cannot be used here, if it cannot."""
+    policy_rules: tuple[PolicyRule, ...] = ()
+    local_routes: tuple[LocalRoute, ...] = ()
+    passthrough: Address | None = None
+    """`::6`, if it is on an interface."""
+    can_have_passthrough: bool = False
+    """Whether lo may have it."""
+    nft_chains: dict[tuple[Family, str], dict[str, int]] = {}  # noqa: RUF012 # a default that nobody changes
+    """The chains of those tables, each with how many rules and references it has."""
+    other_nft_tables: frozenset[str] = frozenset()
+    """The tables of nf_tables in its other families."""
+    legacy_is_known: bool = True
+    """Whether we may see which legacy tables there are: only uid 0 may."""
+
+    def saved(self, tool: Iptables) -> Saved:
+        held = self.nft if tool.backend == NFT else self.legacy
+        return held.get(tool.family, Saved(Ruleset(tool.family), ""))
+
+    def chains(self) -> Iterator[str]:
+        """The names of all user-defined chains, ours or not."""
+        for held in (self.nft, self.legacy):
+            for saved in held.values():
+                for table in saved.ruleset.tables:
+                    yield from table.declared
+
+    def table_names(self) -> Iterator[str]:
+        """The names of all tables of nf_tables."""
+        for names in self.nft_tables.values():
+            yield from names
+        yield from self.other_nft_tables
+
+    def holds_ours(self, backend: str) -> bool:
+        return any(
+            holds_ours(table) for family in Family for table in self.saved(Iptables(backend, family)).ruleset.tables
+        )
+
+    def holds_rules(self, backend: str) -> bool:
+        return any(
+            block.rules
+            for family in Family
+            for table in self.saved(Iptables(backend, family)).ruleset.tables
+            for block in table.blocks
+        )
+
+
+def read_live(facts: Facts, *, counters: bool = False) -> Live:
+    """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
+
+    With `counters`, the saved texts have packet counters (`rules.netfilter.counters` reads them).
+    In a new namespace this runs no child process. Raises LiveStateUnreadable, or BackendUnusable where there are
+    tables but no program to read them with.
+    """
+    error: OSError | None = None
+    nft_chains: dict[tuple[Family, str], dict[str, int]] = {}
+    try:
+        nft_tables, other_nft_tables = netlink.nft_tables()
+        if any(names & OUR_TABLES for names in nft_tables.values()):
+            nft_chains = netlink.nft_chains()
+    except OSError as refused:
+        error, other_nft_tables = refused, frozenset[str]()
+        nft_tables = {family: frozenset() for family in Family}
+    nft = {
+        family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
+    }
+    legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
+    legacy = {
+        family: Iptables(LEGACY, family).save(counters=counters)
+        for family, names in legacy_tables.items()
+        if OUR_TABLES.intersection(names or ())
+    }
+    try:
+        rules, routes = netlink.policy_rules(), netlink.local_default_routes()
+        # Asked again, although `facts` knows addresses: those were read before other runs were kept out.
+        addresses = netlink.addresses()
+    except OSError as refused:
+        raise LiveStateUnreadable(
+            f"the kernel does not tell rules, routes and addresses: {refused.strerror}"
+        ) from refused
+    return Live(
+        nft,
+        legacy,
+        nft_tables,
+        error,
+        rules,
+        routes,
+        next((address for address in addresses if address.ip in PASSTHROUGH[Family.V6]), None),
+        facts.lo_has_ipv6,
+        nft_chains,
+        other_nft_tables,
+        legacy_is_known=None not in legacy_tables.values(),
+    )
+
+
+class Choice(Value):
+    """The backend that is used, and why."""
+
+    backend: str
+    reason: str
+
+
+def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
+    """The backend for this namespace. Decides from what was read; probes nothing.
+
+    Raises BackendUnusable if neither can be used, or not the one that was asked for.
+    """
+    if forced or native:
+        backend = forced or NFT
+        asked = "--force-iptables-binary" if forced else "--native-nftables"
+        require(live, backend, f"{asked} asks for it")
+        return Choice(backend, f"{asked} asks for it")
+    for backend in BACKENDS:
+        if live.holds_ours(backend):
+            return Choice(backend, "the namespace holds our chains there")
+    if isinstance(live.nft_error, PermissionError):
+        raise not_permitted()
+    if live.holds_rules(LEGACY) and not live.holds_rules(NFT) and Iptables(LEGACY, Family.V4).is_installed:
+        return Choice(LEGACY, "the namespace holds the rules of others there, and none in nft")
+    if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:
+        return Choice(NFT, "the kernel has nf_tables")
+    why = "iptables-nft is not installed"
+    if live.nft_error:
+        why = f"the kernel has no nf_tables ({live.nft_error.strerror})"
+    require(live, LEGACY, why)
+    return Choice(LEGACY, why)
+
+
+def require(live: Live, backend: str, reason: str) -> None:
+    if isinstance(live.nft_error, PermissionError):
+        raise not_permitted()
+    if not Iptables(backend, Family.V4).is_installed:
+        raise BackendUnusable(
+            f"the {backend} backend of iptables is not installed, and {reason}",
+            hint=f"install iptables 1.8.7 or later with iptables-{backend}-restore and iptables-{backend}-save",
+        )
+    if backend == LEGACY and not live.legacy_is_known:
+        raise BackendUnusable(
+            f"only uid 0 may read {LEGACY_TABLES[Family.V4]}, without which the legacy tables cannot be saved",
+            hint="run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend",
+        )
+    if backend == NFT and live.nft_error:
+        raise BackendUnusable(
+            f"the kernel has no nf_tables ({live.nft_error.strerror}), and {reason}",
+            hint="try `modprobe nf_tables` on the node, or --force-iptables-binary=legacy",
+        )
+
+
+def not_permitted() -> BackendUnusable:
+    return BackendUnusable(
+        "not permitted to read or change the rules of this network namespace; nothing was touched",
+        hint=permission_hint("permission denied"),
+    )

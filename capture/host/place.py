@@ -1,0 +1,119 @@
+"""Where not to run, and what not to take: the namespace of a Kubernetes node, and the port of an SSH server.
+
+Capturing a node's own namespace takes the traffic of every pod on it, and of the kubelet. A plain Linux host is a
+place to run; there, whoever gave the command came in by SSH, and would not come in again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rules.netfilter.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from capture.kernel.netlink import Address
+
+OUR_NAMESPACE = "/proc/thread-self/ns/net"
+INTERFACES = "/proc/thread-self/net/dev"
+SOCKETS = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
+LISTENING = "0A"
+"""TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp spells it (proc_net_tcp.rst)."""
+
+NODE_CHAINS = ("KUBE-", "cali-", "CILIUM_", "FLANNEL-", "CNI-", "WEAVE", "ANTREA-", "OVN-KUBE-")
+"""How the chains of kube-proxy and of network plugins begin. None of them works inside a pod."""
+NODE_TABLES = ("kube-proxy", "cilium", "calico", "flannel-ipv4", "flannel-ipv6")
+"""Tables of nf_tables that are theirs."""
+NODE_INTERFACES = ("cni0", "flannel.", "cali", "cilium_", "kube-ipvs0", "kube-bridge", "nodelocaldns", "antrea-gw")
+"""How the interfaces begin that they make on a node."""
+IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"
+"""A variable that the kubelet gives to every container."""
+
+
+def signs_of_a_node(chains: Iterable[str], tables: Iterable[str]) -> list[str]:
+    """What here shows that this is a Kubernetes node's namespace; nothing if it is not."""
+    signs = [f"the chain {name}" for name in chains if name.startswith(NODE_CHAINS)]
+    signs += [f"the table {name}" for name in tables if name in NODE_TABLES]
+    signs += [f"the interface {name}" for name in interfaces() if name.startswith(NODE_INTERFACES)]
+    return signs
+
+
+def interfaces() -> list[str]:
+    """The interfaces of this namespace."""
+    try:
+        with open(INTERFACES, encoding="utf-8") as file:
+            return [line.partition(":")[0].strip() for line in file if ":" in line]
+    except OSError:
+        return []
+
+
+class Process(Value):
+    """A process in this network namespace."""
+
+    pid: int
+    name: str
+    uid: int
+
+
+def processes() -> Iterator[Process]:
+    """The other processes that share this network namespace, as far as we may look."""
+    try:
+        ours = os.stat(OUR_NAMESPACE).st_ino
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return
+    for pid in pids:
+        try:
+            if pid != os.getpid() and os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    yield Process(pid, file.read().strip(), os.stat(f"/proc/{pid}").st_uid)
+        except OSError:
+            continue  # it ended meanwhile, or is none of our business
+
+
+def ssh_ports(
+    found: Iterable[Process], addresses: Iterable[Address], environ: Mapping[str, str]
+) -> tuple[tuple[int, str], ...]:
+    """The ports by which somebody may be logged in here, each with how it was found. None in a container of a pod."""
+    if IN_KUBERNETES in environ:
+        return ()
+    ports: dict[int, str] = {}
+    session = environ.get("SSH_CONNECTION", "").split()
+    if len(session) == 4 and session[3].isdigit() and session[2] in {str(address.ip) for address in addresses}:
+        ports[int(session[3])] = "this SSH session came in there"
+    servers = [process for process in found if process.name == "sshd"]
+    if servers:
+        listening = listening_sockets()
+        for server in servers:
+            for inode in sockets_of(server.pid):
+                if inode in listening:
+                    ports.setdefault(listening[inode], f"sshd (pid {server.pid}) listens there")
+    return tuple(sorted(ports.items()))
+
+
+def listening_sockets() -> dict[str, int]:
+    """The ports of listening TCP sockets of this namespace, by inode."""
+    found = {}
+    for path in SOCKETS:
+        try:
+            with open(path, encoding="ascii") as file:
+                for line in list(file)[1:]:
+                    words = line.split()
+                    if words[3] == LISTENING:
+                        found[words[9]] = int(words[1].rpartition(":")[2], 16)
+        except OSError:
+            continue
+    return found
+
+
+def sockets_of(pid: int) -> Iterator[str]:
+    """The inodes of a process's sockets."""
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("socket:["):
+                yield target[len("socket:[") : -1]
+    except OSError:
+        return

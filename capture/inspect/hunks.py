@@ -1,0 +1,160 @@
+"""What a run would change, as a unified diff of each chain: what is live, and what is planned.
+
+The rules of others in built-in chains are context, so that the place of our jumps among them can be seen. Which lines
+stay is found by `rules.live.drift.aligned`, in a time that grows with the length of a chain and little more.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from capture.kernel.iptables import BACKENDS, Iptables
+from rules.live.changes import is_our_jump, is_ours, placed
+from rules.live.drift import Kind, aligned, is_memory
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import BUILT_IN, Family, Ruleset, Value
+from rules.plan.names import OURS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Literal, TypeAlias
+
+    from capture.inspect.verify import Comparison
+    from rules.netfilter.values import Rule
+
+    Op: TypeAlias = Literal[" ", "-", "+"]
+
+CONTEXT = 3
+"""Rules shown around a change."""
+
+
+class Line(Value):
+    """A rule that stays, goes, or comes."""
+
+    op: Op
+    text: str
+    """As iptables-save writes it."""
+    why: str = ""
+    """What it is for, where the plan tells."""
+
+
+class Hunk(Value):
+    """Changes that stand together, with context around them. A start counts from 1; it is 0 where nothing is."""
+
+    live_start: int
+    live_count: int
+    planned_start: int
+    planned_count: int
+    lines: tuple[Line, ...]
+
+
+class ChainDiff(Value):
+    """The changes of one chain."""
+
+    backend: str
+    family: Family
+    table: str
+    chain: str
+    change: Literal["changed", "made", "removed"]
+    hunks: tuple[Hunk, ...]
+
+
+def chain_diffs(found: Comparison) -> Iterator[ChainDiff]:
+    """Each chain that a run would change, in the backend that is used and in the other."""
+    wanted = {ruleset.family: ruleset for ruleset in found.planned.rulesets}
+    for backend in (found.backend, *(other for other in BACKENDS if other != found.backend)):
+        for family in Family:
+            live = found.live.saved(Iptables(backend, family)).ruleset
+            yield from of_ruleset(backend, live, wanted[family] if backend == found.backend else Ruleset(family))
+
+
+def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainDiff]:
+    for name in dict.fromkeys([*OURS, *(table.table for table in planned.tables)]):
+        there, asked = live.table(name), planned.table(name)
+        now, wanted = there.chains(), asked.chains()
+        chains = dict.fromkeys((*wanted, *now))
+        for chain in sorted(chains, key=lambda chain: chain not in BUILT_IN[name]):
+            before = now.get(chain, ())
+            if there.is_built_in(chain):
+                after = placed(there, chain, planned)
+            elif is_memory(chain) or not (chain in wanted or is_ours(name, chain)):
+                continue
+            else:
+                after = wanted.get(chain, ())
+            stands, comes = (there.is_built_in(chain) or chain in chains for chains in (now, wanted))
+            if before != after or stands != comes:
+                change: Literal["changed", "made", "removed"]
+                change = "changed" if stands and comes else "made" if comes else "removed"
+                stays = of_others if there.is_built_in(chain) else never
+                shown = hunks(chain, before, after, partial(stays, name))
+                yield ChainDiff(backend, live.family, name, chain, change, tuple(shown))
+
+
+def of_others(table: str, rule: Rule) -> bool:
+    """In a built-in chain nothing but our jumps is ever moved."""
+    return not is_our_jump(table, rule)
+
+
+def never(table: str, rule: Rule) -> bool:  # noqa: ARG001 # as `of_others`
+    """In a chain of ours every rule may go."""
+    return False
+
+
+def hunks(chain: str, now: Sequence[Rule], wanted: Sequence[Rule], stays: Callable[[Rule], bool]) -> Iterator[Hunk]:
+    """The changes from one list of rules to the other, those that are near each other together."""
+    lines: list[tuple[int, int, Line]] = []
+    at = place = 0
+    for live_at, planned_at in [*staying(now, wanted, stays), (len(now), len(wanted))]:
+        lines += ((gone, place, line("-", chain, now[gone])) for gone in range(at, live_at))
+        lines += ((live_at, new, line("+", chain, wanted[new])) for new in range(place, planned_at))
+        if live_at < len(now):
+            lines.append((live_at, planned_at, line(" ", chain, wanted[planned_at])))
+        at, place = live_at + 1, planned_at + 1
+    together: list[tuple[int, int]] = []
+    for number, (_, _, shown) in enumerate(lines):
+        if shown.op == " ":
+            continue
+        if together and number - together[-1][1] <= 2 * CONTEXT:
+            together[-1] = (together[-1][0], number)
+        else:
+            together.append((number, number))
+    for first, last in together:
+        yield hunk(lines[max(first - CONTEXT, 0) : last + CONTEXT + 1])
+
+
+def staying(now: Sequence[Rule], wanted: Sequence[Rule], stays: Callable[[Rule], bool]) -> Iterator[tuple[int, int]]:
+    """The indices of the rules that no run touches: all of which that is told, and of the others as many as can."""
+    anchors = zip(
+        [at for at, rule in enumerate(now) if stays(rule)],
+        [at for at, rule in enumerate(wanted) if stays(rule)],
+        strict=True,
+    )
+    at = place = 0
+    for live_at, planned_at in [*anchors, (len(now), len(wanted))]:
+        for one, other in aligned(now[at:live_at], wanted[place:planned_at]):
+            yield at + one, place + other
+        if live_at < len(now):
+            yield live_at, planned_at
+        at, place = live_at + 1, planned_at + 1
+
+
+def hunk(lines: Sequence[tuple[int, int, Line]]) -> Hunk:
+    live = sum(shown.op != "+" for _, _, shown in lines)
+    planned = sum(shown.op != "-" for _, _, shown in lines)
+    at, place, _ = lines[0]
+    shown = tuple(shown for _, _, shown in lines)
+    return Hunk(at + 1 if live else at, live, place + 1 if planned else place, planned, shown)
+
+
+def line(op: Op, chain: str, rule: Rule) -> Line:
+    text = rule_text(rule)
+    return Line(op, f"-A {chain} {text}" if text else f"-A {chain}", rule.why)
+
+
+def other_lines(found: Comparison) -> Iterator[Line]:
+    """The ip rules, routes and addresses that come or go."""
+    for each in found.findings:
+        if not each.chain:
+            comes = each.kind in (Kind.IP_RULE_MISSING, Kind.ROUTE_MISSING, Kind.ADDRESS_MISSING)
+            yield Line("+" if comes else "-", each.text, each.why)

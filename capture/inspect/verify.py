@@ -1,0 +1,122 @@
+"""Whether the namespace holds what settings ask for: rules in both backends, ip rules, routes and `::6`.
+
+Reads, and takes no lock: what it sees is what packets meet, also while a run is at work.
+"""
+
+from __future__ import annotations
+
+from capture.apply.transaction import routing_to_add, routing_to_remove
+from capture.host.live import LEGACY_TABLES, choose_backend, not_permitted, read_live
+from capture.kernel.iptables import BACKENDS, Iptables
+from rules.live.drift import Finding, Kind, compare, not_tracked
+from rules.netfilter.values import Family, Ruleset, Value
+from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final, Literal
+
+    from capture.apply.transaction import SetRouting
+    from capture.host.facts import Facts
+    from capture.host.live import Live
+    from capture.log import Log
+    from capture.settings.declared import Settings
+    from rules.plan.plan import Plan
+
+AS_PLANNED: Final = "as planned"
+DIFFERENT: Final = "differs"
+NOTHING: Final = "nothing"
+
+
+class Comparison(Value):
+    """What a namespace holds beside what is planned for it."""
+
+    live: Live
+    planned: Plan
+    backend: str
+    """The backend that a run would use."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Literal["as planned", "differs", "nothing"]:
+        """The answer in a word."""
+        if not self.findings:
+            return AS_PLANNED
+        return DIFFERENT if holds_any(self.live) else NOTHING
+
+
+def compared(settings: Settings, facts: Facts, planned: Plan, log: Log) -> Comparison:
+    """Read the namespace we are in, and compare. Raises CaptureError if that cannot be told."""
+    live = read(facts, log)
+    backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
+    return Comparison(live, planned, backend, tuple(findings(live, planned, backend)))
+
+
+def read(facts: Facts, log: Log, *, counters: bool = False) -> Live:
+    """What is live, if all of it may be seen. Raises CaptureError."""
+    live = read_live(facts, counters=counters)
+    if isinstance(live.nft_error, PermissionError):
+        raise not_permitted()
+    if not live.legacy_is_known:
+        log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
+    return live
+
+
+def findings(live: Live, planned: Plan, backend: str) -> Iterator[Finding]:
+    """Every difference; none exactly when a run (`capture.apply.transaction.steps`) has nothing to do or to regret."""
+    wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
+    for here in (backend, *(other for other in BACKENDS if other != backend)):
+        for family in Family:
+            ruleset = live.saved(Iptables(here, family)).ruleset
+            asked = wanted[family] if here == backend else Ruleset(family)
+            for found in compare(ruleset, asked):
+                yield found.but(backend=here)
+    for here in BACKENDS:
+        for family in Family:
+            for found in not_tracked(live.saved(Iptables(here, family)).ruleset, wanted[family]):
+                yield found.but(backend=here)
+    yield from routing_findings(live, planned)
+    yield from address_findings(live, planned)
+
+
+def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
+    for missing in routing_to_add(live, planned):
+        yield from told(missing, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
+    for extra in routing_to_remove(live, planned):
+        is_double = extra.routing in planned.routing
+        yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED if is_double else Kind.IP_RULE_LEFT)
+
+
+def told(step: SetRouting, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
+    """A step about routing as findings, in the words in which ip(8) lists things."""
+    family, mark, table = step.routing.family, step.routing.mark, step.routing.table
+    if step.has_route:
+        text = f"{ip(family)} route: local default dev {LOOPBACK_INTERFACE} table {table}"
+        yield Finding(of_route, family, text=text)
+    if step.rule_priority is not None:
+        text = f"{ip(family)} rule: {step.rule_priority}: fwmark {mark:#x} lookup {table}"
+        yield Finding(of_rule, family, text=text)
+
+
+def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:
+    text = f"ip -6 addr: {PASSTHROUGH[Family.V6]} dev {LOOPBACK_INTERFACE}"
+    if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
+        why = "the proxy hands inbound IPv6 to the application from it"
+        yield Finding(Kind.ADDRESS_MISSING, Family.V6, text=text, why=why)
+    if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
+        yield Finding(Kind.ADDRESS_LEFT, Family.V6, text=text)
+
+
+def ip(family: Family) -> str:
+    return "ip" if family is Family.V4 else "ip -6"
+
+
+def holds_any(live: Live) -> bool:
+    """Whether anything of ours is in the namespace."""
+    return (
+        any(live.holds_ours(backend) for backend in BACKENDS)
+        or any(rule.protocol == PROTOCOL for rule in live.policy_rules)
+        or any(route.protocol == PROTOCOL for route in live.local_routes)
+        or (live.passthrough is not None and live.passthrough.protocol == PROTOCOL)
+    )

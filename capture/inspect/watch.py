@@ -1,0 +1,362 @@
+"""Following a capture: its counters, the connections that are made, and the moment at which it drifts.
+
+Sleeps until the kernel tells of something or an interval is over. The rules are read again only if something can have
+moved: where the kernel does not tell (the legacy backend has no events), once in every interval.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from capture.host.live import choose_backend
+from capture.inspect.verify import findings, read
+from capture.kernel import events
+from capture.kernel.iptables import BACKENDS, Iptables
+from rules.live.attribution import Decision, decided_by, decisions, is_outbound
+from rules.live.changes import ours_in
+from rules.live.drift import Finding, Kind, compare, not_tracked
+from rules.live.reasons import explained
+from rules.netfilter.counters import Count, counters
+from rules.netfilter.values import Family, Value
+from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    from capture.host.facts import Facts
+    from capture.host.live import Live
+    from capture.log import Log
+    from capture.settings.declared import Settings
+    from rules.live.attribution import Connection
+    from rules.netfilter.counters import Place
+    from rules.netfilter.values import Ruleset
+    from rules.plan.plan import Plan
+
+    Tool: TypeAlias = tuple[str, Family]
+    Drift: TypeAlias = Callable[[Live], tuple[Finding, ...]]
+
+QUIET, LONGEST_QUIET = 0.05, 0.5
+"""Seconds without a further change after which a change counts as made, and how long is waited for that at most."""
+UNTOLD = 10
+"""Intervals after which the counters are read even if the kernel told of nothing."""
+MOST_CONNECTIONS = 1000
+"""New connections that are kept of one interval; more are counted."""
+EVENTS_OFF = "/proc/sys/net/netfilter/nf_conntrack_events"
+
+
+class Seen(Value):
+    """A new connection, and what is known of who decided about it."""
+
+    connection: Connection
+    is_outbound: bool
+    decided_by: tuple[tuple[str, Decision], ...]
+    """The rules that may have, each with its backend: one if it can be told, none if no rule of ours did."""
+
+    @property
+    def is_captured(self) -> bool | None:
+        """Whether it went to the proxy; None if that cannot be told."""
+        if self.connection.is_redirected:
+            return True
+        captures = {decision.captures for _, decision in self.decided_by}
+        return captures.pop() if len(captures) == 1 else None if captures else False
+
+
+class Row(Value):
+    """A rule that decides, and how often it has."""
+
+    backend: str
+    family: Family
+    decision: Decision
+    total: int
+    """Packets since the rule was made; in the nat table each stands for a connection."""
+    since_start: int
+    """Of these, those since the watch began."""
+    recently: int
+    """And those of the last interval."""
+
+
+class Tick(Value):
+    """What happened in one interval."""
+
+    seconds: float
+    """How long it was."""
+    rows: tuple[Row, ...]
+    """Every rule that decides and has counted."""
+    seen: tuple[Seen, ...]
+    """The new connections, in order."""
+    more: int
+    """How many more there were that are not listed."""
+    drift: tuple[Finding, ...]
+    """What differs now."""
+    drift_is_new: bool
+    """Whether that is other than in the interval before."""
+    changed_by: tuple[str, ...]
+    """The programs that changed nf_tables in this interval, where the kernel tells."""
+
+
+class Notes(Value):
+    """What a watch can and cannot see, to be said once."""
+
+    texts: tuple[str, ...]
+
+
+def against_plan(settings: Settings, planned: Plan) -> Drift:
+    """Drift from what settings ask for, as verify tells it."""
+
+    def drift(live: Live) -> tuple[Finding, ...]:
+        chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+        return tuple(findings(live, planned, chosen.backend))
+
+    return drift
+
+
+def against_start(start: Live) -> Drift:
+    """Drift from what was there at the start."""
+    wanted = {tool: ours_in(start.saved(Iptables(*tool)).ruleset) for tool in tools()}
+
+    def all_of(live: Live) -> Iterator[Finding]:
+        for (backend, family), ruleset in wanted.items():
+            now = live.saved(Iptables(backend, family)).ruleset
+            for found in (*compare(now, ruleset), *not_tracked(now, ruleset)):
+                yield found.but(backend=backend)
+        yield from routing_since(start, live)
+
+    known = frozenset(all_of(start))
+    return lambda live: tuple(found for found in all_of(live) if found not in known)
+
+
+def routing_since(start: Live, live: Live) -> Iterator[Finding]:
+    """Our ip rules, routes and address: what came and what went."""
+    for kind, one, other in (
+        (Kind.IP_RULE_MISSING, start, live),
+        (Kind.IP_RULE_LEFT, live, start),
+    ):
+        for rule in dict.fromkeys(one.policy_rules):
+            if rule.protocol == PROTOCOL and rule not in other.policy_rules:
+                tool = "ip" if rule.family is Family.V4 else "ip -6"
+                text = f"{tool} rule: {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
+                yield Finding(kind, rule.family, text=text)
+    for kind, one, other in ((Kind.ROUTE_MISSING, start, live), (Kind.ROUTE_LEFT, live, start)):
+        for route in dict.fromkeys(one.local_routes):
+            if route.protocol == PROTOCOL and route not in other.local_routes:
+                tool = "ip" if route.family is Family.V4 else "ip -6"
+                text = f"{tool} route: local default dev {LOOPBACK_INTERFACE} table {route.table}"
+                yield Finding(kind, route.family, text=text)
+    text = f"ip -6 addr: {PASSTHROUGH[Family.V6]} dev {LOOPBACK_INTERFACE}"
+    if start.passthrough and not live.passthrough:
+        yield Finding(Kind.ADDRESS_MISSING, Family.V6, text=text)
+    if live.passthrough and not start.passthrough and live.passthrough.protocol == PROTOCOL:
+        yield Finding(Kind.ADDRESS_LEFT, Family.V6, text=text)
+
+
+def tools() -> Iterator[Tool]:
+    return ((backend, family) for backend in BACKENDS for family in Family)
+
+
+class Watch:
+    """One watch over the namespace we are in. Use as a context manager, then iterate over `ticks`."""
+
+    def __init__(self, facts: Facts, log: Log) -> None:
+        """Raises CaptureError if the rules cannot be read."""
+        self.facts = facts
+        self.log = log
+        self.start = self.live = read(facts, log, counters=True)
+        self.notes: list[str] = []
+        self.connections = self.subscribed(events.connections, "new connections are not seen")
+        self.rules = self.subscribed(events.rule_changes, "changes of the rules are looked for in every interval")
+        self.routing = self.subscribed(events.routing_changes, "changes of the routing are seen late")
+        if self.connections and read_word(EVENTS_OFF) == "0":
+            self.notes.append("new connections are not seen: net.netfilter.nf_conntrack_events is 0")
+        if self.start.legacy:
+            self.notes.append("legacy tables tell of no changes: they are read in every interval")
+        self.local = frozenset(address.ip for address in facts.addresses or ())
+        self.base = self.counts()
+        self.last = self.base
+        self.moved_before: frozenset[tuple[Tool, Place]] = frozenset()
+        self.explained: dict[Tool, Ruleset] = {}
+        self.seen: list[Connection] = []
+        self.more = 0
+        self.changed_by: dict[str, None] = {}
+
+    def subscribed(self, subscribe: Callable[[], events.Subscription], without: str) -> events.Subscription | None:
+        try:
+            return subscribe()
+        except OSError as error:
+            self.notes.append(f"{without}: {error.strerror}")
+            return None
+
+    def close(self) -> None:
+        for subscription in (self.connections, self.rules, self.routing):
+            if subscription:
+                subscription.close()
+
+    def counts(self) -> dict[tuple[Tool, Place], Count]:
+        return {
+            (tool, place): count
+            for tool in tools()
+            for place, count in counters(self.live.saved(Iptables(*tool)).text).items()
+        }
+
+    def ticks(self, interval: float, drifted: Drift, *, until: float | None, wake: int) -> Iterator[Tick]:
+        """An endless row of intervals; ends at a point of the monotonic clock, or when a byte comes on `wake`.
+
+        A change of the rules ends an interval at once.
+        """
+        drift = drifted(self.live)
+        yield Tick(0.0, self.rows({}), (), 0, drift, bool(drift), ())
+        begun, untold, ended = time.monotonic(), 0, False
+        while not ended:
+            due = begun + interval if until is None else min(begun + interval, until)
+            ended, changed = self.wait(due, wake)
+            now = time.monotonic()
+            ended = ended or (until is not None and now >= until)
+            polls = bool(self.live.legacy) or not (self.rules and self.routing and self.connections)
+            untold += 1
+            self.take_connections()
+            if changed or polls or self.seen or untold >= UNTOLD or ended:
+                untold = 0
+                self.live = read(self.facts, QUIETLY, counters=True)
+                found = drifted(self.live)
+            else:
+                found = drift
+            yield self.tick(now - begun, found, is_new=found != drift)
+            drift, begun = found, now
+
+    def wait(self, due: float, wake: int) -> tuple[bool, bool]:
+        """Until then, or until rules or routing change. Whether we are to end, and whether there was a change."""
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        # Connections may wait in their socket: to be woken by each would cost more than to look at them together.
+        for subscription in (self.rules, self.routing):
+            if subscription:
+                poll.register(subscription.fileno(), select.POLLIN)
+        changed_at: float | None = None
+        while True:
+            now = time.monotonic()
+            until = due if changed_at is None else min(now + QUIET, changed_at + LONGEST_QUIET)
+            ready = {file for file, _ in poll.poll(max(0.0, until - now) * 1000)}
+            if wake in ready:
+                return True, changed_at is not None
+            if self.has_changes():
+                changed_at = changed_at or time.monotonic()
+            elif changed_at is not None and (not ready or time.monotonic() >= changed_at + LONGEST_QUIET):
+                return False, True
+            if changed_at is None and time.monotonic() >= due:
+                return False, False
+
+    def take_connections(self) -> None:
+        if self.connections:
+            lost = self.connections.lost
+            for kind, body in self.connections.waiting():
+                made = events.connection(kind, body)
+                if made and len(self.seen) < MOST_CONNECTIONS:
+                    self.seen.append(made)
+                elif made:
+                    self.more += 1
+            self.more += self.connections.lost - lost
+
+    def has_changes(self) -> bool:
+        """Whether rules or routing have changed since it was asked last."""
+        changed = False
+        for subscription in (self.rules, self.routing):
+            if subscription:
+                lost = subscription.lost
+                for kind, body in subscription.waiting():
+                    changed = True
+                    who = events.who_changed(kind, body) if subscription is self.rules else None
+                    if who:
+                        self.changed_by[who] = None
+                changed = changed or subscription.lost != lost
+        return changed
+
+    def tick(self, seconds: float, drift: tuple[Finding, ...], *, is_new: bool) -> Tick:
+        counts = self.counts()
+        recently = {key: count.packets - self.before(key, count, self.last) for key, count in counts.items()}
+        moved = frozenset(key for key, packets in recently.items() if packets)
+        seen = tuple(self.attributed(made, moved) for made in self.seen)
+        rows = self.rows(recently)
+        told = Tick(seconds, rows, seen, self.more, drift, is_new, tuple(self.changed_by))
+        self.last, self.moved_before = counts, moved
+        self.seen, self.more, self.changed_by = [], 0, {}
+        return told
+
+    @staticmethod
+    def before(key: tuple[Tool, Place], count: Count, then: dict[tuple[Tool, Place], Count]) -> int:
+        """What a rule had counted; nothing if it was made since, for then it counts less."""
+        had = then.get(key, Count(0, 0)).packets
+        return had if had <= count.packets else 0
+
+    def rulesets(self) -> Iterator[tuple[Tool, Ruleset]]:
+        """What is live, with the why of each rule; explained again only if it is not what it was."""
+        for tool in tools():
+            ruleset = self.live.saved(Iptables(*tool)).ruleset
+            if self.explained.get(tool) != ruleset:
+                self.explained[tool] = explained(ruleset)
+            yield tool, self.explained[tool]
+
+    def rows(self, recently: dict[tuple[Tool, Place], int]) -> tuple[Row, ...]:
+        counts = self.counts()
+        found = []
+        for tool, ruleset in self.rulesets():
+            for decision in dict.fromkeys(decisions(ruleset)):
+                key = (tool, (decision.table, decision.chain, decision.position))
+                count = counts.get(key, Count(0, 0))
+                if count.packets:
+                    since = count.packets - self.before(key, count, self.base)
+                    found.append(Row(*tool, decision, count.packets, since, recently.get(key, 0)))
+        return tuple(found)
+
+    def attributed(self, made: Connection, moved: frozenset[tuple[Tool, Place]]) -> Seen:
+        found: list[tuple[str, Decision]] = []
+        for counted in (moved, self.moved_before):
+            for (backend, family), ruleset in self.rulesets():
+                places = {place for tool, place in counted if tool == (backend, family)}
+                if family is made.family and places:
+                    found += ((backend, decision) for decision in decided_by(ruleset, made, self.local, places))
+            if found:
+                break
+        return Seen(made, is_outbound(made, self.local), tuple(found))
+
+
+class _Quiet:
+    """A log that has said all it has to say."""
+
+    def warn(self, message: str) -> None:
+        pass
+
+
+QUIETLY: Log = _Quiet()  # type: ignore[assignment] # all that is asked of it
+
+
+def read_word(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def woken_by_signals() -> Iterator[int]:
+    """A file that becomes readable at SIGINT, SIGTERM or SIGHUP, which then do nothing else."""
+    ending, signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = {number: signal.signal(number, ignored) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    had = signal.set_wakeup_fd(signals)
+    try:
+        yield ending
+    finally:
+        signal.set_wakeup_fd(had)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(ending)
+        os.close(signals)
+
+
+def ignored(number: int, frame: object) -> None:
+    """The byte in the pipe says it."""

@@ -1,0 +1,1 @@
+"""Processes, netlink, namespaces, locks: all that asks or tells the kernel."""

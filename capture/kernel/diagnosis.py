@@ -1,0 +1,137 @@
+"""Why iptables refused: from what it printed to the rule, what the kernel lacks, and a remedy."""
+
+from __future__ import annotations
+
+from capture.kernel.process import read_words
+from rules.live.changes import Append, Insert
+from rules.netfilter.iptables_text import extension, target_extension
+from rules.netfilter.values import Family, Not, OwnerGid, OwnerUid, OwnerUids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capture.kernel.process import Completed
+    from rules.live.changes import Change
+    from rules.netfilter.values import Rule
+
+REGISTERED = {
+    Family.V4: ("/proc/thread-self/net/ip_tables_matches", "/proc/thread-self/net/ip_tables_targets"),
+    Family.V6: ("/proc/thread-self/net/ip6_tables_matches", "/proc/thread-self/net/ip6_tables_targets"),
+}
+"""The matches and targets that the legacy backend has loaded."""
+
+
+def said(done: Completed) -> str:
+    """What a failed child printed, without the lines that are the same for every failure."""
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try `")]
+    return "\n".join(lines) or f"nothing, and ended with status {done.status}"
+
+
+def line_number(stderr: str) -> int | None:
+    """The line that iptables-restore names, in any of its three wordings."""
+    for line in reversed(stderr.splitlines()):
+        for before in ("line ", "line: "):
+            _, found, rest = line.partition(before)
+            digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+            if found and digits:
+                return int(digits)
+    return None
+
+
+def refused_rule(asked: Sequence[Change], stderr: str, *, family: Family, is_legacy: bool) -> tuple[str, Rule] | None:
+    """The rule at the line that iptables-restore names, with its chain.
+
+    The legacy backend names only the line of the COMMIT: then the first rule that needs what the kernel lacks.
+    """
+    commands = [command for change in asked for _, command in change.lines()]
+    line = line_number(stderr)
+    if line and line <= len(commands):
+        command = commands[line - 1]
+        if isinstance(command, Append | Insert):
+            return command.chain, command.rule
+    if is_legacy:
+        for command in commands:
+            if isinstance(command, Append | Insert) and (lacking(family, command.rule) or owner_hint(command.rule)):
+                return command.chain, command.rule
+    return None
+
+
+def needs(rule: Rule) -> tuple[set[str], set[str]]:
+    """The match and target extensions that a rule needs of the kernel."""
+    asked = (match.match if isinstance(match, Not) else match for match in rule.matches)
+    return {name for match in asked if (name := extension(match))}, {target_extension(rule.target)} - {""}
+
+
+def lacking(family: Family, rule: Rule) -> list[str]:
+    """The extensions that a rule needs and the legacy backend, by its own account, does not have."""
+    lacking = []
+    for file, needed in zip(REGISTERED[family], needs(rule), strict=True):
+        have = read_words(file)
+        if have:
+            lacking += sorted(needed - set(have))
+    return lacking
+
+
+def missing_module_hint(rule: Rule, *, family: Family, is_legacy: bool) -> str:
+    """What to try on the node if it is an extension that is missing."""
+    matches, targets = needs(rule)
+    # The aliases by which the kernel itself asks for them (xt_request_find_match, net/netfilter/x_tables.c).
+    prefix = "ipt" if family is Family.V4 else "ip6t"
+    wanted = [f"{prefix}_{name}" for name in (*sorted(matches), *sorted(targets))]
+    if not wanted:
+        return ""
+    lacks = "lacks" if is_legacy and lacking(family, rule) else "may lack"
+    return f"the node's kernel {lacks} what the rule needs: try `modprobe {' '.join(wanted)}` on the node"
+
+
+def owner_hint(rule: Rule) -> str:
+    """What to try if it is for our user namespace that the kernel refuses this rule's owner match."""
+    uids: list[int] = []
+    gids: list[int] = []
+    for match in rule.matches:
+        match match.match if isinstance(match, Not) else match:
+            case OwnerUid(uid):
+                uids.append(uid)
+            case OwnerUids(first, last):
+                uids += first, last
+            case OwnerGid(gid):
+                gids.append(gid)
+            case _:
+                pass
+    if not (uids or gids):
+        return ""
+    from capture.kernel.userns import owner_of_the_namespace, unmapped
+
+    if owner_of_the_namespace() is False:
+        return (
+            "the kernel refuses an owner match from outside the user namespace that owns the network namespace: run in "
+            "it (nsenter --user --net --target PID)"
+        )
+    unknown = unmapped(uids, gids)
+    if unknown:
+        return (
+            f"the kernel refuses an owner match for an id that the user namespace does not map: map {unknown[0]}, or "
+            "give --proxy-uid and --proxy-gid that are mapped"
+        )
+    return ""
+
+
+def lock_hint(stderr: str) -> str:
+    if "xtables lock" in stderr:
+        return "another program holds the lock of iptables: `fuser -v /run/xtables.lock` names it; then run it again"
+    return ""
+
+
+def permission_hint(stderr: str) -> str:
+    if "ermission denied" in stderr or "must be root" in stderr or "not permitted" in stderr:
+        return (
+            "this takes CAP_NET_ADMIN (with the legacy backend also CAP_NET_RAW) in the user namespace that owns the "
+            "network namespace: in a pod, securityContext.capabilities.add"
+        )
+    if "initialize" in stderr and "table" in stderr:
+        return (
+            "the legacy backend takes CAP_NET_RAW besides CAP_NET_ADMIN, and the module iptable_nat (ip6table_nat for "
+            "IPv6) on the node; the nft backend takes neither"
+        )
+    return ""

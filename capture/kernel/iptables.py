@@ -1,0 +1,163 @@
+"""iptables as a program: where its binaries are, reading what a namespace holds, and handing it text.
+
+Full names are called (`iptables-nft-restore`), never a shell, and never a name whose meaning the distribution's
+alternatives decide, unless nothing else is installed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
+from capture.kernel import netns
+from capture.kernel.diagnosis import lock_hint, missing_module_hint, owner_hint, permission_hint, refused_rule, said
+from capture.kernel.process import locate, run
+from rules.netfilter import iptables_parse
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import Family, Ruleset, Value
+from rules.plan.names import OURS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capture.kernel.process import Completed
+    from rules.live.changes import Change
+
+NFT, LEGACY = "nft", "legacy"
+BACKENDS = (NFT, LEGACY)
+PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
+OUR_TABLES = frozenset(OURS)
+"""The tables in which anything of ours can be."""
+
+LOCK_WAIT = 30
+"""Seconds that iptables may wait for its lock, as istio-iptables asks."""
+LOCK_FILE = "/run/xtables.lock"
+
+
+class Iptables(Value):
+    """One backend's tools for one family, in the namespace we are in."""
+
+    backend: str
+    """`nft` or `legacy`."""
+    family: Family
+
+    def __str__(self) -> str:
+        return f"{PROGRAM[self.family]}-{self.backend}"
+
+    def path(self, verb: str) -> str | None:
+        """Where `iptables-nft-restore` is; or a plain `iptables-restore` that is known to be of this backend."""
+        exact = locate(f"{self}-{verb}")
+        if exact:
+            return exact
+        plain = locate(f"{PROGRAM[self.family]}-{verb}")
+        if plain and os.path.basename(os.path.realpath(plain)) == f"xtables-{self.backend}-multi":
+            return plain
+        return None
+
+    @property
+    def is_installed(self) -> bool:
+        return bool(self.path("restore") and self.path("save"))
+
+    def require(self) -> None:
+        """Raises BackendUnusable if a program is missing that doing, reading back or undoing takes."""
+        for verb in ("restore", "save"):
+            self.command(verb)
+
+    def command(self, verb: str) -> str:
+        path = self.path(verb)
+        if path is None:
+            raise BackendUnusable(
+                f"{self}-{verb} is not installed",
+                hint=f"install iptables with its {self.backend} backend, or choose the other with "
+                "--force-iptables-binary",
+            )
+        return path
+
+    def save(self, *, counters: bool = False) -> Saved:
+        """What the namespace holds, on demand with packet counters in the text. Reads, and creates nothing.
+
+        Raises LiveStateUnreadable if iptables-save fails or prints what we cannot read.
+        """
+        program = self.command("save")
+        try:
+            done = run(program, *(["-c"] if counters else []), environ=self.environ())
+        except OSError as error:
+            raise LiveStateUnreadable(
+                f"{program} cannot be run, so what the namespace holds is not known: {error.strerror}",
+                hint="reinstall iptables, or choose the other backend with --force-iptables-binary",
+            ) from error
+        if done.status:
+            raise LiveStateUnreadable(
+                f"{self}-save failed, so what the namespace holds is not known; nothing was changed",
+                details=[("it said", said(done))],
+                hint=permission_hint(done.stderr),
+            )
+        for line in done.stdout.splitlines():
+            if line.startswith("# Table `") and "is incompatible" in line and line[9:].partition("'")[0] in OUR_TABLES:
+                raise LiveStateUnreadable(
+                    f"{self}-save cannot read a table that we share, because other software filled it with nft",
+                    details=[("it said", line)],
+                    hint="`nft list ruleset` shows the table; it has to be emptied, or its owner moved to another one",
+                )
+        try:
+            return Saved(Ruleset(self.family, iptables_parse.tables(done.stdout)), done.stdout)
+        except iptables_parse.NotSaveText as error:
+            raise LiveStateUnreadable(f"{self}-save printed what we cannot read: {error}") from error
+
+    def restore(self, asked: Sequence[Change], text: str) -> None:
+        """Make these changes, each table in one commit; `text` is what they read like. Raises KernelRefused."""
+        arguments = ("--noflush", f"--wait={LOCK_WAIT}")
+        done = run(self.command("restore"), *arguments, text=text, environ=self.environ())
+        if done.status:
+            raise self.refusal(asked, done)
+
+    def environ(self) -> dict[str, str]:
+        """The environment of a child: without a lock file that it could not open, or that we hold ourselves."""
+        environ = dict(os.environ)
+        if self.backend == LEGACY:
+            chosen = environ.get("XTABLES_LOCKFILE")
+            if netns.is_our_lock(chosen) if chosen else not is_lockable(LOCK_FILE):
+                environ["XTABLES_LOCKFILE"] = private_lock()
+        return environ
+
+    def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:
+        """What was refused, and in the rule's own words what it is for."""
+        details = [(f"{self}-restore said", said(done))]
+        is_legacy = self.backend == LEGACY
+        what = f"the kernel refused the {self.family.value} rules"
+        if lock_hint(done.stderr):
+            # It says nothing of what the kernel can do in this family.
+            what = f"{self}-restore waited {LOCK_WAIT} s for the lock of iptables, and did not get it"
+            return KernelRefused(what, details=details, hint=lock_hint(done.stderr))
+        hint = permission_hint(done.stderr)
+        found = None if hint else refused_rule(asked, done.stderr, family=self.family, is_legacy=is_legacy)
+        if not found:
+            return KernelRefused(what, details=details, hint=hint, family=self.family)
+        chain, rule = found
+        details += [("the rule", f"-A {chain} {rule_text(rule)}"), ("its why", rule.why)]
+        hint = owner_hint(rule) or missing_module_hint(rule, family=self.family, is_legacy=is_legacy)
+        return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=self.family)
+
+
+class Saved(Value):
+    """What a namespace holds, as a value and in the kernel's words."""
+
+    ruleset: Ruleset
+    text: str
+
+
+def private_lock() -> str:
+    """A lock file that only our children see. Against other runs of ours there is `capture.kernel.netns.locked`."""
+    if not _private_locks:
+        _private_locks.append(os.memfd_create("xtables.lock"))
+    return f"/proc/{os.getpid()}/fd/{_private_locks[0]}"
+
+
+_private_locks: list[int] = []
+"""The open file behind that lock, once it was needed."""
+
+
+def is_lockable(path: str) -> bool:
+    """Whether iptables could open or make its lock file there."""
+    return os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK)

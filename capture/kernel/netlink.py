@@ -1,0 +1,205 @@
+"""Questions to the kernel that a pod's start-up cannot afford a library or a child process for.
+
+A netlink dump is a dozen lines; importing pyroute2 takes ten times the CPU of everything else on the init path,
+and `nft list tables` or `ip rule` a fork each. All questions only look.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from ipaddress import ip_address
+
+from rules.netfilter.values import Family, Value
+from rules.plan.names import PASSTHROUGH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+# linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+REQUEST_DUMP = 0x001 | 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
+IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
+RTA_TABLE = 15
+FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 15, 16, 21
+FRA_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, 14}
+"""The attributes of a rule that asks for a mark at most (linux/fib_rules.h); 14 is FRA_SUPPRESS_PREFIXLEN."""
+FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 2
+RTN_LOCAL = 2
+NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN = 10 << 8 | 1, 10 << 8 | 4
+NFTA_TABLE_NAME = 1
+NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_USE = 1, 3, 6
+HEADER = struct.Struct("=IHHII")
+ATTRIBUTE = struct.Struct("=HH")
+FAMILIES = {2: Family.V4, 10: Family.V6}
+"""AF_INET and AF_INET6, which are also NFPROTO_IPV4 and NFPROTO_IPV6."""
+
+NUMBERS = {family: number for number, family in FAMILIES.items()}
+
+
+class Address(Value):
+    """An address of an interface in this namespace."""
+
+    ip: IPv4Address | IPv6Address
+    prefix: int
+    protocol: int = 0
+    """Who says to have put it there (IFA_PROTO, Linux 5.18 and later)."""
+    interface: int = 0
+    """The index of its interface."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is one that other hosts could reach: neither loopback, nor link-local, nor our own `::6`."""
+        return not (self.ip.is_loopback or self.ip.is_link_local or self.ip in PASSTHROUGH[Family.V6])
+
+    def __str__(self) -> str:
+        return f"{self.ip}/{self.prefix}"
+
+
+def addresses() -> tuple[Address, ...]:
+    """Every address of this namespace, in the kernel's order: IPv4 before IPv6. Needs no privilege.
+
+    Raises OSError if the kernel does not answer.
+    """
+    found = []
+    for message in dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
+        family, prefix = message[0], message[1]
+        if family in FAMILIES:
+            read = attributes(message[8:])
+            # On a point-to-point link IFA_ADDRESS is the other end; the address itself is IFA_LOCAL.
+            raw = read.get(IFA_LOCAL) or read.get(IFA_ADDRESS)
+            if raw:
+                protocol = number(read.get(IFA_PROTO))
+                found.append(Address(ip_address(raw), prefix, protocol, number(message[4:8])))
+    return tuple(found)
+
+
+class PolicyRule(Value):
+    """An ip rule (ip-rule(8)) by what we tell them apart."""
+
+    family: Family
+    priority: int
+    mark: int
+    """The fwmark it asks for; 0 if it asks for none."""
+    table: int
+    protocol: int
+    """Who says to have put it there (FRA_PROTOCOL)."""
+    is_plain: bool = True
+    """Whether the mark is all it asks for: neither addresses nor interfaces nor a part of the mark."""
+
+
+class LocalRoute(Value):
+    """A default route of type local: it delivers here whatever is looked up in its table."""
+
+    family: Family
+    table: int
+    protocol: int
+    """Who says to have put it there (rtm_protocol)."""
+
+
+def policy_rules() -> tuple[PolicyRule, ...]:
+    """The ip rules of this namespace. Needs no privilege. Raises OSError if the kernel does not answer."""
+    found = []
+    for message in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+        if message[0] in FAMILIES:
+            read = attributes(message[12:])
+            table = number(read.get(FRA_TABLE)) or message[4]
+            numbers = (number(read.get(FRA_PRIORITY)), number(read.get(FRA_FWMARK)), table)
+            whole_mark = number(read.get(FRA_FWMASK)) in (0, 0xFFFFFFFF)
+            asks_more = any(message[1:4]) or number(message[8:12]) & FIB_RULE_INVERT or read.keys() - FRA_PLAIN
+            is_plain = whole_mark and not asks_more and message[7] == FR_ACT_TO_TBL
+            found.append(PolicyRule(FAMILIES[message[0]], *numbers, number(read.get(FRA_PROTOCOL)), is_plain))
+    return tuple(found)
+
+
+def local_default_routes() -> tuple[LocalRoute, ...]:
+    """The local default routes of this namespace, in any table. Needs no privilege. Raises OSError likewise."""
+    found = []
+    for message in dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
+        family, prefix, table, protocol, kind = message[0], message[1], message[4], message[5], message[7]
+        if family in FAMILIES and prefix == 0 and kind == RTN_LOCAL:
+            read = attributes(message[12:])
+            found.append(LocalRoute(FAMILIES[family], number(read.get(RTA_TABLE)) or table, protocol))
+    return tuple(found)
+
+
+def number(raw: bytes | None) -> int:
+    """An unsigned attribute in this machine's byte order; 0 if it is not there."""
+    return int.from_bytes(raw or b"", sys.byteorder)
+
+
+def nft_tables() -> tuple[dict[Family, frozenset[str]], frozenset[str]]:
+    """The names of the nf_tables tables of this namespace: of the families that iptables has, and of all others.
+
+    Raises PermissionError without CAP_NET_ADMIN, and another OSError if the kernel has no nf_tables.
+    """
+    found: dict[Family, set[str]] = {family: set() for family in Family}
+    others = set()
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4)):
+        name = text(attributes(message[4:])[NFTA_TABLE_NAME])
+        if message[0] in FAMILIES:
+            found[FAMILIES[message[0]]].add(name)
+        else:
+            others.add(name)
+    return {family: frozenset(names) for family, names in found.items()}, frozenset(others)
+
+
+def nft_chains() -> dict[tuple[Family, str], dict[str, int]]:
+    """The chains of each nf_tables table that has any, with how many rules and references each has.
+
+    Raises OSError as `nft_tables`.
+    """
+    found: dict[tuple[Family, str], dict[str, int]] = {}
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETCHAIN, bytes(4)):
+        if message[0] in FAMILIES:
+            read = attributes(message[4:])
+            table = found.setdefault((FAMILIES[message[0]], text(read[NFTA_CHAIN_TABLE])), {})
+            table[text(read[NFTA_CHAIN_NAME])] = int.from_bytes(read.get(NFTA_CHAIN_USE, b""), "big")
+    return found
+
+
+def text(raw: bytes) -> str:
+    """A string attribute, which ends with a zero."""
+    return raw.rstrip(b"\0").decode(errors="replace")
+
+
+def dump(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
+    """The messages that answer a dump request, without their netlink headers (netlink(7))."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        kernel.send(HEADER.pack(HEADER.size + len(payload), question, REQUEST_DUMP, 1, 0) + payload)
+        while True:
+            for kind, _, body in messages(kernel.recv(1 << 16)):
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    error = -struct.unpack_from("=i", body)[0]
+                    if error:
+                        raise OSError(error, os.strerror(error))
+                    return
+                yield body
+
+
+def messages(received: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Each message in what was received: its type, the number of the request it answers, and its body."""
+    at = 0
+    while at < len(received):
+        length, kind, _, number, _ = HEADER.unpack_from(received, at)
+        yield kind, number, received[at + HEADER.size : at + length]
+        at += length + 3 & ~3
+
+
+def attributes(raw: bytes) -> dict[int, bytes]:
+    """The attributes of a message, by type."""
+    found = {}
+    at = 0
+    while at + ATTRIBUTE.size <= len(raw):
+        length, kind = ATTRIBUTE.unpack_from(raw, at)
+        if length < ATTRIBUTE.size:
+            break
+        found[kind & 0x3FFF] = raw[at + ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    return found

@@ -1,0 +1,1 @@
+"""Will a run work here?"""

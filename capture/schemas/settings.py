@@ -1,0 +1,143 @@
+"""The settings as a pydantic model: for those who validate, generate or document them rather than start a pod.
+
+The model is made from the declarations in `capture.settings.declared`, so a setting is declared once; each of its
+fields is checked by the very reader that checks the flag. Building it takes longer than applying rules does, which is
+why the init path uses the declarations and leaves this module alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
+
+from capture.settings import parsers
+from capture.settings.declared import DECLARED, Origin, Said, Settings
+from capture.settings.parsers import Name
+from rules.netfilter.values import All
+
+if TYPE_CHECKING:
+    from capture.settings.resolve import Resolved
+
+LIST = {"type": "array", "items": {"type": "string"}}
+ALL_OR_LIST = {"anyOf": [{"const": "*"}, LIST]}
+PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
+U32 = {"type": "integer", "minimum": 1, "maximum": parsers.HIGHEST_U32}
+DURATION = {"anyOf": [{"type": "string", "examples": ["500ms"]}, {"type": "number", "exclusiveMinimum": 0}]}
+DURATIONS = (parsers.duration, parsers.whole_seconds)
+SCHEMAS: dict[Any, dict[str, Any]] = {
+    parsers.port: PORT,
+    parsers.mark: U32,
+    parsers.routing_table: U32,
+    parsers.boolean: {"type": "boolean"},
+    parsers.duration: DURATION,
+    parsers.whole_seconds: DURATION,
+    parsers.ports: LIST,
+    parsers.cidrs: LIST,
+    parsers.interfaces: LIST,
+    parsers.owners: LIST,
+    parsers.all_or_ports: ALL_OR_LIST,
+    parsers.all_or_cidrs: ALL_OR_LIST,
+    parsers.owner_groups: ALL_OR_LIST,
+    parsers.uid_ranges: LIST,
+    parsers.addresses: LIST,
+    parsers.udp_policies: LIST,
+    parsers.ports_of_users: LIST,
+    parsers.rate: {"type": "integer", "minimum": 1, "maximum": 100},
+    parsers.nflog_group: PORT,
+}
+"""What each reader takes, in JSON. Everything else is a string."""
+
+
+def plain(value: Any) -> Any:
+    """A setting's value as JSON has it: `*`, numbers, strings, lists of them, or null where nothing was said."""
+    if isinstance(value, All):
+        return "*"
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Name):
+        return value.name
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def written(setting: Said, value: Any) -> str:
+    """A JSON value as the text that the setting's flag would be given."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        separator = ";" if setting.read is parsers.ports_of_users else ","
+        return separator.join(written(setting, entry) for entry in value)
+    if setting.read in DURATIONS and isinstance(value, int | float):
+        return f"{value:g}s" if value >= 1e-3 else f"{value * 1e9:.0f}ns"
+    return str(plain(value))
+
+
+def field(setting: Said) -> tuple[Any, Any]:
+    """The pydantic field of a setting: any JSON that its flag could be given, read as the flag is."""
+
+    def read(value: Any) -> Any:
+        return None if value is None else setting.read(written(setting, value))
+
+    schema = SCHEMAS.get(setting.read, {"type": "string"})
+    annotation = Annotated[Any, BeforeValidator(read), PlainSerializer(plain, when_used="json"), WithJsonSchema(schema)]
+    flags = [flag for flag in (setting.short, setting.long) if flag]
+    names: dict[str, Any] = {"flags": flags, "variables": list(setting.env)}
+    return annotation, Field(default=setting.default, description=setting.about, json_schema_extra=names)
+
+
+class _Checked(BaseModel):
+    """What every model of settings has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Settings of capture")
+
+    def settings(self) -> Settings:
+        """The same values for everything that takes `Settings`; what was set here has this model as its origin."""
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        return Settings(values, {name: Origin("model") for name in values})
+
+
+SettingsModel: type[_Checked] = create_model(
+    "SettingsModel",
+    __base__=_Checked,
+    **{setting.name: field(setting) for setting in DECLARED},  # type: ignore[call-overload] # known at run time only
+)
+"""Every setting by name. Raises pydantic's ValidationError, with the sentences that the flags are refused with."""
+
+
+class Listed(BaseModel):
+    """One setting as `capture settings` lists it."""
+
+    name: str
+    """Its name in SettingsModel."""
+    flag: str
+    """Its long flag; empty if it has none."""
+    variables: list[str]
+    """Its variables, the one that wins first."""
+    value: Any
+    """What it is, derived values included."""
+    text: str
+    """The same as one would write it on a command line."""
+    source: str
+    """Where that came from: a flag, a variable, the default, or what it was derived from."""
+
+
+def listing(said: Settings, resolved: Resolved) -> list[Listed]:
+    """Every setting with the value that counts and where it came from."""
+    listed = []
+    for setting in DECLARED:
+        value, origin = getattr(said, setting.name), said.origins[setting.name]
+        if setting.name in resolved.derived:
+            value, origin = getattr(resolved.intent, setting.name), resolved.derived[setting.name]
+        elif value is None and setting.name in resolved.intent.__match_args__:
+            value = getattr(resolved.intent, setting.name)
+        listed.append(
+            Listed(
+                name=setting.name,
+                flag=setting.long,
+                variables=list(setting.env),
+                value=plain(value),
+                text="" if value is None else written(setting, value),
+                source=str(origin),
+            )
+        )
+    return listed

@@ -1,0 +1,1 @@
+"""Flags and variables, checked values with their origin, and the intent they make."""

@@ -1,0 +1,508 @@
+"""What the operator said: every flag and variable, declared once, with where each value came from.
+
+A declaration is read in four places: by `load` on the init path, by the pydantic model of `capture.schemas.settings`,
+by the help of the command line, and by the reference in `docs/`. Only the first is paid for when a pod starts, which is
+why nothing here needs pydantic or click.
+"""
+
+from __future__ import annotations
+
+from capture.errors import BadSettings, Refusal, quoted
+from capture.kernel import netns
+from capture.settings import parsers
+from capture.settings.argv import Argument, read_argv
+from rules.netfilter.values import ALL, All, Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import Any, TypeVar
+
+    from rules.netfilter.values import Network, Ports
+    from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
+
+    T = TypeVar("T")
+    D = TypeVar("D")
+
+
+class Origin(Value):
+    """Where a value came from: `flag`, `environment`, `default`, or `derived` from other values or the host."""
+
+    kind: str
+    name: str = ""
+    """The flag as it was typed, the variable's name, or what it was derived from."""
+    text: str | None = None
+    """What was written there."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}".strip()
+
+
+class Said:
+    """One declaration. As a class attribute of `Settings` it stands for the value an instance will have."""
+
+    def __init__(
+        self,
+        read: parsers.Reader[Any],
+        default: Any,
+        flags: tuple[str, ...],
+        env: tuple[str, ...],
+        empty_counts: bool,
+        surprises: Callable[[str], Iterator[str]],
+        ours: bool,
+        about: str,
+    ) -> None:
+        self.read = read
+        self.default = default
+        self.short = next((flag for flag in flags if len(flag) == 2), "")
+        self.long = next((flag for flag in flags if len(flag) > 2), "")
+        variable = self.long[2:].upper().replace("-", "_")
+        self.env = env + ((f"CAPTURE_{variable}",) if ours else (variable,) if self.long else ())
+        """The names of its variables, the one that wins first."""
+        self.empty_counts = empty_counts
+        """Whether a variable that is set but empty says something, as it does in istio-iptables for this one alone."""
+        self.surprises = surprises
+        """What in a text that can be read will surprise whoever wrote it, in sentences."""
+        self.about = about
+        self.name = ""
+        """The attribute of `Settings`; for those that shape rules, also the field of `Intent`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether a bare flag means true."""
+        return self.read is parsers.boolean
+
+    @property
+    def shown(self) -> str:
+        """How error messages and help call it: its long flag, or its variable if it has none."""
+        return self.long or self.env[0]
+
+
+def no_surprises(_: str) -> Iterator[str]:
+    return iter(())
+
+
+def said(
+    read: parsers.Reader[T],
+    default: D,
+    *flags: str,
+    env: tuple[str, ...] = (),
+    empty_counts: bool = False,
+    surprises: Callable[[str], Iterator[str]] = no_surprises,
+    ours: bool = False,
+    about: str,
+) -> T | D:
+    """Declares a setting. A class body gets a `Said`, for what an instance has: what `read` makes, or the default.
+
+    `ours`: istio-iptables has no such flag. Its variable begins with `CAPTURE_`, lest it mean something to others.
+    """
+    return Said(read, default, flags, env, empty_counts, surprises, ours, about)  # type: ignore[return-value] # as dataclasses.field does
+
+
+class Settings:
+    """What the operator said, checked. Made by `load`, or by `capture.schemas.settings` from what pydantic checked."""
+
+    proxy_port: int = said(
+        parsers.port, 15001, "-p", "--envoy-port", about="Port of the proxy where captured outbound TCP goes."
+    )
+    inbound_capture_port: int = said(
+        parsers.port, 15006, "-z", "--inbound-capture-port", about="Port of the proxy where captured inbound TCP goes."
+    )
+    inbound_tunnel_port: int = said(
+        parsers.port,
+        15008,
+        "-e",
+        "--inbound-tunnel-port",
+        about="The proxy's tunnel port (HBONE), not captured by REDIRECT.",
+    )
+    proxy_uid: tuple[int | parsers.Name, ...] | None = said(
+        parsers.owners,
+        None,
+        "-u",
+        "--proxy-uid",
+        about="Users that are never captured, by number or name. By default the user that ENVOY_USER names, else 1337.",
+    )
+    proxy_gid: tuple[int | parsers.Name, ...] | None = said(
+        parsers.owners,
+        None,
+        "-g",
+        "--proxy-gid",
+        about="Groups that are never captured, by number or name. By default the value of --proxy-uid.",
+    )
+    interception_mode: str = said(
+        parsers.one_of("REDIRECT", "TPROXY", empty="REDIRECT"),
+        "REDIRECT",
+        "-m",
+        "--istio-inbound-interception-mode",
+        about="How inbound TCP gets to the proxy: REDIRECT, or TPROXY, which keeps the client's address.",
+    )
+    inbound_ports: All | tuple[Ports, ...] = said(
+        parsers.all_or_ports,
+        ALL,
+        "-b",
+        "--istio-inbound-ports",
+        about="Inbound ports to capture: * for all, a list, or empty for none.",
+    )
+    inbound_ports_exclude: tuple[Ports, ...] = said(
+        parsers.ports,
+        (),
+        "-d",
+        "--istio-local-exclude-ports",
+        about="Inbound ports that are not captured. Only of use where -b is *.",
+    )
+    exclude_interfaces: tuple[str, ...] = said(
+        parsers.interfaces,
+        (),
+        "-c",
+        "--istio-exclude-interfaces",
+        about="Interfaces on which nothing is captured, in either direction.",
+    )
+    outbound_cidrs: All | tuple[Network, ...] | None = said(
+        parsers.all_or_cidrs,
+        None,
+        "-i",
+        "--istio-service-cidr",
+        surprises=parsers.host_bits,
+        about="Outbound destinations to capture: * for all, a list of CIDRs, or empty for none. "
+        "By default *, unless -q is given.",
+    )
+    outbound_cidrs_exclude: tuple[Network, ...] = said(
+        parsers.cidrs,
+        (),
+        "-x",
+        "--istio-service-exclude-cidr",
+        surprises=parsers.host_bits,
+        about="Outbound destinations that are not captured, whatever -q and -i say.",
+    )
+    outbound_ports: tuple[Ports, ...] = said(
+        parsers.ports,
+        (),
+        "-q",
+        "--istio-outbound-ports",
+        about="Outbound ports that are captured as well, whatever -i says.",
+    )
+    outbound_ports_exclude: tuple[Ports, ...] = said(
+        parsers.ports,
+        (),
+        "-o",
+        "--istio-local-outbound-ports-exclude",
+        about="Outbound ports that are never captured, whatever anything else says.",
+    )
+    virtual_interfaces: tuple[str, ...] = said(
+        parsers.interfaces,
+        (),
+        "-k",
+        "--kube-virt-interfaces",
+        about="Interfaces of virtual machines in the pod: what arrives there is treated as outbound.",
+    )
+    tproxy_mark: int = said(parsers.mark, 1337, "-t", "--istio-inbound-tproxy-mark", about="The fwmark of TPROXY mode.")
+    tproxy_route_table: int = said(
+        parsers.routing_table,
+        133,
+        "-r",
+        "--istio-inbound-tproxy-route-table",
+        about="The routing table of TPROXY mode.",
+    )
+    drop_invalid: bool = said(
+        parsers.boolean,
+        False,
+        "--drop-invalid",
+        env=("INVALID_DROP",),
+        about="Drop packets that conntrack cannot place (state INVALID) before they are delivered unredirected.",
+    )
+    dual_stack: bool = said(
+        parsers.boolean,
+        False,
+        "--dual-stack",
+        env=("ISTIO_DUAL_STACK",),
+        about="Capture IPv6 if the pod has any usable IPv6 address, not only if its first address is one.",
+    )
+    redirect_dns: bool = said(
+        parsers.boolean,
+        False,
+        "--redirect-dns",
+        env=("ISTIO_META_DNS_CAPTURE",),
+        about="Send DNS queries for the nameservers of resolv.conf to the proxy's resolver.",
+    )
+    capture_all_dns: bool = said(
+        parsers.boolean, False, "--capture-all-dns", about="With --redirect-dns: whatever nameserver is asked."
+    )
+    resolv_conf: str = said(
+        parsers.text,
+        "",
+        "--resolv-conf",
+        ours=True,
+        about="The file that names the nameservers. By default /etc/resolv.conf, or for a namespace given by name "
+        "/etc/netns/NAME/resolv.conf if that exists.",
+    )
+    dns_capture_port: int = said(
+        parsers.port, 15053, "--dns-capture-port", ours=True, about="Port of the proxy's resolver."
+    )
+    dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = said(
+        parsers.addresses,
+        (),
+        "--dns-capture-address",
+        ours=True,
+        about="Address of the resolver, at most one of each family. By default loopback.",
+    )
+    ipv6: str = said(
+        parsers.one_of("auto", "on", "off", "reject", empty=""),
+        "",
+        "--ipv6",
+        ours=True,
+        about="Whether IPv6 is captured: auto (if there is a usable address), on, off, or reject (not captured, and "
+        "refused to all but the proxy). By default as istio-iptables: see --dual-stack.",
+    )
+    capture_ssh: bool = said(
+        parsers.boolean,
+        False,
+        "--capture-ssh",
+        ours=True,
+        about="Capture the port of the SSH session that runs this, and those on which sshd listens, as any other.",
+    )
+    allow_host: bool = said(
+        parsers.boolean,
+        False,
+        "--allow-host",
+        ours=True,
+        about="Run even in the namespace of a Kubernetes node, where it takes the traffic of the node itself.",
+    )
+    take_over: bool = said(
+        parsers.boolean,
+        False,
+        "--take-over",
+        ours=True,
+        about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode): "
+        "remove them in the commit that brings ours. Without it a run is refused there.",
+    )
+    exclude_uids: tuple[Uids, ...] = said(
+        parsers.uid_ranges,
+        (),
+        "--exclude-uids",
+        ours=True,
+        about="Users whose outbound traffic, DNS included, is not captured: uids or ranges such as 1000-2000.",
+    )
+    exclude_outbound_ports_for_uids: tuple[PortsOfUsers, ...] = said(
+        parsers.ports_of_users,
+        (),
+        "--exclude-outbound-ports-for-uids",
+        ours=True,
+        about="[PROTOCOL:]PORTS:UIDS, several separated by semicolons: outbound ports that are not captured for "
+        "these users. tcp:80,443:1000-2000; without a protocol both, * for all ports.",
+    )
+    exclude_inbound_cidrs: tuple[Network, ...] = said(
+        parsers.cidrs,
+        (),
+        "--exclude-inbound-cidrs",
+        surprises=parsers.host_bits,
+        ours=True,
+        about="Sources whose connections to the pod are not captured.",
+    )
+    udp: tuple[UdpPolicy, ...] = said(
+        parsers.udp_policies,
+        (),
+        "--udp",
+        ours=True,
+        about="PORT=POLICY, a list: what becomes of UDP that leaves the pod past the proxy, such as QUIC: leave, "
+        "reject or drop. 443=reject makes clients fall back to TCP at once.",
+    )
+    close_wait_timeout: float | None = said(
+        parsers.whole_seconds,
+        None,
+        "--close-wait-timeout",
+        ours=True,
+        about="Set conntrack's timeout for half-closed connections (net.netfilter.nf_conntrack_tcp_timeout_close_wait) "
+        "to this duration. What prevents it is reported and is no failure.",
+    )
+    log_connections: str = said(
+        parsers.one_of("log", "nflog", empty=""),
+        "",
+        "--log-connections",
+        ours=True,
+        about="Log captured connections: log (kernel log) or nflog (see --nflog-group). Off by default.",
+    )
+    log_connections_rate: int = said(
+        parsers.rate,
+        10,
+        "--log-connections-rate",
+        ours=True,
+        about="At most so many of each direction in a second, 1 to 100.",
+    )
+    nflog_group: int = said(
+        parsers.nflog_group, 5, "--nflog-group", ours=True, about="The nfnetlink_log group, 1 to 65535."
+    )
+    owner_groups: All | tuple[int | parsers.Name, ...] = said(
+        parsers.owner_groups,
+        ALL,
+        env=("ISTIO_OUTBOUND_OWNER_GROUPS",),
+        empty_counts=True,
+        about="Groups whose outbound traffic is captured: * for all, a list of at most 64, or empty for none.",
+    )
+    owner_groups_exclude: tuple[int | parsers.Name, ...] = said(
+        parsers.owners,
+        (),
+        env=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",),
+        about="Groups whose outbound traffic is not captured. Only of use where ISTIO_OUTBOUND_OWNER_GROUPS is *.",
+    )
+    ipv4_loopback_cidr: Network = said(
+        parsers.ipv4_loopback,
+        parsers.ipv4_loopback("127.0.0.1/32"),
+        env=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",),
+        surprises=parsers.host_bits,
+        about="What counts as loopback in IPv4, from 127.0.0.0/8 to one address.",
+    )
+    envoy_user: str = said(
+        parsers.text, "istio-proxy", env=("ENVOY_USER",), about="The user whose uid is the default of --proxy-uid."
+    )
+    network_namespace: str = said(
+        parsers.text,
+        "",
+        "--network-namespace",
+        about="Work in this network namespace: a name of `ip netns`, a path, or a pid. Empty: the one we are in.",
+    )
+    force_iptables_binary: str = said(
+        parsers.one_of("nft", "legacy", empty=""),
+        "",
+        "--force-iptables-binary",
+        about="nft or legacy: use this backend instead of the one that the namespace and the kernel suggest.",
+    )
+    native_nftables: bool = said(
+        parsers.boolean,
+        False,
+        "--native-nftables",
+        about="Accepted for compatibility: selects nf_tables, which we program through iptables-nft.",
+    )
+    dry_run: bool = said(
+        parsers.boolean, False, "-n", "--dry-run", about="Print what iptables-restore would be given; touch nothing."
+    )
+    dry_run_file: str = said(
+        parsers.text, "", env=("DRY_RUN_FILE_PATH",), about="With --dry-run: a file that gets a copy of the rules."
+    )
+    cleanup_only: bool = said(
+        parsers.boolean, False, "--cleanup-only", about="Remove what is ours, whatever settings put it there, and stop."
+    )
+    skip_rule_apply: bool = said(parsers.boolean, False, "--skip-rule-apply", about="Leave the rules alone.")
+    run_validation: bool = said(
+        parsers.boolean, False, "--run-validation", about="Prove with real connections that the rules capture."
+    )
+    probe_port: int = said(
+        parsers.port, 15002, "--iptables-probe-port", about="The port that --run-validation connects to."
+    )
+    probe_timeout: float = said(
+        parsers.duration, 5.0, "--probe-timeout", about="How long --run-validation waits: 500ms, 5s, 1m30s."
+    )
+    cni_mode: bool = said(parsers.boolean, False, "--cni-mode", about="Accepted for compatibility; changes nothing.")
+    reconcile: bool = said(
+        parsers.boolean, False, "--reconcile", about="Accepted for compatibility; every run does it."
+    )
+    force_apply: bool = said(
+        parsers.boolean, False, "--force-apply", about="Accepted for compatibility; every run does it."
+    )
+    log_output_level: str = said(
+        parsers.log_level,
+        "info",
+        "--log_output_level",
+        about="How much to say: debug, info, warn, error, fatal or none; or default:LEVEL.",
+    )
+    log_as_json: bool = said(parsers.boolean, False, "--log_as_json", about="One JSON object for each line of the log.")
+    log_target: str = said(
+        parsers.text, "stderr", "--log_target", about="Accepted for compatibility; the log goes to stderr."
+    )
+    log_caller: str = said(parsers.text, "", "--log_caller", about="Accepted for compatibility; changes nothing.")
+    log_stacktrace_level: str = said(
+        parsers.text, "", "--log_stacktrace_level", about="Accepted for compatibility; changes nothing."
+    )
+    vklog: str = said(parsers.text, "", "--vklog", about="Accepted for compatibility; changes nothing.")
+
+    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, Origin], warnings: Sequence[str] = ()) -> None:
+        for setting in DECLARED:
+            self.__dict__[setting.name] = values.get(setting.name, setting.default)
+        self.origins = {setting.name: origins.get(setting.name, Origin("default")) for setting in DECLARED}
+        """Where each value came from."""
+        self.warnings = tuple(warnings)
+        """What was understood but will surprise."""
+
+    @classmethod
+    def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+        """From a command line (without the program's name) and an environment.
+
+        A flag wins over a variable, a variable over the default. Raises BadSettings with everything that is
+        wrong with them, after reading it all.
+        """
+        return cls.from_arguments(*read_argv(argv, FLAGS, switches=SWITCHES), environ)
+
+    @classmethod
+    def from_arguments(
+        cls, arguments: Sequence[Argument], unreadable: Sequence[Refusal], environ: Mapping[str, str]
+    ) -> Settings:
+        """The same for a command line that was split into its flags already."""
+        refusals = list(unreadable)
+        given = {DECLARED_BY_FLAG[argument.flag].name: argument for argument in arguments}
+        values: dict[str, Any] = {}
+        origins: dict[str, Origin] = {}
+        warnings: list[str] = []
+        for setting in DECLARED:
+            origin = origin_of(setting, given.get(setting.name), environ)
+            if origin is None or origin.text is None:
+                continue
+
+            try:
+                values[setting.name] = setting.read(origin.text)
+                origins[setting.name] = origin
+                warnings += [f"{origin}: {surprise}" for surprise in setting.surprises(origin.text)]
+            except ValueError as refused:
+                refusals.append(Refusal(str(origin), origin.text, f"{refused}{service_link(origin)}"))
+        if refusals:
+            raise BadSettings(refusals)
+        return cls(values, origins, warnings)
+
+    @property
+    def nameservers_file(self) -> str:
+        """The file to read nameservers from; none if no setting needs them."""
+        if not self.redirect_dns or self.capture_all_dns:
+            return ""
+        return self.resolv_conf or netns.resolv_conf(self.network_namespace)
+
+    def given(self) -> Iterator[tuple[Said, Any, Origin]]:
+        """The settings that somebody set, with value and origin."""
+        for setting in DECLARED:
+            origin = self.origins[setting.name]
+            if origin.kind != "default":
+                yield setting, getattr(self, setting.name), origin
+
+
+def origin_of(setting: Said, argument: Argument | None, environ: Mapping[str, str]) -> Origin | None:
+    """The place that decides this setting, if it was set at all.
+
+    An empty variable counts as not set, as in istio-iptables, but where `empty_counts`.
+    """
+    if argument is not None:
+        return Origin("flag", argument.flag, argument.value)
+    for name in setting.env:
+        text = environ.get(name)
+        if text or (text is not None and setting.empty_counts):
+            return Origin("environment", name, text)
+    return None
+
+
+def service_link(origin: Origin) -> str:
+    """Kubernetes gives every container variables named after the Services around it, and one may be named envoy."""
+    text = origin.text or ""
+    if origin.kind == "environment" and origin.name.endswith("_PORT") and text.startswith(("tcp://", "udp://")):
+        service = origin.name.removesuffix("_PORT").lower()
+        return f" (it looks like a link to the Service {quoted(service)}; set the flag, or enableServiceLinks: false)"
+    return ""
+
+
+DECLARED: tuple[Said, ...] = tuple(value for value in vars(Settings).values() if isinstance(value, Said))
+"""Every setting, in the order of the help."""
+VARIABLES = tuple(dict.fromkeys(name for setting in DECLARED for name in setting.env))
+"""Every variable that is read."""
+DECLARED_BY_NAME = {setting.name: setting for setting in DECLARED}
+DECLARED_BY_FLAG = {flag: setting for setting in DECLARED for flag in (setting.short, setting.long) if flag}
+FLAGS = frozenset(DECLARED_BY_FLAG)
+SWITCHES = frozenset(flag for flag, setting in DECLARED_BY_FLAG.items() if setting.is_switch)

@@ -1,0 +1,280 @@
+"""From what the operator said and what the host answered to what is meant, with nothing left to look up."""
+
+from __future__ import annotations
+
+from capture.errors import BadSettings, Refusal, on_one_line, quoted
+from capture.host import facts
+from capture.settings.declared import DECLARED_BY_NAME, Origin
+from capture.settings.parsers import Name, cidr
+from rules.netfilter.values import ALL, All, Family, Ports, Value
+from rules.plan.intent import Intent
+from rules.plan.names import MOST_OWNERS_IN_A_RULE, PROXY_LOOP_MARK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from capture.host.facts import Facts
+    from capture.settings.declared import Settings
+    from rules.netfilter.values import Network
+
+DEFAULT_PROXY_UID = 1337
+
+
+class Resolved(Value):
+    """What is meant, where the values that nobody gave came from, and what will surprise."""
+
+    intent: Intent
+    derived: dict[str, Origin]
+    """The origin of each value that was derived, by the setting's name."""
+    warnings: tuple[str, ...]
+    needs_ipv6: bool
+    """Whether IPv6 was asked for, or the pod has an address in it: then a kernel that cannot capture it is an error."""
+
+
+def resolve(settings: Settings, found: Facts) -> Resolved:
+    """Raises BadSettings for values that cannot mean anything on this host, or not together."""
+    return _Resolution(settings, found).resolved()
+
+
+class _Resolution:
+    """The resolving of one set of settings: collects what is refused, derived, and worth a warning."""
+
+    def __init__(self, settings: Settings, found: Facts) -> None:
+        self.settings = settings
+        self.facts = found
+        self.refusals: list[Refusal] = []
+        self.derived: dict[str, Origin] = {}
+        self.warnings = list(settings.warnings)
+
+    def resolved(self) -> Resolved:
+        said = self.settings
+        self.refuse_contradictions()
+        uids = self.proxy_uids()
+        gids = self.proxy_gids(uids)
+        if len(uids) + len(gids) > MOST_OWNERS_IN_A_RULE:
+            what = f"makes {len(uids)} uids and {len(gids)} gids of the proxy; at most {MOST_OWNERS_IN_A_RULE} together"
+            self.refuse("proxy_uid", what)
+        groups = said.owner_groups
+        included = groups if isinstance(groups, All) else self.ids("owner_groups", groups, facts.gid_of)
+        excluded = self.ids("owner_groups_exclude", said.owner_groups_exclude, facts.gid_of)
+        nameservers = self.nameservers()
+        families = self.families()
+        if self.refusals:
+            raise BadSettings(self.refusals)
+        redirects_dns = said.redirect_dns and (said.capture_all_dns or bool(nameservers))
+        self.warn_of_settings_without_effect()
+        self.warn_of_owners(uids)
+        self.warn_of_own_ports()
+        self.tell_of_ssh()
+        intent = Intent(
+            families=families,
+            ipv6=said.ipv6 if said.ipv6 == "reject" else "",
+            proxy_port=said.proxy_port,
+            inbound_capture_port=said.inbound_capture_port,
+            inbound_tunnel_port=said.inbound_tunnel_port,
+            proxy_uid=uids,
+            proxy_gid=gids,
+            interception_mode=said.interception_mode,
+            tproxy_mark=said.tproxy_mark,
+            tproxy_route_table=said.tproxy_route_table,
+            inbound_ports=said.inbound_ports,
+            inbound_ports_exclude=said.inbound_ports_exclude,
+            capture_ssh=said.capture_ssh,
+            ssh_ports=tuple(Ports.one(port) for port, _ in self.facts.ssh_ports),
+            exclude_inbound_cidrs=said.exclude_inbound_cidrs,
+            outbound_cidrs=self.outbound_cidrs(),
+            outbound_cidrs_exclude=said.outbound_cidrs_exclude,
+            outbound_ports=said.outbound_ports,
+            outbound_ports_exclude=said.outbound_ports_exclude,
+            owner_groups=included,
+            owner_groups_exclude=excluded,
+            exclude_uids=said.exclude_uids,
+            exclude_outbound_ports_for_uids=said.exclude_outbound_ports_for_uids,
+            exclude_interfaces=said.exclude_interfaces,
+            virtual_interfaces=said.virtual_interfaces,
+            ipv4_loopback_cidr=said.ipv4_loopback_cidr,
+            redirect_dns=redirects_dns,
+            capture_all_dns=redirects_dns and said.capture_all_dns,
+            nameservers=nameservers if redirects_dns else (),
+            dns_capture_port=said.dns_capture_port,
+            dns_capture_address=said.dns_capture_address,
+            udp=said.udp,
+            log_connections=said.log_connections,
+            log_connections_rate=said.log_connections_rate,
+            nflog_group=said.nflog_group,
+            drop_invalid=said.drop_invalid,
+        )
+        needs_ipv6 = said.dual_stack or said.ipv6 in ("on", "auto") or bool(self.facts.usable(Family.V6))
+        return Resolved(intent, self.derived, tuple(self.warnings), needs_ipv6)
+
+    # --- refusals -----------------------------------------------------------------------------------------
+
+    def refuse(self, name: str, reason: str) -> None:
+        origin = self.settings.origins[name]
+        self.refusals.append(Refusal(str(origin), origin.text, reason))
+
+    def refuse_contradictions(self) -> None:
+        said = self.settings
+        if said.native_nftables and said.force_iptables_binary == "legacy":
+            self.refuse("force_iptables_binary", "contradicts --native-nftables; give one of the two")
+        if said.proxy_port == said.inbound_capture_port:
+            name = "proxy_port" if said.origins["proxy_port"].text else "inbound_capture_port"
+            reason = "is the port for both directions; the proxy cannot tell them apart on one listener"
+            self.refuse(name, reason)
+        if said.dual_stack and said.ipv6 in ("off", "reject"):
+            self.refuse("ipv6", f"contradicts {said.origins['dual_stack']}, which asks for IPv6 to be captured")
+        if said.interception_mode == "TPROXY" and said.tproxy_mark == PROXY_LOOP_MARK:
+            self.refuse("tproxy_mark", "is the mark of the proxy's calls to its own pod; give another, such as 1337")
+
+    # --- owners -------------------------------------------------------------------------------------------
+
+    def proxy_uids(self) -> tuple[int, ...]:
+        if self.settings.proxy_uid:
+            return self.ids("proxy_uid", self.settings.proxy_uid, facts.uid_of)
+        user = self.settings.envoy_user
+        uid = facts.uid_of(user)
+        if uid is None:
+            self.derived["proxy_uid"] = Origin("derived", f"(there is no user {on_one_line(user)})")
+            return (DEFAULT_PROXY_UID,)
+        self.derived["proxy_uid"] = Origin("derived", f"from the user {user}")
+        return (uid,)
+
+    def proxy_gids(self, uids: tuple[int, ...]) -> tuple[int, ...]:
+        if self.settings.proxy_gid:
+            return self.ids("proxy_gid", self.settings.proxy_gid, facts.gid_of)
+        self.derived["proxy_gid"] = Origin("derived", "from --proxy-uid")
+        return uids
+
+    def ids(self, name: str, owners: tuple[int | Name, ...], lookup: Callable[[str], int | None]) -> tuple[int, ...]:
+        found = []
+        for owner in owners:
+            number = lookup(owner.name) if isinstance(owner, Name) else owner
+            if number is None:
+                kind = "user" if lookup is facts.uid_of else "group"
+                self.refuse(name, f"{owner} is no {kind} on this host; give its number")
+            else:
+                found.append(number)
+        return tuple(dict.fromkeys(found))
+
+    # --- what is captured ---------------------------------------------------------------------------------
+
+    def outbound_cidrs(self) -> All | tuple[Network, ...]:
+        said = self.settings
+        if said.outbound_cidrs is not None:
+            return said.outbound_cidrs
+        if said.outbound_ports:
+            self.derived["outbound_cidrs"] = Origin("derived", "(nothing, because --istio-outbound-ports is given)")
+            return ()
+        return ALL
+
+    def families(self) -> tuple[Family, ...]:
+        """IPv4 always. IPv6 as --ipv6 says; else if the first usable address is one, or with --dual-stack if any is."""
+        both, ipv4 = (Family.V4, Family.V6), (Family.V4,)
+        usable, ipv6 = self.facts.usable(), self.facts.usable(Family.V6)
+        choice = self.settings.ipv6
+        if choice == "on" and not self.facts.has_ipv6:
+            self.refuse("ipv6", "asks for IPv6, which this kernel does not have; give auto or off")
+        if choice in ("on", "off", "reject"):
+            return both if choice == "on" else ipv4
+        if not usable:
+            known = "the addresses cannot be read" if self.facts.addresses is None else "there is no usable address yet"
+            if not self.facts.has_ipv6:
+                return ipv4
+            self.warnings.append(f"{known}, so both IPv4 and IPv6 are captured")
+            return both
+        if usable[0].ip.version == 6 or (ipv6 and (self.settings.dual_stack or choice == "auto")):
+            return both
+        if ipv6:
+            shown = ", ".join(str(address.ip) for address in ipv6)
+            self.warnings.append(
+                f"IPv6 is not captured: the first address is {usable[0].ip}, but the pod also has {shown}, and what is "
+                "sent or received there bypasses the proxy; --ipv6=auto captures it, --ipv6=reject refuses it"
+            )
+        elif self.settings.dual_stack:
+            self.warnings.append("--dual-stack is without effect: there is no usable IPv6 address")
+        return ipv4
+
+    # --- DNS ----------------------------------------------------------------------------------------------
+
+    def nameservers(self) -> tuple[Network, ...]:
+        """Those of resolv.conf, each once, IPv4 first; none if no setting needs them."""
+        said = self.settings
+        if not said.nameservers_file:
+            return ()
+        if self.facts.resolv_conf is None:
+            self.refuse("redirect_dns", f"needs the nameservers, but cannot read {self.facts.resolv_conf_error}")
+            return ()
+        found, unreadable = nameservers_in(self.facts.resolv_conf)
+        for line in unreadable:
+            self.warnings.append(f"{said.nameservers_file}: {quoted(line)} names no address and is passed over")
+        if not found:
+            self.warnings.append(
+                f"DNS is not captured: {said.nameservers_file} names no nameserver; --capture-all-dns captures all"
+            )
+        return found
+
+    def warn_of_settings_without_effect(self) -> None:
+        said = self.settings
+        if said.inbound_ports_exclude and not isinstance(said.inbound_ports, All):
+            self.warnings.append(
+                f"{said.origins['inbound_ports_exclude']} is without effect: {said.origins['inbound_ports']} lists "
+                "the captured ports already"
+            )
+        if said.owner_groups_exclude and not isinstance(said.owner_groups, All):
+            self.warnings.append(
+                f"{said.origins['owner_groups_exclude']} is without effect: {said.origins['owner_groups']} lists "
+                "the captured groups already"
+            )
+        if said.owner_groups == ():
+            self.warnings.append(f"{said.origins['owner_groups']} is empty: nothing outbound is captured")
+        if said.capture_all_dns and not said.redirect_dns:
+            self.warnings.append("--capture-all-dns is without effect without --redirect-dns")
+        for name in ("probe_port", "probe_timeout"):
+            if said.origins[name].kind == "flag" and not said.run_validation:
+                self.warnings.append(f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation")
+        if said.native_nftables:
+            self.warnings.append("--native-nftables: the rules go to nf_tables through iptables-nft")
+
+    def warn_of_owners(self, uids: tuple[int, ...]) -> None:
+        if 0 in uids:
+            origin = self.derived.get("proxy_uid", self.settings.origins["proxy_uid"])
+            self.warnings.append(f"{origin}: with uid 0 as the proxy, nothing that root sends is captured")
+        for process in self.facts.processes:
+            if process.uid in uids and process.uid:
+                self.warnings.append(
+                    f"pid {process.pid} ({process.name}) runs as uid {process.uid}: it is taken for the proxy and "
+                    "never captured"
+                )
+
+    def tell_of_ssh(self) -> None:
+        if self.settings.inbound_ports and not self.settings.capture_ssh:
+            for port, how in self.facts.ssh_ports:
+                self.warnings.append(f"port {port} is not captured: {how}; --capture-ssh captures it all the same")
+
+    def warn_of_own_ports(self) -> None:
+        """A listed port on which the proxy itself listens would be captured into itself."""
+        said = self.settings
+        if isinstance(said.inbound_ports, All):
+            return
+        for own in (said.proxy_port, said.inbound_capture_port):
+            if any(ports.first <= own <= ports.last for ports in said.inbound_ports):
+                origin = said.origins["inbound_ports"]
+                self.warnings.append(f"{origin} captures port {own}, which is the proxy's own")
+
+
+def nameservers_in(text: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    """The nameservers of a resolv.conf(5), each once, IPv4 first, and the nameserver lines that name no address.
+
+    A zone id (`fe80::1%eth0`) is stripped: a rule cannot ask for it, and the address alone matches.
+    """
+    found: dict[Network, None] = {}
+    unreadable = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"]:
+            try:
+                found[cidr(words[1].partition("%")[0])] = None
+            except (IndexError, ValueError):
+                unreadable.append(line)
+    return tuple(sorted(found, key=lambda network: network.version)), tuple(unreadable)

@@ -1,0 +1,1 @@
+"""All packets at once, as boxes, and what of them can meet a rule."""

@@ -1,0 +1,276 @@
+"""What becomes of every packet that a ruleset can see: which rules can be met, and whether two rulesets differ at all.
+
+A walk sends all packets at once through a table, as boxes (see `rules.analysis.boxes`). A rule that no packet meets
+can be deleted; two rulesets with the same fates do the same, however differently they read.
+"""
+
+from __future__ import annotations
+
+from rules.analysis.boxes import CONNMARK, MARK, U32, asked, everything, outside, overlap, remainder
+from rules.netfilter.values import (
+    Accept,
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Log,
+    Nflog,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    Tproxy,
+    Value,
+    Zone,
+    assert_never,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeAlias
+
+    from rules.analysis.boxes import Box
+    from rules.netfilter.values import Family, Match, Rule, Ruleset, TableRules, Target
+    from rules.plan.plan import Plan
+
+    Remark: TypeAlias = tuple[Target, tuple[Match, ...]]
+    """What was done to a packet on its way, with the matches of which it is not known whether they held."""
+    Moving: TypeAlias = tuple[Box, tuple[Remark, ...]]
+
+MOST_BOXES = 2000
+"""Boxes that a walk carries along. With more it stops being exact, and says so."""
+
+
+MOST_TAKERS = 64
+"""Rules that are tried one by one whether they are needed to take what another rule asks for."""
+
+
+class Fate(Value):
+    """What a table does to a packet in the end."""
+
+    verdict: Target | None
+    """None: no rule decided, so the policy does."""
+    remarks: tuple[Remark, ...] = ()
+
+
+class Unmet(Value):
+    """A rule that no packet can meet."""
+
+    table: str
+    chain: str
+    position: int
+    """Counted from 1, as iptables -L --line-numbers does."""
+    rule: Rule
+    by: tuple[int, ...]
+    """The positions of the rules of this chain that take before it what it asks for; empty if nothing of that kind
+    comes to this chain at all."""
+
+
+class Walk:
+    """All packets, sent through the built-in chains of one table."""
+
+    def __init__(self, table: TableRules, family: Family) -> None:
+        self.family = family
+        self.chains = table.chains()
+        self.met: set[tuple[str, int]] = set()
+        self.comes_back: set[tuple[str, int]] = set()
+        """The jumps from which some packets come back undecided."""
+        self.entered: dict[str, list[Box]] = {}
+        """The chains that packets came to, and which."""
+        self.exact = True
+        self.fates: dict[str, dict[Fate, list[Box]]] = {}
+        """For each built-in chain that has rules."""
+        self.boxes = {
+            chain: tuple(asked(rule.matches, family) for rule in rules) for chain, rules in self.chains.items()
+        }
+        for chain in self.chains:
+            if table.is_built_in(chain):
+                self.decided = self.fates.setdefault(chain, {})
+                for box, remarks in self.enter(chain, [(everything(family, chain), ())], ()):
+                    self.decided.setdefault(Fate(None, remarks), []).append(box)
+        self.aside = frozenset(chain for chain in self.chains if chain not in self.entered)
+        """Chains that nothing comes to."""
+
+    def enter(self, chain: str, coming: list[Moving], callers: tuple[str, ...]) -> list[Moving]:
+        """What comes back undecided of the packets that enter this chain."""
+        self.entered.setdefault(chain, []).extend(box for box, _ in coming)
+        back: list[Moving] = []
+        if chain in callers or chain not in self.chains:
+            return coming
+        for at, rule in enumerate(self.chains[chain]):
+            box, untold = self.boxes[chain][at]
+            hit, missed = self.split(coming, box)
+            if not hit:
+                continue
+            self.met.add((chain, at))
+            done = list(self.follow(rule, chain, at, hit, untold, back, callers))
+            # A match that a box cannot tell may hold or not: whoever it is asked about goes on as well.
+            coming = (missed if not untold else [*missed, *remarked(hit, rule.target, untold)]) + done
+            if not coming:
+                break
+        return back + coming
+
+    def split(self, coming: list[Moving], box: Box | None) -> tuple[list[Moving], list[Moving]]:
+        """Those that a rule asks for, and the others."""
+        hit: list[Moving] = []
+        missed: list[Moving] = []
+        for its, remarks in coming:
+            inside = overlap(its, box) if box is not None else None
+            if box is None or inside is None:
+                missed.append((its, remarks))
+            else:
+                hit.append((inside, remarks))
+                missed += ((piece, remarks) for piece in outside(its, box))
+        if len(missed) > MOST_BOXES:
+            self.exact = False
+            return hit, coming
+        return hit, missed
+
+    def follow(
+        self,
+        rule: Rule,
+        chain: str,
+        at: int,
+        hit: list[Moving],
+        untold: tuple[Match, ...],
+        back: list[Moving],
+        callers: tuple[str, ...],
+    ) -> Iterator[Moving]:
+        """Do to these packets what the target says. The result is those that go on to the next rule of the chain."""
+        target = rule.target
+        match target:
+            case Return():
+                if not untold:
+                    back += hit
+            case Accept() | Drop() | Redirect() | Dnat() | Tproxy() | Reject():
+                if not untold:
+                    for box, remarks in hit:
+                        self.decided.setdefault(Fate(target, remarks), []).append(box)
+            case Jump(name):
+                returning = self.enter(name, hit, (*callers, chain))
+                if returning:
+                    self.comes_back.add((chain, at))
+                if not untold:
+                    yield from returning
+            case SetMark(value):
+                if not untold:
+                    yield from remarked(marked(hit, (value, value + 1)), target, untold)
+            case RestoreMark():
+                if not untold:
+                    yield from remarked(marked(hit, U32), target, untold)
+            case SaveMark():
+                if not untold:
+                    forgotten = [((*box[:CONNMARK], U32, *box[CONNMARK + 1 :]), said) for box, said in hit]
+                    yield from remarked(forgotten, target, untold)
+            case Zone() | Log() | Nflog() | ForeignTarget():
+                if not untold:
+                    yield from remarked(hit, target, untold)
+            case _:
+                assert_never(target)
+
+
+def marked(moving: list[Moving], marks: tuple[int, int]) -> list[Moving]:
+    return [((*box[:MARK], marks, *box[MARK + 1 :]), remarks) for box, remarks in moving]
+
+
+def remarked(moving: list[Moving], target: Target, untold: tuple[Match, ...]) -> list[Moving]:
+    """The same packets, to which this was done as well. Only the first zone that a packet is given counts."""
+    added = (target, untold)
+    return [
+        (box, remarks)
+        if isinstance(target, Zone) and any(isinstance(done, Zone) for done, _ in remarks)
+        else (box, (*remarks, added))
+        for box, remarks in moving
+    ]
+
+
+# --- rules that nothing meets -----------------------------------------------------------------------------
+
+
+def unmet(ruleset: Ruleset) -> Iterator[Unmet]:
+    """The rules that no packet can meet, in the order of the text. Chains that nothing comes to are passed over."""
+    for table in ruleset.tables:
+        walk = Walk(table, ruleset.family)
+        for chain, rules in walk.chains.items():
+            if chain not in walk.aside:
+                for at, rule in enumerate(rules):
+                    if (chain, at) not in walk.met:
+                        yield Unmet(table.table, chain, at + 1, rule, takers(walk, chain, at))
+
+
+def takers(walk: Walk, chain: str, at: int) -> tuple[int, ...]:
+    """The one rule before this one that takes all that it asks for; else those that take it together."""
+    wanted, _ = walk.boxes[chain][at]
+    if wanted is None:
+        return ()
+    parts: dict[int, Box] = {}
+    for before, rule in enumerate(walk.chains[chain][:at]):
+        box, untold = walk.boxes[chain][before]
+        if box is None or untold or not decides(rule.target) or (chain, before) in walk.comes_back:
+            continue
+        shared = overlap(wanted, box)
+        if shared == wanted:
+            return (before + 1,)
+        if shared is not None and (chain, before) in walk.met:
+            parts[before + 1] = box
+    came = [box for arrived in walk.entered[chain] if (box := overlap(arrived, wanted)) is not None]
+    for position in list(parts) if len(parts) <= MOST_TAKERS else ():
+        others = [box for other, box in parts.items() if other != position]
+        if remainder(came, others, MOST_BOXES) == []:
+            del parts[position]
+    return tuple(parts)
+
+
+def decides(target: Target) -> bool:
+    """Whether a packet that meets this target does not go on to the next rule, a jump that is not come back from
+    included."""
+    return isinstance(target, Return | Accept | Drop | Jump | Redirect | Dnat | Tproxy | Reject)
+
+
+# --- rulesets that do the same ----------------------------------------------------------------------------
+
+
+class Fates:
+    """What becomes of every packet under one plan, to be compared with others. Worked out where it is asked for."""
+
+    def __init__(self, planned: Plan) -> None:
+        self.plan = planned
+        self.walks: dict[tuple[Family, str], Walk] = {}
+
+    def walk(self, ruleset: Ruleset, table: str) -> Walk:
+        place = (ruleset.family, table)
+        if place not in self.walks:
+            self.walks[place] = Walk(ruleset.table(table), ruleset.family)
+        return self.walks[place]
+
+    def same_as(self, other: Plan) -> bool:
+        """Whether no packet fares differently under the other plan. In doubt it does."""
+        if self.plan == other:
+            return True
+        if (self.plan.routing, self.plan.passthrough_address) != (other.routing, other.passthrough_address):
+            return False
+        others = Fates(other)
+        return all(
+            mine.table(name) == its.table(name) or same_walks(self.walk(mine, name), others.walk(its, name))
+            for mine, its in zip(self.plan.rulesets, other.rulesets, strict=True)
+            for name in dict.fromkeys(table.table for table in (*mine.tables, *its.tables))
+        )
+
+
+def same_walks(mine: Walk, its: Walk) -> bool:
+    if not (mine.exact and its.exact):
+        return False
+    for hook in {*mine.fates, *its.fates}:
+        # A built-in chain without rules leaves everything to its policy, and so does what no rule decides.
+        ours, theirs = mine.fates.get(hook, {}), its.fates.get(hook, {})
+        for fate in {*ours, *theirs} - {Fate(None)}:
+            if not same(ours.get(fate, []), theirs.get(fate, [])):
+                return False
+    return True
+
+
+def same(one: list[Box], other: list[Box]) -> bool:
+    return remainder(one, other, MOST_BOXES) == [] and remainder(other, one, MOST_BOXES) == []

@@ -1,0 +1,1 @@
+"""What settings mean, in words, and what in them has no effect."""

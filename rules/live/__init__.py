@@ -1,0 +1,1 @@
+"""What is there beside what is planned: changes, precedence, drift, other meshes, why a live rule is there."""

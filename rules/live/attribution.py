@@ -1,0 +1,209 @@
+"""Which rule decided about a connection: from what conntrack knows of it, and which rules have counted meanwhile.
+
+Only the first packet of a connection walks the nat table. A rule that did not count was not met. Of one that did, its
+matches tell whether it can have been met by this connection; the owner of the socket is not known to conntrack, so
+where only that would tell, more than one rule remains.
+"""
+
+from __future__ import annotations
+
+from rules.live.changes import is_our_jump
+from rules.netfilter.values import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Accept,
+    Dnat,
+    DPort,
+    DPorts,
+    Dst,
+    InIface,
+    Jump,
+    Not,
+    OutIface,
+    Proto,
+    Redirect,
+    Return,
+    SPort,
+    Src,
+    Tproxy,
+    Value,
+)
+from rules.plan.names import LOOPBACK_INTERFACE
+
+DEEPEST = 8
+"""Chains that are followed into each other: more than ours ever are, and text from elsewhere may go in a circle."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import TypeAlias
+
+    from rules.netfilter.counters import Place
+    from rules.netfilter.values import Family, Match, Ports, Rule, Ruleset, TableRules, Target
+
+    Ip: TypeAlias = IPv4Address | IPv6Address
+
+
+class Connection(Value):
+    """A new connection, as conntrack books it: where its first packet went, and where the answers come from."""
+
+    family: Family
+    protocol: str
+    """`tcp`, `udp`, or a number."""
+    source: Ip
+    source_port: int
+    destination: Ip
+    destination_port: int
+    answers_from: Ip
+    """The destination, unless it was changed."""
+    answers_port: int
+    zone: int = 0
+
+    @property
+    def is_redirected(self) -> bool:
+        """Whether its destination was changed."""
+        return (self.answers_from, self.answers_port) != (self.destination, self.destination_port)
+
+
+class Decision(Value):
+    """A rule that may have decided."""
+
+    table: str
+    chain: str
+    position: int
+    rule: Rule
+    captures: bool
+    """Whether it hands the connection to the proxy."""
+
+
+def decisions(ruleset: Ruleset) -> Iterator[Decision]:
+    """Every rule of ours that decides about connections: those that hand them over, and those that let them go."""
+    for name in (NAT, MANGLE):
+        table = ruleset.table(name)
+        for hook in (PREROUTING, OUTPUT):
+            for chain in ways(table, hook):
+                yield from deciding(table, chain)
+
+
+def ways(table: TableRules, hook: str) -> tuple[str, ...]:
+    """Our chains that are entered from a built-in one, each once."""
+    chains = table.chains()
+    found: dict[str, None] = {}
+    waiting = [rule.target for rule in chains.get(hook, ()) if is_our_jump(table.table, rule)]
+    while waiting:
+        target = waiting.pop(0)
+        if isinstance(target, Jump) and target.chain not in found:
+            found[target.chain] = None
+            waiting += [rule.target for rule in chains.get(target.chain, ())]
+    return tuple(found)
+
+
+def deciding(table: TableRules, chain: str) -> Iterator[Decision]:
+    for position, rule in enumerate(table.chains().get(chain, ()), 1):
+        if hands_over(table, rule.target) is not None:
+            yield Decision(table.table, chain, position, rule, captures=True)
+        elif isinstance(rule.target, Return) and table.table == NAT:
+            yield Decision(table.table, chain, position, rule, captures=False)
+
+
+def hands_over(table: TableRules, target: Target) -> int | None:
+    """The port of the proxy to which a jump leads at once: to a chain that does nothing but redirect."""
+    if isinstance(target, Jump):
+        rules = table.chains().get(target.chain, ())
+        targets = [rule.target for rule in rules]
+        if any(isinstance(each, Jump | Return) for each in targets):
+            return None
+        return next((each.port for each in targets if isinstance(each, Redirect | Dnat | Tproxy)), None)
+    return None
+
+
+def decided_by(
+    ruleset: Ruleset, made: Connection, local: Container[Ip], counted: Container[Place]
+) -> tuple[Decision, ...]:
+    """The rules that may have decided about this connection: one if it can be told, none if no rule of ours did.
+
+    `local` are the addresses of the namespace, `counted` the places of rules whose counters moved.
+    """
+    hook = OUTPUT if is_outbound(made, local) else PREROUTING
+    found = list(asked(ruleset.table(NAT), hook, made, local, counted))
+    if made.is_redirected:
+        table = ruleset.table(NAT)
+        return tuple(each for each in found if leads_to(table, each, made.answers_port))
+    handed = [each for each in asked(ruleset.table(MANGLE), hook, made, local, counted) if each.captures]
+    return tuple(handed) or tuple(each for each in found if not each.captures)
+
+
+def is_outbound(made: Connection, local: Container[Ip]) -> bool:
+    """Whether a process of this namespace made it."""
+    return made.source in local or made.source.is_loopback
+
+
+def leads_to(table: TableRules, decision: Decision, port: int) -> bool:
+    target = decision.rule.target
+    is_direct = isinstance(target, Redirect | Dnat) and target.port == port
+    return decision.captures and (is_direct or hands_over(table, target) == port)
+
+
+def asked(
+    table: TableRules, hook: str, made: Connection, local: Container[Ip], counted: Container[Place]
+) -> Iterator[Decision]:
+    """The rules that decide, as far as this connection can have met them, in order."""
+    for position, rule in enumerate(table.chains().get(hook, ()), 1):
+        counts = (table.table, hook, position) in counted
+        if isinstance(rule.target, Jump) and is_our_jump(table.table, rule) and counts:
+            yield from in_chain(table, rule.target.chain, made, local, counted, DEEPEST)
+
+
+def in_chain(
+    table: TableRules, chain: str, made: Connection, local: Container[Ip], counted: Container[Place], deepest: int
+) -> Iterator[Decision]:
+    for position, rule in enumerate(table.chains().get(chain, ()), 1):
+        holds = holding(rule.matches, made, local)
+        if holds is False or (table.table, chain, position) not in counted:
+            continue
+        target = rule.target
+        captures = hands_over(table, target) is not None or isinstance(target, Redirect | Dnat | Tproxy)
+        if captures or isinstance(target, Return | Accept):
+            yield Decision(table.table, chain, position, rule, captures)
+            if holds:
+                return
+        elif isinstance(target, Jump) and deepest:
+            yield from in_chain(table, target.chain, made, local, counted, deepest - 1)
+
+
+def holding(matches: tuple[Match, ...], made: Connection, local: Container[Ip]) -> bool | None:
+    """Whether the first packet met all of these, or None if conntrack does not know enough."""
+    answers = [holds(asked_for, made, local) for asked_for in matches]
+    return False if False in answers else None if None in answers else True
+
+
+def holds(asked_for: Match, made: Connection, local: Container[Ip]) -> bool | None:
+    match asked_for:
+        case Not(inner):
+            answer = holds(inner, made, local)
+            return None if answer is None else not answer
+        case Proto(name):
+            return name == made.protocol
+        case Src(network):
+            return made.source in network
+        case Dst(network):
+            return made.destination in network
+        case DPort(ports):
+            return within(made.destination_port, ports)
+        case DPorts(ranges):
+            return any(within(made.destination_port, ports) for ports in ranges)
+        case SPort(ports):
+            return within(made.source_port, ports)
+        case OutIface(name) if name == LOOPBACK_INTERFACE:
+            return made.destination in local or made.destination.is_loopback
+        case InIface(name) if name == LOOPBACK_INTERFACE:
+            return made.source in local or made.source.is_loopback
+        case _:
+            return None
+
+
+def within(port: int, ports: Ports) -> bool:
+    return ports.first <= port <= ports.last

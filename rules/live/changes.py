@@ -1,0 +1,251 @@
+"""From what is in the kernel to what should be: the commands of one iptables-restore, or none.
+
+Within one table iptables-restore commits everything at once, so no packet ever meets a state between the two.
+"""
+
+from __future__ import annotations
+
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import Jump, Rule, TableRules, Value, assert_never
+from rules.plan.names import ISTIO_FOUND, OURS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    from rules.netfilter.values import Ruleset
+
+
+class NewChain(Value):
+    """`-N`: fails if the chain exists. Unlike `Redeclare` it does not make nft wait for readers to leave."""
+
+    chain: str
+
+
+class Redeclare(Value):
+    """`:CHAIN - [0:0]`: the chain exists and is empty, whatever it held, in the commit that fills it again."""
+
+    chain: str
+
+
+class RemoveChain(Value):
+    """`-X`: it must be empty and nothing may jump to it."""
+
+    chain: str
+
+
+class Append(Value):
+    """`-A`: behind all that the chain holds."""
+
+    chain: str
+    rule: Rule
+
+
+class Insert(Value):
+    """`-I`: so that it becomes the rule at this position, counted from 1."""
+
+    chain: str
+    position: int
+    rule: Rule
+
+
+class Delete(Value):
+    """`-D`: the first rule that reads so."""
+
+    chain: str
+    rule: Rule
+
+
+if TYPE_CHECKING:
+    Command: TypeAlias = NewChain | Redeclare | RemoveChain | Append | Insert | Delete
+
+
+class Change(Value):
+    """What is to be done to one table, in one commit."""
+
+    table: str
+    commands: tuple[Command, ...]
+
+    def lines(self) -> Iterator[tuple[str, Command | None]]:
+        """Each line of the restore input, with the command that it is, if it is one."""
+        yield f"*{self.table}", None
+        for command in self.commands:
+            yield command_text(command), command
+        yield "COMMIT", None
+
+
+NOBODY: frozenset[str] = frozenset()
+
+
+def changes(live: Ruleset, planned: Ruleset, also: frozenset[str] = NOBODY) -> tuple[Change, ...]:
+    """What turns what is live into what is planned, table by table; empty if nothing of ours differs.
+
+    `also` names chains of others that are taken over: they go, with the jumps to them. All other rules and chains
+    of others stay as they are, to the letter and in their order.
+    """
+    return changed(live, planned, also, lambda table, chain: placed(live.table(table), chain, planned, also))
+
+
+def changes_back(live: Ruleset, before: Ruleset, also: frozenset[str] = NOBODY) -> tuple[Change, ...]:
+    """What makes our part (and that of those who are taken over) what it was, with every jump at its old position."""
+
+    def position(table: str, chain: str) -> tuple[Rule, ...]:
+        now = [rule for rule in live.table(table).chains().get(chain, ()) if not is_our_jump(table, rule, also)]
+        for at, rule in enumerate(before.table(table).chains().get(chain, ())):
+            if is_our_jump(table, rule, also):
+                now.insert(at, rule)
+        return tuple(now)
+
+    return changed(live, ours_in(before, also), also, position)
+
+
+def changed(
+    live: Ruleset, planned: Ruleset, also: frozenset[str], becomes: Callable[[str, str], tuple[Rule, ...]]
+) -> tuple[Change, ...]:
+    """The changes, where `becomes` tells what a built-in chain of a table is to hold.
+
+    What is planned comes in the order of the plan. Tables that we leave go afterwards, in the opposite order: as long
+    as nat captures DNS, raw keeps it in its zones.
+    """
+    names = dict.fromkeys([*(table.table for table in planned.tables if table.blocks), *reversed(OURS)])
+    asked = (Change(name, tuple(commands(live.table(name), planned.table(name), also, becomes))) for name in names)
+    return tuple(change for change in asked if change.commands)
+
+
+def commands(
+    live: TableRules,
+    planned: TableRules,
+    also: frozenset[str],
+    becomes: Callable[[str, str], tuple[Rule, ...]],
+) -> Iterator[Command]:
+    now, wanted = live.chains(), planned.chains()
+    ours = [chain for chain in live.declared if is_ours(live.table, chain, also)]
+    differing = {chain for chain in planned.declared if now.get(chain) != wanted[chain]}
+    leftover = [chain for chain in ours if chain not in wanted]
+    # `-N` does not make nft wait for readers to leave, as emptying a chain does.
+    yield from (NewChain(chain) for chain in planned.declared if chain not in now)
+    yield from (Redeclare(chain) for chain in (*planned.declared, *leftover) if chain in now and chain not in wanted)
+    yield from (Redeclare(chain) for chain in planned.declared if chain in now and chain in differing)
+    is_fresh = not ours
+    for block in planned.blocks:
+        if block.chain in differing or (is_fresh and not now.get(block.chain)):
+            yield from (Append(block.chain, rule) for rule in block.rules)
+    for chain in dict.fromkeys((*wanted, *now)):
+        if live.is_built_in(chain) and (now.get(chain) or not is_fresh):
+            yield from hook_commands(chain, live.table, now.get(chain, ()), becomes(live.table, chain), also)
+    yield from map(RemoveChain, leftover)
+
+
+def hook_commands(
+    chain: str, table: str, now: tuple[Rule, ...], wanted: tuple[Rule, ...], also: frozenset[str]
+) -> Iterator[Command]:
+    """Take our jumps out of a built-in chain and put them where they are wanted among the rules of others."""
+    if now == wanted:
+        return
+    # -D takes the first rule that reads so: of equal ones, whichever goes, the others are the same.
+    yield from (Delete(chain, rule) for rule in now if is_our_jump(table, rule, also))
+    behind_all = sum(not is_our_jump(table, rule, also) for rule in now)
+    for at, rule in enumerate(wanted):
+        if is_our_jump(table, rule, also):
+            yield Append(chain, rule) if at == behind_all else Insert(chain, at + 1, rule)
+            behind_all += 1
+
+
+def placed(live: TableRules, chain: str, planned: Ruleset, also: frozenset[str] = NOBODY) -> tuple[Rule, ...]:
+    """What a built-in chain is to hold: the rules of others as they are, and our jumps among them.
+
+    Jumps that are as planned stay where they are; others take the place of the first that was there, or stand
+    behind all. But none stands below a rule of others that could take traffic away before it is asked.
+    """
+    name = live.table
+    now = live.chains().get(chain, ())
+    wanted = planned.table(name).chains().get(chain, ())
+    theirs = tuple(rule for rule in now if not is_our_jump(name, rule, also))
+    ours = [(at, rule) for at, rule in enumerate(now) if is_our_jump(name, rule, also)]
+    if tuple(rule for _, rule in ours) == wanted and not any(above(live, chain, jump, also) for _, jump in ours):
+        return now
+    first = ours[0][0] if ours else len(theirs)
+    if not theirs:
+        return wanted
+    from rules.live.precedence import usurps  # not needed where a pod starts, unless others have rules there
+
+    barrier = next((at for at, rule in enumerate(theirs) if any(usurps(live, rule, jump) for jump in wanted)), first)
+    at = min(first, barrier)
+    return (*theirs[:at], *wanted, *theirs[at:])
+
+
+def above(live: TableRules, chain: str, jump: Rule, also: frozenset[str] = NOBODY) -> tuple[tuple[int, Rule], ...]:
+    """The rules of others that stand above this jump of ours and could take its traffic away, with their positions."""
+    rules = live.chains().get(chain, ())
+    theirs = [
+        (at, rule) for at, rule in enumerate(rules[: rules.index(jump)], 1) if not is_our_jump(live.table, rule, also)
+    ]
+    if not theirs:
+        return ()
+    from rules.live.precedence import usurps
+
+    return tuple((position, rule) for position, rule in theirs if usurps(live, rule, jump))
+
+
+def is_ours(table: str, chain: str, also: frozenset[str] = NOBODY) -> bool:
+    """Whether a chain of this name in this table is ours, or of those who are taken over."""
+    return chain in OURS.get(table, ()) or chain in also or (chain.startswith(ISTIO_FOUND) and table in OURS)
+
+
+def is_our_jump(table: str, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
+    """Whether this rule of a built-in chain is ours: all that we put there are jumps to our chains."""
+    return isinstance(rule.target, Jump) and is_ours(table, rule.target.chain, also)
+
+
+def holds_ours(table: TableRules) -> bool:
+    """Whether anything of ours is in this table."""
+    return any(is_ours(table.table, chain) for chain in table.declared)
+
+
+def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
+    """Our part of what is live: our chains, and our jumps in the built-in ones."""
+    found = (ours_in_table(table, also) for table in live.tables)
+    return live.but(tables=tuple(table for table in found if table.declared))
+
+
+def ours_in_table(table: TableRules, also: frozenset[str] = NOBODY) -> TableRules:
+    chains = tuple(chain for chain in table.declared if is_ours(table.table, chain, also))
+    blocks = []
+    for block in table.blocks:
+        if block.chain in chains:
+            blocks.append(block)
+        elif table.is_built_in(block.chain):
+            jumps = tuple(rule for rule in block.rules if is_our_jump(table.table, rule, also))
+            if jumps:
+                blocks.append(block.but(rules=jumps))
+    return TableRules(table.table, chains, tuple(blocks))
+
+
+def command_text(command: Command) -> str:
+    """The command as iptables-restore reads it."""
+    match command:
+        case NewChain(chain):
+            return f"-N {chain}"
+        case Redeclare(chain):
+            return f":{chain} - [0:0]"
+        case RemoveChain(chain):
+            return f"-X {chain}"
+        case Append(chain, rule):
+            return joined("-A", chain, rule)
+        case Insert(chain, position, rule):
+            return joined("-I", f"{chain} {position}", rule)
+        case Delete(chain, rule):
+            return joined("-D", chain, rule)
+        case _:
+            assert_never(command)
+
+
+def joined(verb: str, place: str, rule: Rule) -> str:
+    text = rule_text(rule)
+    return f"{verb} {place} {text}" if text else f"{verb} {place}"
+
+
+def restore_text(asked: tuple[Change, ...]) -> str:
+    """The input of `iptables-restore --noflush` that makes these changes."""
+    return "".join(f"{line}\n" for change in asked for line, _ in change.lines())

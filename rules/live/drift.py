@@ -1,0 +1,373 @@
+"""Whether what is live is what is planned: every difference as a value, with what a rerun will do about it.
+
+What differs is what `rules.live.changes` would change, no more and no less, told for people: by chain and position.
+And there is what no run can change: rules of others by which conntrack passes over what is to be captured.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from rules.live.changes import above, is_our_jump, is_ours, placed
+from rules.live.precedence import DEEPEST, implies, may_both_hold
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.values import (
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    RAW,
+    Accept,
+    Dnat,
+    Family,
+    ForeignTarget,
+    Jump,
+    Redirect,
+    Return,
+    Rule,
+    Ruleset,
+    TableRules,
+    Tproxy,
+    Value,
+)
+from rules.plan.names import ISTIO_FOUND, OURS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rules.netfilter.values import Match
+
+
+class Kind(Enum):
+    """In what a namespace can differ from a plan."""
+
+    RULE_MISSING = "rule missing"
+    RULE_UNEXPECTED = "rule unexpected"
+    RULE_DOUBLED = "rule doubled"
+    RULE_MOVED = "rule reordered"
+    CHAIN_MISSING = "chain missing"
+    CHAIN_LEFT = "chain left over"
+    JUMP_MISSING = "jump missing"
+    JUMP_LEFT = "jump left over"
+    JUMP_DOUBLED = "jump doubled"
+    JUMP_MOVED = "jump moved"
+    OTHERS_ABOVE = "rule of others above ours"
+    NOT_TRACKED = "not tracked"
+    IP_RULE_MISSING = "ip rule missing"
+    IP_RULE_DOUBLED = "ip rule doubled"
+    IP_RULE_LEFT = "ip rule left over"
+    ROUTE_MISSING = "route missing"
+    ROUTE_LEFT = "route left over"
+    ADDRESS_MISSING = "address missing"
+    ADDRESS_LEFT = "address left over"
+
+
+class Finding(Value):
+    """One difference."""
+
+    kind: Kind
+    family: Family
+    table: str = ""
+    """Empty for what is no rule of netfilter."""
+    chain: str = ""
+    position: int = 0
+    """Where in the live chain, counted from 1; 0 for what is not there."""
+    planned_position: int = 0
+    """Where in the planned chain; among our own jumps in a built-in one. 0 for what is not planned."""
+    text: str = ""
+    """The rule, or the ip rule, route or address, in the words of its own tool."""
+    why: str = ""
+    """What it is for, where that is known from the plan."""
+    setting: str = ""
+    """The field of `Intent` that asked for it."""
+    rules: int = 0
+    """How many rules a chain holds that is missing or left over."""
+    backend: str = ""
+    """In which backend of iptables; filled in by those who know it."""
+
+    @property
+    def can_be_repaired(self) -> bool:
+        """Whether a rerun puts it right."""
+        return self.kind is not Kind.NOT_TRACKED
+
+    @property
+    def rerun(self) -> str:
+        """What a rerun will do about it."""
+        return RERUN[self.kind]
+
+    @property
+    def place(self) -> str:
+        """Where it is; of what is missing, the chain."""
+        where = f"{self.chain} {self.position}" if self.position else self.chain
+        return " ".join(filter(None, (self.backend, self.family.value, self.table, where)))
+
+    def __str__(self) -> str:
+        """The finding in a sentence."""
+        return f"{self.place}: {said(self)}; {self.rerun}"
+
+
+RERUN = {
+    Kind.RULE_MISSING: "a rerun puts it back",
+    Kind.RULE_UNEXPECTED: "a rerun removes it",
+    Kind.RULE_DOUBLED: "a rerun removes it",
+    Kind.RULE_MOVED: "a rerun puts it back in its place",
+    Kind.CHAIN_MISSING: "a rerun makes it",
+    Kind.CHAIN_LEFT: "a rerun removes it",
+    Kind.JUMP_MISSING: "a rerun puts it back",
+    Kind.JUMP_LEFT: "a rerun removes it",
+    Kind.JUMP_DOUBLED: "a rerun leaves one",
+    Kind.JUMP_MOVED: "a rerun puts it back in its place",
+    Kind.OTHERS_ABOVE: "a rerun puts our jumps above it",
+    Kind.NOT_TRACKED: "a rerun cannot repair this, the rule is not ours: remove it where it is made",
+    Kind.IP_RULE_MISSING: "a rerun adds it",
+    Kind.IP_RULE_DOUBLED: "a rerun removes it",
+    Kind.IP_RULE_LEFT: "a rerun removes it",
+    Kind.ROUTE_MISSING: "a rerun adds it",
+    Kind.ROUTE_LEFT: "a rerun removes it",
+    Kind.ADDRESS_MISSING: "a rerun adds it",
+    Kind.ADDRESS_LEFT: "a rerun removes it",
+}
+"""What a rerun does about each kind."""
+
+
+def said(found: Finding) -> str:
+    """What is the matter, without where and what then."""
+    rule = f"`{found.text}`"
+    why = f" ({found.why})" if found.why else ""
+    match found.kind:
+        case Kind.RULE_MISSING:
+            return f"the rule {rule}, planned as rule {found.planned_position}, is missing{why}"
+        case Kind.RULE_UNEXPECTED:
+            return f"the rule {rule} is not planned"
+        case Kind.RULE_DOUBLED:
+            return f"the rule {rule} is there once too often, planned as rule {found.planned_position}{why}"
+        case Kind.RULE_MOVED:
+            return f"the rule {rule} is not in its place, planned as rule {found.planned_position}{why}"
+        case Kind.CHAIN_MISSING:
+            return f"the chain is missing, with {count(found.rules, 'rule')}"
+        case Kind.CHAIN_LEFT:
+            return f"the chain is left over, with {count(found.rules, 'rule')}: these settings do not ask for it"
+        case Kind.JUMP_MISSING:
+            return f"our jump {rule} is missing{why}"
+        case Kind.JUMP_LEFT:
+            return f"our jump {rule} is left over: these settings do not ask for it"
+        case Kind.JUMP_DOUBLED:
+            return f"our jump {rule} is there once too often"
+        case Kind.JUMP_MOVED:
+            return f"our jump {rule} does not stand where it is planned among our jumps{why}"
+        case Kind.OTHERS_ABOVE:
+            return f"the rule of others {rule} stands above our jump and can take traffic away from it"
+        case Kind.NOT_TRACKED:
+            return (
+                f"the rule of others {rule} keeps packets from conntrack that are to be captured, so the nat table "
+                "never sees them"
+            )
+        case Kind.IP_RULE_MISSING | Kind.ROUTE_MISSING | Kind.ADDRESS_MISSING:
+            return f"{rule} is missing"
+        case Kind.IP_RULE_DOUBLED:
+            return f"{rule} is there once too often"
+        case Kind.IP_RULE_LEFT | Kind.ROUTE_LEFT | Kind.ADDRESS_LEFT:
+            return f"{rule} is left over: these settings do not ask for it"
+
+
+def count(number: int, what: str) -> str:
+    """`1 rule`, `2 rules`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+# --- our chains and jumps -----------------------------------------------------------------------------------
+
+
+def compare(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
+    """In what our part of what is live differs from what is planned, by table, chain and position.
+
+    Empty exactly when `rules.live.changes.changes` has nothing to do, but for the chains that remember what stood there
+    before us (ISTIO_FOUND).
+    """
+    names = dict.fromkeys([*OURS, *(table.table for table in planned.tables)])
+    return tuple(found for name in names for found in in_table(live, planned, name))
+
+
+def in_table(live: Ruleset, planned: Ruleset, name: str) -> Iterator[Finding]:
+    there, asked = live.table(name), planned.table(name)
+    now, wanted = there.chains(), asked.chains()
+    for chain in dict.fromkeys((*wanted, *now)):
+        if there.is_built_in(chain):
+            yield from in_built_in_chain(live.family, there, chain, planned)
+    for chain in asked.declared:
+        if is_memory(chain):
+            continue
+        if chain not in now:
+            yield Finding(Kind.CHAIN_MISSING, live.family, name, chain, rules=len(wanted[chain]))
+        elif now[chain] != wanted[chain]:
+            yield from in_our_chain(live.family, name, chain, now[chain], wanted[chain])
+    for chain in there.declared:
+        if is_ours(name, chain) and chain not in wanted and not is_memory(chain):
+            yield Finding(Kind.CHAIN_LEFT, live.family, name, chain, rules=len(now[chain]))
+
+
+def is_memory(chain: str) -> bool:
+    return chain.startswith(ISTIO_FOUND)
+
+
+OF_CHAIN = (Kind.RULE_MISSING, Kind.RULE_UNEXPECTED, Kind.RULE_DOUBLED, Kind.RULE_MOVED)
+OF_HOOK = (Kind.JUMP_MISSING, Kind.JUMP_LEFT, Kind.JUMP_DOUBLED, Kind.JUMP_MOVED)
+
+
+def in_our_chain(
+    family: Family, table: str, chain: str, now: Sequence[Rule], wanted: Sequence[Rule]
+) -> Iterator[Finding]:
+    found = differences(list(enumerate(now, 1)), wanted, OF_CHAIN)
+    for kind, position, planned_position, rule in found:
+        yield finding(kind, family, table, chain, position, planned_position, rule)
+
+
+def in_built_in_chain(family: Family, table: TableRules, chain: str, planned: Ruleset) -> Iterator[Finding]:
+    now = table.chains().get(chain, ())
+    if placed(table, chain, planned) == now:
+        return
+    wanted = planned.table(table.table).chains().get(chain, ())
+    ours = [(at, rule) for at, rule in enumerate(now, 1) if is_our_jump(table.table, rule)]
+    in_the_way = {position: rule for _, jump in ours if jump in wanted for position, rule in above(table, chain, jump)}
+    for position, rule in sorted(in_the_way.items()):
+        yield finding(Kind.OTHERS_ABOVE, family, table.table, chain, position, 0, rule)
+    for kind, position, planned_position, rule in differences(ours, wanted, OF_HOOK):
+        yield finding(kind, family, table.table, chain, position, planned_position, rule)
+
+
+def finding(
+    kind: Kind, family: Family, table: str, chain: str, position: int, planned_position: int, rule: Rule
+) -> Finding:
+    text = rule_text(rule)
+    return Finding(kind, family, table, chain, position, planned_position, text, rule.why, rule.setting)
+
+
+def differences(
+    now: Sequence[tuple[int, Rule]], wanted: Sequence[Rule], kinds: tuple[Kind, Kind, Kind, Kind]
+) -> list[tuple[Kind, int, int, Rule]]:
+    """Each difference with its position in what is live and in what is planned, and the rule as planned, if it is."""
+    missing, unexpected, doubled, moved = kinds
+    kept = aligned([rule for _, rule in now], wanted)
+    in_place, as_planned = {at for at, _ in kept}, {at for _, at in kept}
+    first_planned: dict[Rule, int] = {}
+    lacking: dict[Rule, list[int]] = {}
+    for at, rule in enumerate(wanted):
+        first_planned.setdefault(rule, at)
+        if at not in as_planned:
+            lacking.setdefault(rule, []).append(at)
+    found = []
+    for at, (position, rule) in enumerate(now):
+        if at in in_place:
+            continue
+        if lacking.get(rule):
+            planned_at = lacking[rule].pop(0)
+            found.append((moved, position, planned_at + 1, wanted[planned_at]))
+        elif rule in first_planned:
+            planned_at = first_planned[rule]
+            found.append((doubled, position, planned_at + 1, wanted[planned_at]))
+        else:
+            found.append((unexpected, position, 0, rule))
+    found += [(missing, 0, at + 1, wanted[at]) for places in lacking.values() for at in places]
+    return sorted(found, key=lambda entry: entry[1] or entry[2])
+
+
+EQUAL_RULES = 4
+"""Of so many equal rules in a plan each is tried in every place; of more, the first stands for the first."""
+
+
+def aligned(now: Sequence[Rule], wanted: Sequence[Rule]) -> list[tuple[int, int]]:
+    """Which rules stay in place: pairs of indices, rising in both, as many as there can be.
+
+    The longest common subsequence, found as the longest rising one (Hunt and Szymanski): rules seldom repeat, so the
+    time grows with the length of the chain and little more.
+    """
+    head = 0
+    while head < min(len(now), len(wanted)) and now[head] == wanted[head]:
+        head += 1
+    tail = 0
+    while tail < min(len(now), len(wanted)) - head and now[-1 - tail] == wanted[-1 - tail]:
+        tail += 1
+    places: dict[Rule, list[int]] = {}
+    for at in range(head, len(wanted) - tail):
+        places.setdefault(wanted[at], []).append(at)
+    seen: dict[Rule, int] = {}
+    lowest: list[int] = []  # the lowest place at which a rising run of each length can end
+    ends: list[tuple[int, int, int]] = []  # live index, planned index, the pair before it in the run; -1 for none
+    last: list[int] = []  # which of `ends` is that of each length
+    for at in range(head, len(now) - tail):
+        possible = places.get(now[at], [])
+        if len(possible) > EQUAL_RULES:
+            nth = seen.get(now[at], 0)
+            seen[now[at]] = nth + 1
+            possible = possible[nth : nth + 1]
+        for place in reversed(possible):
+            length = first_not_below(lowest, place)
+            ends.append((at, place, last[length - 1] if length else -1))
+            lowest[length : length + 1] = [place]
+            last[length : length + 1] = [len(ends) - 1]
+    middle = []
+    pair = last[-1] if last else -1
+    while pair >= 0:
+        at, place, pair = ends[pair]
+        middle.append((at, place))
+    behind = ((len(now) - tail + at, len(wanted) - tail + at) for at in range(tail))
+    return [*((at, at) for at in range(head)), *reversed(middle), *behind]
+
+
+def first_not_below(rising: Sequence[int], value: int) -> int:
+    """Where in a rising list the first entry stands that is not below this value (`bisect_left`)."""
+    low, high = 0, len(rising)
+    while low < high:
+        middle = (low + high) // 2
+        if rising[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# --- rules of others that no run can put right --------------------------------------------------------------
+
+
+def not_tracked(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
+    """The rules of others in raw that keep from conntrack what the plan captures.
+
+    Such packets never meet the nat table, and a connection without a state cannot be remembered by its mark.
+    """
+    raw = live.table(RAW)
+    found = {}
+    for hook in (PREROUTING, OUTPUT):
+        for chain, position, rule, matches in passing(raw, hook, (), DEEPEST, set()):
+            if any(captures(planned.table(name), hook, matches, DEEPEST) for name in (NAT, "mangle")):
+                found[chain, position] = finding(Kind.NOT_TRACKED, live.family, RAW, chain, position, 0, rule)
+    return tuple(found.values())
+
+
+def passing(
+    table: TableRules, chain: str, matches: tuple[Match, ...], deepest: int, seen: set[str]
+) -> Iterator[tuple[str, int, Rule, tuple[Match, ...]]]:
+    """Rules of others that turn conntrack off, below this chain, with all that a packet met to get there."""
+    seen.add(chain)
+    for position, rule in enumerate(table.chains().get(chain, ()), 1):
+        met = (*matches, *rule.matches)
+        words = rule.target.text.split() if isinstance(rule.target, ForeignTarget) else []
+        if words == ["-j", "NOTRACK"] or (words[:2] == ["-j", "CT"] and "--notrack" in words):
+            yield chain, position, rule, met
+        following = rule.target.chain if isinstance(rule.target, Jump) else words[1] if words[:1] == ["-g"] else ""
+        if following and deepest and following not in seen and not is_ours(table.table, following):
+            yield from passing(table, following, met, deepest - 1, seen)
+
+
+def captures(table: TableRules, chain: str, packet: tuple[Match, ...], deepest: int) -> bool:
+    """Whether some packet of those that meet all these matches is captured in this chain."""
+    for rule in table.chains().get(chain, ()):
+        if not may_both_hold(rule.matches, packet):
+            continue
+        match rule.target:
+            case Redirect() | Dnat() | Tproxy():
+                return True
+            case Jump(following) if deepest and captures(table, following, (*packet, *rule.matches), deepest - 1):
+                return True
+            case Return() | Accept() if all(any(implies(met, asked) for met in packet) for asked in rule.matches):
+                return False
+    return False

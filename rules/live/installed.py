@@ -1,0 +1,140 @@
+"""What live rules capture, told from the rules themselves: the settings that made them are not known."""
+
+from __future__ import annotations
+
+from rules.live.changes import is_our_jump
+from rules.netfilter.values import (
+    FILTER,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Dnat,
+    Drop,
+    Family,
+    Jump,
+    OwnerGid,
+    OwnerUid,
+    Redirect,
+    Reject,
+    Ruleset,
+    TableRules,
+    Tproxy,
+    Value,
+)
+from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, ISTIO_REDIRECT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.netfilter.values import Rule
+
+
+class Installed(Value):
+    """What one family's rules capture in one backend."""
+
+    family: Family
+    outbound_port: int | None
+    """Where outbound TCP goes, if any is captured."""
+    all_outbound: bool
+    """Whether that is all that is not excluded, and not only listed destinations or ports."""
+    inbound_port: int | None
+    """Where inbound TCP goes, if any is captured."""
+    all_inbound: bool
+    """Likewise."""
+    mode: str
+    """REDIRECT or TPROXY; empty if nothing inbound is captured."""
+    dns: str
+    """The port, or address and port, where DNS queries go; empty if they are not captured."""
+    uids: tuple[int, ...]
+    """Who is taken for the proxy."""
+    gids: tuple[int, ...]
+    """The same by gid."""
+    refuses: bool
+    """Whether some traffic that leaves is refused: UDP that the proxy cannot take, or a family that is not captured."""
+
+    def __str__(self) -> str:
+        parts = []
+        if self.outbound_port:
+            parts.append(f"{'' if self.all_outbound else 'listed '}outbound TCP → {self.outbound_port}")
+        if self.inbound_port:
+            some = "" if self.all_inbound else "listed "
+            parts.append(f"{some}inbound TCP → {self.inbound_port} ({self.mode})")
+        if self.dns:
+            parts.append(f"DNS → {self.dns}")
+        if self.refuses:
+            parts.append("some of what leaves is refused")
+        owners = [f"uid {uid}" for uid in self.uids] + [f"gid {gid}" for gid in self.gids]
+        proxy = f"; the proxy is {', '.join(owners)}" if owners else ""
+        return f"{', '.join(parts) or 'nothing is captured'}{proxy}"
+
+
+def installed(live: Ruleset) -> Installed:
+    """What our chains of this family capture, as far as packets are sent there."""
+    nat, mangle, refusing = live.table(NAT), live.table(MANGLE), live.table(FILTER)
+    out, into = dict(reached(nat, OUTPUT)), dict(reached(nat, PREROUTING))
+    transparent = dict(reached(mangle, PREROUTING))
+    tproxy = first_port(transparent, Tproxy)
+    inbound = tproxy or port_in(into, ISTIO_IN_REDIRECT)
+    owners = [
+        asked for rule in out.get(ISTIO_OUTPUT, ()) if rule.target == Jump(ISTIO_IN_REDIRECT) for asked in rule.matches
+    ]
+    refused = [rule for rules in dict(reached(refusing, OUTPUT)).values() for rule in rules]
+    return Installed(
+        live.family,
+        port_in(out, ISTIO_REDIRECT),
+        any(rule.target == Jump(ISTIO_REDIRECT) and not rule.matches for rules in out.values() for rule in rules),
+        inbound,
+        takes_all(transparent if tproxy else into),
+        "" if inbound is None else "TPROXY" if tproxy else "REDIRECT",
+        dns(out.get(ISTIO_OUTPUT_DNS, ())),
+        tuple(dict.fromkeys(asked.uid for asked in owners if isinstance(asked, OwnerUid))),
+        tuple(dict.fromkeys(asked.gid for asked in owners if isinstance(asked, OwnerGid))),
+        any(isinstance(rule.target, Reject | Drop) for rule in refused),
+    )
+
+
+def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+    """Our chains that packets get to from a built-in one, with their rules."""
+    chains = table.chains()
+    waiting = [
+        rule.target.chain
+        for rule in chains.get(hook, ())
+        if isinstance(rule.target, Jump) and is_our_jump(table.table, rule)
+    ]
+    seen: set[str] = set()
+    while waiting:
+        chain = waiting.pop()
+        if chain not in seen:
+            seen.add(chain)
+            rules = chains.get(chain, ())
+            yield chain, rules
+            waiting += [rule.target.chain for rule in rules if isinstance(rule.target, Jump)]
+
+
+def port_in(chains: dict[str, tuple[Rule, ...]], chain: str) -> int | None:
+    return next((rule.target.port for rule in chains.get(chain, ()) if isinstance(rule.target, Redirect)), None)
+
+
+def first_port(chains: dict[str, tuple[Rule, ...]], kind: type[Tproxy]) -> int | None:
+    return next(
+        (rule.target.port for rules in chains.values() for rule in rules if isinstance(rule.target, kind)), None
+    )
+
+
+def takes_all(chains: dict[str, tuple[Rule, ...]]) -> bool:
+    """Whether a chain ends with a rule that asks for no port: everything that was not excluded before."""
+    return any(isinstance(rules[-1].target, Jump) and len(rules[-1].matches) == 1 for rules in chains.values() if rules)
+
+
+def dns(rules: tuple[Rule, ...]) -> str:
+    for rule in rules:
+        match rule.target:
+            case Redirect(port):
+                return str(port)
+            case Dnat(address, port):
+                return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+            case _:
+                continue
+    return ""

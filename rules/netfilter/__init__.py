@@ -1,0 +1,1 @@
+"""The language of netfilter: families, tables, chains, matches, targets, rulesets, and their texts."""

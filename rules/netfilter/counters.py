@@ -1,0 +1,36 @@
+"""The packet counters of a live ruleset, beside the rules and not in them: equal rules may have counted differently."""
+
+from __future__ import annotations
+
+from rules.netfilter.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Place: TypeAlias = tuple[str, str, int]
+    """Table, chain, and position in the chain, counted from 1."""
+
+
+class Count(Value):
+    """What a rule has matched since it was made. In the nat table a packet stands for a connection."""
+
+    packets: int
+    bytes: int
+
+
+def counters(text: str) -> dict[Place, Count]:
+    """The counters in the text of `iptables-save -c`, by place. Lines without counters are passed over."""
+    found: dict[Place, Count] = {}
+    table = ""
+    positions: dict[str, int] = {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table, positions = line[1:].strip(), {}
+        elif line.startswith("["):
+            counted, _, rest = line[1:].partition("] ")
+            packets, _, size = counted.partition(":")
+            chain = rest.split()[1]
+            positions[chain] = positions.get(chain, 0) + 1
+            found[table, chain, positions[chain]] = Count(int(packets), int(size))
+    return found

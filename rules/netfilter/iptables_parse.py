@@ -1,0 +1,390 @@
+"""From the text of iptables-save(8), or of our own restore input, to values: the inverse of `render`.
+
+What we do not speak is kept to the letter as `Foreign` or `ForeignTarget`, so that the rules of others can be
+compared, shown and deleted by their own words, and are never mistaken for ours.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from rules.netfilter.values import (
+    Accept,
+    Block,
+    ConnMark,
+    CtState,
+    Dnat,
+    DPort,
+    DPorts,
+    Drop,
+    Dst,
+    Foreign,
+    ForeignTarget,
+    InIface,
+    Jump,
+    Limit,
+    Log,
+    Mark,
+    Nflog,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
+    Ports,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    Rule,
+    SaveMark,
+    SetMark,
+    SPort,
+    Src,
+    TableRules,
+    Tproxy,
+    Zone,
+    network,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from rules.netfilter.values import Match, Network, Plain, Target
+
+
+class NotSaveText(ValueError):
+    """The text is not what iptables-save prints; says the line."""
+
+
+def tables(text: str) -> tuple[TableRules, ...]:
+    """The tables in this text, in its order. Raises NotSaveText for what iptables-save would not print."""
+    found: list[TableRules] = []
+    name = ""
+    declared: dict[str, None] = {}
+    policies: list[tuple[str, str]] = []
+    blocks: list[Block] = []
+    chain, rules = "", list[Rule]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line or line[0] == "#":
+            continue
+        if line[0] == "*":
+            name, declared, policies, blocks, chain, rules = line[1:].strip(), {}, [], [], "", []
+        elif not name:
+            raise NotSaveText(f"line {number} stands outside of a table: {line!r}")
+        elif line == "COMMIT":
+            if rules:
+                blocks.append(Block(chain, tuple(rules)))
+            found.append(TableRules(name, tuple(declared), tuple(blocks), tuple(policies)))
+            name = ""
+        elif line[0] == ":":
+            declaration = line[1:].split()
+            if len(declaration) < 2:
+                raise NotSaveText(f"line {number} declares a chain without its policy: {line!r}")
+            if declaration[1] == "-":
+                declared[declaration[0]] = None
+            else:
+                policies.append((declaration[0], declaration[1]))
+        else:
+            words = tokens(line)
+            if words and words[0][0] == "[":
+                del words[0]
+            if len(words) < 2 or words[0] not in ("-A", "-N"):
+                raise NotSaveText(f"line {number} is not a rule: {line!r}")
+            if words[0] == "-N":
+                declared[words[1]] = None
+                continue
+            if words[1] != chain:
+                if rules:
+                    blocks.append(Block(chain, tuple(rules)))
+                chain, rules = words[1], []
+            try:
+                rules.append(rule(words[2:], declared))
+            except IndexError:
+                raise NotSaveText(f"line {number} ends too early: {line!r}") from None
+    if name:
+        raise NotSaveText(f"the table {name} is not committed: the text was cut off")
+    return tuple(found)
+
+
+def tokens(line: str) -> list[str]:
+    """The words of a line. A quoted word keeps its quotes, so that it cannot be taken for an option."""
+    if '"' not in line:
+        return line.split()
+    words: list[str] = []
+    word, quoted, escaped = "", False, False
+    for char in line:
+        if char.isspace() and not quoted:
+            if word:
+                words.append(word)
+            word = ""
+            continue
+        word += char
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = quoted
+        elif char == '"':
+            quoted = not quoted
+    return [*words, word] if word else words
+
+
+def rule(words: list[str], chains: dict[str, None]) -> Rule:
+    """One rule from its words behind `-A CHAIN`; `chains` are the user-defined ones that `-j` can name."""
+    matches: list[Match] = []
+    module = ""
+    at = 0
+    while at < len(words):
+        start = at
+        negated = words[at] == "!"
+        at += negated
+        word = words[at]
+        if word in ("-j", "-g"):
+            return Rule(tuple(matches), target(words[start:], chains))
+        if word == "-m":
+            module = words[at + 1]
+            at += 2
+            if module not in SPOKEN_MODULES:
+                end = end_of_module(words, at)
+                matches.append(Foreign(" ".join(words[start:end])))
+                at = end
+            continue
+        reader = OPTIONS.get((module if word.startswith("--") else "", word))
+        known = reader and at + 1 < len(words) and reader(words[at + 1])
+        if known:
+            matches.append(Not(known) if negated else known)
+            at += 2
+        else:
+            end = end_of_option(words, at + 1)
+            named = ["-m", module] if word.startswith("--") and module else []
+            matches.append(Foreign(" ".join(named + words[start:end])))
+            at = end
+    return Rule(tuple(matches), ForeignTarget(""))
+
+
+def end_of_module(words: list[str], at: int) -> int:
+    """Where the options of a module that we do not speak end: at the next module or the target.
+
+    A comment may read like either, and iptables-save does not quote it.
+    """
+    while at < len(words) and words[at] not in ("-m", "-j", "-g"):
+        at += 2 if words[at] == "--comment" else 1
+    return min(at, len(words))
+
+
+def end_of_option(words: list[str], at: int) -> int:
+    """Where the values of an option that we do not speak end: at the next option or negation."""
+    while at < len(words) and words[at][0] != "-" and words[at] != "!":
+        at += 1
+    return at
+
+
+def target(words: list[str], chains: dict[str, None]) -> Target:
+    """The target from its words; what has an option that we do not speak is foreign as a whole."""
+    if len(words) < 2 or words[0] != "-j":
+        return ForeignTarget(" ".join(words))
+    name, options = words[1], words[2:]
+    if not options and name in chains:
+        return Jump(name)
+    reader = TARGETS.get(name)
+    try:
+        read = reader and reader(*options_and_values(options))
+    except (ValueError, KeyError, TypeError):
+        read = None
+    return read or ForeignTarget(" ".join(words))
+
+
+def options_and_values(words: list[str]) -> tuple[dict[str, str], ...]:
+    """The options of a target with their values, as one dict; none at all if there are no options."""
+    if not words:
+        return ()
+    options: dict[str, str] = {}
+    for word in words:
+        if word.startswith("--"):
+            options[word] = ""
+        else:
+            options[next(reversed(options))] = word.strip('"')
+    return (options,)
+
+
+def only(options: dict[str, str], *names: str) -> tuple[str, ...]:
+    """The values of exactly these options. Raises KeyError if there are others, or one is missing."""
+    if set(options) != set(names):
+        raise KeyError(*options)
+    return tuple(options[name] for name in names)
+
+
+def redirect(options: dict[str, str]) -> Redirect:
+    (port,) = only(options, "--to-ports")
+    return Redirect(int(port))
+
+
+def dnat(options: dict[str, str]) -> Dnat:
+    (destination,) = only(options, "--to-destination")
+    host, _, port = destination.rpartition(":")
+    return Dnat(ip_address(host.strip("[]")), int(port))
+
+
+def tproxy(options: dict[str, str]) -> Tproxy:
+    """The kernel adds the address on which the listener is looked up; unspecified is what leaving it out means."""
+    address = options.pop("--on-ip", "")
+    if address and not ip_address(address).is_unspecified:
+        raise ValueError("a listener on one address")
+    port, mark = only(options, "--on-port", "--tproxy-mark")
+    return Tproxy(int(port), whole(mark))
+
+
+def set_mark(options: dict[str, str]) -> SetMark:
+    (mark,) = only(options, "--set-xmark")
+    return SetMark(whole(mark))
+
+
+def connmark(options: dict[str, str]) -> SaveMark | RestoreMark:
+    if {options.pop("--nfmask", FULL), options.pop("--ctmask", FULL)} != {FULL}:
+        raise ValueError("a part of the mark")
+    if "--save-mark" in options:
+        only(options, "--save-mark")
+        return SaveMark()
+    only(options, "--restore-mark")
+    return RestoreMark()
+
+
+def zone(options: dict[str, str]) -> Zone:
+    (number,) = only(options, "--zone")
+    return Zone(int(number))
+
+
+def reject(options: dict[str, str]) -> Reject:
+    (answer,) = only(options, "--reject-with")
+    return Reject(answer)
+
+
+def log(options: dict[str, str]) -> Log:
+    prefix, _ = only(options, "--log-prefix", "--log-uid")
+    return Log(prefix)
+
+
+def nflog(options: dict[str, str]) -> Nflog:
+    group, prefix = only(options, "--nflog-group", "--nflog-prefix")
+    return Nflog(int(group), prefix)
+
+
+FULL = "0xffffffff"
+
+
+def whole(text: str) -> int:
+    """A mark that is compared or set in all of its bits. Raises ValueError for one with another mask."""
+    value, slash, mask = text.partition("/")
+    if slash and int(mask, 0) != int(FULL, 0):
+        raise ValueError(f"{text} is a part of a mark")
+    return int(value, 0)
+
+
+def marked(made: Callable[[int], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of a whole mark."""
+
+    def read(text: str) -> Plain | None:
+        try:
+            return made(whole(text))
+        except ValueError:
+            return None
+
+    return read
+
+
+TARGETS: dict[str, Callable[..., Target]] = {
+    "RETURN": Return,
+    "ACCEPT": Accept,
+    "DROP": Drop,
+    "REDIRECT": redirect,
+    "DNAT": dnat,
+    "TPROXY": tproxy,
+    "MARK": set_mark,
+    "CONNMARK": connmark,
+    "CT": zone,
+    "REJECT": reject,
+    "LOG": log,
+    "NFLOG": nflog,
+}
+"""How the options of each target that we speak are read."""
+
+
+def number(made: Callable[[int], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of one number; a range or a name is not spoken."""
+    return lambda text: made(int(text)) if text.isascii() and text.isdigit() else None
+
+
+def uids(text: str) -> Plain | None:
+    first, dash, last = text.partition("-")
+    if dash and first.isdigit() and last.isdigit() and int(first) < int(last):
+        return OwnerUids(int(first), int(last))
+    return number(OwnerUid)(text)
+
+
+def network_match(made: Callable[[Network], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of a network; a mask that is no prefix length (`/255.0.0.255`) is not spoken."""
+
+    def read(text: str) -> Plain | None:
+        length = text.partition("/")[2]
+        try:
+            return made(network(text)) if length.isdigit() or not length else None
+        except ValueError:
+            return None
+
+    return read
+
+
+def ports(text: str) -> Ports | None:
+    first, _, last = text.partition(":")
+    try:
+        return Ports(int(first), int(last or first))
+    except ValueError:
+        return None
+
+
+def port_match(made: Callable[[Ports], Plain]) -> Callable[[str], Plain | None]:
+    """A reader of a port or a range of ports."""
+
+    def read(text: str) -> Plain | None:
+        asked = ports(text)
+        return made(asked) if asked else None
+
+    return read
+
+
+def multiport_match(text: str) -> DPorts | None:
+    ranges = tuple(filter(None, map(ports, text.split(","))))
+    return DPorts(ranges) if len(ranges) == text.count(",") + 1 else None
+
+
+def states(text: str) -> CtState:
+    return CtState(frozenset(text.split(",")))
+
+
+SPOKEN_MODULES = frozenset({"tcp", "udp", "multiport", "owner", "conntrack", "mark", "connmark", "limit"})
+
+OPTIONS: dict[tuple[str, str], Callable[[str], Any]] = {
+    ("", "-p"): Proto,
+    ("", "-s"): network_match(Src),
+    ("", "-d"): network_match(Dst),
+    ("", "-i"): InIface,
+    ("", "-o"): OutIface,
+    # `-p tcp` loads the tcp match by itself: our text does not name it, the kernel's does.
+    ("", "--dport"): port_match(DPort),
+    ("", "--sport"): port_match(SPort),
+    ("tcp", "--dport"): port_match(DPort),
+    ("tcp", "--sport"): port_match(SPort),
+    ("udp", "--dport"): port_match(DPort),
+    ("udp", "--sport"): port_match(SPort),
+    ("multiport", "--dports"): multiport_match,
+    ("owner", "--uid-owner"): uids,
+    ("owner", "--gid-owner"): number(OwnerGid),
+    ("conntrack", "--ctstate"): states,
+    ("mark", "--mark"): marked(Mark),
+    ("connmark", "--mark"): marked(ConnMark),
+    ("limit", "--limit"): Limit,
+}
+"""How each option that we speak is read, by its module."""

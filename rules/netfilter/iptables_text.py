@@ -1,0 +1,146 @@
+"""From values to the text that iptables-restore(8) reads."""
+
+from __future__ import annotations
+
+from rules.netfilter.values import (
+    Accept,
+    ConnMark,
+    CtState,
+    Dnat,
+    DPort,
+    DPorts,
+    Drop,
+    Dst,
+    Foreign,
+    ForeignTarget,
+    InIface,
+    Jump,
+    Limit,
+    Log,
+    Mark,
+    Nflog,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
+    Proto,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    SPort,
+    Src,
+    Tproxy,
+    Zone,
+    assert_never,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rules.netfilter.values import Match, Plain, Rule, Target
+
+
+def rule_text(rule: Rule) -> str:
+    """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`."""
+    return " ".join(text for text in (*map(match_text, rule.matches), target_text(rule.target)) if text)
+
+
+def match_text(asked: Match) -> str:
+    match asked:
+        case Not(inner):
+            module, option = module_and_option(inner)
+            return f"{module}! {option}"
+        case Foreign(text):
+            return text
+        case _:
+            return "".join(module_and_option(asked))
+
+
+def module_and_option(asked: Plain) -> tuple[str, str]:
+    """The match's module with a space behind it, if it must be named, and its option; `!` stands between them."""
+    match asked:
+        case Proto(name):
+            return "", f"-p {name}"
+        case Src(network):
+            return "", f"-s {network}"
+        case Dst(network):
+            return "", f"-d {network}"
+        case InIface(name):
+            return "", f"-i {name}"
+        case OutIface(name):
+            return "", f"-o {name}"
+        case DPort(ports):
+            return "", f"--dport {ports}"
+        case SPort(ports):
+            return "", f"--sport {ports}"
+        case DPorts(ranges):
+            return "-m multiport ", f"--dports {','.join(map(str, ranges))}"
+        case OwnerUid(uid):
+            return "-m owner ", f"--uid-owner {uid}"
+        case OwnerUids(first, last):
+            return "-m owner ", f"--uid-owner {first}-{last}"
+        case OwnerGid(gid):
+            return "-m owner ", f"--gid-owner {gid}"
+        case CtState(states):
+            return "-m conntrack ", f"--ctstate {','.join(sorted(states))}"
+        case Mark(value):
+            return "-m mark ", f"--mark {value:#x}"
+        case ConnMark(value):
+            return "-m connmark ", f"--mark {value:#x}"
+        case Limit(rate):
+            return "-m limit ", f"--limit {rate}"
+        case _:
+            assert_never(asked)
+
+
+def extension(asked: Match) -> str:
+    """The extension behind a match that is one, by the name under which the kernel registers it; else empty."""
+    if isinstance(asked, Foreign | Not):
+        return ""
+    return module_and_option(asked)[0].removeprefix("-m ").strip()
+
+
+def target_extension(target: Target) -> str:
+    """The same for a target."""
+    if isinstance(target, Return | Accept | Drop | Jump | ForeignTarget):
+        return ""
+    return target_text(target).split()[1]
+
+
+def target_text(target: Target) -> str:
+    match target:
+        case Return():
+            return "-j RETURN"
+        case Accept():
+            return "-j ACCEPT"
+        case Drop():
+            return "-j DROP"
+        case Jump(chain):
+            return f"-j {chain}"
+        case Redirect(port):
+            return f"-j REDIRECT --to-ports {port}"
+        case Dnat(address, port):
+            return f"-j DNAT --to-destination {f'[{address}]' if address.version == 6 else address}:{port}"
+        case Tproxy(port, mark):
+            return f"-j TPROXY --on-port {port} --tproxy-mark {mark:#x}/0xffffffff"
+        case SetMark(value):
+            return f"-j MARK --set-xmark {value:#x}/0xffffffff"
+        case SaveMark():
+            return "-j CONNMARK --save-mark"
+        case RestoreMark():
+            return "-j CONNMARK --restore-mark"
+        case Zone(zone):
+            return f"-j CT --zone {zone}"
+        case Reject(answer):
+            return f"-j REJECT --reject-with {answer}"
+        case Log(prefix):
+            return f"-j LOG --log-prefix {prefix} --log-uid"
+        case Nflog(group, prefix):
+            return f"-j NFLOG --nflog-group {group} --nflog-prefix {prefix}"
+        case ForeignTarget(text):
+            return text
+        case _:
+            assert_never(target)

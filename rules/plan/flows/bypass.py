@@ -1,0 +1,70 @@
+"""What may leave the pod past the proxy: ISTIO_OUTPUT of the filter table, made only where something may not.
+
+The proxy takes TCP. UDP (QUIC on port 443, above all) and a family that is not captured go out beside it, unless
+they are refused here. TCP is answered with a reset, so that a client falls back at once instead of after its timeout.
+"""
+
+from __future__ import annotations
+
+from rules.netfilter.values import OUTPUT, Block, CtState, DPort, Drop, Family, Jump, Reject, when
+from rules.plan.flows import outbound
+from rules.plan.flows.words import BYPASS, ON_LO, TCP, UDP, proxy_owners
+from rules.plan.names import ISTIO_OUTPUT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.netfilter.values import Rule, Verdict
+    from rules.plan.intent import Intent
+
+NEW = CtState(frozenset({"NEW"}))
+NOBODY_THERE = {Family.V4: "icmp-port-unreachable", Family.V6: "icmp6-port-unreachable"}
+
+
+def hook(setting: str) -> Block:
+    why = "what leaves the pod past the proxy is looked at"
+    return Block(OUTPUT, (when().then(Jump(ISTIO_OUTPUT), why=why, setting=setting),))
+
+
+def refused_udp(intent: Intent, family: Family) -> Block:
+    """What of a captured family may not go out beside the proxy."""
+    return Block.of(
+        ISTIO_OUTPUT,
+        allowed(intent),
+        outbound.excluded_destinations(intent, family),
+        udp(intent, family),
+    )
+
+
+def refused_family(intent: Intent) -> Block:
+    """All that applications begin in IPv6. What they answer to connections from outside goes out."""
+    return Block.of(
+        ISTIO_OUTPUT,
+        allowed(intent),
+        outbound.excluded_destinations(intent, Family.V6),
+        new_connections(),
+    )
+
+
+def allowed(intent: Intent) -> Iterator[Rule]:
+    """Whoever is not captured on purpose is not refused either."""
+    yield when(ON_LO).then(BYPASS, why="what stays in the pod is nobody's business")
+    for owner, setting in proxy_owners(intent):
+        yield when(owner).then(BYPASS, why="the proxy may send anything", setting=setting)
+    yield from outbound.excluded_interfaces(intent)
+    yield from outbound.excluded_users(intent)
+
+
+def udp(intent: Intent, family: Family) -> Iterator[Rule]:
+    """What a server in the pod answers is no new connection: it goes out, whatever port its client happens to have."""
+    targets: dict[str, Verdict] = {"reject": Reject(NOBODY_THERE[family]), "drop": Drop(), "leave": BYPASS}
+    for entry in intent.udp:
+        why = f"the policy for UDP to this port: {entry.policy}"
+        yield when(UDP, DPort(entry.ports), NEW).then(targets[entry.policy], why=why, setting="udp")
+
+
+def new_connections() -> Iterator[Rule]:
+    why = "IPv6 is not captured, so nobody is to use it past the proxy"
+    yield when(TCP, NEW).then(Reject("tcp-reset"), why=why, setting="ipv6")
+    yield when(UDP, NEW).then(Reject(NOBODY_THERE[Family.V6]), why=why, setting="ipv6")

@@ -1,0 +1,128 @@
+"""DNS of applications to the proxy's resolver: ISTIO_OUTPUT_DNS of the nat table, and conntrack zones in raw.
+
+An application and the proxy may send queries from the same source port to the same nameserver; in one conntrack
+table the second would take the first one's entry, and its answer would go to the wrong one. So DNS between
+applications and the proxy is kept in one zone, and DNS between the proxy and nameservers in another.
+"""
+
+from __future__ import annotations
+
+from rules.netfilter.values import (
+    OUTPUT,
+    PREROUTING,
+    Block,
+    Dnat,
+    DPort,
+    Dst,
+    Jump,
+    Ports,
+    Redirect,
+    SPort,
+    Src,
+    Zone,
+    when,
+)
+from rules.plan.flows.words import TCP, UDP, proxy_owners, user_match
+from rules.plan.intent import of_family
+from rules.plan.names import DNS_PORT, ISTIO_INBOUND, ISTIO_OUTPUT_DNS, ZONE_OF_APP, ZONE_OF_PROXY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.netfilter.values import Family, Match, Network, Proto, Rule
+    from rules.plan.intent import Intent
+
+TO_DNS = DPort(Ports.one(DNS_PORT))
+FROM_DNS = SPort(Ports.one(DNS_PORT))
+
+
+def jump(intent: Intent, family: Family) -> Iterator[Rule]:
+    if intent.captures_dns(family):
+        why = "DNS is looked at before anything is let go"
+        yield when().then(Jump(ISTIO_OUTPUT_DNS), why=why, setting="redirect_dns")
+
+
+def to_resolver(intent: Intent, family: Family) -> Block:
+    """ISTIO_OUTPUT_DNS of nat: queries for these nameservers go to the proxy's resolver."""
+    return Block.of(ISTIO_OUTPUT_DNS, redirected(intent, family, TCP), redirected(intent, family, UDP))
+
+
+def redirected(intent: Intent, family: Family, protocol: Proto) -> Iterator[Rule]:
+    for nameserver in asked(intent, family):
+        destination = [Dst(nameserver)] if nameserver else []
+        yield when(protocol, *destination, TO_DNS).then(
+            resolver(intent, family), why="a DNS query goes to the proxy's resolver", setting="redirect_dns"
+        )
+
+
+def resolver(intent: Intent, family: Family) -> Redirect | Dnat:
+    for address in intent.dns_capture_address:
+        if (address.version == 4) == (family.value == "IPv4"):
+            return Dnat(address, intent.dns_capture_port)
+    return Redirect(intent.dns_capture_port)
+
+
+def asked(intent: Intent, family: Family) -> Iterator[Network | None]:
+    """The nameservers whose queries are captured; None stands for any."""
+    if intent.capture_all_dns:
+        yield None
+    else:
+        yield from of_family(intent.nameservers, family)
+
+
+def hooks() -> tuple[Block, Block]:
+    """raw, before conntrack has seen the packet: the only place where its zone can be chosen."""
+    why = "DNS is kept in conntrack zones of its own"
+    return (
+        Block(PREROUTING, (when(UDP).then(Jump(ISTIO_INBOUND), why=why, setting="redirect_dns"),)),
+        Block(OUTPUT, (when(UDP).then(Jump(ISTIO_OUTPUT_DNS), why=why, setting="redirect_dns"),)),
+    )
+
+
+def answers(intent: Intent, family: Family) -> Block:
+    """ISTIO_INBOUND of raw: what nameservers answer was asked by the proxy."""
+    return Block.of(ISTIO_INBOUND, from_nameservers(intent, family))
+
+
+def queries(intent: Intent, family: Family) -> Block:
+    """ISTIO_OUTPUT_DNS of raw. The first zone that a packet is given counts."""
+    return Block.of(
+        ISTIO_OUTPUT_DNS,
+        of_the_proxy(intent),
+        of_excluded_users(intent),
+        to_nameservers(intent, family),
+    )
+
+
+def from_nameservers(intent: Intent, family: Family) -> Iterator[Rule]:
+    for nameserver in asked(intent, family):
+        source = [Src(nameserver)] if nameserver else []
+        yield when(UDP, *source, FROM_DNS).then(
+            Zone(ZONE_OF_PROXY), why="a nameserver's answer to the proxy", setting="redirect_dns"
+        )
+
+
+def of_the_proxy(intent: Intent) -> Iterator[Rule]:
+    from_resolver = SPort(Ports.one(intent.dns_capture_port))
+    for owner, setting in proxy_owners(intent):
+        yield when(UDP, TO_DNS, owner).then(Zone(ZONE_OF_PROXY), why="the proxy's own query", setting=setting)
+        yield when(UDP, from_resolver, owner).then(
+            Zone(ZONE_OF_APP), why="the answer of the proxy's resolver", setting=setting
+        )
+
+
+def of_excluded_users(intent: Intent) -> Iterator[Rule]:
+    """They ask nameservers themselves, as the proxy does, and their answers arrive in its zone."""
+    for users in intent.exclude_uids:
+        yield when(UDP, TO_DNS, user_match(users)).then(
+            Zone(ZONE_OF_PROXY), why="an excluded user's query", setting="exclude_uids"
+        )
+
+
+def to_nameservers(intent: Intent, family: Family) -> Iterator[Rule]:
+    for nameserver in asked(intent, family):
+        destination: list[Match] = [Dst(nameserver)] if nameserver else []
+        yield when(UDP, *destination, TO_DNS).then(
+            Zone(ZONE_OF_APP), why="an application's query to the proxy's resolver", setting="redirect_dns"
+        )

@@ -1,0 +1,1 @@
+"""One packet, from its sender to where it lands."""
