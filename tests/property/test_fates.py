@@ -311,12 +311,13 @@ def test_plans_of_the_same_fates_do_the_same(intent: Intent, other: Intent, fiel
 
 @given(intent=strategies.intents)
 def test_a_plan_has_the_fates_of_itself(intent: Intent) -> None:
-    """Compared walk by walk, not by the rules being equal."""
+    """Compared walk by walk, not by the rules being equal; a walk with too many boxes to be exact says so."""
     from rules.analysis.reachability import same_walks
 
     for planned in plan(intent).rulesets:
         for table in planned.tables:
-            assert same_walks(Walk(table, planned.family), Walk(table, planned.family))
+            walk = Walk(table, planned.family)
+            assert same_walks(walk, Walk(table, planned.family)) == walk.exact
     assert Fates(Plan(())).same_as(Plan(()))
     assert Fate(None) == Fate(None, ())
 
