@@ -24,7 +24,8 @@ from capture.kernel.process import run
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.netfilter import iptables_parse
-from rules.netfilter.values import NAT, Family, Redirect
+from rules.netfilter.targets import Redirect
+from rules.netfilter.values import NAT, Family
 from rules.plan.names import OURS, PASSTHROUGH
 from rules.plan.plan import ruleset
 from tests.guard import guarded
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeAlias
 
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
     from tests.rig import Namespace
 
     Endpoint: TypeAlias = tuple[str, int]

@@ -13,7 +13,8 @@ from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.live.reasons import explained
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.values import Family, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from rules.picture.svg import svg
 from rules.plan.plan import plan
 from tests.rig.pod import ROOT

@@ -11,9 +11,10 @@ from capture.kernel.process import read_words
 from rules.live.changes import is_our_jump, is_ours, ours_in
 from rules.live.leftovers import is_memory, memory_in, stood_before
 from rules.live.meshes import mesh_of
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from capture.kernel.netlink import LocalRoute, PolicyRule
     from capture.log import Log
     from capture.settings.declared import Settings
-    from rules.netfilter.values import TableRules
+    from rules.netfilter.rulesets import TableRules
 
 
 class Thing(Value):

@@ -19,9 +19,12 @@ from rules.live.changes import RemoveChain, changes, changes_back, holds_ours, i
 from rules.live.leftovers import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
 from rules.live.meshes import chains_of_other_meshes
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import BUILT_IN, Family, ForeignTarget, Jump, Ruleset, TableRules, Value
+from rules.netfilter.rulesets import Ruleset, TableRules
+from rules.netfilter.targets import ForeignTarget, Jump
+from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import Routing
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from rules.live.changes import Change
-    from rules.netfilter.values import Target
+    from rules.netfilter.targets import Target
     from rules.plan.plan import Plan
 
 ORDER = (Family.V6, Family.V4)
@@ -238,7 +241,7 @@ class LetPacketsPass(Value):
 
 
 class TakeAway(Value):
-    """What iptables-nft made for us in a table that we left (see `rules.live.leftovers`). Done when all else is proved."""
+    """What iptables-nft made for us in a table that we left (see `rules.live.leftovers`); done when all is proved."""
 
     family: Family
     table: str

@@ -21,8 +21,9 @@ from capture.host.live import read_live
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import changes
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
 from rules.plan.probes import paths
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from capture.host.facts import Facts
     from capture.log import Log
     from rules.live.changes import Change
-    from rules.netfilter.values import Ruleset
+    from rules.netfilter.rulesets import Ruleset
     from rules.plan.intent import Intent
     from rules.plan.plan import Plan
     from rules.plan.probes import Path, Sender

@@ -20,7 +20,8 @@ from rules.explain import lint
 from rules.explain.summary import summary
 from rules.explain.words import rule_words
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import OUTPUT, PREROUTING, Family, Jump
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.names import PASSTHROUGH
 from rules.plan.plan import plan
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from capture.settings.declared import Said
     from capture.settings.resolve import Resolved
     from rules.analysis.reachability import Unmet
-    from rules.netfilter.values import Rule, Ruleset
+    from rules.netfilter.rulesets import Rule, Ruleset
     from rules.plan.intent import Intent
     from rules.plan.plan import Plan
 

@@ -14,7 +14,7 @@ from capture.errors import DONE, NOTHING_HERE
 from capture.settings.declared import DECLARED
 from rules.live.reasons import explained
 from rules.netfilter.counters import counters
-from rules.netfilter.values import Family, Ruleset
+from rules.netfilter.values import Family
 from rules.picture.model import counted_words, picture
 from rules.plan.intent import Intent
 from rules.plan.plan import plan
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from capture.host.live import Live
     from capture.settings.declared import Settings
+    from rules.netfilter.rulesets import Ruleset
     from rules.picture.model import Picture
     from rules.plan.plan import Plan
 

@@ -6,7 +6,7 @@ import click
 
 from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
 from rules.live.changes import changes, restore_text
-from rules.netfilter.values import Ruleset
+from rules.netfilter.rulesets import Ruleset
 from rules.plan.plan import plan
 
 

@@ -21,7 +21,8 @@ from capture.settings.declared import DECLARED_BY_NAME
 from rules.live.changes import ours_in
 from rules.live.reasons import explained
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import BUILT_IN, PREROUTING, All, Family, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import BUILT_IN, PREROUTING, All, Family
 from rules.plan.names import LOOPBACK, PASSTHROUGH
 from rules.plan.plan import Routing, plan
 from rules.plan.probes import ELSEWHERE

@@ -7,7 +7,8 @@ import pwd
 
 from capture.host import place
 from capture.kernel import netlink
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ from capture.kernel.diagnosis import permission_hint
 from capture.kernel.iptables import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from rules.live.changes import holds_ours
-from rules.netfilter.values import Family, Ruleset, Value
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from rules.netfilter.values import Value
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

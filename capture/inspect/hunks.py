@@ -12,8 +12,10 @@ from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import is_our_jump, is_ours, placed
 from rules.live.drift import Kind, aligned, is_memory
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import BUILT_IN, Family, Ruleset, Value
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import OURS
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from capture.inspect.verify import Comparison
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
 
     Op: TypeAlias = Literal[" ", "-", "+"]
 

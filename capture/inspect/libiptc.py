@@ -24,13 +24,17 @@ from capture.kernel.iptables import LEGACY, OUR_TABLES
 from capture.kernel.process import read_words, run
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import Block, Family, Foreign, ForeignTarget, TableRules, Value
+from rules.netfilter.matches import Foreign
+from rules.netfilter.rulesets import Block, TableRules
+from rules.netfilter.targets import ForeignTarget
+from rules.netfilter.values import Family
+from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.host.live import Live
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
 
 NOT_INSTALLED, UNREADABLE = 3, 4
 """Exit statuses of a child."""

@@ -14,8 +14,9 @@ from rules.live.installed import Installed, installed
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.live.reasons import explained
 from rules.netfilter.counters import Count, counters
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH, PROTOCOL
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from capture.host.live import Live
     from capture.kernel.netlink import LocalRoute, PolicyRule
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
 
 IFA_CACHEINFO = 6
 CACHE_INFO = struct.Struct("=IIII")

@@ -9,8 +9,10 @@ from capture.apply.transaction import routing_to_add, routing_to_remove
 from capture.host.live import LEGACY_TABLES, choose_backend, not_permitted, read_live
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.drift import Finding, Kind, compare, not_tracked
-from rules.netfilter.values import Family, Ruleset, Value
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.reasons import explained
 from rules.netfilter.counters import Count, counters
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
+from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from capture.settings.declared import Settings
     from rules.live.attribution import Connection
     from rules.netfilter.counters import Place
-    from rules.netfilter.values import Ruleset
+    from rules.netfilter.rulesets import Ruleset
     from rules.plan.plan import Plan
 
     Tool: TypeAlias = tuple[str, Family]

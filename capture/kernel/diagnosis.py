@@ -5,7 +5,8 @@ from __future__ import annotations
 from capture.kernel.process import read_words
 from rules.live.changes import Append, Insert
 from rules.netfilter.iptables_text import extension, target_extension
-from rules.netfilter.values import Family, Not, OwnerGid, OwnerUid, OwnerUids
+from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
+from rules.netfilter.values import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from capture.kernel.process import Completed
     from rules.live.changes import Change
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
 
 REGISTERED = {
     Family.V4: ("/proc/thread-self/net/ip_tables_matches", "/proc/thread-self/net/ip_tables_targets"),

@@ -14,8 +14,10 @@ from capture.kernel.diagnosis import lock_hint, missing_module_hint, owner_hint,
 from capture.kernel.process import locate, run
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import Family, Ruleset, Value
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from rules.plan.names import OURS
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

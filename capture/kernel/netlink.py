@@ -12,8 +12,9 @@ import struct
 import sys
 from ipaddress import ip_address
 
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

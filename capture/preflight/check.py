@@ -38,22 +38,11 @@ from capture.preflight import modules, trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.resolve import nameservers_in, resolve
 from rules.live.meshes import chains_of_other_meshes, native_tables
-from rules.netfilter.values import (
-    FILTER,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    Family,
-    Not,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Value,
-)
+from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
+from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import NOTHING, plan
+from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from capture.kernel.diagnosis import REGISTERED, needs
 from capture.kernel.process import read_words
 from rules.netfilter.iptables_parse import SPOKEN_MODULES, TARGETS
-from rules.netfilter.values import DPort, Family, Not, Proto, SPort, Value
+from rules.netfilter.matches import DPort, Not, Proto, SPort
+from rules.netfilter.values import Family
+from rules.value import Value
 
 if TYPE_CHECKING:
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
     from rules.plan.plan import Plan
 
 OK, WARN, MISSING, UNKNOWN = "ok", "warn", "missing", "unknown"

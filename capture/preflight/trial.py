@@ -23,8 +23,9 @@ from capture.host.live import read_live
 from capture.kernel import netns
 from capture.kernel.iptables import private_lock
 from capture.log import Log
-from rules.netfilter.values import Family, Value
+from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE
+from rules.value import Value
 
 if TYPE_CHECKING:
     from rules.plan.plan import Plan

@@ -7,7 +7,7 @@ behind `=`; several switches may share one dash; the last of several equal flags
 from __future__ import annotations
 
 from capture.errors import Refusal
-from rules.netfilter.values import Value
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

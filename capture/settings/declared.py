@@ -11,7 +11,8 @@ from capture.errors import BadSettings, Refusal, quoted
 from capture.kernel import netns
 from capture.settings import parsers
 from capture.settings.argv import Argument, read_argv
-from rules.netfilter.values import ALL, All, Value
+from rules.netfilter.values import ALL, All
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from capture.errors import quoted
-from rules.netfilter.values import ALL, All, Ports, Value
+from rules.netfilter.values import ALL, All, Ports
 from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import MOST_OWNER_GROUPS
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from capture.errors import BadSettings, Refusal, on_one_line, quoted
 from capture.host import facts
 from capture.settings.declared import DECLARED_BY_NAME, Origin
 from capture.settings.parsers import Name, cidr
-from rules.netfilter.values import ALL, All, Family, Ports, Value
+from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.intent import Intent
 from rules.plan.names import MOST_OWNERS_IN_A_RULE, PROXY_LOOP_MARK
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,15 +8,12 @@ strings, which makes `eth+` an interval like any other.
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
-    OUTPUT,
-    PREROUTING,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
     DPort,
     DPorts,
     Dst,
-    Family,
     Foreign,
     InIface,
     Limit,
@@ -29,15 +26,17 @@ from rules.netfilter.values import (
     Proto,
     SPort,
     Src,
-    assert_never,
 )
+from rules.netfilter.values import OUTPUT, PREROUTING, Family
+from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, TypeAlias
 
-    from rules.netfilter.values import Match, Network, Plain, Ports
+    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.values import Network, Ports
 
     Span: TypeAlias = tuple[Any, ...]
     """Ascending ends of half-open intervals, of numbers or of strings."""

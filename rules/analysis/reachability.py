@@ -7,7 +7,7 @@ can be deleted; two rulesets with the same fates do the same, however differentl
 from __future__ import annotations
 
 from rules.analysis.boxes import CONNMARK, MARK, U32, asked, everything, outside, overlap, remainder
-from rules.netfilter.values import (
+from rules.netfilter.targets import (
     Accept,
     Dnat,
     Drop,
@@ -22,10 +22,9 @@ from rules.netfilter.values import (
     SaveMark,
     SetMark,
     Tproxy,
-    Value,
     Zone,
-    assert_never,
 )
+from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +32,10 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from rules.analysis.boxes import Box
-    from rules.netfilter.values import Family, Match, Rule, Ruleset, TableRules, Target
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Family
     from rules.plan.plan import Plan
 
     Remark: TypeAlias = tuple[Target, tuple[Match, ...]]

@@ -23,12 +23,14 @@ from rules.explain.summary import (
     refuses_quic,
 )
 from rules.explain.words import address, listed, rule_words
-from rules.netfilter.values import All, Family, Jump, Ports, Value
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import All, Family, Ports
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.flows.words import merged
 from rules.plan.intent import Intent, PortsOfUsers, UdpPolicy, Uids, of_family
 from rules.plan.names import DNS_PORT, ISTIO_IN_REDIRECT
 from rules.plan.plan import plan
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

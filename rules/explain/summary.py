@@ -5,18 +5,21 @@ from __future__ import annotations
 from rules.analysis.boxes import DPORT
 from rules.analysis.reachability import Walk
 from rules.explain.words import address, listed, port_words
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, All, Family, Ports, Redirect, Tproxy, Value
+from rules.netfilter.targets import Redirect, Tproxy
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, All, Family, Ports
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.flows.words import merged
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, PASSTHROUGH
 from rules.plan.plan import ruleset
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.netfilter.values import Network, Verdict
+    from rules.netfilter.targets import Verdict
+    from rules.netfilter.values import Network
     from rules.plan.intent import Intent, PortsOfUsers
 
 CAPTURED, PASSES, REFUSED, DROPPED = "captured", "not captured", "refused", "dropped"

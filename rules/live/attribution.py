@@ -8,29 +8,11 @@ where only that would tell, more than one rule remains.
 from __future__ import annotations
 
 from rules.live.changes import is_our_jump
-from rules.netfilter.values import (
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    Accept,
-    Dnat,
-    DPort,
-    DPorts,
-    Dst,
-    InIface,
-    Jump,
-    Not,
-    OutIface,
-    Proto,
-    Redirect,
-    Return,
-    SPort,
-    Src,
-    Tproxy,
-    Value,
-)
+from rules.netfilter.matches import DPort, DPorts, Dst, InIface, Not, OutIface, Proto, SPort, Src
+from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING
 from rules.plan.names import LOOPBACK_INTERFACE
+from rules.value import Value
 
 DEEPEST = 8
 """Chains that are followed into each other: more than ours ever are, and text from elsewhere may go in a circle."""
@@ -42,7 +24,10 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from rules.netfilter.counters import Place
-    from rules.netfilter.values import Family, Match, Ports, Rule, Ruleset, TableRules, Target
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Family, Ports
 
     Ip: TypeAlias = IPv4Address | IPv6Address
 

@@ -6,15 +6,17 @@ Within one table iptables-restore commits everything at once, so no packet ever 
 from __future__ import annotations
 
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import Jump, Rule, TableRules, Value, assert_never
+from rules.netfilter.rulesets import Rule, TableRules
+from rules.netfilter.targets import Jump
 from rules.plan.names import ISTIO_FOUND, OURS
+from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from rules.netfilter.values import Ruleset
+    from rules.netfilter.rulesets import Ruleset
 
 
 class NewChain(Value):

@@ -11,31 +11,17 @@ from enum import Enum
 from rules.live.changes import above, is_our_jump, is_ours, placed
 from rules.live.precedence import DEEPEST, implies, may_both_hold
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import (
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    Accept,
-    Dnat,
-    Family,
-    ForeignTarget,
-    Jump,
-    Redirect,
-    Return,
-    Rule,
-    Ruleset,
-    TableRules,
-    Tproxy,
-    Value,
-)
+from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy
+from rules.netfilter.values import NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import ISTIO_FOUND, OURS
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rules.netfilter.values import Match
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
 
 class Kind(Enum):

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from rules.live.changes import is_our_jump
-from rules.netfilter.values import (
-    FILTER,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    Dnat,
-    Drop,
-    Family,
-    Jump,
-    OwnerGid,
-    OwnerUid,
-    Redirect,
-    Reject,
-    Ruleset,
-    TableRules,
-    Tproxy,
-    Value,
-)
+from rules.netfilter.matches import OwnerGid, OwnerUid
+from rules.netfilter.targets import Dnat, Drop, Jump, Redirect, Reject, Tproxy
+from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, ISTIO_REDIRECT
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
 
 class Installed(Value):

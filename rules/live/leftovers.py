@@ -11,12 +11,14 @@ one finds it and goes on. The legacy backend has nothing of this: the kernel can
 
 from __future__ import annotations
 
-from rules.netfilter.values import BUILT_IN, TableRules
+from rules.netfilter.values import BUILT_IN
 from rules.plan.names import ISTIO_FOUND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rules.netfilter.rulesets import TableRules
 
 LETTERS = {"PREROUTING": "P", "INPUT": "I", "FORWARD": "F", "OUTPUT": "O", "POSTROUTING": "S"}
 """A chain's name may have 28 characters (XT_EXTENSION_MAXNAMELEN, less the zero), so built-in chains get one each."""

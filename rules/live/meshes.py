@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.netfilter.values import Ruleset
+    from rules.netfilter.rulesets import Ruleset
 
 PREFIXES = {
     "KUMA_": "Kuma",

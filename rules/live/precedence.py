@@ -6,43 +6,48 @@ could end the walk for a packet of ours is not. Errs on the side of "could": a m
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
-    Accept,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
-    Dnat,
     DPort,
     DPorts,
-    Drop,
     Dst,
-    ForeignTarget,
     InIface,
-    Jump,
-    Log,
     Mark,
-    Nflog,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
     OwnerUids,
     Proto,
+    SPort,
+    Src,
+)
+from rules.netfilter.targets import (
+    Accept,
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Log,
+    Nflog,
     Redirect,
     Reject,
     RestoreMark,
     Return,
     SaveMark,
     SetMark,
-    SPort,
-    Src,
     Tproxy,
     Zone,
-    assert_never,
 )
+from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rules.netfilter.values import Match, Ports, Rule, TableRules, Target
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, TableRules
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Ports
 
 # fmt: off
 GO_ON = frozenset({

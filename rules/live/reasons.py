@@ -10,30 +10,25 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from rules.live.changes import is_our_jump, is_ours
-from rules.netfilter.values import (
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
     DPort,
     DPorts,
     Dst,
-    Family,
     Foreign,
     InIface,
-    Jump,
     Mark,
     Not,
     OutIface,
     OwnerUid,
     OwnerUids,
-    Ports,
     Proto,
-    Reject,
-    Ruleset,
     SPort,
     Src,
-    TableRules,
-    Zone,
 )
+from rules.netfilter.targets import Jump, Reject, Zone
+from rules.netfilter.values import Family, Ports
 from rules.plan.intent import TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import DNS_PORT, ISTIO_IN_REDIRECT, ISTIO_OUTPUT, LOOPBACK_INTERFACE, PASSTHROUGH, PROXY_LOOP_MARK
 from rules.plan.plan import ruleset
@@ -43,7 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
 
-    from rules.netfilter.values import Block, Match, Network, Rule, Target
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Network
 
     Shape: TypeAlias = tuple[object, ...]
     Reason: TypeAlias = tuple[str, str]

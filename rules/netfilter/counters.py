@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import Value
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,52 +8,53 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from rules.netfilter.values import (
-    Accept,
-    Block,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
-    Dnat,
     DPort,
     DPorts,
-    Drop,
     Dst,
     Foreign,
-    ForeignTarget,
     InIface,
-    Jump,
     Limit,
-    Log,
     Mark,
-    Nflog,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
     OwnerUids,
-    Ports,
     Proto,
+    SPort,
+    Src,
+)
+from rules.netfilter.rulesets import Block, Rule, TableRules
+from rules.netfilter.targets import (
+    Accept,
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Log,
+    Nflog,
     Redirect,
     Reject,
     RestoreMark,
     Return,
-    Rule,
     SaveMark,
     SetMark,
-    SPort,
-    Src,
-    TableRules,
     Tproxy,
     Zone,
-    network,
 )
+from rules.netfilter.values import Ports, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from rules.netfilter.values import Match, Network, Plain, Target
+    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Network
 
 
 class NotSaveText(ValueError):

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
-    Accept,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
-    Dnat,
     DPort,
     DPorts,
-    Drop,
     Dst,
     Foreign,
-    ForeignTarget,
     InIface,
-    Jump,
     Limit,
-    Log,
     Mark,
-    Nflog,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
     OwnerUids,
     Proto,
+    SPort,
+    Src,
+)
+from rules.netfilter.targets import (
+    Accept,
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Log,
+    Nflog,
     Redirect,
     Reject,
     RestoreMark,
     Return,
     SaveMark,
     SetMark,
-    SPort,
-    Src,
     Tproxy,
     Zone,
-    assert_never,
 )
+from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rules.netfilter.values import Match, Plain, Rule, Target
+    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.targets import Target
 
 
 def rule_text(rule: Rule) -> str:

@@ -7,9 +7,10 @@ gap that is kept for them. Nothing is drawn over anything, whatever the ruleset:
 
 from __future__ import annotations
 
-from rules.netfilter.values import OUTPUT, PREROUTING, Value
+from rules.netfilter.values import OUTPUT, PREROUTING
 from rules.picture.model import HOOKS, Kind
 from rules.picture.text import cut, number, width, wrapped
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

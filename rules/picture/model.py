@@ -10,10 +10,8 @@ from enum import Enum
 from itertools import groupby
 
 from rules.live.changes import is_our_jump
-from rules.netfilter.values import (
-    BUILT_IN,
-    OUTPUT,
-    PREROUTING,
+from rules.netfilter.matches import Not
+from rules.netfilter.targets import (
     Accept,
     Dnat,
     Drop,
@@ -21,7 +19,6 @@ from rules.netfilter.values import (
     Jump,
     Log,
     Nflog,
-    Not,
     Redirect,
     Reject,
     RestoreMark,
@@ -29,10 +26,9 @@ from rules.netfilter.values import (
     SaveMark,
     SetMark,
     Tproxy,
-    Value,
     Zone,
-    assert_never,
 )
+from rules.netfilter.values import BUILT_IN, OUTPUT, PREROUTING
 from rules.picture.text import number, shown
 from rules.picture.words import ANYTHING, asked, comment, differing, done, listed, noun
 from rules.plan.names import (
@@ -47,6 +43,7 @@ from rules.plan.names import (
     ISTIO_TPROXY,
     OURS,
 )
+from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +51,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from rules.netfilter.counters import Count, Place
-    from rules.netfilter.values import Match, Rule, Ruleset, TableRules
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
     Key: TypeAlias = tuple[str, ...]
     """A card (table, chain) or an end (table, kind, what): what a way leads to."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import ALL, All, Family, Ports, Value
+from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.names import LOOPBACK, MOST_OWNER_GROUPS, MOST_OWNERS_IN_A_RULE
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import FILTER, MANGLE, NAT, RAW, Family, Ruleset, TableRules, Value
+from rules.netfilter.rulesets import Ruleset, TableRules
+from rules.netfilter.values import FILTER, MANGLE, NAT, RAW, Family
 from rules.plan.flows import bypass, dns, inbound, invalid, outbound, redirect, tproxy
 from rules.plan.names import (
     ISTIO_DIVERT,
@@ -14,6 +15,7 @@ from rules.plan.names import (
     ISTIO_REDIRECT,
     ISTIO_TPROXY,
 )
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

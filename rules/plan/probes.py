@@ -12,17 +12,21 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 
-from rules.netfilter.values import All, DPort, DPorts, Family, OwnerGid, OwnerUid, Ports, Value
+from rules.netfilter.matches import DPort, DPorts, OwnerGid, OwnerUid
+from rules.netfilter.values import All, Family, Ports
 from rules.plan.flows import dns, outbound
 from rules.plan.flows.words import TCP, UDP
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, LOOPBACK, PASSTHROUGH
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Match, Network, Owner, Rule
+    from rules.netfilter.matches import Match, Owner
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.values import Network
     from rules.plan.intent import Intent
 
     Address = IPv4Address | IPv6Address

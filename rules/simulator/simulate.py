@@ -16,51 +16,43 @@ from enum import Enum
 
 from rules.live.changes import is_our_jump
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import (
-    BUILT_IN,
-    FILTER,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    Accept,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
-    Dnat,
     DPort,
     DPorts,
-    Drop,
     Dst,
-    Family,
     Foreign,
-    ForeignTarget,
     InIface,
-    Jump,
     Limit,
-    Log,
     Mark,
-    Nflog,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
     OwnerUids,
-    Ports,
     Proto,
+    SPort,
+    Src,
+)
+from rules.netfilter.targets import (
+    Accept,
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Log,
+    Nflog,
     Redirect,
     Reject,
     RestoreMark,
     Return,
     SaveMark,
     SetMark,
-    SPort,
-    Src,
     Tproxy,
-    Value,
     Zone,
-    assert_never,
 )
+from rules.netfilter.values import BUILT_IN, FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, Ports
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_IN_REDIRECT,
@@ -71,6 +63,7 @@ from rules.plan.names import (
     LOOPBACK_INTERFACE,
     OURS,
 )
+from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +71,10 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from typing import NoReturn, TypeAlias
 
-    from rules.netfilter.values import Match, Network, Plain, Rule, Ruleset, Target
+    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.rulesets import Rule, Ruleset
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Network
     from rules.plan.plan import Routing
 
     Address: TypeAlias = IPv4Address | IPv6Address

@@ -9,7 +9,8 @@ import pytest
 from rules.analysis.reachability import unmet
 from rules.netfilter.counters import counters
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.values import Family, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from tests.rig import PROXY, Call
 
 if TYPE_CHECKING:

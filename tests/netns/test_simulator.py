@@ -19,7 +19,9 @@ from capture.settings.resolve import resolve
 from rules.netfilter import iptables_parse
 from rules.netfilter.counters import counters
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import Family, Ruleset, Tproxy
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Tproxy
+from rules.netfilter.values import Family
 from rules.plan.names import PROXY_LOOP_MARK
 from rules.plan.plan import Routing, plan
 from rules.simulator.simulate import ESTABLISHED, Became, Direction, Packet, Trace, simulate
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rules.netfilter.counters import Place
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
     from rules.plan.plan import Plan
     from rules.simulator.simulate import Host, Step
 

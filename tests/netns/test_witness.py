@@ -13,7 +13,8 @@ from capture.host.live import Live, read_live
 from capture.inspect.libiptc import Difference, libiptc_differences
 from capture.kernel.iptables import Saved
 from rules.netfilter import iptables_parse
-from rules.netfilter.values import Family, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from tests.netns.test_convergence import SETTINGS
 from tests.netns.test_scenarios import SCENARIOS, plant_what_is_of_others
 from tests.rig import Pod, entered

@@ -8,33 +8,23 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from rules.live.changes import is_our_jump
-from rules.netfilter.values import (
-    ALL,
-    BUILT_IN,
-    Accept,
-    Block,
+from rules.netfilter.matches import (
     CtState,
     DPort,
     DPorts,
-    Drop,
     Dst,
-    Family,
     Foreign,
-    ForeignTarget,
     InIface,
-    Jump,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
-    Ports,
     Proto,
-    Redirect,
-    Return,
-    Rule,
     Src,
-    TableRules,
 )
+from rules.netfilter.rulesets import Block, Rule, TableRules
+from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Redirect, Return
+from rules.netfilter.values import ALL, BUILT_IN, Family, Ports
 from rules.plan.intent import REDIRECT, TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import OURS
 from rules.plan.plan import ruleset
@@ -42,7 +32,9 @@ from rules.plan.plan import ruleset
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rules.netfilter.values import Match, Network, Plain, Target
+    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Network
 
 COMMON_PORTS = (22, 53, 80, 443, 8080, 15001, 15006, 15008, 15090)
 

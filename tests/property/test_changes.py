@@ -21,8 +21,11 @@ from rules.live.changes import (
     is_ours,
 )
 from rules.live.precedence import usurps
-from rules.netfilter.values import BUILT_IN, Family, Jump, Rule, Ruleset, TableRules, assert_never
+from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.plan import ruleset
+from rules.value import assert_never
 from tests.property import strategies
 from tests.property.strategies import table_of
 

@@ -17,7 +17,10 @@ from capture.kernel.netlink import Address, LocalRoute, PolicyRule
 from rules.live.changes import changes
 from rules.live.drift import OF_CHAIN, Kind, aligned, compare, differences
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import BUILT_IN, DPort, Family, Ports, Return, Rule, Ruleset
+from rules.netfilter.matches import DPort
+from rules.netfilter.rulesets import Rule, Ruleset
+from rules.netfilter.targets import Return
+from rules.netfilter.values import BUILT_IN, Family, Ports
 from rules.plan.names import PASSTHROUGH, PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan, ruleset
 from tests.property import strategies

@@ -13,17 +13,13 @@ from rules.analysis.reachability import Fate, Fates, Walk, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
 from rules.explain.words import rule_words
-from rules.netfilter.values import (
-    OUTPUT,
-    PREROUTING,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
     DPort,
     DPorts,
     Dst,
-    Family,
     InIface,
-    Jump,
     Limit,
     Mark,
     Not,
@@ -32,15 +28,12 @@ from rules.netfilter.values import (
     OwnerUid,
     OwnerUids,
     Proto,
-    RestoreMark,
-    Return,
-    Ruleset,
-    SaveMark,
-    SetMark,
     SPort,
     Src,
-    Zone,
 )
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Jump, RestoreMark, Return, SaveMark, SetMark, Zone
+from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.intent import Intent
 from rules.plan.plan import Plan, plan, ruleset
 from tests.property import strategies
@@ -49,7 +42,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rules.analysis.boxes import Box
-    from rules.netfilter.values import Match, Rule, TableRules, Target
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, TableRules
+    from rules.netfilter.targets import Target
 
 SAMPLES = 60
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import changes, restore_text
-from rules.netfilter.values import Family, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
 from rules.plan.intent import Intent
 from rules.plan.names import MOST_OWNER_GROUPS
 from rules.plan.plan import ruleset

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.netfilter.counters import Count
-from rules.netfilter.values import Family, Jump, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import Family
 from rules.picture.dot import dot
 from rules.picture.layout import Box, boxes, laid_out, texts
 from rules.picture.mermaid import mermaid
@@ -20,7 +22,7 @@ from rules.plan.plan import ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
-    from rules.netfilter.values import TableRules
+    from rules.netfilter.rulesets import TableRules
     from rules.picture.layout import Drawn, DrawnBand, Way
     from rules.picture.model import Picture
     from rules.plan.intent import Intent

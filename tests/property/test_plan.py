@@ -9,7 +9,10 @@ from hypothesis import assume, given
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.live.changes import changes, is_our_jump, ours_in, restore_text
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.values import Dst, Family, Jump, Not, OwnerGid, OwnerUid, Return, Ruleset
+from rules.netfilter.matches import Dst, Not, OwnerGid, OwnerUid
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Jump, Return
+from rules.netfilter.values import Family
 from rules.plan.flows.words import ON_LO
 from rules.plan.intent import Intent
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, OURS
@@ -17,7 +20,7 @@ from rules.plan.plan import plan, ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
-    from rules.netfilter.values import Rule
+    from rules.netfilter.rulesets import Rule
 
 
 @given(intent=strategies.intents, family=strategies.families)

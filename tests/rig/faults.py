@@ -36,8 +36,9 @@ from capture.kernel.iptables import LEGACY, Iptables
 from capture.kernel.process import SUPERUSER_PATH
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
-from rules.netfilter.values import Family, assert_never
+from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
+from rules.value import assert_never
 from tests.rig.namespace import entered
 from tests.rig.pod import Result
 

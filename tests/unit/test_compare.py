@@ -9,7 +9,10 @@ import pytest
 from rules.live.drift import Kind, aligned, compare, not_tracked
 from rules.netfilter.iptables_parse import tables
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.values import DPort, Family, Ports, Return, Rule, Ruleset, network
+from rules.netfilter.matches import DPort
+from rules.netfilter.rulesets import Rule, Ruleset
+from rules.netfilter.targets import Return
+from rules.netfilter.values import Family, Ports, network
 from rules.plan.intent import Intent
 from rules.plan.plan import ruleset
 

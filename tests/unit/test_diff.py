@@ -6,7 +6,9 @@ import pytest
 
 from rules.live.changes import changes, holds_ours, is_our_jump, ours_in, restore_text
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.values import Family, ForeignTarget, Jump, Rule, Ruleset
+from rules.netfilter.rulesets import Rule, Ruleset
+from rules.netfilter.targets import ForeignTarget, Jump
+from rules.netfilter.values import Family
 from rules.plan.intent import Intent
 from rules.plan.plan import ruleset
 

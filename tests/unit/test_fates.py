@@ -9,7 +9,9 @@ import pytest
 from rules.analysis.boxes import everything, outside, overlap, remainder
 from rules.analysis.reachability import Fate, Fates, Walk, unmet
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.values import OUTPUT, PREROUTING, Accept, Drop, Family, Ruleset
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Accept, Drop
+from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.intent import Intent, Uids
 from rules.plan.plan import plan
 

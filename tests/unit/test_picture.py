@@ -13,12 +13,11 @@ import pytest
 from rules.live.reasons import explained
 from rules.netfilter.counters import Count, counters
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.values import (
+from rules.netfilter.matches import (
     CtState,
     DPort,
     DPorts,
     Dst,
-    Family,
     Foreign,
     InIface,
     Mark,
@@ -27,13 +26,12 @@ from rules.netfilter.values import (
     OwnerGid,
     OwnerUid,
     OwnerUids,
-    Ports,
-    Return,
-    Rule,
-    Ruleset,
     SPort,
     Src,
 )
+from rules.netfilter.rulesets import Rule, Ruleset
+from rules.netfilter.targets import Return
+from rules.netfilter.values import Family, Ports
 from rules.picture.dot import dot
 from rules.picture.mermaid import mermaid
 from rules.picture.model import Kind, picture
@@ -50,7 +48,7 @@ from tests.rig.pod import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rules.netfilter.values import Match
+    from rules.netfilter.matches import Match
     from rules.picture.model import Card, Picture, Row
 
 HERE = IPv4Network("127.0.0.1/32")

@@ -9,19 +9,13 @@ import pytest
 
 from rules.netfilter.iptables_parse import tables
 from rules.netfilter.iptables_text import match_text
-from rules.netfilter.values import (
-    BUILT_IN,
-    Block,
+from rules.netfilter.matches import (
     ConnMark,
     CtState,
-    Dnat,
     DPort,
     DPorts,
-    Drop,
     Dst,
-    Family,
     InIface,
-    Jump,
     Limit,
     Mark,
     Not,
@@ -29,14 +23,13 @@ from rules.netfilter.values import (
     OwnerGid,
     OwnerUid,
     OwnerUids,
-    Ports,
     Proto,
-    Rule,
-    Ruleset,
     SPort,
     Src,
-    TableRules,
 )
+from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
+from rules.netfilter.targets import Dnat, Drop, Jump
+from rules.netfilter.values import BUILT_IN, Family, Ports
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Routing, plan
 from rules.simulator.simulate import (
@@ -57,7 +50,7 @@ from rules.simulator.simulate import (
 from tests.rig import predicted
 
 if TYPE_CHECKING:
-    from rules.netfilter.values import Match
+    from rules.netfilter.matches import Match
     from rules.simulator.simulate import Step, Trace
 
 SERVICE, POD, CLIENT = ip_address("9.9.9.9"), ip_address("10.244.0.5"), ip_address("192.0.2.1")

@@ -9,32 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rules.netfilter.values import (
-    ALL,
-    Accept,
-    All,
-    Block,
-    DPort,
-    DPorts,
-    Drop,
-    Dst,
-    Family,
-    Jump,
-    Not,
-    OwnerGid,
-    OwnerUid,
-    Ports,
-    Proto,
-    Return,
-    Rule,
-    Ruleset,
-    Src,
-    TableRules,
-    Value,
-    assert_never,
-    when,
-)
+from rules.netfilter.matches import DPort, DPorts, Dst, Not, OwnerGid, OwnerUid, Proto, Src
+from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules, when
+from rules.netfilter.targets import Accept, Drop, Jump, Return
+from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.intent import Intent
+from rules.value import Value, assert_never
 
 if TYPE_CHECKING:
     from typing import ClassVar

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.netfilter.values import DPort, DPorts, Dst, Ports, network, places
+from rules.netfilter.matches import DPort, DPorts, Dst, places
+from rules.netfilter.values import Ports, network
 from rules.plan.flows.words import ONE_RULE_EACH, going_to, merged, port_matches
 
 near = st.tuples(st.integers(1, 400), st.integers(0, 3)).map(lambda it: Ports(it[0], it[0] + it[1]))

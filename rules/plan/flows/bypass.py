@@ -6,7 +6,10 @@ they are refused here. TCP is answered with a reset, so that a client falls back
 
 from __future__ import annotations
 
-from rules.netfilter.values import OUTPUT, Block, CtState, DPort, Drop, Family, Jump, Reject, when
+from rules.netfilter.matches import CtState, DPort
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Drop, Jump, Reject
+from rules.netfilter.values import OUTPUT, Family
 from rules.plan.flows import outbound
 from rules.plan.flows.words import BYPASS, ON_LO, TCP, UDP, proxy_owners
 from rules.plan.names import ISTIO_OUTPUT
@@ -15,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Rule, Verdict
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.targets import Verdict
     from rules.plan.intent import Intent
 
 NEW = CtState(frozenset({"NEW"}))

@@ -7,21 +7,10 @@ applications and the proxy is kept in one zone, and DNS between the proxy and na
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
-    OUTPUT,
-    PREROUTING,
-    Block,
-    Dnat,
-    DPort,
-    Dst,
-    Jump,
-    Ports,
-    Redirect,
-    SPort,
-    Src,
-    Zone,
-    when,
-)
+from rules.netfilter.matches import DPort, Dst, SPort, Src
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Dnat, Jump, Redirect, Zone
+from rules.netfilter.values import OUTPUT, PREROUTING, Ports
 from rules.plan.flows.words import TCP, UDP, proxy_owners, user_match
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, ISTIO_INBOUND, ISTIO_OUTPUT_DNS, ZONE_OF_APP, ZONE_OF_PROXY
@@ -30,7 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Family, Match, Network, Proto, Rule
+    from rules.netfilter.matches import Match, Proto
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.values import Family, Network
     from rules.plan.intent import Intent
 
 TO_DNS = DPort(Ports.one(DNS_PORT))

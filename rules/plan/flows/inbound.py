@@ -7,7 +7,10 @@ built-in chain is a jump that can be known by its name.
 
 from __future__ import annotations
 
-from rules.netfilter.values import PREROUTING, All, Block, DPort, Jump, Ports, when
+from rules.netfilter.matches import DPort
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import PREROUTING, All, Ports
 from rules.plan.flows.words import BYPASS, TCP, arriving_on, coming_from, going_to, port_matches
 from rules.plan.intent import of_family
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_REDIRECT
@@ -16,7 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Family, Match, Rule
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.values import Family
     from rules.plan.intent import Intent
 
 

@@ -6,7 +6,10 @@ application's port unredirected and is answered with a reset that ends the proxy
 
 from __future__ import annotations
 
-from rules.netfilter.values import PREROUTING, Block, CtState, Drop, Jump, when
+from rules.netfilter.matches import CtState
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Drop, Jump
+from rules.netfilter.values import PREROUTING
 from rules.plan.flows import inbound
 from rules.plan.names import ISTIO_DROP
 

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
-    OUTPUT,
-    All,
-    Block,
-    DPort,
-    DPorts,
-    Dst,
-    Jump,
-    Not,
-    OwnerGid,
-    OwnerUid,
-    Ports,
-    Proto,
-    Src,
-    when,
-)
+from rules.netfilter.matches import DPort, DPorts, Dst, Not, OwnerGid, OwnerUid, Proto, Src
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import OUTPUT, All, Ports
 from rules.plan.flows import dns
 from rules.plan.flows.words import (
     BYPASS,
@@ -45,7 +33,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Family, Owner, Rule
+    from rules.netfilter.matches import Owner
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.values import Family
     from rules.plan.intent import Intent
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import Block, Redirect, when
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Redirect
 from rules.plan.flows.words import TCP, logged
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_REDIRECT
 

@@ -7,26 +7,10 @@ answers of the application, which are addressed to the client, come back to the 
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
-    OUTPUT,
-    PREROUTING,
-    Accept,
-    All,
-    Block,
-    ConnMark,
-    CtState,
-    Dst,
-    InIface,
-    Jump,
-    Mark,
-    Not,
-    RestoreMark,
-    SaveMark,
-    SetMark,
-    Src,
-    Tproxy,
-    when,
-)
+from rules.netfilter.matches import ConnMark, CtState, Dst, InIface, Mark, Not, Src
+from rules.netfilter.rulesets import Block, when
+from rules.netfilter.targets import Accept, Jump, RestoreMark, SaveMark, SetMark, Tproxy
+from rules.netfilter.values import OUTPUT, PREROUTING, All
 from rules.plan.flows import inbound, outbound
 from rules.plan.flows.words import BYPASS, ON_LO, TCP, coming_from, logged, port_matches, proxy_owners
 from rules.plan.intent import of_family
@@ -44,7 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rules.netfilter.values import Family, Match, Rule
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.values import Family
     from rules.plan.intent import Intent
 
 FROM_LO = InIface(LOOPBACK_INTERFACE)

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from rules.netfilter.values import (
+from rules.netfilter.matches import (
     MULTIPORT_PLACES,
     DPort,
     DPorts,
     Dst,
     InIface,
     Limit,
-    Log,
-    Nflog,
     OutIface,
     OwnerGid,
     OwnerUid,
     OwnerUids,
-    Ports,
     Proto,
-    Return,
     Src,
     places,
-    when,
 )
+from rules.netfilter.rulesets import when
+from rules.netfilter.targets import Log, Nflog, Return
+from rules.netfilter.values import Ports
 from rules.plan.names import LOOPBACK_INTERFACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.netfilter.values import Match, Network, Owner, Rule
+    from rules.netfilter.matches import Match, Owner
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.values import Network
     from rules.plan.intent import Intent, Uids
 
 TCP = Proto("tcp")

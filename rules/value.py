@@ -1,0 +1,89 @@
+"""What a value is here: a frozen record without generated code.
+
+Values are made by `Value`, which does what a frozen, slotted dataclass does without generating code: thirty
+dataclasses cost an init container's start-up as much time as everything else it does, because `dataclasses`
+imports `inspect` and compiles each method.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_claims):
+        return lambda it: it
+
+
+class _ValueType(type):
+    """Turns the annotations of a class body into slots, in order, and its assigned names into defaults."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> _ValueType:
+        fields = tuple(f for f, kind in body.get("__annotations__", {}).items() if not kind.startswith("ClassVar"))
+        defaults = {field: body.pop(field) for field in fields if field in body}
+        body["__slots__"] = body["__match_args__"] = fields
+        body["_defaults"] = defaults
+        return super().__new__(cls, name, bases, body)
+
+
+@dataclass_transform(frozen_default=True)
+class Value(metaclass=_ValueType):
+    """A frozen record: compared, hashed and shown by its fields, and equal only to its own type.
+
+    A subclass states its fields as annotations, with defaults where it has them, and may check them in `checked`.
+    """
+
+    __match_args__: ClassVar[tuple[str, ...]]
+    _defaults: ClassVar[dict[str, Any]]
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        fields = self.__match_args__
+        if len(values) > len(fields):
+            raise TypeError(f"{type(self).__name__} has {len(fields)} fields, not {len(values)}")
+        for field, value in zip(fields, values, strict=False):
+            object.__setattr__(self, field, value)
+        for field in fields[len(values) :]:
+            if field in named:
+                object.__setattr__(self, field, named.pop(field))
+            elif field in self._defaults:
+                object.__setattr__(self, field, self._defaults[field])
+            else:
+                raise TypeError(f"{type(self).__name__} needs {field}")
+        if named:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(named)}")
+        self.checked()
+
+    def checked(self) -> None:
+        """Raises ValueError for fields that cannot mean anything together. By default all can."""
+
+    def __setattr__(self, field: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen: {field} cannot be set")
+
+    def __delattr__(self, field: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen: {field} cannot be deleted")
+
+    def _fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field) for field in self.__match_args__)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._fields()))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{field}={getattr(self, field)!r}" for field in self.__match_args__)
+        return f"{type(self).__name__}({inside})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), self._fields())
+
+    def but(self, **changed: Any) -> Self:
+        """The same value with some fields replaced."""
+        return type(self)(**({field: getattr(self, field) for field in self.__match_args__} | changed))
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """The end of a match that covers its union; `typing.assert_never` without importing `typing`."""
+    raise AssertionError(f"no case for {value!r}")
