@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rules.netfilter.values import ALL, All, Family, Ports
-from rules.plan.names import LOOPBACK, MOST_OWNER_GROUPS, MOST_OWNERS_IN_A_RULE
+from rules.plan.names import DNS_CAPTURE_PORT, LOOPBACK, MOST_OWNER_GROUPS, MOST_OWNERS_IN_A_RULE
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -138,8 +138,8 @@ class Intent(Value):
     """Those to any nameserver, not only to `nameservers`."""
     nameservers: tuple[Network, ...] = ()
     """The nameservers of resolv.conf, each as a network of one address."""
-    dns_capture_port: int = 15053
-    """Where the proxy's resolver listens."""
+    dns_capture_port: int = DNS_CAPTURE_PORT
+    """Where the resolver listens."""
     dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = ()
     """On which address of each family, if not on loopback."""
 

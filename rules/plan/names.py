@@ -63,6 +63,8 @@ PROXY_LOOP_MARK = 1338
 """The fwmark of what the proxy sends to its own pod in TPROXY mode, by which PREROUTING knows it on lo again."""
 
 DNS_PORT = 53
+DNS_CAPTURE_PORT = 15053
+"""Where the proxy's own resolver listens, on loopback."""
 ZONE_OF_PROXY = 1
 """The conntrack zone of DNS between the proxy and the real nameservers."""
 ZONE_OF_APP = 2

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from tests.rig import APP, PROXY, Call, Landing, Pod
-from tests.rig.pod import ROOT
+from tests.rig.pod import ADDRESSES, ROOT
 
 NAMESERVERS = {4: "10.96.0.10", 6: "fd00:96::a"}
 OTHER = {4: "9.9.9.9", 6: "2001:db8::1"}
@@ -78,6 +78,62 @@ def test_the_resolver_may_listen_elsewhere(resolving: Pod, backend: str) -> None
     resolving.applied(*ARGS, forced, "--dns-capture-port", "5353", "--dns-capture-address", "10.244.0.5")
     assert str(query(resolving, 4, "udp", APP)) == "pod:5353"
     assert any("--to-destination 10.244.0.5:5353" in line for line in resolving.saved(backend))
+
+
+AGENT = 100
+"""The uid of a resolver in the pod that is not the proxy."""
+RESOLVERS = {
+    "outside": ("10.244.0.9", "8600"),
+    "outside, on port 53": ("10.244.0.9", "53"),
+    "an agent in the pod": ("", "5353"),
+    "an agent on the port of the proxy's": ("127.0.0.1", "15053"),
+    "an agent at the pod's address": ("10.244.0.5", "8600"),
+    "the proxy on another port": ("", "5454"),
+    "outside, IPv6": ("fd00:244::9", "8600"),
+}
+"""Where a resolver is that is not the proxy's on loopback: its address, if it is given, and its port."""
+
+
+@pytest.mark.parametrize(("address", "port"), RESOLVERS.values(), ids=list(RESOLVERS))
+def test_any_resolver_is_heard(pod: Pod, backend: str, address: str, port: str) -> None:
+    """Wherever it is and whoever it is, by UDP and TCP, on connected sockets; and the proxy asks as before, also from
+    the port that an application has just asked from.
+    """
+    version = 6 if ":" in address else 4
+    nameserver = NAMESERVERS[version]
+    pod.inside.set_resolv_conf(f"nameserver {nameserver}\n")
+    outside = address.endswith("9")
+    host = address or "127.0.0.1"
+    uid = PROXY if port == "5454" else AGENT
+    for proto in ("udp", "tcp"):
+        pod.traffic.listen(pod.outside, [53], where="ext", proto=proto, hosts=[nameserver])
+        namespace = pod.outside if outside else pod.inside
+        pod.traffic.listen(namespace, [int(port)], where="resolver", proto=proto, hosts=[host], uid=uid)
+    given = ["--dns-capture-port", port, *(["--dns-capture-address", address] if address else [])]
+    for everything in ([], ["--capture-all-dns"]):
+        pod.applied(*ARGS, *everything, *given, f"--force-iptables-binary={backend}")
+        for proto in ("udp", "tcp"):
+            assert str(query(pod, version, proto, APP)) == f"resolver:{port}", proto
+            assert str(query(pod, version, proto, PROXY)) == "ext:53", proto
+        source_port = 40053 + len(everything)
+        calls = [Call(pod.inside, nameserver, 53, u, u, "udp", source_port=source_port) for u in (APP, PROXY, APP)]
+        landed = [str(pod.traffic.call(call)) for call in calls]
+        assert landed == [f"resolver:{port}", "ext:53", f"resolver:{port}"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_dns_server_in_the_pod_answers_whoever_asks(pod: Pod, backend: str, version: int) -> None:
+    """Also one that asks from port 53, as servers do among themselves: an answer is no query."""
+    pod.inside.set_resolv_conf("")
+    pod.traffic.listen(pod.inside, [53], where="server", proto="udp", hosts=[ADDRESSES[version]], uid=AGENT)
+    pod.traffic.listen(pod.inside, [15053], where="proxy", proto="udp", hosts=["127.0.0.1", "::1"], uid=PROXY)
+    pod.applied(*ARGS, "--capture-all-dns", f"--force-iptables-binary={backend}")
+    for source_port in (40053, 53):
+        call = Call(pod.outside, ADDRESSES[version], 53, proto="udp", source_port=source_port)
+        assert str(pod.traffic.call(call)) == "server:53", source_port
+    # Whoever asks from port 53 in the pod is captured as anybody.
+    elsewhere = Call(pod.inside, OTHER[version], 53, APP, APP, "udp")
+    assert str(pod.traffic.call(elsewhere)) == "proxy:15053"
 
 
 def test_excluded_ports_hold_for_dns_too(resolving: Pod) -> None:
