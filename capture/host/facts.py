@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 
 from capture.host import place
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from capture.host.place import Process
     from capture.kernel.netlink import Address
 
+MOST_LINKS = 100
+"""Parts of a path that are followed, links included. The kernel follows 40 links (path_resolution(7))."""
 LO_DISABLES_IPV6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 
@@ -67,10 +70,36 @@ def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
 def read_text(path: str) -> tuple[str | None, str]:
     """A file's text, or None and why it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(within_its_root(path), encoding="utf-8", errors="replace") as file:
             return file.read(), ""
     except OSError as error:
         return None, f"{path}: {error.strerror}"
+
+
+def within_its_root(path: str) -> str:
+    """The same path; of a file below another process's root, where it is behind the links that lead there.
+
+    The kernel takes a link that begins with a slash from our root, not from that of /proc/PID/root (proc_pid_root(5)).
+    """
+    process, is_below_root, rest = path.partition("/root/")
+    if not (is_below_root and process.startswith("/proc/")):
+        return path
+    root, left, at = f"{process}/root", rest.split("/"), ""
+    for _ in range(MOST_LINKS):
+        if not left:
+            break
+        name = left.pop(0)
+        if name == "..":
+            at = at.rpartition("/")[0]
+        elif name not in ("", "."):
+            try:
+                target = os.readlink(f"{root}{at}/{name}")
+            except OSError:
+                at = f"{at}/{name}"
+                continue
+            left = target.split("/") + left
+            at = "" if target.startswith("/") else at
+    return "/".join([root + at, *left])
 
 
 def uid_of(name: str) -> int | None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager
+from functools import cache
 
 from capture.errors import NamespaceUnusable, quoted
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 NAMED = "/run/netns"
 """Where ip-netns(8) keeps the namespaces that have a name."""
 OURS = "/proc/thread-self/ns/net"
+RESOLV_CONF = "/etc/resolv.conf"
 LONGEST_WAIT = 60
 """Seconds: twice what iptables may wait for its own lock."""
 CLONE_NEWNET = 0x40000000
@@ -89,10 +91,46 @@ def is_our_lock(path: str) -> bool:
         return False
 
 
+@cache
 def resolv_conf(namespace: str) -> str:
-    """The resolv.conf of a namespace: its own if it has a name and one (ip-netns(8)), else the one we see."""
-    own = f"/etc/netns/{namespace}/resolv.conf"
-    return own if namespace and "/" not in namespace and os.path.exists(own) else "/etc/resolv.conf"
+    """The resolv.conf(5) of those who live in a namespace, as a path that we can read; ours for no namespace.
+
+    A process that is named, by pid or by a path below its /proc, shows its own. A namespace that `ip netns` keeps may
+    have one (ip-netns(8)); else whoever lives in it, with files of its own, shows it. Where nobody does, the result is
+    ours for a name, because that is what `ip netns exec` would show; for a path, which a CNI plugin is given before
+    anything runs in the pod, it is the file that would be the namespace's own, and is not there.
+    """
+    if not namespace:
+        return RESOLV_CONF
+    path = path_of(namespace)
+    real = path if path.startswith("/proc/") else os.path.realpath(path)
+    process, is_of_process, _ = real.rpartition("/ns/")
+    if is_of_process and process.startswith("/proc/"):
+        return f"{process}/root{RESOLV_CONF}"
+    own = f"/etc/netns/{os.path.basename(real)}/resolv.conf"
+    if os.path.dirname(real) == NAMED and os.path.exists(own):
+        return own
+    inhabitant = next(inhabitants(path), None)
+    if inhabitant is not None:
+        return f"/proc/{inhabitant}/root{RESOLV_CONF}"
+    return own if "/" in namespace else RESOLV_CONF
+
+
+def inhabitants(path: str) -> Iterator[int]:
+    """The processes in this namespace that have files of their own, as a container has, the first one first."""
+    try:
+        wanted = os.stat(path)
+        home = os.stat("/proc/self/ns/mnt")
+        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    except OSError:
+        return
+    for pid in pids:
+        try:
+            lives_here = os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), wanted)
+            if lives_here and not os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), home):
+                yield pid
+        except OSError:
+            continue  # it ended meanwhile, or is none of our business
 
 
 def setns(handle: int) -> None:

@@ -16,7 +16,7 @@ from capture import __version__
 from capture.apply.transaction import steps
 from capture.errors import CaptureError, NamespaceUnusable
 from capture.host import place
-from capture.host.facts import read_facts
+from capture.host.facts import read_facts, read_text
 from capture.host.live import LEGACY_TABLES, choose_backend, read_live
 from capture.init import TERMINATION_LOG
 from capture.kernel import locks, netlink, netns
@@ -798,7 +798,7 @@ def dns(here: Here) -> Iterator[Fact]:
     if said.redirect_dns and said.capture_all_dns:
         yield Fact("DNS", "nameservers", "all are captured", OK)
         return
-    text = here.facts.resolv_conf if said.nameservers_file else "\n".join(modules.lines_of(path))
+    text = here.facts.resolv_conf if said.nameservers_file else read_text(path)[0]
     found = ", ".join(str(network.network_address) for network in nameservers_in(text or "")[0])
     if found:
         yield Fact("DNS", "nameservers", f"{found} ({path})", OK, needed=needed)

@@ -237,12 +237,10 @@ class Settings:
         "",
         "--resolv-conf",
         ours=True,
-        about="The file that names the nameservers. By default /etc/resolv.conf, or for a namespace given by name "
-        "/etc/netns/NAME/resolv.conf if that exists.",
+        about="The file that names the nameservers. By default /etc/resolv.conf; with --network-namespace that of the "
+        "namespace, or of whoever lives in it.",
     )
-    dns_capture_port: int = said(
-        parsers.port, 15053, "--dns-capture-port", ours=True, about="Port of the proxy's resolver."
-    )
+    dns_capture_port: int = said(parsers.port, 15053, "--dns-capture-port", ours=True, about="Port of the resolver.")
     dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = said(
         parsers.addresses,
         (),

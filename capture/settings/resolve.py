@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.errors import BadSettings, Refusal, on_one_line, quoted
 from capture.host import facts
+from capture.kernel.netns import RESOLV_CONF
 from capture.settings.declared import DECLARED_BY_NAME, Origin
 from capture.settings.parsers import Name, cidr
 from rules.netfilter.values import ALL, All, Family, Ports
@@ -204,8 +205,15 @@ class _Resolution:
         if not said.nameservers_file:
             return ()
         if self.facts.resolv_conf is None:
-            self.refuse("redirect_dns", f"needs the nameservers, but cannot read {self.facts.resolv_conf_error}")
+            what = f"needs the nameservers, but cannot read {self.facts.resolv_conf_error}"
+            instead = "; give --resolv-conf FILE, or --capture-all-dns" if said.network_namespace else ""
+            self.refuse("redirect_dns", what + instead)
             return ()
+        if said.network_namespace and said.nameservers_file == RESOLV_CONF:
+            self.warnings.append(
+                f"the nameservers are those of {RESOLV_CONF} here, because the namespace "
+                f"{quoted(said.network_namespace)} has no resolv.conf of its own; --resolv-conf names another file"
+            )
         found, unreadable = nameservers_in(self.facts.resolv_conf)
         for line in unreadable:
             self.warnings.append(f"{said.nameservers_file}: {quoted(line)} names no address and is passed over")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import product
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.rig import APP, PROXY, Call, Landing, Pod
 from tests.rig.pod import ADDRESSES, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAMESERVERS = {4: "10.96.0.10", 6: "fd00:96::a"}
 OTHER = {4: "9.9.9.9", 6: "2001:db8::1"}
@@ -164,3 +168,64 @@ def test_a_named_namespace_has_its_own_nameservers(resolving: Pod) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert str(query(resolving, 4, "udp", APP)) == "pod:15053"
+
+
+@pytest.fixture
+def inhabited(pod: Pod) -> Iterator[tuple[Pod, int]]:
+    """A pod in which a process lives with files of its own; its resolv.conf is a link, as systemd makes it."""
+    pod.open_listeners()
+    script = f"""
+        mount -t tmpfs none /mnt && mkdir -p /mnt/proc /mnt/etc /mnt/run/resolver
+        for each in bin lib lib64 usr; do [ -e /$each ] && mkdir /mnt/$each && mount --rbind /$each /mnt/$each; done
+        echo 'nameserver {NAMESERVERS[4]}' > /mnt/run/resolver/stub.conf
+        ln -s /run/resolver/stub.conf /mnt/etc/resolv.conf
+        exec chroot /mnt sh -c 'echo ready; exec sleep 1000'
+    """
+    command = ["ip", "netns", "exec", pod.inside.name, "unshare", "-m", "sh", "-ec", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield pod, process.pid
+        finally:
+            process.kill()
+
+
+def from_the_node(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run as a CNI plugin or an operator makes it: outside the pod."""
+    command = [sys.executable, "-m", "capture", "-u", "1337", "--redirect-dns", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("named", ["name", "path", "path through a link", "pid", "path of the process"])
+def test_whoever_lives_in_a_namespace_shows_its_nameservers(inhabited: tuple[Pod, int], named: str) -> None:
+    """By whatever name the namespace is called, and behind the links of its own root; and verify finds the same."""
+    pod, pid = inhabited
+    name = {
+        "name": pod.inside.name,
+        "path": pod.inside.path,
+        "path through a link": pod.inside.path.replace("/run/", "/var/run/"),
+        "pid": str(pid),
+        "path of the process": f"/proc/{pid}/ns/net",
+    }[named]
+    done = from_the_node("--network-namespace", name)
+    assert done.returncode == 0, done.stderr
+    assert str(query(pod, 4, "udp", APP)) == "pod:15053"
+    assert str(query(pod, 4, "udp", APP, OTHER)) == "ext:53"
+    command = [sys.executable, "-m", "capture", "verify", "-u", "1337", "--redirect-dns", "--network-namespace", name]
+    assert subprocess.run(command, capture_output=True, cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_path_never_means_the_nameservers_of_the_host(pod: Pod) -> None:
+    """A CNI plugin is called before anything runs in the pod: an error that says what to give, and nothing changes.
+    By a name it is what `ip netns exec` would show, with a warning.
+    """
+    before = pod.state()
+    refused = from_the_node("--network-namespace", pod.inside.path)
+    assert refused.returncode == 2
+    assert f"cannot read /etc/netns/{pod.inside.name}/resolv.conf" in refused.stderr
+    assert "--resolv-conf FILE, or --capture-all-dns" in refused.stderr
+    assert pod.state() == before
+    assert from_the_node("--network-namespace", pod.inside.path, "--capture-all-dns").returncode == 0
+    named = from_the_node("--network-namespace", pod.inside.name)
+    assert "the nameservers are those of /etc/resolv.conf here" in named.stderr
