@@ -12,6 +12,7 @@ import struct
 import sys
 from ipaddress import ip_address
 
+from capture.kernel.seam import primitive
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
 from rules.value import Value
@@ -170,6 +171,7 @@ def text(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode(errors="replace")
 
 
+@primitive
 def dump(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
     """The messages that answer a dump request, without their netlink headers (netlink(7))."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:

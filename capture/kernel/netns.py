@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from capture.errors import NamespaceUnusable, quoted
+from capture.kernel.seam import primitive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def path_of(namespace: str) -> str:
     return named
 
 
+@primitive
 @contextmanager
 def locked() -> Iterator[None]:
     """Keep other runs of ours out of this namespace; those in other namespaces do not wait.

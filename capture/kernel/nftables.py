@@ -13,6 +13,7 @@ import socket
 import struct
 
 from capture.kernel.netlink import ATTRIBUTE, HEADER, NETLINK_NETFILTER, NLMSG_ERROR, NUMBERS, messages
+from capture.kernel.seam import primitive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def message(family: Family, kind: int, *attributes: tuple[int, str]) -> bytes:
     return struct.pack("=H", NFT_SUBSYSTEM << 8 | kind) + body
 
 
+@primitive
 def sent(asked: Sequence[bytes]) -> int:
     """Send these in one batch. The error number of the first that was refused, or 0."""
     mark = struct.pack("=BB", 0, 0) + struct.pack(">H", NFT_SUBSYSTEM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from capture.kernel.seam import primitive
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ class Completed(Value):
     stderr: str
 
 
+@primitive
 def run(program: str, *arguments: str, text: str = "", environ: Mapping[str, str] | None = None) -> Completed:
     """Run a program to its end. Raises FileNotFoundError or PermissionError if it cannot be started.
 
@@ -56,6 +58,7 @@ def read_all(file: int) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
+@primitive
 def locate(program: str) -> str | None:
     """The full path of an executable, from PATH and the usual places."""
     for folder in (*os.environ.get("PATH", "").split(os.pathsep), *SUPERUSER_PATH):
@@ -65,6 +68,7 @@ def locate(program: str) -> str | None:
     return None
 
 
+@primitive
 def read_words(path: str) -> list[str] | None:
     """The words in a file of the kernel; none if it does not exist, None if we may not read it."""
     try:

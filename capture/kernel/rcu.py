@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import time
 
+from capture.kernel.seam import primitive
+
 MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "loongarch64": 283, "ppc64le": 365, "s390x": 356}
 """The number of the system call by machine (asm/unistd.h). Python has no name for it."""
 CMD_GLOBAL = 1
@@ -18,6 +20,7 @@ WITHOUT_IT = 0.05
 """Seconds to wait where the system call is not permitted or not known: several times a usual grace period."""
 
 
+@primitive
 def let_packets_pass() -> None:
     """Return when every packet that was in netfilter when this was called has left it."""
     import ctypes

@@ -10,6 +10,7 @@ import errno
 from contextlib import contextmanager
 
 from capture.kernel import netlink
+from capture.kernel.seam import primitive
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 
@@ -25,6 +26,7 @@ HOST_SCOPE = 254
 RTN_LOCAL = netlink.RTN_LOCAL
 
 
+@primitive
 def add_passthrough_address() -> None:
     """`ip -6 addr add ::6/128 dev lo`. Raises OSError; it is no error if it is there already."""
     address, prefix = str(PASSTHROUGH_ADDRESS.network_address), PASSTHROUGH_ADDRESS.prefixlen
@@ -32,6 +34,7 @@ def add_passthrough_address() -> None:
         kernel.addr("add", index=index_of_lo(kernel), address=address, prefixlen=prefix, proto=PROTOCOL)
 
 
+@primitive
 def remove_passthrough_address() -> None:
     """`ip -6 addr del ::6/128 dev lo`. Raises OSError; it is no error if it is not there."""
     address, prefix = str(PASSTHROUGH_ADDRESS.network_address), PASSTHROUGH_ADDRESS.prefixlen
@@ -39,12 +42,14 @@ def remove_passthrough_address() -> None:
         kernel.addr("del", index=index_of_lo(kernel), address=address, prefixlen=prefix)
 
 
+@primitive
 def add_route(family: Family, table: int) -> None:
     """`ip route add local default dev lo table TABLE`. Raises OSError; it is no error if it is there already."""
     with talking(harmless=errno.EEXIST) as kernel:
         kernel.route("add", **route(kernel, family, table))
 
 
+@primitive
 def remove_route(family: Family, table: int) -> None:
     """The same with `del`. Raises OSError; it is no error if it is not there."""
     with talking(harmless=errno.ESRCH) as kernel:
@@ -64,12 +69,14 @@ def route(kernel: IPRoute, family: Family, table: int) -> dict[str, object]:
     }
 
 
+@primitive
 def add_rule(family: Family, priority: int, mark: int, table: int) -> None:
     """`ip rule add priority N fwmark MARK lookup TABLE`. Raises OSError; it is no error if it is there already."""
     with talking(harmless=errno.EEXIST) as kernel:
         kernel.rule("add", **rule(family, priority, mark, table))
 
 
+@primitive
 def remove_rule(family: Family, priority: int, mark: int, table: int) -> None:
     """The same with `del`. Raises OSError; it is no error if it is not there."""
     with talking(harmless=errno.ENOENT) as kernel:
