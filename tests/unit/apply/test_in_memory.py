@@ -1,0 +1,224 @@
+"""Whole runs and commands on a kernel in memory: the order of acts, undoing, removing, and what is said of it.
+
+`tests/netns/test_seam.py` holds that kernel against the real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from capture import init
+from capture.commands.base import group
+from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE
+from capture.kernel import netlink
+from capture.kernel.iptables import LEGACY, NFT
+from capture.kernel.process import Completed
+from capture.kernel.seam import standing_in
+from rules.netfilter.values import Family
+from tests.rig.memory import Memory, everything
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POD = ("127.0.0.1/8", "::1/128", "10.244.0.5/24", "fd00:244::5/64")
+ENVIRON = {"LOG_OUTPUT_LEVEL": "warn", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+BACKENDS = (NFT, LEGACY)
+PLAIN = ("-u", "1337")
+DUAL_TPROXY = ("-u", "1337", "--dual-stack", "-m", "TPROXY", "--capture-all-dns", "--redirect-dns", "--drop-invalid")
+SETTINGS = (
+    PLAIN,
+    ("-u", "1338", "--ipv6", "on", "-o", "22,80"),
+    DUAL_TPROXY,
+    ("-u", "1337", "--ipv6", "reject", "--udp", "443=drop"),
+)
+OTHERS = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:THEIRS - [0:0]
+-A PREROUTING -i eth7 -j THEIRS
+-A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE
+-A THEIRS -p tcp -m comment --comment "not \\"ours\\"" -m tcp --dport 1 -j DNAT --to-destination 172.17.0.2:80
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+COMMIT
+"""
+
+
+@pytest.fixture
+def kernel() -> Iterator[Memory]:
+    with standing_in(Memory(*POD)) as memory:
+        assert isinstance(memory, Memory)
+        yield memory
+
+
+def run(*argv: str) -> int:
+    return init.run(argv, ENVIRON)
+
+
+def command(*argv: str) -> Result:
+    return CliRunner().invoke(group, list(argv), prog_name="capture", env=ENVIRON)
+
+
+def test_a_plain_capture_is_one_act(kernel: Memory) -> None:
+    """One commit of one table, with other runs kept out; a rerun does nothing."""
+    assert run(*PLAIN) == DONE
+    assert kernel.acts == ["lock", "iptables-nft-restore nat", "unlock"]
+    kernel.acts.clear()
+    assert run(*PLAIN) == DONE
+    assert kernel.acts == ["lock", "unlock"]
+
+
+def test_what_rules_need_comes_before_them_and_goes_after_them(kernel: Memory) -> None:
+    """Addresses, routes and ip rules first and last; IPv6, which is refused more often, before IPv4."""
+
+    def position(act: str) -> int:
+        return next(at for at, done in enumerate(kernel.acts) if done.startswith(act))
+
+    assert run(*DUAL_TPROXY) == DONE
+    assert position("address add") < position("IPv4 route add") < position("IPv4 rule add")
+    assert position("IPv6 rule add") < position("ip6tables-nft-restore mangle") < position("iptables-nft-restore raw")
+    kernel.acts.clear()
+    assert run("--cleanup-only") == DONE
+    assert position("iptables-nft-restore raw") < position("let packets pass") < position("IPv4 rule del")
+    assert position("IPv4 rule del") < position("IPv4 route del")
+
+
+def test_a_table_that_hands_over_waits_for_packets_on_their_way(kernel: Memory) -> None:
+    """Between the commits of two tables of a family that is captured and stays so, and not for a new pod."""
+    assert run(*PLAIN) == DONE
+    assert "let packets pass" not in kernel.acts
+    kernel.acts.clear()
+    assert run(*PLAIN, "-m", "TPROXY") == DONE
+    commits = [act for act in kernel.acts if act.startswith(("iptables", "let"))]
+    assert commits == ["iptables-nft-restore mangle", "let packets pass", "iptables-nft-restore nat"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("before", [(), PLAIN, DUAL_TPROXY], ids=str)
+@pytest.mark.parametrize("after", [*SETTINGS, ("--cleanup-only",)], ids=str)
+def test_whichever_act_is_refused_all_is_as_it_was(
+    backend: str, before: tuple[str, ...], after: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every act of a change is refused in turn, once: the run fails with words and nothing of it stays, or tries again.
+
+    What is taken away when all else is proved is no part of it: it stays, with a warning.
+    """
+    force = f"--force-iptables-binary={backend}"
+    place = 0
+    while True:
+        with standing_in(Memory(*POD)) as kernel:
+            assert isinstance(kernel, Memory)
+            kernel.load(backend, Family.V4, OTHERS)
+            if before:
+                assert run(force, *before) == DONE
+            was = everything(kernel)
+            kernel.acts.clear()
+            numbers = iter(range(100))
+            kernel.refuse = lambda _act, refused=place, at=numbers: errno.EIO if next(at) == refused else None  # type: ignore[misc] # bound here
+            capsys.readouterr()
+            try:
+                status = run(force, *after)
+            except OSError:  # the lock is no act of a run's transaction
+                assert place == 0
+                place += 1
+                continue
+            acts = kernel.acts
+            if place >= len(acts) - 1:
+                assert status == DONE
+                return
+            refused, said = acts[place], capsys.readouterr().err
+            if "nft delete" in refused:
+                assert "was left behind" in said
+            elif status == DONE:
+                # A legacy table that was only asked for is there: that reads as a change by others, and a second look.
+                assert "trying again" in said, refused
+            else:
+                assert status == FAILED, refused
+                assert "as it was" in said
+                assert everything(kernel) == was, refused
+        place += 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_clean_leaves_what_was_there(backend: str, settings: tuple[str, ...]) -> None:
+    """The rules of others, and nothing else; a second one finds nothing of ours."""
+    with standing_in(Memory(*POD)) as kernel:
+        assert isinstance(kernel, Memory)
+        kernel.load(backend, Family.V4, OTHERS)
+        was = everything(kernel)
+        assert run(f"--force-iptables-binary={backend}", *settings) == DONE
+        assert everything(kernel) != was
+        cleaned = command("clean")
+        assert cleaned.exit_code == DONE
+        assert "nothing of ours is left" in cleaned.stdout
+        if backend == NFT:
+            assert everything(kernel) == was
+        else:  # a legacy table cannot be taken back: what the others had is as it was, and the rest is empty
+            assert [kernel.saved(LEGACY, Family.V4).count("-A"), kernel.saved(LEGACY, Family.V6).count("-A")] == [4, 0]
+        assert "nothing of ours was here" in command("clean").stdout
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_verify_sees_every_rule_that_is_gone(settings: tuple[str, ...]) -> None:
+    """It ends with 0 behind a run, with 4 when any one rule of ours was deleted, and with 3 where nothing is."""
+    with standing_in(Memory(*POD)) as kernel:
+        assert isinstance(kernel, Memory)
+        assert command("verify", *settings).exit_code == NOTHING_HERE
+        assert run(*settings) == DONE
+        verified = command("verify", *settings)
+        assert verified.exit_code == DONE, verified.output
+        for (_, family, name), table in kernel.tables.items():
+            for chain, rules in table.chains.items():
+                for at, rule in enumerate(rules):
+                    del rules[at]
+                    found = command("verify", "--output=json", *settings)
+                    assert found.exit_code == DIFFERS, (family, name, chain, rule)
+                    assert chain in found.stdout
+                    rules.insert(at, rule)
+        assert command("verify", *settings).exit_code == DONE
+
+
+def test_status_tells_what_is_captured(kernel: Memory) -> None:
+    """Before, during and after, as text and as JSON."""
+    assert command("status").exit_code == NOTHING_HERE
+    assert run(*PLAIN, "-p", "15011") == DONE
+    told = command("status")
+    assert told.exit_code == DONE
+    assert "15011" in told.stdout
+    assert json.loads(command("status", "--output=json").stdout)
+    kernel.tables[(NFT, Family.V4, "nat")].chains["ISTIO_REDIRECT"].clear()
+    assert "15011" not in command("status").stdout
+
+
+def test_what_cannot_be_read_is_never_nothing(kernel: Memory) -> None:
+    """Neither a save that fails nor a netlink that cannot be asked for a moment reads as an empty namespace."""
+    assert run(*PLAIN) == DONE
+    was = everything(kernel)
+    kernel.answers = lambda name: Completed(1, "", "no") if name.endswith("save") else None
+    assert run("-u", "1338") == FAILED
+    assert command("clean").exit_code == FAILED
+    assert command("status").exit_code == FAILED
+    assert everything(kernel) == was
+
+
+def test_a_backend_that_is_not_there_is_an_answer_and_one_that_is_denied_is_none(kernel: Memory) -> None:
+    """Without nf_tables the legacy backend is used; without permission to ask, none."""
+    kernel.silent[netlink.NETLINK_NETFILTER] = errno.EPERM
+    assert run(*PLAIN) == FAILED
+    assert [act for act in kernel.acts if "restore" in act] == []
+    kernel.silent[netlink.NETLINK_NETFILTER] = errno.EPROTONOSUPPORT
+    assert run(*PLAIN) == DONE
+    assert "iptables-legacy-restore nat" in kernel.acts
