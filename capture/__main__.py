@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-COMMANDS = frozenset(
-    {"apply", "check", "clean", "diff", "explain", "graph", "render", "settings", "status", "trace", "verify", "watch"}
-)
-"""What people name as the first argument: the modules of `capture.commands`."""
+from capture.commands import COMMANDS
+
 NEED_CLICK = COMMANDS - {"apply"} | {"--help", "-h", "--version", "help", "version"}
 """First arguments that need click. Any other command line is one that istio-iptables would be given."""
 

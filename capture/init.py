@@ -15,7 +15,7 @@ from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.kernel import netns
 from capture.kernel.iptables import NFT
-from capture.log import Log
+from capture.log import TERMINATION_LOG, Log
 from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
 from capture.settings.parsers import GO_BOOLEANS
 from capture.settings.resolve import resolve
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from capture.settings.resolve import Resolved
     from rules.plan.plan import Plan
 
-TERMINATION_LOG = "/dev/termination-log"
-"""The default of a container's terminationMessagePath."""
 LONGEST_TERMINATION_MESSAGE = 2048
 """Characters. Kubernetes cuts a message at 4096 bytes, and all of a pod's together at 12 KiB."""
 

@@ -10,6 +10,8 @@ import time
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50, "none": 60}
 SCOPE = "default"
+TERMINATION_LOG = "/dev/termination-log"
+"""Where Kubernetes reads why a container ended: the default of its terminationMessagePath."""
 
 
 class Log:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capture import errors
-from capture.__main__ import COMMANDS
+from capture.commands import COMMANDS
 from capture.commands.base import group
-from capture.schemas.settings import plain
 from capture.settings import parsers
 from capture.settings.declared import DECLARED
+from capture.settings.model import plain
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:

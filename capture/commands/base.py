@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capture import __version__
-from capture.__main__ import COMMANDS
+from capture.commands import COMMANDS
 from capture.errors import CaptureError
 from capture.host.facts import read_facts
 from capture.kernel import netns
@@ -80,16 +80,11 @@ def help_of(setting: Said) -> tuple[str, str]:
     """A setting's line in the help: how it is given, and what it means."""
     flags = ", ".join(filter(None, (setting.short, setting.long)))
     where = f"variable {' or '.join(setting.env)}" if setting.env else ""
-    default = as_written(setting, setting.default)
+    from capture.settings.model import written
+
+    default = written(setting, setting.default)
     about = "; ".join(filter(None, (where, f"default {default}" if default not in ("", "false") else "")))
     return flags or f"${setting.env[0]}", f"{setting.about}  [{about}]" if flags else setting.about
-
-
-def as_written(setting: Said, value: Any) -> str:
-    """A value as one would write it on a command line."""
-    from capture.schemas.settings import written
-
-    return "" if value is None else written(setting, value)
 
 
 def output_option(kind: str = "the answer") -> Callable[[F], F]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
-from capture.commands.verify import STATUS
 from capture.inspect.hunks import chain_diffs, other_lines
-from capture.inspect.verify import compared
+from capture.inspect.verify import STATUS, compared
 from capture.log import Log
 from rules.plan.plan import plan
 

@@ -19,7 +19,7 @@ from rules.netfilter.values import Family
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.commands.explanation import ChainModel, Explanation, FamilyModel, FindingModel, PointModel, RuleModel
+    from capture.inspect.explanation import ChainModel, Explanation, FamilyModel, FindingModel, PointModel, RuleModel
 
 WIDTH = 100
 COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
@@ -35,7 +35,7 @@ def command(family: str, output: str) -> None:
 
     Looks at nothing but this host's addresses, users and nameservers. Findings are no failure: the status is 0.
     """
-    from capture.commands.explanation import Explanation, explanation
+    from capture.inspect.explanation import Explanation, explanation
 
     if output == "schema":
         click.echo(json.dumps(Explanation.model_json_schema(), indent=2))

@@ -16,14 +16,14 @@ def command(output: str) -> None:
 
     `schema` prints the JSON schema of the settings themselves, for those who generate pod specs.
     """
-    from capture.schemas import settings
+    from capture.settings import model
 
     if output == "schema":
-        click.echo(json.dumps(settings.SettingsModel.model_json_schema(), indent=2))
+        click.echo(json.dumps(model.SettingsModel.model_json_schema(), indent=2))
         return
     with reporting():
         said = said_settings()
-        listed = settings.listing(said, resolved_here(said))
+        listed = model.listing(said, resolved_here(said))
     if output == "json":
         click.echo(json.dumps([entry.model_dump() for entry in listed], indent=2))
         return

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
-from capture.errors import DIFFERS, DONE, NOTHING_HERE, LiveStateUnreadable
-from capture.inspect.verify import AS_PLANNED, DIFFERENT, NOTHING, compared
+from capture.errors import LiveStateUnreadable
+from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, compared
 from capture.log import Log
 from rules.live.drift import Kind, count
 from rules.plan.plan import plan
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rules.netfilter.values import Family
     from rules.plan.plan import Plan
 
-STATUS = {AS_PLANNED: DONE, DIFFERENT: DIFFERS, NOTHING: NOTHING_HERE}
 MOST_OF_A_KIND = 20
 """Findings of one kind in one chain that the text lists."""
 

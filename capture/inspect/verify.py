@@ -6,6 +6,7 @@ Reads, and takes no lock: what it sees is what packets meet, also while a run is
 from __future__ import annotations
 
 from capture.apply.transaction import routing_to_add, routing_to_remove
+from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import LEGACY_TABLES, choose_backend, not_permitted, read_live
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.drift import Finding, Kind, compare, not_tracked
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 AS_PLANNED: Final = "as planned"
 DIFFERENT: Final = "differs"
 NOTHING: Final = "nothing"
+STATUS = {AS_PLANNED: DONE, DIFFERENT: DIFFERS, NOTHING: NOTHING_HERE}
+"""The exit status of each answer."""
 
 
 class Comparison(Value):

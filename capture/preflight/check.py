@@ -18,7 +18,6 @@ from capture.errors import CaptureError, NamespaceUnusable
 from capture.host import place
 from capture.host.facts import read_facts, read_text
 from capture.host.live import LEGACY_TABLES, choose_backend, read_live
-from capture.init import TERMINATION_LOG
 from capture.kernel import locks, netlink, netns
 from capture.kernel.conntrack import CLOSE_WAIT
 from capture.kernel.diagnosis import permission_hint
@@ -34,6 +33,7 @@ from capture.kernel.iptables import (
 )
 from capture.kernel.process import read_words, run
 from capture.kernel.userns import covers, mapped, owner_of_the_namespace, unmapped
+from capture.log import TERMINATION_LOG
 from capture.preflight import modules, trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.resolve import nameservers_in, resolve

@@ -1,6 +1,6 @@
 """What the operator said: every flag and variable, declared once, with where each value came from.
 
-A declaration is read in four places: by `load` on the init path, by the pydantic model of `capture.schemas.settings`,
+A declaration is read in four places: by `load` on the init path, by the pydantic model of `capture.settings.model`,
 by the help of the command line, and by the reference in `docs/`. Only the first is paid for when a pod starts, which is
 why nothing here needs pydantic or click.
 """
@@ -105,7 +105,7 @@ def said(
 
 
 class Settings:
-    """What the operator said, checked. Made by `load`, or by `capture.schemas.settings` from what pydantic checked."""
+    """What the operator said, checked. Made by `load`, or by `capture.settings.model` from what pydantic checked."""
 
     proxy_port: int = said(
         parsers.port, 15001, "-p", "--envoy-port", about="Port of the proxy where captured outbound TCP goes."

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.commands.explanation import alternatives, explanation
 from capture.host.facts import Facts
 from capture.host.place import Process
+from capture.inspect.explanation import alternatives, explanation
 from capture.kernel.netlink import Address
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
@@ -21,7 +21,7 @@ from rules.plan.plan import plan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.commands.explanation import FindingModel
+    from capture.inspect.explanation import FindingModel
 
 POD = Facts((Address(ip_address("10.244.0.5"), 24),), resolv_conf="nameserver 10.96.0.10\n")
 DUAL = POD.but(addresses=(*(POD.addresses or ()), Address(ip_address("fd00:244::5"), 64)))

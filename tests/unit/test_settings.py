@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from capture.errors import BadSettings
 from capture.host.facts import Facts
-from capture.schemas.settings import SettingsModel
 from capture.settings.declared import DECLARED, DECLARED_BY_FLAG, DECLARED_BY_NAME, Said, Settings
+from capture.settings.model import SettingsModel
 from capture.settings.parsers import Name
 from capture.settings.resolve import resolve
 from rules.netfilter.values import ALL, Ports

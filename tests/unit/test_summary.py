@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.commands.explanation import Explanation, explanation
+from capture.inspect.explanation import Explanation, explanation
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.explain.summary import summary

@@ -61,7 +61,9 @@ def plain(value: Any) -> Any:
 
 
 def written(setting: Said, value: Any) -> str:
-    """A JSON value as the text that the setting's flag would be given."""
+    """A JSON value as the text that the setting's flag would be given; empty for none."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

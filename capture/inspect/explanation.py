@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from capture.commands.base import as_written
 from capture.errors import BadSettings
 from capture.host.facts import read_text
 from capture.settings.declared import DECLARED_BY_NAME, Settings
+from capture.settings.model import written
 from capture.settings.resolve import resolve
 from rules.analysis.reachability import unmet
 from rules.explain import lint
@@ -204,7 +204,7 @@ class Options:
         return Option(
             name=name,
             shown=origin.name if origin.kind in ("flag", "environment") else declared.shown,
-            value=origin.text if origin.text is not None else as_written(declared, value),
+            value=origin.text if origin.text is not None else written(declared, value),
             kind=origin.kind,
             derived_from=origin.name if origin.kind == "derived" else "",
         )

@@ -1,0 +1,96 @@
+"""Which room may import from which: one way, so that a reader finds what a room stands on and never comes back."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig.pod import ROOT
+from tests.unit.test_purity import only_for_the_type_checker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOMS = (
+    "rules.value",
+    "rules.netfilter",
+    "rules.plan",
+    "rules.live",
+    "rules.analysis",
+    "rules.simulator",
+    "rules.explain",
+    "rules.picture",
+    "capture.errors",
+    "capture.log",
+    "capture.kernel",
+    "capture.host",
+    "capture.settings",
+    "capture.apply",
+    "capture.preflight",
+    "capture.inspect",
+    "capture.schemas",
+    "capture.init",
+    "capture.commands",
+    "capture.__main__",
+)
+"""From the ground up: a room imports from those above it in this list, and from itself."""
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for top in ("rules", "capture")
+    for file in sorted((ROOT / top).rglob("*.py"))
+}
+LOOKING = ("capture.inspect", "capture.preflight", "capture.commands")
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def imports(file: Path, *, run: bool = False) -> set[str]:
+    """The modules of ours that this one imports; with `run`, without those that only the type checker reads."""
+    found = set()
+    tree = ast.parse(file.read_text())
+    guarded = only_for_the_type_checker(tree) if run else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in guarded:
+            for alias in node.names:
+                within = f"{node.module}.{alias.name}"
+                found.add(within if within in MODULES else str(node.module))
+    return found & MODULES.keys()
+
+
+IMPORTS = {module: imports(file) for module, file in MODULES.items()}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
+def test_imports_run_one_way_between_rooms(module: str) -> None:
+    """Every module is in a room of the list, and imports from its own room and those above it there."""
+    for other in IMPORTS[module]:
+        if "." in other:  # the package's own name holds the version and nothing else
+            assert ROOMS.index(room_of(other)) <= ROOMS.index(room_of(module)), f"{module} imports {other}"
+
+
+def test_no_module_comes_back_to_itself() -> None:
+    """Neither inside a room nor through several, by imports that run."""
+    run = {module: imports(file, run=True) for module, file in MODULES.items()}
+
+    def reached(module: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [module]
+        while waiting:
+            for other in run[waiting.pop()] - seen:
+                seen.add(other)
+                waiting.append(other)
+        return seen
+
+    assert [module for module in MODULES if module in reached(module)] == []
+
+
+def test_no_command_is_imported_by_another_module() -> None:
+    """What two commands need belongs to neither."""
+    from capture.commands import COMMANDS
+
+    commands = {f"capture.commands.{name}" for name in COMMANDS}
+    assert {(module, other) for module, others in IMPORTS.items() for other in others & commands} == set()
