@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # what `signal` wraps, which takes its time to import
 import os
 import sys
 
 from capture.commands import COMMANDS
+from capture.errors import in_words
+from capture.output import complain, open_streams
 
 NEED_CLICK = COMMANDS - {"apply"} | {"--help", "-h", "--version", "help", "version"}
 """First arguments that need click. Any other command line is one that istio-iptables would be given."""
@@ -14,15 +17,32 @@ HELP = frozenset({"--help", "-h"})
 
 
 def main() -> None:
-    argv = sys.argv[1:]
+    """Run what the command line asks for, and end the process. All that goes wrong in the outside world ends here."""
+    # Ctrl-C ends us as SIGTERM does: at once, but where a change is under way. Somebody may have left us a SIGCHLD that
+    # is ignored, and then no child's status is to be had.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    open_streams()
+    try:
+        status = dispatch(sys.argv[1:])
+    except Exception as error:
+        told = in_words(error)
+        if told is None:
+            raise
+        complain(told)
+        status = told.exit_status
+    sys.exit(status)
+
+
+def dispatch(argv: list[str]) -> int:
+    """The exit status of this command line."""
     if NEED_CLICK.intersection(argv[:1]) or not HELP.isdisjoint(argv):
         from capture.commands.base import main as commands
 
         commands(argv)
-    else:
-        from capture.init import run
+    from capture.init import run
 
-        sys.exit(run(argv[1:] if argv[:1] == ["apply"] else argv, os.environ))
+    return run(argv[1:] if argv[:1] == ["apply"] else argv, os.environ)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,24 @@
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
     ├── KernelRefused       1    iptables-restore failed; what it had changed was put back
     │   └── NotPutBack      1    … and putting back failed too: the one case in which the state is not as it was
+    ├── LockHeld            1    another run, or a program that may change rules, holds a lock for too long
+    ├── Outside             1    something else that we do not have in hand: memory, descriptors, a file of our own
+    ├── OutputLost          1    what was asked for could not be written to stdout, as on a full disk
     └── ValidationFailed  126    the rules do not do what they should; repair controllers look for this status
+
+Ctrl-C ends us by that signal, which a shell shows as 130, as SIGTERM does with 143. A reader of our output that went
+away has seen enough: that is no failure.
 
 A mistake of ours is an ordinary exception, with its traceback.
 """
 
 from __future__ import annotations
 
+from capture.text import on_one_line, one_line, quoted
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rules.netfilter.values import Family
 
@@ -46,18 +54,20 @@ class CaptureError(Exception):
     @property
     def in_one_line(self) -> str:
         """Cause and cure for those who read one line only."""
-        what = "; ".join(line.strip() for line in self.what.splitlines())
-        return f"capture failed: {what}{f'. To mend it: {self.hint}' if self.hint else ''}"
+        return one_line(f"capture failed: {self.what}{f'. To mend it: {self.hint}' if self.hint else ''}")
+
+    def lines(self) -> Iterator[str]:
+        """The whole message, line by line. What others said may be several, and is indented lest it passes for ours."""
+        yield one_line(self.what)
+        width = max((len(label) for label, _ in self.details), default=0)
+        for label, text in self.details:
+            for number, line in enumerate(text.removesuffix("\n").split("\n")):
+                yield one_line(f"  {(label + ':') if not number else '':<{width + 1}} {line}")
+        if self.hint:
+            yield one_line(f"hint: {self.hint}")
 
     def __str__(self) -> str:
-        width = max((len(label) for label, _ in self.details), default=0)
-        lines = [self.what]
-        for label, text in self.details:
-            for number, line in enumerate(text.splitlines() or [""]):
-                lines.append(f"  {(label + ':') if not number else '':<{width + 1}} {line}")
-        if self.hint:
-            lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
+        return "\n".join(self.lines())
 
 
 class Refusal:
@@ -70,7 +80,7 @@ class Refusal:
 
     def __str__(self) -> str:
         given = "" if self.value is None else f" {quoted(self.value)}"
-        return f"{self.source}{given}: {self.reason}"
+        return one_line(f"{self.source}{given}: {self.reason}")
 
 
 class BadSettings(CaptureError):
@@ -81,7 +91,11 @@ class BadSettings(CaptureError):
     def __init__(self, refusals: Sequence[Refusal]) -> None:
         self.refusals = tuple(refusals)
         count = "a setting was" if len(refusals) == 1 else f"{len(refusals)} settings were"
-        super().__init__("\n  ".join([f"{count} refused; nothing was touched", *map(str, refusals)]))
+        super().__init__(f"{count} refused; nothing was touched")
+
+    def lines(self) -> Iterator[str]:
+        yield from super().lines()
+        yield from (f"  {refusal}" for refusal in self.refusals)
 
     @property
     def in_one_line(self) -> str:
@@ -136,18 +150,46 @@ class NotPutBack(KernelRefused):
     """A change failed half way and undoing it failed as well."""
 
 
+class LockHeld(CaptureError):
+    """Somebody who may change rules is at work, and does not come to an end."""
+
+
+class Outside(CaptureError):
+    """The outside world failed us where nothing better is known than what it said."""
+
+
+class OutputLost(CaptureError):
+    """What was asked for cannot be written to stdout."""
+
+
 class ValidationFailed(CaptureError):
     """--run-validation found that traffic does not go where it should, or could prove nothing at all."""
 
     exit_status = NOT_VALID
 
 
-def on_one_line(value: str) -> str:
-    """The value as it is, unless it could be taken for more than one line of the log."""
-    return value if value.isprintable() else quoted(value)
+HINTS = {
+    "EMFILE": "raise the limit of open files (ulimit -n)",
+    "ENFILE": "the node has too many open files: see /proc/sys/fs/file-nr",
+    "ENOMEM": "raise the limit of memory",
+}
 
 
-def quoted(value: str) -> str:
-    """The value as one readable line: control characters are shown, a very long value is cut."""
-    shown = value if len(value) <= 80 else value[:77] + "…"
-    return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown) + '"'
+def in_words(error: BaseException) -> CaptureError | None:
+    """The error as one that can be told; None for a mistake of ours, which is told by its traceback."""
+    match error:
+        case CaptureError():
+            return error
+        case MemoryError():
+            return Outside("there is not enough memory", hint="raise the limit of memory (also `ulimit -v`)")
+        case OSError():
+            import errno
+
+            where = f"{on_one_line(str(error.filename))}: " if error.filename is not None else ""
+            what = f"{where}{error.strerror or str(error) or type(error).__name__}"
+            return Outside(what, hint=HINTS.get(errno.errorcode.get(error.errno or 0, ""), ""))
+        case ImportError():
+            hint = "reinstall it; or memory or open files are short (`ulimit -a`)"
+            return Outside(f"a part of the program cannot be loaded: {error}", hint=hint)
+        case _:
+            return None

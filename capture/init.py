@@ -6,19 +6,21 @@ Everything imported here is paid for by every pod: neither click, pydantic, pyro
 from __future__ import annotations
 
 import os
-import sys
 
 from capture.apply import transaction
 from capture.apply.converge import converge, refuse
-from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, WrongPlace, on_one_line
+from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.kernel import netns
+from capture.kernel.files import write_text
 from capture.kernel.iptables import NFT
 from capture.log import TERMINATION_LOG, Log
+from capture.output import print_for_programs
 from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
 from capture.settings.parsers import GO_BOOLEANS
 from capture.settings.resolve import resolve
+from capture.text import on_one_line
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
 
@@ -53,23 +55,25 @@ def asks_for_json(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
 def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
     """Do what settings ask for, and say what went wrong. The result is the exit status."""
     seen = [f"  {name}={on_one_line(environ[name])}" for name in VARIABLES if name in environ]
-    log.info("\n".join(["Environment:", *seen]))
+    log.info("Environment:", *seen)
     try:
         follow(settings, environ, log)
-    except CaptureError as error:
-        report(error, log)
-        return error.exit_status
+    except Exception as error:
+        told = in_words(error)
+        if told is None:
+            raise
+        report(told, log)
+        return told.exit_status
     return DONE
 
 
 def report(error: CaptureError, log: Log) -> None:
     """Say what went wrong; last of all cause and cure in one line, which Kubernetes shows with the pod's status."""
-    log.error(str(error))
+    log.error(*error.lines())
     log.error(error.in_one_line)
     if os.path.isfile(TERMINATION_LOG):
         try:
-            with open(TERMINATION_LOG, "w", encoding="utf-8") as file:
-                file.write(error.in_one_line[:LONGEST_TERMINATION_MESSAGE])
+            write_text(TERMINATION_LOG, error.in_one_line[:LONGEST_TERMINATION_MESSAGE])
         except OSError as unwritable:
             log.warn(f"cannot write {TERMINATION_LOG}: {unwritable.strerror}")
 
@@ -80,7 +84,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         netns.enter(settings.network_namespace)
     facts = read_facts(environ, settings.nameservers_file)
     resolved = resolve(settings, facts)
-    log.info("\n".join(["Settings:", *described(settings, resolved)]))
+    log.info("Settings:", *described(settings, resolved))
     if not settings.cleanup_only:
         for warning in resolved.warnings:
             log.warn(warning)
@@ -143,7 +147,8 @@ def warn_of_a_refusal(live: Live, settings: Settings, log: Log) -> None:
     try:
         refuse(live, settings)
     except (WrongPlace, OtherMesh) as refused:
-        log.warn(f"a run would be refused: {refused}")
+        first, *more = refused.lines()
+        log.warn(f"a run would be refused: {first}", *more)
 
 
 def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
@@ -159,11 +164,10 @@ def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     text = "\n".join(sections)
     if not text:
         log.info("No rule of ours would change")
-    show(text)
+    print_for_programs(text)
     if settings.dry_run_file:
         try:
-            with open(settings.dry_run_file, "w", encoding="utf-8") as file:
-                file.write(text)
+            write_text(settings.dry_run_file, text)
         except OSError as error:
             raise CaptureError(
                 f"cannot write the rules to {settings.dry_run_file}: {error.strerror}",
@@ -180,18 +184,10 @@ def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live,
             warn_of_a_refusal(live, settings, log)
         return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
-        log.info(f"The rules are those for a namespace without any of ours, because: {str(error).splitlines()[0]}")
+        what = error.what if isinstance(error, CaptureError) else error
+        log.info(f"The rules are those for a namespace without any of ours, because: {what}")
         nothing = {family: frozenset[str]() for family in Family}
         return Live({}, {}, nothing, None), forced or NFT
-
-
-def show(text: str) -> None:
-    """To stdout; a reader that went away early is none of our failures."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def described(settings: Settings, resolved: Resolved) -> Iterator[str]:

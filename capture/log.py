@@ -8,6 +8,9 @@ from __future__ import annotations
 import sys
 import time
 
+from capture.output import json_text
+from capture.text import one_line
+
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50, "none": 60}
 SCOPE = "default"
 TERMINATION_LOG = "/dev/termination-log"
@@ -21,34 +24,28 @@ class Log:
         self.threshold = LEVELS[level]
         self.as_json = as_json
 
-    def debug(self, message: str) -> None:
-        self._say("debug", message)
+    def debug(self, *lines: str) -> None:
+        self._say("debug", lines)
 
-    def info(self, message: str) -> None:
-        self._say("info", message)
+    def info(self, *lines: str) -> None:
+        self._say("info", lines)
 
-    def warn(self, message: str) -> None:
-        self._say("warn", message)
+    def warn(self, *lines: str) -> None:
+        self._say("warn", lines)
 
-    def error(self, message: str) -> None:
-        self._say("error", message)
+    def error(self, *lines: str) -> None:
+        self._say("error", lines)
 
-    def _say(self, level: str, message: str) -> None:
+    def _say(self, level: str, lines: tuple[str, ...]) -> None:
+        """One thing in so many lines. What is in a line does not break it."""
         if LEVELS[level] < self.threshold:
             return
-        stamp = timestamp(time.time_ns())
+        stamp, message = timestamp(time.time_ns()), "\n".join(map(one_line, lines))
         if self.as_json:
-            import json
-
-            line = json.dumps({"time": stamp, "level": level, "scope": SCOPE, "msg": message}, ensure_ascii=False)
+            line = json_text({"time": stamp, "level": level, "scope": SCOPE, "msg": message}, indent=None)
         else:
             line = f"{stamp}\t{level}\t{message}"
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except OSError:
-            # A full disk behind stderr, or a reader that went away: not being heard is no reason to stop half way. The
-            # old object would try again when Python ends, and turn our exit status into 120.
-            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 # open to the end
+        print(line, file=sys.stderr, flush=True)
 
 
 def timestamp(nanoseconds: int) -> str:

@@ -91,7 +91,7 @@ class Restore(Value):
                 details=[("missing", restore_text(missing))],
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
-        log.info(f"{self.tool}-save says:\n{now.text.strip()}")
+        log.info(f"{self.tool}-save says:", *now.text.strip().split("\n"))
 
     def undo(self) -> None:
         """Put back what was in the tables of this step. Where we had nothing the chain that remembers stays meanwhile:
@@ -432,7 +432,7 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
     try:
         for step in doing:
             done.append(step)
-            log.info(f"Running {step}")
+            log.info(*f"Running {step}".split("\n"))
             if isinstance(step, Restore):
                 step.tell_of_waiting(log)
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -19,9 +19,11 @@ from capture.errors import CaptureError
 from capture.host.facts import read_facts
 from capture.kernel import netns
 from capture.log import Log
+from capture.output import complain
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED, FLAGS, SWITCHES, Said, Settings
 from capture.settings.resolve import resolve
+from capture.text import ESC, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,8 +74,13 @@ class reporting:  # noqa: N801 # reads as a statement: with reporting()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, CaptureError):
-            click.echo(f"error: {error}", err=True)
+            complain(error)
             sys.exit(error.exit_status)
+
+
+def style(text: str, **how: Any) -> str:
+    """The text in colour or bold, as `capture.output` lets it through."""
+    return click.style(one_line(text), **how).replace("\x1b", ESC)
 
 
 def help_of(setting: Said) -> tuple[str, str]:
@@ -143,11 +150,11 @@ def group() -> None:
     """
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> NoReturn:
     """Run the command that this line names. Ends the process."""
     names = {"help": "--help", "version": "--version"}
     arguments = [names.get(word, word) if not at else word for at, word in enumerate(argv)]
     if arguments[0].startswith("-") and arguments[0] not in ("--help", "-h", "--version"):
         # `capture -p 15001 --help`: the nameless command is `apply`
         arguments.insert(0, "apply")
-    group.main(arguments, prog_name="capture")
+    sys.exit(group.main(arguments, prog_name="capture"))

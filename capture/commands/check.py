@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import textwrap
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
 from capture.errors import DONE, FAILED
+from capture.output import say, say_json
 from capture.preflight.check import Fact, check
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 
@@ -39,17 +39,16 @@ def command(output: str, no_rehearsal: bool) -> None:
     that these settings need is missing.
     """
     if output == "schema":
-        click.echo(json.dumps(answer_model().model_json_schema(), indent=2))
+        say_json(answer_model().model_json_schema())
         return
     with reporting():
         facts = check(said_settings(), os.environ, rehearse=not no_rehearsal)
     works = not any(fact.prevents for fact in facts)
     if output == "json":
         told = [{field: getattr(fact, field) for field in fact.__match_args__} for fact in facts]
-        click.echo(json.dumps(answer_model()(works=works, facts=told).model_dump(), indent=2))
+        say_json(answer_model()(works=works, facts=told).model_dump())
     else:
-        for line in report(facts):
-            click.echo(line)
+        say(*report(facts))
     sys.exit(DONE if works else FAILED)
 
 
@@ -98,21 +97,21 @@ def report(facts: Sequence[Fact]) -> Iterator[str]:
         if fact.area != area:
             yield from ([""] if area else [])
             area = fact.area
-            yield click.style(area, bold=True)
+            yield style(area, bold=True)
         word, colour = shown(fact)
         first = f"  {fact.name:<{names}}  {word:<10}  "
         lines = textwrap.wrap(fact.value, max(WIDTH - len(first), 30), break_on_hyphens=False) or [""]
-        styled = f"  {fact.name:<{names}}  {click.style(f'{word:<10}', fg=colour)}  "
+        styled = f"  {fact.name:<{names}}  {style(f'{word:<10}', fg=colour)}  "
         yield styled + lines[0]
         for line in lines[1:]:
             yield " " * len(first) + line
     mind = [fact for fact in facts if fact.needed and fact.verdict != OK]
     if mind:
         yield ""
-        yield click.style("to mind", bold=True)
+        yield style("to mind", bold=True)
     for fact in sorted(mind, key=lambda fact: (MISSING, WARN, UNKNOWN).index(fact.verdict)):
         word, colour = shown(fact)
-        yield from wrapped(f"{fact.name}: {fact.value}", click.style(f"  {word:<7}  ", fg=colour), 11)
+        yield from wrapped(f"{fact.name}: {fact.value}", style(f"  {word:<7}  ", fg=colour), 11)
         if fact.remedy:
             yield from wrapped(f"→ {fact.remedy}", " " * 11, 13)
     yield ""
@@ -138,7 +137,7 @@ def answer(facts: Sequence[Fact]) -> str:
     missing = [fact for fact in facts if fact.prevents]
     if missing:
         reasons = "; ".join(f"{fact.name}: {fact.value}" for fact in missing)
-        return click.style(f"a run with these settings will fail: {reasons}", fg="red", bold=True)
+        return style(f"a run with these settings will fail: {reasons}", fg="red", bold=True)
     unknown = sum(fact.needed and fact.verdict == UNKNOWN for fact in facts)
     more = f", as far as can be told ({unknown} not known)" if unknown else ""
-    return click.style(f"a run with these settings will work here{more}", fg="green", bold=True)
+    return style(f"a run with these settings will work here{more}", fg="green", bold=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from capture.errors import DONE, FAILED
 from capture.host.facts import read_facts
 from capture.kernel import netns
 from capture.log import Log
+from capture.output import say, say_json
 from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def command(output: str) -> None:
     The same as --cleanup-only, which tells the log. Ends with 1 if anything of ours remains.
     """
     if output == "schema":
-        click.echo(json.dumps(model().model_json_schema(), indent=2))
+        say_json(model().model_json_schema())
         return
     with reporting():
         settings = said_settings()
@@ -47,9 +47,9 @@ def command(output: str) -> None:
             return
         cleaned = clean(settings, facts, log)
     if output == "json":
-        click.echo(model()(**as_json(cleaned)).model_dump_json(indent=2))
+        say_json(model()(**as_json(cleaned)).model_dump(mode="json"))
     else:
-        click.echo("\n".join(told(cleaned)))
+        say(*told(cleaned))
     sys.exit(FAILED if cleaned.remaining else DONE)
 
 

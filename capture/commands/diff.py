@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings, style
 from capture.inspect.hunks import chain_diffs, other_lines
 from capture.inspect.verify import STATUS, compared
 from capture.log import Log
+from capture.output import say, say_json
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def command(color: str, why: bool, output: str) -> None:
     if output == "schema":
         from capture.schemas.inspect import DiffModel
 
-        click.echo(json.dumps(DiffModel.model_json_schema(), indent=2))
+        say_json(DiffModel.model_json_schema())
         return
     with reporting():
         settings = said_settings()
@@ -53,18 +53,17 @@ def command(color: str, why: bool, output: str) -> None:
     if output == "json":
         from capture.schemas.inspect import diff_model
 
-        click.echo(diff_model(found).model_dump_json(indent=2))
+        say_json(diff_model(found).model_dump(mode="json"))
     else:
         in_colour = {"always": True, "never": False}.get(color, False if os.environ.get("NO_COLOR") else None)
-        lines = "".join(f"{coloured(line)}\n" for line in text(found, why=why))
-        click.echo(lines, nl=False, color=in_colour)
+        say(*map(coloured, text(found, why=why)), in_colour=in_colour)
     sys.exit(STATUS[found.verdict])
 
 
 def coloured(line: str) -> str:
     if line.startswith(HEADINGS):
-        return click.style(line, bold=True)
-    return click.style(line, fg=COLOURS[line[0]]) if line[0] in COLOURS else line
+        return style(line, bold=True)
+    return style(line, fg=COLOURS[line[0]]) if line[0] in COLOURS else line
 
 
 def text(found: Comparison, *, why: bool = False) -> Iterator[str]:

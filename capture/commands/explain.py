@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
 from capture.host.facts import read_facts
 from capture.kernel import netns
+from capture.output import say, say_json
 from rules.explain.summary import CAPTURED, PASSES
 from rules.explain.words import listed
 from rules.netfilter.values import Family
@@ -38,7 +38,7 @@ def command(family: str, output: str) -> None:
     from capture.inspect.explanation import Explanation, explanation
 
     if output == "schema":
-        click.echo(json.dumps(Explanation.model_json_schema(), indent=2))
+        say_json(Explanation.model_json_schema())
         return
     with reporting():
         said = said_settings()
@@ -46,9 +46,9 @@ def command(family: str, output: str) -> None:
             netns.enter(said.network_namespace)
         told = explanation(said, read_facts(os.environ, said.nameservers_file), FAMILIES[family])
     if output == "json":
-        click.echo(json.dumps(told.model_dump(), indent=2))
+        say_json(told.model_dump())
     else:
-        click.echo("\n".join(text(told)))
+        say(*text(told))
 
 
 def text(told: Explanation) -> Iterator[str]:
@@ -82,7 +82,7 @@ def findings(told: list[FindingModel]) -> Iterator[str]:
     width = max((len(finding.severity) for finding in told), default=0) + 2
     for finding in told:
         first, *rest = wrapped(finding.text, f"  {finding.severity:<{width}}")
-        yield f"  {click.style(finding.severity, fg=COLOURS[finding.severity])}{first[2 + len(finding.severity) :]}"
+        yield f"  {style(finding.severity, fg=COLOURS[finding.severity])}{first[2 + len(finding.severity) :]}"
         yield from rest
         if finding.advice:
             yield from wrapped(finding.advice, f"  {'':<{width}}→ ")
@@ -110,7 +110,7 @@ def rules(family: FamilyModel) -> Iterator[str]:
 
 def chain_text(chain: ChainModel) -> Iterator[str]:
     origin = f", from {listed(chain.sent_from)}" if chain.sent_from else ""
-    yield click.style(f"  {chain.table} {chain.chain}{origin}", bold=True)
+    yield style(f"  {chain.table} {chain.chain}{origin}", bold=True)
     if not chain.rules:
         yield "       no rules"
     for rule in chain.rules:
@@ -132,11 +132,11 @@ def rule_lines(rule: RuleModel) -> Iterator[str]:
 
 
 def heading(words: str) -> str:
-    return click.style(words, bold=True)
+    return style(words, bold=True)
 
 
 def dimmed(lines: list[str]) -> Iterator[str]:
-    return (click.style(line, dim=True) for line in lines)
+    return (style(line, dim=True) for line in lines)
 
 
 def wrapped(words: str, beginning: str) -> list[str]:

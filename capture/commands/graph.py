@@ -52,7 +52,7 @@ def command(written_as: str, family: str, live: bool) -> None:
         else:
             settings = said_settings()
             pictures = planned_pictures(settings, resolved_here(settings).intent, FAMILIES[family])
-    click.echo(written(pictures, written_as), nl=False)
+    sys.stdout.write(written(pictures, written_as))
     sys.exit(status)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
@@ -22,8 +24,8 @@ def command(family: str, why: bool) -> None:
         for planned in plan(resolved_here(said_settings()).intent).rulesets:
             one = planned.family
             if planned.tables and family in ("both", one.value.lower()):
-                click.echo(f"# {one.value}")
-                click.echo(annotated(planned) if why else restore_text(changes(Ruleset(one), planned)), nl=why)
+                text = f"{annotated(planned)}\n" if why else restore_text(changes(Ruleset(one), planned))
+                sys.stdout.write(f"# {one.value}\n{text}")
 
 
 def annotated(planned: Ruleset) -> str:

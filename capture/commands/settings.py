@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
+from capture.output import say, say_json
 
 
 @click.command(cls=SettingsCommand)
@@ -19,15 +18,14 @@ def command(output: str) -> None:
     from capture.settings import model
 
     if output == "schema":
-        click.echo(json.dumps(model.SettingsModel.model_json_schema(), indent=2))
+        say_json(model.SettingsModel.model_json_schema())
         return
     with reporting():
         said = said_settings()
         listed = model.listing(said, resolved_here(said))
     if output == "json":
-        click.echo(json.dumps([entry.model_dump() for entry in listed], indent=2))
+        say_json([entry.model_dump() for entry in listed])
         return
     rows = [(entry.flag or entry.variables[0], entry.text or '""', entry.source) for entry in listed]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for name, value, source in rows:
-        click.echo(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}")
+    say(*(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows))

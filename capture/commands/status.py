@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from capture.inspect.status import status_of
 from capture.inspect.verify import ip, read
 from capture.kernel import netns
 from capture.log import Log
+from capture.output import say, say_json
 from rules.live.drift import count
 from rules.netfilter.iptables_text import rule_text
 
@@ -42,17 +42,16 @@ def command(output: str) -> None:
     if output == "schema":
         from capture.schemas.inspect import StatusModel
 
-        click.echo(json.dumps(StatusModel.model_json_schema(), indent=2))
+        say_json(StatusModel.model_json_schema())
         return
     with reporting():
         found = status_of(live_here(said_settings()))
     if output == "json":
         from capture.schemas.inspect import status_model
 
-        click.echo(status_model(found).model_dump_json(indent=2))
+        say_json(status_model(found).model_dump(mode="json"))
     else:
-        for line in report(found):
-            click.echo(line)
+        say(*report(found))
     sys.exit(DONE if found.is_there else NOTHING_HERE)
 
 

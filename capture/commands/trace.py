@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -16,6 +15,7 @@ from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.host import facts
 from capture.host.live import not_permitted, read_live
 from capture.kernel.iptables import BACKENDS, Iptables
+from capture.output import say, say_json
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.live.changes import ours_in
@@ -106,7 +106,7 @@ def command(**asked: Any) -> None:
     if asked["output"] == "schema":
         from capture.schemas.trace import TraceModel
 
-        click.echo(json.dumps(TraceModel.model_json_schema(), indent=2))
+        say_json(TraceModel.model_json_schema())
         return
     with reporting():
         answer = Answer(Question(asked), said_settings())
@@ -114,9 +114,9 @@ def command(**asked: Any) -> None:
         from capture.schemas.trace import model_of
 
         made = model_of(answer.trace, answer.sentence, answer.notes, answer.said, answer.backend_of)
-        click.echo(json.dumps(made.model_dump(), indent=2))
+        say_json(made.model_dump())
     else:
-        click.echo("\n".join(answer.lines(all_rules=asked["all_rules"])))
+        say(*answer.lines(all_rules=asked["all_rules"]))
     if answer.trace.became is Became.DEPENDS:
         sys.exit(DEPENDS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from capture.commands.base import SettingsCommand, looked_up, output_option, rep
 from capture.errors import LiveStateUnreadable
 from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, compared
 from capture.log import Log
+from capture.output import say, say_json
 from rules.live.drift import Kind, count
 from rules.plan.plan import plan
 
@@ -42,7 +42,7 @@ def command(witness: str | None, output: str) -> None:
     if output == "schema":
         from capture.schemas.inspect import VerifyModel
 
-        click.echo(json.dumps(VerifyModel.model_json_schema(), indent=2))
+        say_json(VerifyModel.model_json_schema())
         return
     with reporting():
         settings = said_settings()
@@ -54,10 +54,9 @@ def command(witness: str | None, output: str) -> None:
     if output == "json":
         from capture.schemas.inspect import verify_model
 
-        click.echo(verify_model(found).model_dump_json(indent=2))
+        say_json(verify_model(found).model_dump(mode="json"))
     else:
-        for line in report(found):
-            click.echo(line)
+        say(*report(found))
     sys.exit(STATUS[found.verdict])
 
 

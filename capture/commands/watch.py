@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings, style
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
 from capture.host.facts import read_facts
 from capture.inspect.watch import Watch, against_plan, against_start, woken_by_signals
 from capture.kernel import netns
 from capture.log import Log, timestamp
+from capture.output import nobody_reads, say, say_json
 from capture.settings import parsers
+from capture.text import ESC, one_line
 from rules.live.drift import count
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.values import Family
@@ -51,11 +52,11 @@ SHORTEST = 0.05
 RECENT = 12
 """Connections that the view on a terminal keeps."""
 ENTER, LEAVE, HOME, TO_END_OF_LINE, TO_END = (
-    "\x1b[?1049h\x1b[?25l",
-    "\x1b[?25h\x1b[?1049l",
-    "\x1b[H",
-    "\x1b[K",
-    "\x1b[J",
+    f"{ESC}[?1049h{ESC}[?25l",
+    f"{ESC}[?25h{ESC}[?1049l",
+    f"{ESC}[H",
+    f"{ESC}[K",
+    f"{ESC}[J",
 )
 
 
@@ -86,7 +87,7 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
     if output == "schema":
         from capture.schemas.inspect import WatchModel
 
-        click.echo(json.dumps(WatchModel.model_json_schema(), indent=2))
+        say_json(WatchModel.model_json_schema())
         return
     with reporting(), woken_by_signals() as wake:
         settings = said_settings()
@@ -118,16 +119,13 @@ def follow(
 ) -> bool:
     """Show interval after interval. Whether drift is left at the end."""
     left = False
-    try:
-        with view:
-            for number, tick in enumerate(watch.ticks(interval, drifted, until=until, wake=wake)):
-                left = bool(tick.drift)
-                view.show(tick, is_first=not number)
-                if most is not None and number >= most:
-                    break
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with view:
+        for number, tick in enumerate(watch.ticks(interval, drifted, until=until, wake=wake)):
+            left = bool(tick.drift)
+            view.show(tick, is_first=not number)
+            # Whoever read our output may have seen enough.
+            if nobody_reads() or (most is not None and number >= most):
+                break
     return left
 
 
@@ -153,11 +151,6 @@ class View(ABC):
     @abstractmethod
     def show(self, tick: Tick, *, is_first: bool) -> None:
         """Show what happened in an interval."""
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 class Lines(View):
@@ -232,7 +225,7 @@ class JsonLines(View):
 
         now = timestamp(time.time_ns())
         for event in watch_events(tick, now, self.notes if is_first else (), self.against, is_first=is_first):
-            say(event.model_dump_json())
+            say_json(event.model_dump(mode="json"), indent=None)
 
 
 class Screen(View):
@@ -249,9 +242,7 @@ class Screen(View):
     def __exit__(self, *_: object) -> None:
         sys.stdout.write(LEAVE)
         if self.last:
-            for line in self.table(self.last, 10_000):
-                sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+            say(*self.table(self.last, 10_000))
 
     def show(self, tick: Tick, *, is_first: bool) -> None:  # noqa: ARG002 # the table is the same from the start
         self.last = tick
@@ -259,24 +250,23 @@ class Screen(View):
         size = shutil.get_terminal_size()
         lines = list(self.table(tick, size.lines - 1))
         if self.recent:
-            lines += ["", click.style("new connections", bold=True), *self.recent]
-        shown = [cut(line, size.columns) + TO_END_OF_LINE for line in lines[: size.lines - 1]]
-        sys.stdout.write(HOME + "\r\n".join(shown) + TO_END)
-        sys.stdout.flush()
+            lines += ["", style("new connections", bold=True), *self.recent]
+        shown = [cut(one_line(line), size.columns) + TO_END_OF_LINE for line in lines[: size.lines - 1]]
+        sys.stdout.write(HOME + "\n".join(shown) + TO_END)
 
     def table(self, tick: Tick, height: int) -> Iterator[str]:
         """Drift above all, then the rules that decide, those that counted last first in bold."""
         if tick.drift:
-            yield click.style(f"drift: {count(len(tick.drift), 'difference')} from {self.against}", fg="red", bold=True)
+            yield style(f"drift: {count(len(tick.drift), 'difference')} from {self.against}", fg="red", bold=True)
             for found in tick.drift[:5]:
-                yield click.style(f"  {found}", fg="red")
+                yield style(f"  {found}", fg="red")
             if len(tick.drift) > 5:
-                yield click.style(f"  and {len(tick.drift) - 5} more", fg="red")
+                yield style(f"  and {len(tick.drift) - 5} more", fg="red")
         else:
-            yield click.style(f"no drift from {self.against}", fg="green")
-        yield from (click.style(f"note: {note}", dim=True) for note in self.notes)
+            yield style(f"no drift from {self.against}", fg="green")
+        yield from (style(f"note: {note}", dim=True) for note in self.notes)
         yield ""
-        yield click.style(f"{'':4} {'fate':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
+        yield style(f"{'':4} {'fate':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
         for row in sorted(tick.rows, key=lambda row: -row.since_start)[: max(height - 10, 5)]:
             rate = row.recently / tick.seconds if tick.seconds else 0.0
             decision = row.decision
@@ -285,10 +275,10 @@ class Screen(View):
             why = decision.rule.why or rule_text(decision.rule)
             line = f"{family:4} {fate:8} {rate:8.1f} {row.since_start:8} {row.total:10}  "
             line += f"{decision.table} {decision.chain} {decision.position}: {why}"
-            yield click.style(line, bold=True) if row.recently else line
+            yield style(line, bold=True) if row.recently else line
 
 
 def cut(line: str, width: int) -> str:
     """The line as far as it fits; colours take no room."""
-    plain = click.unstyle(line)
+    plain = click.unstyle(line.replace(ESC, "\x1b"))
     return line if len(plain) <= width else f"{plain[: width - 1]}…"

@@ -8,8 +8,9 @@ import time
 from contextlib import contextmanager
 from functools import cache
 
-from capture.errors import NamespaceUnusable, quoted
+from capture.errors import NamespaceUnusable
 from capture.kernel.seam import primitive
+from capture.text import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ why nothing here needs pydantic or click.
 
 from __future__ import annotations
 
-from capture.errors import BadSettings, Refusal, quoted
+from capture.errors import BadSettings, Refusal
 from capture.kernel import netns
 from capture.settings import parsers
 from capture.settings.argv import Argument, read_argv
+from capture.text import quoted
 from rules.netfilter.values import ALL, All
 from rules.value import Value
 

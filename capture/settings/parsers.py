@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from capture.errors import quoted
+from capture.text import quoted
 from rules.netfilter.values import ALL, All, Ports
 from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import MOST_OWNER_GROUPS

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from capture.errors import BadSettings, Refusal, on_one_line, quoted
+from capture.errors import BadSettings, Refusal
 from capture.host import facts
 from capture.kernel.netns import RESOLV_CONF
 from capture.settings.declared import DECLARED_BY_NAME, Origin
 from capture.settings.parsers import Name, cidr
+from capture.text import on_one_line, quoted
 from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.intent import Intent
 from rules.plan.names import MOST_OWNERS_IN_A_RULE, PROXY_LOOP_MARK

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture.errors import quoted
 from capture.settings import parsers
 from capture.settings.declared import DECLARED
+from capture.text import quoted
 
 anything = st.one_of(
     st.text(max_size=30),
