@@ -15,10 +15,19 @@ import signal
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NFT, OUR_TABLES, Iptables
-from rules.live.changes import RemoveChain, changes, changes_back, holds_ours, is_our_jump, is_ours, restore_text
+from rules.live.changes import (
+    RemoveChain,
+    changes,
+    changes_back,
+    holds_ours,
+    is_our_jump,
+    is_ours,
+    restore_text,
+    with_stand_ins,
+)
 from rules.live.leftovers import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
 from rules.live.meshes import chains_of_other_meshes
-from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.quoting import for_shell, typed
 from rules.netfilter.rulesets import Ruleset, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import BUILT_IN, Family
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from rules.live.changes import Change
+    from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
     from rules.plan.plan import Plan
 
@@ -106,7 +116,18 @@ class Restore(Value):
         back = changes_back(now, self.before.but(tables=tuple(tables)), self.also)
         back = tuple(change for change in back if change.table in mine)
         if back:
+            back, waiting = with_stand_ins(back)
             self.tool.restore(back, restore_text(back))
+            if waiting:
+                self.replace(waiting)
+
+    def replace(self, waiting: Mapping[Rule, Rule]) -> None:
+        """Put the rules that iptables-restore cannot be given in the places of those that stand in for them."""
+        for table in self.tool.save().ruleset.tables:
+            for chain, rules in table.chains().items():
+                for position, rule in enumerate(rules, 1):
+                    if rule in waiting:
+                        self.tool.replace(table.table, chain, position, waiting[rule])
 
     def new_tables(self) -> Iterator[TakeAway]:
         """The tables of nf_tables in which nothing of ours was before, as undoing leaves them."""
@@ -318,9 +339,10 @@ def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], al
                 theirs = not is_ours(table.table, block.chain, also)
                 target = chain_named(rule.target) if theirs else ""
                 if target in going and not (table.is_built_in(block.chain) and is_our_jump(table.table, rule, also)):
+                    place = f"{tool} -t {table.table} -A {for_shell(block.chain)}"
                     raise ChainInUse(
                         f"a rule of others leads to {target}, which is to be removed; nothing was touched",
-                        details=[("the rule", f"{tool} -t {table.table} -A {block.chain} {rule_text(rule)}")],
+                        details=[("the rule", f"{place} {typed(rule.text)}")],
                         hint="delete that rule first: the same command with -D in place of -A",
                     )
 

@@ -14,6 +14,7 @@ from capture.kernel.diagnosis import lock_hint, missing_module_hint, owner_hint,
 from capture.kernel.process import locate, run
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.quoting import arguments, for_shell, lines, typed
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import OURS
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from capture.kernel.process import Completed
     from rules.live.changes import Change
+    from rules.netfilter.rulesets import Rule
 
 NFT, LEGACY = "nft", "legacy"
 BACKENDS = (NFT, LEGACY)
@@ -48,11 +50,15 @@ class Iptables(Value):
         return f"{PROGRAM[self.family]}-{self.backend}"
 
     def path(self, verb: str) -> str | None:
-        """Where `iptables-nft-restore` is; or a plain `iptables-restore` that is known to be of this backend."""
-        exact = locate(f"{self}-{verb}")
+        """Where `iptables-nft-restore` is; or a plain `iptables-restore` that is known to be of this backend.
+
+        Without a verb, `iptables-nft` itself.
+        """
+        behind = f"-{verb}" if verb else ""
+        exact = locate(f"{self}{behind}")
         if exact:
             return exact
-        plain = locate(f"{PROGRAM[self.family]}-{verb}")
+        plain = locate(f"{PROGRAM[self.family]}{behind}")
         if plain and os.path.basename(os.path.realpath(plain)) == f"xtables-{self.backend}-multi":
             return plain
         return None
@@ -70,7 +76,7 @@ class Iptables(Value):
         path = self.path(verb)
         if path is None:
             raise BackendUnusable(
-                f"{self}-{verb} is not installed",
+                f"{self}{verb and '-'}{verb} is not installed",
                 hint=f"install iptables with its {self.backend} backend, or choose the other with "
                 "--force-iptables-binary",
             )
@@ -95,7 +101,7 @@ class Iptables(Value):
                 details=[("it said", said(done))],
                 hint=permission_hint(done.stderr),
             )
-        for line in done.stdout.splitlines():
+        for _, line in lines(done.stdout):
             if line.startswith("# Table `") and "is incompatible" in line and line[9:].partition("'")[0] in OUR_TABLES:
                 raise LiveStateUnreadable(
                     f"{self}-save cannot read a table that we share, because other software filled it with nft",
@@ -109,10 +115,20 @@ class Iptables(Value):
 
     def restore(self, asked: Sequence[Change], text: str) -> None:
         """Make these changes, each table in one commit; `text` is what they read like. Raises KernelRefused."""
-        arguments = ("--noflush", f"--wait={LOCK_WAIT}")
-        done = run(self.command("restore"), *arguments, text=text, environ=self.environ())
+        done = run(self.command("restore"), "--noflush", f"--wait={LOCK_WAIT}", text=text, environ=self.environ())
         if done.status:
             raise self.refusal(asked, done)
+
+    def replace(self, table: str, chain: str, position: int, rule: Rule) -> None:
+        """Put a rule that the kernel once printed in the place of another. Raises KernelRefused."""
+        place = (f"--wait={LOCK_WAIT}", "-t", table, "-R", chain, str(position))
+        done = run(self.command(""), *place, *arguments(rule.text), environ=self.environ())
+        if done.status:
+            raise KernelRefused(
+                f"the kernel refused the {self.family.value} rule that was there before",
+                details=[(f"{self} said", said(done)), ("the rule", f"-A {for_shell(chain)} {typed(rule.text)}")],
+                family=self.family,
+            )
 
     def environ(self) -> dict[str, str]:
         """The environment of a child: without a lock file that it could not open, or that we hold ourselves."""

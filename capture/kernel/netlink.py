@@ -167,8 +167,8 @@ def nft_chains() -> dict[tuple[Family, str], dict[str, int]]:
 
 
 def text(raw: bytes) -> str:
-    """A string attribute, which ends with a zero."""
-    return raw.rstrip(b"\0").decode(errors="replace")
+    """A string attribute, which ends with a zero. Bytes that are no UTF-8 are surrogates, as in what a child says."""
+    return raw.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 @primitive

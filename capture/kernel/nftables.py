@@ -50,7 +50,7 @@ def message(family: Family, kind: int, *attributes: tuple[int, str]) -> bytes:
     """A request of nf_tables without its netlink header, with its kind before it."""
     body = struct.pack("=BBH", NUMBERS[family], 0, 0)
     for number, text in attributes:
-        value = text.encode() + b"\0"
+        value = text.encode(errors="surrogateescape") + b"\0"
         body += ATTRIBUTE.pack(ATTRIBUTE.size + len(value), number) + value + bytes(-len(value) % 4)
     return struct.pack("=H", NFT_SUBSYSTEM << 8 | kind) + body
 

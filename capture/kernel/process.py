@@ -16,7 +16,7 @@ SUPERUSER_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 class Completed(Value):
-    """How a child process ended."""
+    """How a child process ended. What it said that is no UTF-8 is kept as surrogates (PEP 383), byte for byte."""
 
     status: int
     stdout: str
@@ -32,11 +32,12 @@ def run(program: str, *arguments: str, text: str = "", environ: Mapping[str, str
     """
     files = [os.memfd_create(stream) for stream in ("stdin", "stdout", "stderr")]
     try:
-        write_all(files[0], text.encode())
+        write_all(files[0], text.encode(errors="surrogateescape"))
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
+        words = [argument.encode(errors="surrogateescape") for argument in arguments]
         pid = os.posix_spawn(
-            program, (program, *arguments), os.environ if environ is None else environ, file_actions=actions
+            program, (program, *words), os.environ if environ is None else environ, file_actions=actions
         )
         _, status = os.waitpid(pid, 0)
         return Completed(os.waitstatus_to_exitcode(status), read_all(files[1]), read_all(files[2]))
@@ -55,7 +56,7 @@ def read_all(file: int) -> str:
     parts = []
     while part := os.read(file, 1 << 20):
         parts.append(part)
-    return b"".join(parts).decode(errors="replace")
+    return b"".join(parts).decode(errors="surrogateescape")
 
 
 @primitive

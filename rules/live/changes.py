@@ -5,9 +5,10 @@ Within one table iptables-restore commits everything at once, so no packet ever 
 
 from __future__ import annotations
 
-from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.iptables_text import COMMENT, is_one_line, reads_back, restore_rule
+from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
-from rules.netfilter.targets import Jump
+from rules.netfilter.targets import ForeignTarget, Jump
 from rules.plan.names import ISTIO_FOUND, OURS
 from rules.value import Value, assert_never
 
@@ -53,10 +54,11 @@ class Insert(Value):
 
 
 class Delete(Value):
-    """`-D`: the first rule that reads so."""
+    """`-D`: the rule that reads so, which is the first that does; by its position if it cannot be found by its text."""
 
     chain: str
     rule: Rule
+    position: int
 
 
 if TYPE_CHECKING:
@@ -145,8 +147,8 @@ def hook_commands(
     """Take our jumps out of a built-in chain and put them where they are wanted among the rules of others."""
     if now == wanted:
         return
-    # -D takes the first rule that reads so: of equal ones, whichever goes, the others are the same.
-    yield from (Delete(chain, rule) for rule in now if is_our_jump(table, rule, also))
+    going = [at for at, rule in enumerate(now, 1) if is_our_jump(table, rule, also)]
+    yield from (Delete(chain, now[at - 1], at - gone) for gone, at in enumerate(going))
     behind_all = sum(not is_our_jump(table, rule, also) for rule in now)
     for at, rule in enumerate(wanted):
         if is_our_jump(table, rule, also):
@@ -224,6 +226,24 @@ def ours_in_table(table: TableRules, also: frozenset[str] = NOBODY) -> TableRule
     return TableRules(table.table, chains, tuple(blocks))
 
 
+def with_stand_ins(asked: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[Rule, Rule]]:
+    """The same changes as iptables-restore can be given them, and which rule stands in for which other one.
+
+    A rule that takes more than one line is put back by another way; till then one that asks nothing keeps its place.
+    """
+    waiting: dict[Rule, Rule] = {}
+
+    def written(command: Command) -> Command:
+        if not isinstance(command, Append | Insert) or is_one_line(command.rule):
+            return command
+        comment = Foreign(f'{COMMENT}"capture puts a rule back here: {len(waiting) + 1}"')
+        stand_in = Rule((comment,), ForeignTarget(""))
+        waiting[stand_in] = command.rule
+        return command.but(rule=stand_in)
+
+    return tuple(change.but(commands=tuple(map(written, change.commands))) for change in asked), waiting
+
+
 def command_text(command: Command) -> str:
     """The command as iptables-restore reads it."""
     match command:
@@ -237,14 +257,14 @@ def command_text(command: Command) -> str:
             return joined("-A", chain, rule)
         case Insert(chain, position, rule):
             return joined("-I", f"{chain} {position}", rule)
-        case Delete(chain, rule):
-            return joined("-D", chain, rule)
+        case Delete(chain, rule, position):
+            return joined("-D", chain, rule) if reads_back(rule) else f"-D {chain} {position}"
         case _:
             assert_never(command)
 
 
 def joined(verb: str, place: str, rule: Rule) -> str:
-    text = rule_text(rule)
+    text = restore_rule(rule)
     return f"{verb} {place} {text}" if text else f"{verb} {place}"
 
 

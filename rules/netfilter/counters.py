@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rules.netfilter.quoting import command, lines
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -24,13 +25,12 @@ def counters(text: str) -> dict[Place, Count]:
     found: dict[Place, Count] = {}
     table = ""
     positions: dict[str, int] = {}
-    for line in text.splitlines():
+    for _, line in lines(text):
         if line.startswith("*"):
             table, positions = line[1:].strip(), {}
         elif line.startswith("["):
-            counted, _, rest = line[1:].partition("] ")
-            packets, _, size = counted.partition(":")
-            chain = rest.split()[1]
+            packets, _, size = line[1:].partition("]")[0].partition(":")
+            chain = command(line)[1]
             positions[chain] = positions.get(chain, 0) + 1
             found[table, chain, positions[chain]] = Count(int(packets), int(size))
     return found

@@ -27,6 +27,7 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
+from rules.netfilter.quoting import FREE_TEXT, command, lines, tokens, unquoted
 from rules.netfilter.rulesets import Block, Rule, TableRules
 from rules.netfilter.targets import (
     Accept,
@@ -49,7 +50,7 @@ from rules.netfilter.values import Ports, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from typing import Any
 
     from rules.netfilter.matches import Match, Plain
@@ -69,7 +70,7 @@ def tables(text: str) -> tuple[TableRules, ...]:
     policies: list[tuple[str, str]] = []
     blocks: list[Block] = []
     chain, rules = "", list[Rule]()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in lines(text):
         if not line or line[0] == "#":
             continue
         if line[0] == "*":
@@ -82,28 +83,26 @@ def tables(text: str) -> tuple[TableRules, ...]:
             found.append(TableRules(name, tuple(declared), tuple(blocks), tuple(policies)))
             name = ""
         elif line[0] == ":":
-            declaration = line[1:].split()
-            if len(declaration) < 2:
+            declaration = line[1:].split(" ")
+            if len(declaration) < 2 or not declaration[0]:
                 raise NotSaveText(f"line {number} declares a chain without its policy: {line!r}")
             if declaration[1] == "-":
                 declared[declaration[0]] = None
             else:
                 policies.append((declaration[0], declaration[1]))
         else:
-            words = tokens(line)
-            if words and words[0][0] == "[":
-                del words[0]
-            if len(words) < 2 or words[0] not in ("-A", "-N"):
+            verb, of, said = command(line)
+            if not of or verb not in ("-A", "-N"):
                 raise NotSaveText(f"line {number} is not a rule: {line!r}")
-            if words[0] == "-N":
-                declared[words[1]] = None
+            if verb == "-N":
+                declared[of] = None
                 continue
-            if words[1] != chain:
+            if of != chain:
                 if rules:
                     blocks.append(Block(chain, tuple(rules)))
-                chain, rules = words[1], []
+                chain, rules = of, []
             try:
-                rules.append(rule(words[2:], declared))
+                rules.append(rule(tokens(said), declared, said))
             except IndexError:
                 raise NotSaveText(f"line {number} ends too early: {line!r}") from None
     if name:
@@ -111,32 +110,10 @@ def tables(text: str) -> tuple[TableRules, ...]:
     return tuple(found)
 
 
-def tokens(line: str) -> list[str]:
-    """The words of a line. A quoted word keeps its quotes, so that it cannot be taken for an option."""
-    if '"' not in line:
-        return line.split()
-    words: list[str] = []
-    word, quoted, escaped = "", False, False
-    for char in line:
-        if char.isspace() and not quoted:
-            if word:
-                words.append(word)
-            word = ""
-            continue
-        word += char
-        if escaped:
-            escaped = False
-        elif char == "\\":
-            escaped = quoted
-        elif char == '"':
-            quoted = not quoted
-    return [*words, word] if word else words
-
-
-def rule(words: list[str], chains: dict[str, None]) -> Rule:
-    """One rule from its words behind `-A CHAIN`; `chains` are the user-defined ones that `-j` can name."""
+def rule(words: list[str], chains: Container[str], text: str = "") -> Rule:
+    """One rule from its words behind `-A CHAIN`, and how they read; `chains` are those that `-j` can name."""
     matches: list[Match] = []
-    module = ""
+    module, of_module = "", 0
     at = 0
     while at < len(words):
         start = at
@@ -144,15 +121,17 @@ def rule(words: list[str], chains: dict[str, None]) -> Rule:
         at += negated
         word = words[at]
         if word in ("-j", "-g"):
-            return Rule(tuple(matches), target(words[start:], chains))
+            return Rule(tuple(matches), target(words[start:], chains), text=text)
         if word == "-m":
             module = words[at + 1]
+            of_module = end_of_module(words, at + 2)
             at += 2
-            if module not in SPOKEN_MODULES:
-                end = end_of_module(words, at)
-                matches.append(Foreign(" ".join(words[start:end])))
-                at = end
+            if module not in SPOKEN_MODULES or not REFINING.isdisjoint(words[at:of_module]):
+                matches.append(Foreign(" ".join(words[start:of_module])))
+                at = of_module
             continue
+        if start >= of_module:
+            module = ""
         reader = OPTIONS.get((module if word.startswith("--") else "", word))
         known = reader and at + 1 < len(words) and reader(words[at + 1])
         if known:
@@ -163,16 +142,21 @@ def rule(words: list[str], chains: dict[str, None]) -> Rule:
             named = ["-m", module] if word.startswith("--") and module else []
             matches.append(Foreign(" ".join(named + words[start:end])))
             at = end
-    return Rule(tuple(matches), ForeignTarget(""))
+    return Rule(tuple(matches), ForeignTarget(""), text=text)
+
+
+GENERAL = frozenset({"-m", "-j", "-g", "-p", "-s", "-d", "-i", "-o", "-f"})
+"""The options of no module (iptables(8), PARAMETERS)."""
+REFINING = frozenset({"--limit-burst", "--suppl-groups"})
+"""Options that change what another one of their module means, so that none of them can be understood alone."""
 
 
 def end_of_module(words: list[str], at: int) -> int:
-    """Where the options of a module that we do not speak end: at the next module or the target.
-
-    A comment may read like either, and iptables-save does not quote it.
-    """
-    while at < len(words) and words[at] not in ("-m", "-j", "-g"):
-        at += 2 if words[at] == "--comment" else 1
+    """Where the options of a module end: at the next module, the target, or an option of no module."""
+    while at < len(words):
+        if words[at] in GENERAL or (words[at] == "!" and at + 1 < len(words) and words[at + 1] in GENERAL):
+            break
+        at += 2 if words[at] in FREE_TEXT else 1
     return min(at, len(words))
 
 
@@ -183,7 +167,7 @@ def end_of_option(words: list[str], at: int) -> int:
     return at
 
 
-def target(words: list[str], chains: dict[str, None]) -> Target:
+def target(words: list[str], chains: Container[str]) -> Target:
     """The target from its words; what has an option that we do not speak is foreign as a whole."""
     if len(words) < 2 or words[0] != "-j":
         return ForeignTarget(" ".join(words))
@@ -203,11 +187,16 @@ def options_and_values(words: list[str]) -> tuple[dict[str, str], ...]:
     if not words:
         return ()
     options: dict[str, str] = {}
+    option = ""
     for word in words:
-        if word.startswith("--"):
-            options[word] = ""
+        if word.startswith("--") and option not in FREE_TEXT:
+            option = word
+            options[option] = ""
+        elif not option or options[option]:
+            raise ValueError(f"{word} is the value of no option")
         else:
-            options[next(reversed(options))] = word.strip('"')
+            options[option] = unquoted(word)
+            option = "" if option in FREE_TEXT else option
     return (options,)
 
 

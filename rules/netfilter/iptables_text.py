@@ -21,6 +21,7 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
+from rules.netfilter.quoting import quoted, restorable
 from rules.netfilter.targets import (
     Accept,
     Dnat,
@@ -50,6 +51,28 @@ if TYPE_CHECKING:
 def rule_text(rule: Rule) -> str:
     """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`."""
     return " ".join(text for text in (*map(match_text, rule.matches), target_text(rule.target)) if text)
+
+
+def restore_rule(rule: Rule) -> str:
+    """The same as iptables-restore is given it: what the kernel printed goes back to the letter."""
+    return restorable(rule.text) if rule.text else rule_text(rule)
+
+
+def is_one_line(rule: Rule) -> bool:
+    """Whether iptables-restore can be given this rule: it reads line by line, and a comment may have a line break."""
+    return "\n" not in rule.text
+
+
+def reads_back(rule: Rule) -> bool:
+    """Whether iptables-restore finds this live rule again by its text.
+
+    Some modules compare more than they print (xt_recent), so it is sure only where we know every option.
+    """
+    known = (not isinstance(match, Foreign) or match.text.startswith(COMMENT) for match in rule.matches)
+    return is_one_line(rule) and all(known)
+
+
+COMMENT = "-m comment --comment "
 
 
 def match_text(asked: Match) -> str:
@@ -141,9 +164,9 @@ def target_text(target: Target) -> str:
         case Reject(answer):
             return f"-j REJECT --reject-with {answer}"
         case Log(prefix):
-            return f"-j LOG --log-prefix {prefix} --log-uid"
+            return f"-j LOG --log-prefix {quoted(prefix)} --log-uid"
         case Nflog(group, prefix):
-            return f"-j NFLOG --nflog-group {group} --nflog-prefix {prefix}"
+            return f"-j NFLOG --nflog-group {group} --nflog-prefix {quoted(prefix)}"
         case ForeignTarget(text):
             return text
         case _:

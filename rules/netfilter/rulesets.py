@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Rule(Value):
     """Matches that must all hold, and the target if they do.
 
-    Two rules are equal if the kernel cannot tell them apart: the order of the matches and the two fields that
-    are for people do not count.
+    Two rules are equal if the kernel cannot tell them apart: the order of the matches, the two fields that are for
+    people, and how the kernel spells it do not count.
     """
 
     matches: tuple[Match, ...]
@@ -27,6 +27,8 @@ class Rule(Value):
     """What this rule is for, in the words of someone reading a trace. Empty in what was read from the kernel."""
     setting: str = ""
     """The field of `Intent` that asked for it; empty if every capture has this rule."""
+    text: str = ""
+    """In what was read from the kernel: how it printed the rule, to the letter."""
 
     def _meaning(self) -> tuple[frozenset[Match], Target]:
         return (frozenset(self.matches), self.target)

@@ -62,7 +62,8 @@ def carried_out(table: TableRules, commands: Iterable[Command]) -> TableRules:
                 assert may_hold(chains, rule)
                 assert 1 <= position <= len(chains[chain]) + 1
                 chains[chain].insert(position - 1, rule)
-            case Delete(chain, rule):
+            case Delete(chain, rule, position):
+                assert chains[chain].index(rule) == position - 1
                 chains[chain].remove(rule)
             case _:
                 assert_never(command)

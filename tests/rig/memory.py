@@ -22,6 +22,7 @@ from capture.kernel.iptables import LEGACY, NFT, PROGRAM
 from capture.kernel.process import Completed
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.quoting import tokens
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PASSTHROUGH, PROTOCOL
 
@@ -57,7 +58,7 @@ class Table:
 
 
 def led_to(line: str, option: str) -> str:
-    words = iptables_parse.tokens(line)
+    words = tokens(line)
     return words[words.index(option) + 1] if option in words[:-1] else ""
 
 
@@ -328,6 +329,8 @@ def changed(table: Table, name: str, line: str) -> None:
         case "-I":
             position, _, rule = rule.partition(" ")
             rules.insert(int(position) - 1, fitting(table, rule))
+        case "-D" if rule.isdigit():
+            del rules[int(rule) - 1]
         case "-D":
             spelled = fitting(table, rule)
             if spelled not in rules:
@@ -346,7 +349,7 @@ def changed(table: Table, name: str, line: str) -> None:
 def fitting(table: Table, rule: str) -> str:
     """The rule as it is printed back. Raises Refused if it leads to a chain that is not there."""
     declared = dict.fromkeys(table.chains)
-    words = iptables_parse.tokens(rule)
+    words = tokens(rule)
     target = led_to(rule, "-j") or led_to(rule, "-g")
     if target.isupper() and target.startswith("ISTIO") and target not in declared:
         raise Refused(f"Couldn't load target `{target}':No such file or directory")

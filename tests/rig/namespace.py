@@ -62,7 +62,8 @@ class Namespace:
             input=text,
             env=env,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=60,
             check=False,
         )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.netfilter.iptables_parse import NotSaveText, tables, tokens
+from rules.netfilter.iptables_parse import NotSaveText, tables
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import (
     CtState,
@@ -24,8 +24,9 @@ from rules.netfilter.matches import (
     Proto,
     Src,
 )
+from rules.netfilter.quoting import tokens
 from rules.netfilter.rulesets import Block, Rule, TableRules
-from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Redirect, Return
+from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Log, Nflog, Redirect, Return
 from rules.netfilter.values import Ports, network
 
 SAVED = """\
@@ -161,6 +162,34 @@ def test_a_target_that_we_do_not_speak_is_kept_to_the_letter(text: str) -> None:
     assert rule_text(rule) == f"-p tcp {text}".strip()
 
 
+WHOLE = [
+    ("-m owner --uid-owner 5 --gid-owner 3 --suppl-groups", ("-m owner --uid-owner 5 --gid-owner 3 --suppl-groups",)),
+    ("-m limit --limit 3/min --limit-burst 7", ("-m limit --limit 3/min --limit-burst 7",)),
+    ("-m comment --comment -j -p tcp", ("-m comment --comment -j",)),
+    ('-m comment --comment "a\n-A OUTPUT -j DROP"', ('-m comment --comment "a\n-A OUTPUT -j DROP"',)),
+    ('-m comment --comment "\x0b\x0c\x1c\x85\u2028\r" -o v\xa0', ('-m comment --comment "\x0b\x0c\x1c\x85\u2028\r"',)),
+    ("-m string --string -m --algo bm ! -p udp", ("-m string --string -m --algo bm",)),
+]
+
+
+@pytest.mark.parametrize(("text", "foreign"), WHOLE)
+def test_a_module_and_its_options_are_one_piece(text: str, foreign: tuple[str, ...]) -> None:
+    """Where one option changes what another means, where a value reads like an option, and where it has line breaks."""
+    rule = parsed(f"{text} -j ACCEPT")
+    assert rule.target == Accept()
+    assert tuple(match.text for match in rule.matches if isinstance(match, Foreign)) == foreign
+    assert rule.text == f"{text} -j ACCEPT"
+
+
+@pytest.mark.parametrize("prefix", ["plain", "ends: ", "q\"\\ 'x", "--log-uid", "-j"])
+def test_a_prefix_is_its_value(prefix: str) -> None:
+    """Whatever it reads like; and it is written again as iptables-restore reads it."""
+    text = prefix.replace("\\", "\\\\").replace('"', '\\"').replace("'", "\\'")
+    assert parsed(f'-j LOG --log-prefix "{text}" --log-uid').target == Log(prefix)
+    assert parsed(rule_text(Rule((), Log(prefix)))).target == Log(prefix)
+    assert parsed(rule_text(Rule((), Nflog(5, prefix)))).target == Nflog(5, prefix)
+
+
 BROKEN = [
     "*nat\n:OUTPUT ACCEPT [0:0]\n",
     "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j ACC",
@@ -209,7 +238,7 @@ def test_any_text_is_read_or_refused(soup: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("a  b\tc", ["a", "b", "c"]),
+        ("a  b\tc", ["a", "b\tc"]),
         ('a "b c" d', ["a", '"b c"', "d"]),
         ('a "b \\" c" d', ["a", '"b \\" c"', "d"]),
         ('a "b \\\\" c', ["a", '"b \\\\"', "c"]),

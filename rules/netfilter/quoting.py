@@ -1,0 +1,176 @@
+"""Lines, words and quotes in the texts of iptables, as iptables-save, iptables-restore and a shell read them.
+
+Any bytes may be in quotes. Those that are no UTF-8 are surrogates here (PEP 383), and are bytes again on the way
+back.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEVER_QUOTED = frozenset({"-A", "-N", "-D", "-I", "-i", "-o", "-j", "-g", "-m", "-p"})
+"""What stands behind these is printed as it is."""
+FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--string", "--helper", "--name"})
+"""What stands behind these may read like anything, an option or a target too, and have no quotes."""
+LONGEST_RULE = 10240
+"""Bytes that a rule may take in iptables-restore's own reading (xshared.h); what is longer is no rule."""
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text, each with its number. A rule's line goes on where a quoted word has a line break in it.
+
+    Nothing but a line feed ends a line: the kernel takes every other character in a comment (str.splitlines would end
+    one at a form feed, too).
+    """
+    every = text.split("\n")
+    at = 0
+    while at < len(every):
+        line, number = every[at], at + 1
+        at += 1
+        if '"' in line and line[0] in "-[" and split(line)[1]:
+            whole = line
+            for behind, following in enumerate(every[at:], 1):
+                whole = f"{whole}\n{following}"
+                if '"' in following and not split(whole)[1]:
+                    line, at = whole, at + behind
+                    break
+                if len(whole) > LONGEST_RULE:
+                    break
+        yield number, line
+
+
+LONGEST_RULE = 10240
+"""Bytes that a rule may take in iptables-restore's own reading (xshared.h); what is longer is no rule."""
+
+
+def command(line: str) -> tuple[str, str, str]:
+    """A rule's line in three: the command, the chain, and the rule to the letter; its counters are left out."""
+    if line[0] == "[":
+        line = line.partition("] ")[2]
+    verb, _, rest = line.partition(" ")
+    chain, _, said = rest.partition(" ")
+    return verb, chain, said
+
+
+def tokens(line: str) -> list[str]:
+    """The words of a line. A quoted word keeps its quotes, so that it cannot be taken for an option."""
+    return split(line)[0]
+
+
+def split(line: str) -> tuple[list[str], bool]:
+    """The words of a line, and whether the last one is quoted and does not end here.
+
+    iptables-save puts quotes around a whole word, or none (xtables_save_string); what it never quotes, names of
+    chains and interfaces, may have a quote of its own.
+    """
+    if '"' not in line:
+        return [word for word in line.split(" ") if word], False
+    words: list[str] = []
+    at = 0
+    while at < len(line):
+        if line[at] == " ":
+            at += 1
+            continue
+        end = line.find(" ", at)
+        end = len(line) if end < 0 else end
+        if line[at] == '"' and (not words or words[-1] not in NEVER_QUOTED):
+            end = end_of_quoted(line, at)
+            if end < 0:
+                return [*words, line[at:]], True
+        words.append(line[at:end])
+        at = end
+    return words, False
+
+
+NEVER_QUOTED = frozenset({"-A", "-N", "-D", "-I", "-i", "-o", "-j", "-g", "-m", "-p"})
+"""What stands behind these is printed as it is."""
+
+
+def end_of_quoted(line: str, at: int) -> int:
+    """Where the quoted word ends that begins here; -1 if it does not."""
+    at += 1
+    while True:
+        quote, escape = line.find('"', at), line.find("\\", at)
+        if quote < 0:
+            return -1
+        if 0 <= escape < quote:
+            at = escape + 2
+        elif quote + 1 == len(line) or line[quote + 1] == " ":
+            return quote + 1
+        else:
+            at = quote + 1
+
+
+def unquoted(word: str) -> str:
+    """What a word of iptables-save stands for: without quotes, and the backslashes that keep them apart."""
+    if len(word) < 2 or word[0] != '"' or word[-1] != '"':
+        return word
+    parts = word[1:-1].split("\\\\")
+    return "\\".join(part.replace("\\", "") for part in parts)
+
+
+def quoted(word: str) -> str:
+    """The word as iptables-restore reads it: in quotes if they are needed."""
+    if word and not QUOTES_NEEDED.intersection(word):
+        return word
+    inside = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{inside}"'
+
+
+QUOTES_NEEDED = frozenset(" \t\n\"'\\")
+
+
+def restorable(text: str) -> str:
+    """A rule that iptables-save printed, as iptables-restore reads it again: to the letter, but for a stray quote.
+
+    In the name of an interface or a chain iptables-save prints one as it is, and iptables-restore takes it for the
+    beginning of a quoted word.
+    """
+    if '"' not in text:
+        return text
+    words = tokens(text)
+    before = ["", *words]
+    return " ".join(
+        quoted(word) if '"' in word and (word[0] != '"' or behind in NEVER_QUOTED) else word
+        for behind, word in zip(before, words, strict=False)
+    )
+
+
+def arguments(text: str) -> list[str]:
+    """A rule that iptables-save printed, as the arguments of iptables(8)."""
+    words = tokens(text)
+    before = ["", *words]
+    return [word if behind in NEVER_QUOTED else unquoted(word) for behind, word in zip(before, words, strict=False)]
+
+
+def typed(text: str) -> str:
+    """A rule that iptables-save printed, as one types it into a shell (bash, or another with $'…')."""
+    return " ".join(map(for_shell, arguments(text)))
+
+
+PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-+=:,./@%")
+
+
+def for_shell(word: str) -> str:
+    """The word as a shell reads it; what cannot be seen is written as an escape."""
+    if (PLAIN.issuperset(word) and word) or word == "!":
+        return word
+    if not word.isprintable():
+        return f"$'{''.join(map(escaped, word))}'"
+    if not QUOTED_STILL.intersection(word):
+        return f'"{word}"'
+    return "'" + word.replace("'", "'\\''") + "'"
+
+
+QUOTED_STILL = frozenset('$`\\"!')
+"""What means something to a shell inside of double quotes, too."""
+
+
+def escaped(character: str) -> str:
+    if character in "'\\":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
