@@ -89,6 +89,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         for warning in resolved.warnings:
             log.warn(warning)
     planned = NOTHING if settings.cleanup_only else plan(resolved.intent)
+    if facts.processes and not settings.cleanup_only:
+        warn_of_listeners(facts, planned, log)
     if settings.dry_run:
         dry_run(settings, facts, planned, log)
         return
@@ -111,6 +113,14 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         from capture.apply.validation import validate
 
         validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
+
+
+def warn_of_listeners(facts: Facts, planned: Plan, log: Log) -> None:
+    """Say what is wrong with those who listen here already where the rules will send things."""
+    from capture.host.listening import heard
+
+    for warning in heard(planned.rulesets, facts).warnings:
+        log.warn(warning)
 
 
 def remove(settings: Settings, facts: Facts, log: Log) -> None:

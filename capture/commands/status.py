@@ -22,7 +22,6 @@ from rules.netfilter.iptables_text import rule_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.host.live import Live
     from capture.inspect.status import Held, Passthrough, Status
     from capture.settings.declared import Settings
 
@@ -45,7 +44,7 @@ def command(output: str) -> None:
         say_json(StatusModel.model_json_schema())
         return
     with reporting():
-        found = status_of(live_here(said_settings()))
+        found = status_here(said_settings())
     if output == "json":
         from capture.schemas.inspect import status_model
 
@@ -55,12 +54,13 @@ def command(output: str) -> None:
     sys.exit(DONE if found.is_there else NOTHING_HERE)
 
 
-def live_here(settings: Settings) -> Live:
+def status_here(settings: Settings) -> Status:
     """What the namespace holds, with counters. Raises CaptureError."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
-    return read(read_facts(os.environ), log, counters=True)
+    facts = read_facts(os.environ)
+    return status_of(read(facts, log, counters=True), facts)
 
 
 def report(found: Status) -> Iterator[str]:
@@ -69,6 +69,7 @@ def report(found: Status) -> Iterator[str]:
         yield "nothing of ours is here"
     for backend, captured in found.captures:
         yield f"{captured.family.value}, {backend} backend: {captured}"
+    yield from proxy(found)
     for each in found.in_the_way:
         yield f"mind: {each}"
     yield from meshes(found)
@@ -79,6 +80,16 @@ def report(found: Status) -> Iterator[str]:
         yield ""
         yield f"{backend} {family.value} {table} {chain}: {count(len(rules), 'rule')}"
         yield from listed(rules)
+
+
+def proxy(found: Status) -> Iterator[str]:
+    """Who listens where the rules send things, and what is wrong with that."""
+    if found.heard.unseen:
+        yield f"who listens is not known: {found.heard.unseen}"
+    for place in found.heard.places:
+        yield str(place)
+    for warning in found.heard.warnings:
+        yield f"mind: {warning}"
 
 
 def listed(rules: Sequence[Held]) -> Iterator[str]:

@@ -55,6 +55,10 @@ class Process(Value):
     pid: int
     name: str
     uid: int
+    gid: int = -1
+    """Its effective group, by which the rules know a sender."""
+    parent: int = 0
+    """The pid of the process that began it."""
 
 
 def processes() -> Iterator[Process]:
@@ -67,10 +71,20 @@ def processes() -> Iterator[Process]:
     for pid in pids:
         try:
             if pid != os.getpid() and os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                    yield Process(pid, file.read().strip(), os.stat(f"/proc/{pid}").st_uid)
-        except OSError:
+                yield process(pid)
+        except (OSError, KeyError, ValueError):
             continue  # it ended meanwhile, or is none of our business
+
+
+def process(pid: int) -> Process:
+    """What proc_pid_status(5) tells of a process. Raises OSError, KeyError or ValueError if it does not.
+
+    The owner of /proc/PID would be root for one that has changed its user.
+    """
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        told = dict(line.split(":", 1) for line in file if ":" in line)
+    uid, gid = (int(told[ids].split()[1]) for ids in ("Uid", "Gid"))
+    return Process(pid, told["Name"].strip(), uid, gid, int(told["PPid"]))
 
 
 def ssh_ports(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 
+from capture.host.listening import heard
 from capture.inspect.verify import holds_any
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, Iptables
@@ -22,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.host.facts import Facts
+    from capture.host.listening import Heard
     from capture.host.live import Live
     from capture.kernel.netlink import LocalRoute, PolicyRule
     from rules.netfilter.rulesets import Rule
@@ -76,11 +79,13 @@ class Status(Value):
     """Tables of nf_tables that another mesh programs without iptables."""
     is_there: bool
     """Whether anything of ours is."""
+    heard: Heard
+    """Who listens where our rules send things."""
 
 
-def status_of(live: Live) -> Status:
-    """What this live state, which was read with its counters, holds of ours."""
-    captures, chains, rules, in_the_way, meshes = [], [], [], [], []
+def status_of(live: Live, facts: Facts) -> Status:
+    """What this live state, which was read with its counters, holds of ours, and who listens where it leads."""
+    captures, chains, rules, in_the_way, meshes, rulesets = [], [], [], [], [], []
     for backend in BACKENDS:
         for family in Family:
             ruleset = live.saved(Iptables(backend, family)).ruleset
@@ -88,6 +93,7 @@ def status_of(live: Live) -> Status:
             if not any(map(holds_ours, ruleset.tables)):
                 continue
             captures.append((backend, installed(ruleset)))
+            rulesets.append(ruleset)
             chains += list(chains_of(live, backend, family))
             rules += list(held(live, backend, family))
             in_the_way += list(usurpers(live, backend, family))
@@ -102,6 +108,7 @@ def status_of(live: Live) -> Status:
         tuple(meshes),
         tuple(native_tables(live.table_names())),
         holds_any(live),
+        heard(rulesets, facts),
     )
 
 

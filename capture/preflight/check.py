@@ -17,6 +17,7 @@ from capture.apply.transaction import steps
 from capture.errors import CaptureError, NamespaceUnusable
 from capture.host import place
 from capture.host.facts import read_facts, read_text
+from capture.host.listening import heard, not_of_the_proxy
 from capture.host.live import LEGACY_TABLES, choose_backend, read_live
 from capture.kernel import locks, netlink, netns
 from capture.kernel.conntrack import CLOSE_WAIT
@@ -372,15 +373,39 @@ def namespace(here: Here) -> Iterator[Fact]:
         yield from others(here, here.live)
     else:
         yield Fact(area, "Kubernetes node", "not known without the rules", UNKNOWN, "see what the namespace holds")
-    as_proxy = [p for p in here.facts.processes if p.uid in here.resolved.intent.proxy_uid and p.uid]
-    shown = ", ".join(f"pid {process.pid} ({process.name}, uid {process.uid})" for process in as_proxy)
-    remedy = "if that is not the proxy, run it as another user: it is never captured" if as_proxy else ""
-    yield Fact(area, "processes as the proxy", shown or "none", WARN if as_proxy else OK, remedy)
+    as_proxy = list(taken_for_the_proxy(here))
+    remedy = "run it as another user and group: it is taken for the proxy and never captured" if as_proxy else ""
+    yield Fact(area, "processes as the proxy", ", ".join(as_proxy) or "none", WARN if as_proxy else OK, remedy)
     ports = [f"{port} ({how})" for port, how in here.facts.ssh_ports]
     left = bool(ports) and bool(here.resolved.intent.inbound_ports) and not here.settings.capture_ssh
     remedy = "--capture-ssh captures it all the same" if left else ""
     yield Fact(area, "SSH ports", ", ".join(ports) or "none", WARN if left else OK, remedy)
     yield another_run()
+
+
+def taken_for_the_proxy(here: Here) -> Iterator[str]:
+    """The processes that run as the proxy's user or group and are not of it."""
+    intent, processes = here.resolved.intent, here.facts.processes
+    by_uid = [each for each in processes if each.uid and each.uid in intent.proxy_uid]
+    by_gid = [each for each in processes if each.gid and each.gid in intent.proxy_gid and each not in by_uid]
+    for each in not_of_the_proxy(by_uid + by_gid, processes, (intent.proxy_port, intent.inbound_capture_port)):
+        who = f"uid {each.uid}" if each in by_uid else f"gid {each.gid}"
+        yield f"pid {each.pid} ({each.name}, {who})"
+
+
+def proxy(here: Here) -> Iterator[Fact]:
+    """Who listens where the rules will send things. That nobody does yet is no fault: the proxy comes later."""
+    if here.not_entered or here.planned is NOTHING:
+        return
+    found = heard(here.planned.rulesets, here.facts)
+    if found.unseen:
+        yield Fact("proxy", "listeners", found.unseen, UNKNOWN, "allow AF_NETLINK sockets", needed=False)
+    for each in found.places:
+        what, _, who = str(each).partition(": ")
+        yield Fact("proxy", what, who, WARN if each.problems else OK, "; ".join(each.problems))
+    for loop in found.loops:
+        who, _, remedy = loop.rpartition("; ")
+        yield Fact("proxy", "DNS servers", who, WARN, remedy)
 
 
 def lo(here: Here) -> Iterator[Fact]:
@@ -833,6 +858,7 @@ AREAS = (
     programs,
     permissions,
     namespace,
+    proxy,
     backends,
     rules,
     addresses,

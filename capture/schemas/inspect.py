@@ -336,6 +336,38 @@ class OtherMeshModel(Model):
     """The chain."""
 
 
+class ListenerModel(Model):
+    """A socket that listens where our rules send something."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Listener")
+
+    protocol: Literal["tcp", "udp"]
+    """What it hears."""
+    address: str
+    """On which address."""
+    uid: int
+    """Of the process, if it can be seen; else of whoever opened the socket."""
+    gid: int | None
+    """Of the process; null if it cannot be seen."""
+    process: str
+    """The process, as in `pid 7 (envoy)`; empty if it cannot be seen."""
+
+
+class PlaceModel(Model):
+    """A port to which our rules send something."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Place")
+
+    what: Literal["outbound TCP", "inbound TCP", "DNS"]
+    """What is sent there."""
+    port: int
+    """Where."""
+    listeners: list[ListenerModel]
+    """Who listens there; empty if nobody does."""
+    problems: list[str]
+    """What keeps what is sent there from arriving, or from being passed on, in a sentence each."""
+
+
 class StatusModel(Model):
     """What `capture status` shows."""
 
@@ -353,6 +385,10 @@ class StatusModel(Model):
     """Likewise."""
     passthrough: AddressModel | None
     """Null if it is on no interface."""
+    proxy: list[PlaceModel]
+    """Where our rules send things, and who listens there."""
+    resolvers: list[str]
+    """DNS servers in the namespace whose own queries are captured, in a sentence each."""
     in_the_way: list[FindingModel]
     """Rules of others by which traffic gets past ours."""
     other_meshes: list[OtherMeshModel]
@@ -407,6 +443,20 @@ def status_model(found: Status) -> StatusModel:
             ],
             "routes": [{"family": route.family.value, "table": route.table} for route in found.routes],
             "passthrough": found.passthrough and {"ours": found.passthrough.is_ours, "age": found.passthrough.age},
+            "proxy": [
+                {
+                    "what": place.what,
+                    "port": place.port,
+                    "listeners": [
+                        {"protocol": each.protocol, "address": str(each.address), "process": each.process}
+                        | {"uid": each.uid, "gid": each.gid}
+                        for each in place.listeners
+                    ],
+                    "problems": place.problems,
+                }
+                for place in found.heard.places
+            ],
+            "resolvers": found.heard.loops,
             "in_the_way": [finding_model(each) for each in found.in_the_way],
             "other_meshes": [
                 {"mesh": mesh, "backend": backend, "family": family.value, "table": table, "chain": chain}

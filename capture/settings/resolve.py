@@ -67,7 +67,8 @@ class _Resolution:
             raise BadSettings(self.refusals)
         redirects_dns = said.redirect_dns and (said.capture_all_dns or bool(nameservers))
         self.warn_of_settings_without_effect()
-        self.warn_of_owners(uids)
+        self.warn_of_owners(uids, gids)
+        self.warn_of_processes(uids, gids)
         self.warn_of_own_ports()
         self.tell_of_ssh()
         intent = Intent(
@@ -246,16 +247,30 @@ class _Resolution:
         if said.native_nftables:
             self.warnings.append("--native-nftables: the rules go to nf_tables through iptables-nft")
 
-    def warn_of_owners(self, uids: tuple[int, ...]) -> None:
+    def warn_of_owners(self, uids: tuple[int, ...], gids: tuple[int, ...]) -> None:
         if 0 in uids:
             origin = self.derived.get("proxy_uid", self.settings.origins["proxy_uid"])
             self.warnings.append(f"{origin}: with uid 0 as the proxy, nothing that root sends is captured")
-        for process in self.facts.processes:
-            if process.uid in uids and process.uid:
-                self.warnings.append(
-                    f"pid {process.pid} ({process.name}) runs as uid {process.uid}: it is taken for the proxy and "
-                    "never captured"
-                )
+        elif 0 in gids:
+            origin = self.derived.get("proxy_gid", self.settings.origins["proxy_gid"])
+            self.warnings.append(
+                f"{origin}: with gid 0 as the proxy, nothing is captured that a process of group 0 sends: by default "
+                "that is every process of root, and in OpenShift every container"
+            )
+
+    def warn_of_processes(self, uids: tuple[int, ...], gids: tuple[int, ...]) -> None:
+        said = self.settings
+        alike = [p for p in self.facts.processes if (p.uid and p.uid in uids) or (p.gid and p.gid in gids)]
+        if not alike:
+            return
+        from capture.host.listening import not_of_the_proxy
+
+        ports = (said.proxy_port, said.inbound_capture_port)
+        for process in not_of_the_proxy(alike, self.facts.processes, ports):
+            who = f"uid {process.uid}" if process.uid in uids else f"gid {process.gid}"
+            self.warnings.append(
+                f"pid {process.pid} ({process.name}) runs as {who}: it is taken for the proxy and never captured"
+            )
 
     def tell_of_ssh(self) -> None:
         if self.settings.inbound_ports and not self.settings.capture_ssh:

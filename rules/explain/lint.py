@@ -430,7 +430,10 @@ class _Lint:
             text = "{proxy_uid}: with uid 0 as the proxy, nothing that root sends is captured"
             yield Finding(MISTAKE, "owner-clash", ("proxy_uid",), text, "run the proxy as a user of its own")
         elif 0 in intent.proxy_gid:
-            text = "{proxy_gid}: with gid 0 as the proxy's, nothing is captured that is sent with the group root"
+            text = (
+                "{proxy_gid}: with gid 0 as the proxy, nothing is captured that a process of group 0 sends: by default "
+                "that is every process of root, and in OpenShift every container"
+            )
             yield Finding(MISTAKE, "owner-clash", ("proxy_gid",), text, "run the proxy with a group of its own")
         for name, kind in (("proxy_uid", "uid"), ("proxy_gid", "gid")):
             for owner in getattr(intent, name):

@@ -1,0 +1,86 @@
+"""The TCP and UDP sockets of this namespace, as sock_diag(7) lists them. Looking needs no privilege."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+from capture.kernel import netlink
+from rules.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+PROTOCOLS = {"tcp": 6, "udp": 17}
+REQUEST = struct.Struct("=BBBxI48x")
+"""struct inet_diag_req_v2: family, protocol, extensions, states as a mask, and no socket in particular."""
+MESSAGE = struct.Struct("=BBxx2s2s16s16sIIIIIIII")
+"""struct inet_diag_msg: family, state, ports, addresses, interface, cookie, expiry, queues, uid and inode."""
+INET_DIAG_SKV6ONLY, INET_DIAG_SOCKOPT = 11, 22
+TRANSPARENT = 1 << 5
+"""The bit of struct inet_diag_sockopt."""
+LISTENING, UNCONNECTED = 10, 7
+"""TCP_LISTEN; and TCP_CLOSE, which is the state of a UDP socket that hears anybody."""
+
+
+class Socket(Value):
+    """A socket, and whose it is."""
+
+    protocol: str
+    """`tcp` or `udp`."""
+    address: IPv4Address | IPv6Address
+    port: int
+    peer: IPv4Address | IPv6Address
+    """Whom it is connected with; the wildcard if with nobody."""
+    peer_port: int
+    state: int
+    uid: int
+    """Who opened it; 0 for one that the kernel keeps after its end, or that nobody has accepted yet."""
+    inode: int
+    """0 likewise."""
+    only_ipv6: bool = False
+    """Whether a listener of IPv6 hears no IPv4 (IPV6_V6ONLY)."""
+    is_transparent: bool = False
+    """Whether it may have an address that is not ours (IP_TRANSPARENT)."""
+
+
+def listeners() -> tuple[Socket, ...]:
+    """The TCP sockets that listen, and the UDP sockets that hear anybody. Raises OSError."""
+    return (*sockets("tcp", 1 << LISTENING), *sockets("udp", 1 << UNCONNECTED))
+
+
+def connections() -> tuple[Socket, ...]:
+    """Both ends of every TCP connection, as far as they are here, also where it has just ended. Raises OSError."""
+    return tuple(sockets("tcp", 0xFFF & ~(1 << LISTENING) & ~(1 << UNCONNECTED)))
+
+
+def sockets(protocol: str, states: int) -> Iterator[Socket]:
+    """The sockets of this protocol, of both families, that are in one of these states. Raises OSError."""
+    for family in netlink.FAMILIES:
+        request = REQUEST.pack(family, PROTOCOLS[protocol], 0, states)
+        for message in netlink.dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
+            kind, state, port, peer_port, address, peer, *_, uid, inode = MESSAGE.unpack_from(message)
+            more = netlink.attributes(message[MESSAGE.size :])
+            yield Socket(
+                protocol,
+                read_address(kind, address),
+                int.from_bytes(port, "big"),
+                read_address(kind, peer),
+                int.from_bytes(peer_port, "big"),
+                state,
+                uid,
+                inode,
+                more.get(INET_DIAG_SKV6ONLY) == b"\1",
+                bool(more.get(INET_DIAG_SOCKOPT, b"\0")[0] & TRANSPARENT),
+            )
+
+
+def read_address(family: int, raw: bytes) -> IPv4Address | IPv6Address:
+    """An address; one of IPv4 that a socket of IPv6 has as well."""
+    if netlink.FAMILIES[family].value == "IPv4":
+        return IPv4Address(raw[:4])
+    address = IPv6Address(raw)
+    return address.ipv4_mapped or address
