@@ -55,7 +55,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "ipv4_loopback_cidr",
         "udp",
     ),
-    "Interfaces": ("exclude_interfaces", "virtual_interfaces"),
+    "Interfaces": ("exclude_interfaces", "exclude_inbound_interfaces", "virtual_interfaces"),
     "DNS": ("redirect_dns", "capture_all_dns", "dns_capture_port", "dns_capture_address", "resolv_conf"),
     "IPv6": ("dual_stack", "ipv6"),
     "What a run does": (

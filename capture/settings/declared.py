@@ -163,6 +163,13 @@ class Settings:
         "--istio-exclude-interfaces",
         about="Interfaces on which nothing is captured, in either direction.",
     )
+    exclude_inbound_interfaces: tuple[str, ...] = said(
+        parsers.interfaces,
+        (),
+        "--exclude-inbound-interfaces",
+        ours=True,
+        about="Interfaces on which nothing that arrives is captured; what leaves there is.",
+    )
     outbound_cidrs: All | tuple[Network, ...] | None = said(
         parsers.all_or_cidrs,
         None,

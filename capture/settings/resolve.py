@@ -16,6 +16,7 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from capture.host.facts import Facts
     from capture.settings.declared import Settings
@@ -71,44 +72,23 @@ class _Resolution:
         self.warn_of_processes(uids, gids)
         self.warn_of_own_ports()
         self.tell_of_ssh()
-        intent = Intent(
-            families=families,
-            ipv6=said.ipv6 if said.ipv6 == "reject" else "",
-            proxy_port=said.proxy_port,
-            inbound_capture_port=said.inbound_capture_port,
-            inbound_tunnel_port=said.inbound_tunnel_port,
-            proxy_uid=uids,
-            proxy_gid=gids,
-            interception_mode=said.interception_mode,
-            tproxy_mark=said.tproxy_mark,
-            tproxy_route_table=said.tproxy_route_table,
-            inbound_ports=said.inbound_ports,
-            inbound_ports_exclude=said.inbound_ports_exclude,
-            capture_ssh=said.capture_ssh,
-            ssh_ports=tuple(Ports.one(port) for port, _ in self.facts.ssh_ports),
-            exclude_inbound_cidrs=said.exclude_inbound_cidrs,
-            outbound_cidrs=self.outbound_cidrs(),
-            outbound_cidrs_exclude=said.outbound_cidrs_exclude,
-            outbound_ports=said.outbound_ports,
-            outbound_ports_exclude=said.outbound_ports_exclude,
-            owner_groups=included,
-            owner_groups_exclude=excluded,
-            exclude_uids=said.exclude_uids,
-            exclude_outbound_ports_for_uids=said.exclude_outbound_ports_for_uids,
-            exclude_interfaces=said.exclude_interfaces,
-            virtual_interfaces=said.virtual_interfaces,
-            ipv4_loopback_cidr=said.ipv4_loopback_cidr,
-            redirect_dns=redirects_dns,
-            capture_all_dns=redirects_dns and said.capture_all_dns,
-            nameservers=nameservers if redirects_dns else (),
-            dns_capture_port=said.dns_capture_port,
-            dns_capture_address=said.dns_capture_address,
-            udp=said.udp,
-            log_connections=said.log_connections,
-            log_connections_rate=said.log_connections_rate,
-            nflog_group=said.nflog_group,
-            drop_invalid=said.drop_invalid,
-        )
+        as_said: dict[str, Any] = {
+            name: getattr(said, name) for name in Intent.__match_args__ if name in DECLARED_BY_NAME
+        }
+        worked_out: dict[str, Any] = {
+            "families": families,
+            "ipv6": said.ipv6 if said.ipv6 == "reject" else "",
+            "proxy_uid": uids,
+            "proxy_gid": gids,
+            "ssh_ports": tuple(Ports.one(port) for port, _ in self.facts.ssh_ports),
+            "outbound_cidrs": self.outbound_cidrs(),
+            "owner_groups": included,
+            "owner_groups_exclude": excluded,
+            "redirect_dns": redirects_dns,
+            "capture_all_dns": redirects_dns and said.capture_all_dns,
+            "nameservers": nameservers if redirects_dns else (),
+        }
+        intent = Intent(**(as_said | worked_out))
         needs_ipv6 = said.dual_stack or said.ipv6 in ("on", "auto") or bool(self.facts.usable(Family.V6))
         return Resolved(intent, self.derived, tuple(self.warnings), needs_ipv6)
 

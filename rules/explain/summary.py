@@ -215,6 +215,9 @@ def inbound_exclusions(intent: Intent) -> Iterator[Point]:
     sources = [network for network in intent.exclude_inbound_cidrs if network_family(network) in intent.families]
     if sources:
         yield Point("sources", PASSES, f"what arrives from {networks_listed(sources)}", ("exclude_inbound_cidrs",))
+    if intent.exclude_inbound_interfaces:
+        on = listed([shown_interface(name) for name in intent.exclude_inbound_interfaces])
+        yield Point("inbound interfaces", PASSES, f"what arrives on {on}", ("exclude_inbound_interfaces",))
 
 
 def other_protocols(intent: Intent) -> Iterator[Point]:

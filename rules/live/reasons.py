@@ -168,6 +168,18 @@ PASSED_ON: tuple[Network, ...] = tuple(PASSTHROUGH.values())
 EVERYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.8/32"), IPv6Network("::1/128"))
 SOME_USERS = (Uids(77, 77), Uids(1000, 2000))
+SOME: dict[str, tuple[object, ...]] = {
+    "tuple[Ports, ...]": SOME_PORTS,
+    "tuple[Network, ...]": SOME_NETWORKS,
+    "tuple[Uids, ...]": SOME_USERS,
+    "tuple[PortsOfUsers, ...]": (
+        PortsOfUsers(("tcp", "udp"), SOME_PORTS, SOME_USERS),
+        PortsOfUsers(("tcp", "udp"), (), SOME_USERS),
+    ),
+    "tuple[str, ...]": ("eth9",),
+    "tuple[int, ...]": (888,),
+}
+"""What a field of `Intent` that excludes something may hold, by its annotation."""
 
 
 def examples() -> Iterator[Intent]:
@@ -182,23 +194,14 @@ def kinds() -> Iterator[Intent]:
     """One intent or more for each kind of rule."""
     dns = Intent(families=BOTH, redirect_dns=True, nameservers=SOME_NETWORKS, exclude_uids=SOME_USERS)
     addresses = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
-    excluding = Intent(
+    exclusions = {field: SOME[kind] for field, kind in Intent.__annotations__.items() if "exclude" in field}
+    excluding = Intent().but(
+        **exclusions | {"outbound_cidrs_exclude": SOME_NETWORKS + LOOPBACK},
         families=BOTH,
         capture_ssh=False,
         ssh_ports=(Ports.one(22), Ports.one(DNS_PORT)),
-        inbound_ports_exclude=SOME_PORTS,
-        exclude_inbound_cidrs=SOME_NETWORKS,
-        outbound_cidrs_exclude=SOME_NETWORKS + LOOPBACK,
-        outbound_ports_exclude=SOME_PORTS,
         outbound_ports=SOME_PORTS,
-        exclude_interfaces=("eth9",),
         virtual_interfaces=("eth8",),
-        owner_groups_exclude=(888,),
-        exclude_uids=SOME_USERS,
-        exclude_outbound_ports_for_uids=(
-            PortsOfUsers(("tcp", "udp"), SOME_PORTS, SOME_USERS),
-            PortsOfUsers(("tcp", "udp"), (), SOME_USERS),
-        ),
         udp=tuple(UdpPolicy(Ports.one(443), policy) for policy in ("leave", "reject", "drop"))
         + tuple(UdpPolicy(Ports.one(DNS_PORT), policy) for policy in ("leave", "reject", "drop")),
         drop_invalid=True,

@@ -127,6 +127,8 @@ class Intent(Value):
 
     exclude_interfaces: tuple[str, ...] = ()
     """Nothing is captured in either direction on these."""
+    exclude_inbound_interfaces: tuple[str, ...] = ()
+    """Nothing that arrives on these is captured."""
     virtual_interfaces: tuple[str, ...] = ()
     """What arrives here comes from a virtual machine inside the pod: it is outbound traffic."""
 

@@ -49,6 +49,17 @@ def test_ports_can_be_excluded_for_some_users(pod: Pod, backend: str, said: str,
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_what_arrives_on_an_interface_can_be_excluded(pod: Pod, backend: str, mode: str) -> None:
+    """It goes to the application itself, in both families; what leaves on that interface is captured all the same."""
+    pod.applied(*forced(backend, "-m", mode, "--exclude-inbound-interfaces", "eth+", "--dual-stack"))
+    pod.open_listeners(transparent=mode == "TPROXY")
+    assert [str(pod.dial_in(8080, version=version)) for version in (4, 6)] == ["pod:8080"] * 2
+    assert landings(pod, ("9.9.9.9", 80, APP), ("2001:db8:9::9", 80, APP)) == ["pod:15001"] * 2
+    pod.applied(*forced(backend, "-m", mode, "--exclude-inbound-interfaces", "net1", "--dual-stack"))
+    assert [str(pod.dial_in(8080, version=version)) for version in (4, 6)] == ["pod:15006"] * 2
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_inbound_connections_can_be_excluded_by_source(pod: Pod, backend: str, mode: str) -> None:
     """A source network goes to the application itself; others go to the proxy."""
     pod.applied(*forced(backend, "-m", mode, "--exclude-inbound-cidrs", "192.0.2.0/24,2001:db8::/48", "--dual-stack"))

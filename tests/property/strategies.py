@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
+from capture.settings import parsers
+from capture.settings.declared import DECLARED_BY_NAME
 from rules.live.changes import is_our_jump
 from rules.netfilter.matches import (
     CtState,
@@ -102,53 +104,50 @@ resolvers = st.sampled_from(((), (IPv4Address("127.0.0.1"),), (IPv4Address("10.0
 
 family_sets = st.sampled_from(((Family.V4,), (Family.V4, Family.V6), (Family.V6,), ()))
 
+BY_READER: dict[object, st.SearchStrategy[Any]] = {
+    parsers.boolean: st.booleans(),
+    parsers.port: port_numbers,
+    parsers.ports: port_lists,
+    parsers.all_or_ports: st.one_of(st.just(ALL), port_lists),
+    parsers.cidrs: network_lists,
+    parsers.interfaces: st.lists(interfaces, max_size=3).map(tuple),
+    parsers.uid_ranges: uid_lists,
+}
+"""How a field is drawn whose setting is read by this."""
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "families": family_sets,
-    "proxy_port": port_numbers,
-    "inbound_capture_port": port_numbers,
-    "inbound_tunnel_port": port_numbers,
     "proxy_uid": st.lists(ids, min_size=1, max_size=4).map(tuple),
     "proxy_gid": st.lists(ids, min_size=1, max_size=4).map(tuple),
-    "inbound_ports": st.one_of(st.just(ALL), port_lists),
-    "inbound_ports_exclude": port_lists,
     "outbound_cidrs": st.one_of(st.just(ALL), network_lists),
-    "outbound_cidrs_exclude": network_lists,
-    "outbound_ports": port_lists,
-    "outbound_ports_exclude": port_lists,
     "owner_groups": st.one_of(
         st.just(ALL), st.lists(ids, max_size=3).map(tuple), st.integers(4, 48).map(lambda count: tuple(range(count)))
     ),
     "owner_groups_exclude": st.lists(ids, max_size=5).map(tuple),
-    "exclude_interfaces": st.lists(interfaces, max_size=3).map(tuple),
-    "virtual_interfaces": st.lists(interfaces, max_size=3).map(tuple),
     "ipv4_loopback_cidr": loopback_networks,
-    "drop_invalid": st.booleans(),
     "ipv6": st.sampled_from(("", "reject")),
     "interception_mode": st.sampled_from((REDIRECT, TPROXY)),
     "tproxy_mark": st.integers(1, 2**32 - 1),
     "tproxy_route_table": st.integers(1, 252),
-    "exclude_inbound_cidrs": network_lists,
-    "exclude_uids": uid_lists,
     "exclude_outbound_ports_for_uids": st.lists(ports_of_users, max_size=2).map(tuple),
-    "redirect_dns": st.booleans(),
-    "capture_all_dns": st.booleans(),
     "nameservers": st.lists(nameservers, max_size=3, unique=True).map(tuple),
-    "dns_capture_port": port_numbers,
     "dns_capture_address": resolvers,
     "udp": st.lists(st.builds(UdpPolicy, ports, st.sampled_from(("leave", "reject", "drop"))), max_size=3).map(tuple),
     "log_connections": st.sampled_from(("", "log", "nflog")),
     "log_connections_rate": st.integers(1, 100),
     "nflog_group": st.integers(1, 65535),
 }
-"""How each field of an intent is drawn."""
+"""How the other fields are drawn."""
+FIELDS |= {
+    field: BY_READER[DECLARED_BY_NAME[field].read]
+    for field in Intent.__match_args__
+    if field not in FIELDS and field in DECLARED_BY_NAME and DECLARED_BY_NAME[field].read in BY_READER
+}
 
 
 def drawn_or_default(field: str) -> st.SearchStrategy[Any]:
-    """The field's default half of the time. One that is not listed above is drawn if it is a switch."""
+    """The field's default half of the time."""
     default = getattr(Intent(), field)
-    if field in FIELDS:
-        return st.one_of(st.just(default), FIELDS[field])
-    return st.booleans() if isinstance(default, bool) else st.just(default)
+    return st.one_of(st.just(default), FIELDS[field]) if field in FIELDS else st.just(default)
 
 
 intents: st.SearchStrategy[Intent] = st.builds(

@@ -85,6 +85,9 @@ def captured_destinations(intent: Intent, family: Family) -> Iterator[tuple[Matc
 def excluded_interfaces(intent: Intent) -> Iterator[Rule]:
     for interface in arriving_on(intent.exclude_interfaces):
         yield when(interface).then(BYPASS, why="nothing is captured on this interface", setting="exclude_interfaces")
+    for interface in arriving_on(intent.exclude_inbound_interfaces):
+        why = "nothing that arrives on this interface is captured"
+        yield when(interface).then(BYPASS, why=why, setting="exclude_inbound_interfaces")
 
 
 def tunnel(intent: Intent) -> Iterator[Rule]:
