@@ -72,7 +72,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
         for ruleset in planned.rulesets:
             if ruleset.tables:
                 tool = Iptables(chosen.backend, ruleset.family)
-                log.info(f"{tool}-save says:", *live.saved(tool).text.strip().split("\n"))
+                log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
 
 

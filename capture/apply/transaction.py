@@ -101,7 +101,7 @@ class Restore(Value):
                 details=[("missing", restore_text(missing))],
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
-        log.info(f"{self.tool}-save says:", *now.text.strip().split("\n"))
+        log.info(f"{self.tool}-save says:", *now.lines())
 
     def undo(self) -> None:
         """Put back what was in the tables of this step. Where we had nothing the chain that remembers stays meanwhile:

@@ -18,6 +18,7 @@ import time
 from capture.apply.transaction import routing_to_add
 from capture.errors import CaptureError, ValidationFailed
 from capture.host.live import read_live
+from capture.kernel.files import read_text
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import changes
 from rules.netfilter.iptables_text import rule_text
@@ -374,8 +375,11 @@ def interface_to(path: Path, facts: Facts) -> str:
 
 def can_change_ids() -> bool:
     """Whether we have the capabilities that make root root in this respect (capabilities(7))."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    try:
+        status = read_text("/proc/self/status").split("\n")
+    except OSError:
+        return False
+    effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
     setgid, setuid = 1 << 6, 1 << 7
     return effective & setgid != 0 and effective & setuid != 0
 

@@ -7,7 +7,7 @@ import os
 import pwd
 
 from capture.host import place
-from capture.kernel import netlink
+from capture.kernel import files, netlink
 from rules.netfilter.values import Family
 from rules.value import Value
 
@@ -57,8 +57,7 @@ def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
         # A sandbox that forbids netlink sockets: a dry run does without.
         addresses = None
     try:
-        with open(LO_DISABLES_IPV6, encoding="ascii") as file:
-            has_ipv6, lo_has_ipv6 = True, file.read().strip() == "0"
+        has_ipv6, lo_has_ipv6 = True, files.read_text(LO_DISABLES_IPV6).strip() == "0"
     except OSError:
         has_ipv6 = lo_has_ipv6 = False
     text, error = read_text(resolv_conf) if resolv_conf else (None, "")
@@ -70,8 +69,7 @@ def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
 def read_text(path: str) -> tuple[str | None, str]:
     """A file's text, or None and why it cannot be read."""
     try:
-        with open(within_its_root(path), encoding="utf-8", errors="replace") as file:
-            return file.read(), ""
+        return files.read_text(within_its_root(path)), ""
     except OSError as error:
         return None, f"{path}: {error.strerror}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from capture.kernel.files import MOST, read_text
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -21,6 +22,8 @@ INTERFACES = "/proc/thread-self/net/dev"
 SOCKETS = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 LISTENING = "0A"
 """TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp spells it (proc_net_tcp.rst)."""
+ROOT = "0"
+"""The uid of who opened a socket, in the same place."""
 
 NODE_CHAINS = ("KUBE-", "cali-", "CILIUM_", "FLANNEL-", "CNI-", "WEAVE", "ANTREA-", "OVN-KUBE-")
 """How the chains of kube-proxy and of network plugins begin. None of them works inside a pod."""
@@ -43,8 +46,8 @@ def signs_of_a_node(chains: Iterable[str], tables: Iterable[str]) -> list[str]:
 def interfaces() -> list[str]:
     """The interfaces of this namespace."""
     try:
-        with open(INTERFACES, encoding="utf-8") as file:
-            return [line.partition(":")[0].strip() for line in file if ":" in line]
+        # A name has no blank in it (dev_valid_name in net/core/dev.c), but it may have what else ends a line.
+        return [line.partition(":")[0].strip(" ") for line in read_text(INTERFACES, MOST).split("\n") if ":" in line]
     except OSError:
         return []
 
@@ -81,8 +84,7 @@ def process(pid: int) -> Process:
 
     The owner of /proc/PID would be root for one that has changed its user.
     """
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        told = dict(line.split(":", 1) for line in file if ":" in line)
+    told = dict(line.split(":", 1) for line in read_text(f"/proc/{pid}/status").split("\n") if ":" in line)
     uid, gid = (int(told[ids].split()[1]) for ids in ("Uid", "Gid"))
     return Process(pid, told["Name"].strip(), uid, gid, int(told["PPid"]))
 
@@ -95,9 +97,10 @@ def ssh_ports(
         return ()
     ports: dict[int, str] = {}
     session = environ.get("SSH_CONNECTION", "").split()
-    if len(session) == 4 and session[3].isdigit() and session[2] in {str(address.ip) for address in addresses}:
+    if len(session) == 4 and is_port(session[3]) and session[2] in {str(address.ip) for address in addresses}:
         ports[int(session[3])] = "this SSH session came in there"
-    servers = [process for process in found if process.name == "sshd"]
+    # Anybody may call himself so, and would have a port left alone.
+    servers = [process for process in found if process.name == "sshd" and not process.uid]
     if servers:
         listening = listening_sockets()
         for server in servers:
@@ -107,18 +110,21 @@ def ssh_ports(
     return tuple(sorted(ports.items()))
 
 
+def is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535
+
+
 def listening_sockets() -> dict[str, int]:
-    """The ports of listening TCP sockets of this namespace, by inode."""
+    """The ports of listening TCP sockets of this namespace that are root's, by inode."""
     found = {}
     for path in SOCKETS:
         try:
-            with open(path, encoding="ascii") as file:
-                for line in list(file)[1:]:
-                    words = line.split()
-                    if words[3] == LISTENING:
-                        found[words[9]] = int(words[1].rpartition(":")[2], 16)
+            lines = read_text(path, MOST).split("\n")[1:-1]
         except OSError:
             continue
+        for words in map(str.split, lines):
+            if words[3] == LISTENING and words[7] == ROOT:
+                found[words[9]] = int(words[1].rpartition(":")[2], 16)
     return found
 
 

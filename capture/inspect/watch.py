@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from capture.host.live import choose_backend
 from capture.inspect.verify import findings, read
 from capture.kernel import events
+from capture.kernel.files import read_text
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.attribution import Decision, decided_by, decisions, is_outbound
 from rules.live.changes import ours_in
@@ -337,8 +338,7 @@ QUIETLY: Log = _Quiet()  # type: ignore[assignment] # all that is asked of it
 
 def read_word(path: str) -> str:
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
+        return read_text(path).strip()
     except OSError:
         return ""
 

@@ -8,6 +8,8 @@ import stat
 
 USUAL, MOST = 1 << 20, 1 << 26
 """Bytes. A resolv.conf has some hundred; /proc/net/tcp has 150 for each connection."""
+NULL = os.makedev(1, 3)
+"""The device /dev/null (Documentation/admin-guide/devices.txt), in which many say that there is nothing."""
 KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
@@ -36,14 +38,17 @@ def read_text(path: str, most: int = USUAL) -> str:
 
 
 def open_regular(path: str) -> int:
-    """A descriptor of a regular file, as those of /proc and those that stand for namespaces are. Raises OSError."""
+    """A descriptor of a regular file, as those of /proc and those that stand for namespaces are; or of /dev/null.
+
+    Raises OSError.
+    """
     # A FIFO would keep us until somebody writes to it.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, f"it is {KINDS[stat.S_IFMT(mode)]}, not a regular file", path)
-    return handle
+    found = os.fstat(handle)
+    if stat.S_ISREG(found.st_mode) or (stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, f"it is {KINDS[stat.S_IFMT(found.st_mode)]}, not a regular file", path)
 
 
 def write_text(path: str, text: str) -> None:

@@ -12,7 +12,7 @@ from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from capture.kernel import netns
 from capture.kernel.diagnosis import lock_hint, missing_module_hint, owner_hint, permission_hint, refused_rule, said
 from capture.kernel.process import locate, run
-from rules.netfilter import iptables_parse
+from rules.netfilter import iptables_parse, quoting
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.quoting import arguments, for_shell, lines, typed
 from rules.netfilter.rulesets import Ruleset
@@ -163,6 +163,10 @@ class Saved(Value):
 
     ruleset: Ruleset
     text: str
+
+    def lines(self) -> list[str]:
+        """The text line by line: a comment may have line breaks in it, which end none."""
+        return [line for _, line in quoting.lines(self.text.strip("\n"))]
 
 
 def private_lock() -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from capture.errors import NamespaceUnusable
+from capture.kernel.files import open_regular
 from capture.kernel.seam import primitive
 from capture.text import quoted
 
@@ -34,7 +35,7 @@ def enter(namespace: str) -> None:
     """
     path = path_of(namespace)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = open_regular(path)
         try:
             setns(handle)
         finally:

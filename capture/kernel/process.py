@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from capture.kernel.files import read_text
 from capture.kernel.seam import primitive
 from rules.value import Value
 
@@ -73,8 +74,7 @@ def locate(program: str) -> str | None:
 def read_words(path: str) -> list[str] | None:
     """The words in a file of the kernel; none if it does not exist, None if we may not read it."""
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read().split()
+        return read_text(path).split()
     except FileNotFoundError:
         return []
     except OSError:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from capture.kernel.diagnosis import REGISTERED, needs
+from capture.kernel.files import MOST, read_text
 from capture.kernel.process import read_words
 from rules.netfilter.iptables_parse import SPOKEN_MODULES, TARGETS
 from rules.netfilter.matches import DPort, Not, Proto, SPort
@@ -166,7 +167,6 @@ def name_of(path: str) -> str:
 def lines_of(path: str) -> list[str]:
     """The lines of a file; none if it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
+        return read_text(path, MOST).splitlines()
     except OSError:
         return []

@@ -6,7 +6,7 @@ from capture.errors import BadSettings, Refusal
 from capture.host import facts
 from capture.kernel.netns import RESOLV_CONF
 from capture.settings.declared import DECLARED_BY_NAME, Origin
-from capture.settings.parsers import Name, cidr
+from capture.settings.parsers import Name, cidr, nameserver
 from capture.text import on_one_line, quoted
 from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.intent import Intent
@@ -271,15 +271,21 @@ class _Resolution:
 def nameservers_in(text: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
     """The nameservers of a resolv.conf(5), each once, IPv4 first, and the nameserver lines that name no address.
 
-    A zone id (`fe80::1%eth0`) is stripped: a rule cannot ask for it, and the address alone matches.
+    Lines and words end where they do for glibc (`res_vinit_1`).
     """
     found: dict[Network, None] = {}
     unreadable = []
-    for line in text.splitlines():
-        words = line.split()
-        if words[:1] == ["nameserver"]:
+    for line in text.split("\n"):
+        name, rest = line[: len(NAMESERVER)], line[len(NAMESERVER) :]
+        if name == NAMESERVER and rest[:1] in (" ", "\t"):
+            word = rest.lstrip(" \t")
+            for end in ";# \t":
+                word = word.partition(end)[0]
             try:
-                found[cidr(words[1].partition("%")[0])] = None
-            except (IndexError, ValueError):
+                found[cidr(str(nameserver(word)))] = None
+            except ValueError:
                 unreadable.append(line)
     return tuple(sorted(found, key=lambda network: network.version)), tuple(unreadable)
+
+
+NAMESERVER = "nameserver"
