@@ -6,12 +6,11 @@ from capture.apply.converge import converge_locked
 from capture.errors import CaptureError
 from capture.host.live import LEGACY_TABLES, read_live
 from capture.kernel import netns
-from capture.kernel.iptables import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables
+from capture.kernel.iptables import BACKENDS, LEGACY, OUR_TABLES, Iptables
 from capture.kernel.process import read_words
 from rules.live.changes import is_our_jump, is_ours, ours_in
-from rules.live.leftovers import is_memory, memory_in, stood_before
 from rules.live.meshes import mesh_of
-from rules.netfilter.values import Family
+from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
 from rules.value import Value
@@ -81,11 +80,10 @@ def outcome(before: Live, after: Live) -> Cleaned:
 def ours(live: Live) -> Iterator[Thing]:
     """Everything of ours that is in the namespace."""
     for tool, table in tables(live):
-        mine = {chain: rules for chain, rules in table.chains().items() if is_ours(table.table, chain)}
-        chains = [chain for chain in mine if not is_memory(chain)]
-        if chains:
-            count = sum(len(mine[chain]) for chain in chains)
-            yield Thing(place(tool, table), f"the chains {', '.join(chains)}, with {counted(count, 'rule')}")
+        mine = {chain: rules for chain, rules in table.chains().items() if is_ours(table, chain)}
+        if mine:
+            count = sum(map(len, mine.values()))
+            yield Thing(place(tool, table), f"the chains {', '.join(mine)}, with {counted(count, 'rule')}")
         jumps = sum(
             len(block.rules)
             for found in ours_in(live.saved(tool).ruleset).tables
@@ -94,9 +92,6 @@ def ours(live: Live) -> Iterator[Thing]:
         )
         if jumps:
             yield Thing(place(tool, table), f"{counted(jumps, 'jump')} to them in built-in chains")
-        memory = memory_in(table)
-        if memory:
-            yield Thing(place(tool, table), f"the chain {memory}, which remembers what stood there before us")
     for rule in live.policy_rules:
         if rule.protocol == PROTOCOL:
             yield Thing("routing", rule_text(rule))
@@ -108,13 +103,13 @@ def ours(live: Live) -> Iterator[Thing]:
 
 
 def taken_away(before: Live, after: Live) -> Iterator[Thing]:
-    """What of nf_tables is gone besides our own chains: what iptables had made for us."""
+    """What of nf_tables is gone besides our own chains: what iptables had made for us, or what was as empty."""
     for family in Family:
         for table in sorted(before.nft_tables[family] - after.nft_tables[family]):
-            yield Thing(f"nf_tables {family.value}", f"the table {table}, which was made for our rules")
+            yield Thing(f"nf_tables {family.value}", f"the table {table}, in which nothing else was")
         for table in sorted(after.nft_tables[family] & OUR_TABLES):
             had, has = (live.nft_chains.get((family, table), {}) for live in (before, after))
-            gone = [chain for chain in had if chain not in has and not is_ours(table, chain)]
+            gone = [chain for chain in had if chain in BUILT_IN[table] and chain not in has]
             if gone:
                 what = f"the built-in {plural(gone, 'chain')} {', '.join(gone)}, made for our rules"
                 yield Thing(f"nf_tables {family.value} {table}", what)
@@ -124,23 +119,19 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
     """What somebody might take for ours, or miss, and why it is still there."""
     for tool, table in tables(after):
         theirs = sum(
-            not is_our_jump(table.table, rule)
+            not is_our_jump(table, rule)
             for block in table.blocks
-            if not is_ours(table.table, block.chain)
+            if not is_ours(table, block.chain)
             for rule in block.rules
         )
         if theirs:
             yield Thing(place(tool, table), counted(theirs, "rule"), "of others")
         for chain in table.declared:
-            mesh = mesh_of(table.table, chain)
+            mesh = mesh_of(table, chain)
             if mesh:
                 yield Thing(place(tool, table), f"the chain {chain}", f"of {mesh}")
         if tool.backend == LEGACY and not theirs and not table.declared:
             yield Thing(place(tool, table), "the empty table", "the kernel cannot take a legacy table back")
-    for tool, table in tables(before):
-        for chain in sorted(stood_before(memory_in(table))):
-            if tool.backend == NFT and after.nft_chains.get((tool.family, table.table), {}).get(chain) == 0:
-                yield Thing(place(tool, table), f"the empty chain {chain}", "it stood there before us")
     ours_before = [rule for rule in before.policy_rules if rule.protocol == PROTOCOL]
     looked_up = {(rule.family, rule.table) for rule in ours_before} | {
         (route.family, route.table) for route in before.local_routes

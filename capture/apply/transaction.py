@@ -25,14 +25,13 @@ from rules.live.changes import (
     restore_text,
     with_stand_ins,
 )
-from rules.live.leftovers import NOTHING_FOUND, memory_in, memory_of, table_stood_before, to_take_away, with_memory
-from rules.live.meshes import chains_of_other_meshes
+from rules.live.meshes import beside_ambient, chains_of_other_meshes
 from rules.netfilter.quoting import for_shell, typed
-from rules.netfilter.rulesets import Ruleset, TableRules
+from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
-from rules.plan.plan import Routing
+from rules.plan.plan import NOTHING, Routing
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from capture.host.live import Live
+    from capture.kernel.iptables import Saved
     from capture.log import Log
     from rules.live.changes import Change
     from rules.netfilter.rulesets import Rule
@@ -91,9 +91,15 @@ class Restore(Value):
     def do(self) -> None:
         self.tool.restore(self.changes, self.text)
 
+    def now(self) -> Saved:
+        """What is there at this moment; whose it is does not change with what we do."""
+        saved = self.tool.save()
+        is_shared = any(table.not_ours for table in self.before.tables)
+        return saved.but(ruleset=beside_ambient(saved.ruleset)) if is_shared else saved
+
     def check(self, log: Log) -> None:
         """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
-        now = self.tool.save()
+        now = self.now()
         missing = changes(now.ruleset, self.planned, self.also)
         if missing:
             raise KernelRefused(
@@ -104,16 +110,9 @@ class Restore(Value):
         log.info(f"{self.tool}-save says:", *now.lines())
 
     def undo(self) -> None:
-        """Put back what was in the tables of this step. Where we had nothing the chain that remembers stays meanwhile:
-        see `rules.live.leftovers`.
-        """
-        now = self.tool.save().ruleset
-        left = {taking.table: taking.memory for taking in self.new_tables() if holds_ours(now.table(taking.table))}
-        known = {table.table for table in self.before.tables}
-        tables = [with_memory(table, left.get(table.table)) for table in self.before.tables]
-        tables += [TableRules(table, (memory,), ()) for table, memory in left.items() if table not in known]
+        """Put back what was in the tables of this step."""
         mine = {change.table for change in self.changes}
-        back = changes_back(now, self.before.but(tables=tuple(tables)), self.also)
+        back = changes_back(self.now().ruleset, self.before, self.also)
         back = tuple(change for change in back if change.table in mine)
         if back:
             back, waiting = with_stand_ins(back)
@@ -128,14 +127,6 @@ class Restore(Value):
                 for position, rule in enumerate(rules, 1):
                     if rule in waiting:
                         self.tool.replace(table.table, chain, position, waiting[rule])
-
-    def new_tables(self) -> Iterator[TakeAway]:
-        """The tables of nf_tables in which nothing of ours was before, as undoing leaves them."""
-        if self.tool.backend == NFT:
-            for change in self.changes:
-                if not holds_ours(self.before.table(change.table)):
-                    memory = memory_in(self.planned.table(change.table)) or NOTHING_FOUND
-                    yield TakeAway(self.tool.family, change.table, memory)
 
 
 class SetRouting(Value):
@@ -262,12 +253,16 @@ class LetPacketsPass(Value):
 
 
 class TakeAway(Value):
-    """What iptables-nft made for us in a table that we left (see `rules.live.leftovers`); done when all is proved."""
+    """What iptables-nft made for us in a table that we leave; done when all else is proved.
+
+    Empty built-in chains that let everything pass mean nothing: a table that holds nothing else is deleted, whoever
+    made it. In one that holds more, those go that were made with our chains or behind them.
+    """
 
     family: Family
     table: str
-    memory: str
-    """The chain that remembers what stood there before us."""
+    since: int
+    """The handle of our first chain; what has a lower one stood there before us."""
 
     def __str__(self) -> str:
         family = "ip" if self.family is Family.V4 else "ip6"
@@ -275,17 +270,19 @@ class TakeAway(Value):
 
     def do(self, log: Log) -> None:
         """Nothing of anybody else's can be lost. If others are at work in that table meanwhile, it stays with them."""
-        from capture.kernel.nftables import take_away
+        from capture.kernel.nftables import is_as_made, take_away
 
         try:
             for _ in range(ATTEMPTS):
-                there = netlink.nft_chains().get((self.family, self.table), {})
-                ours = [chain for chain in there if chain == self.memory]
-                empty = to_take_away(self.table, there, self.memory)
-                whole = not table_stood_before(self.memory) and len(there) == len(ours) + len(empty)
-                if take_away(self.family, self.table, (*empty, *ours), whole=whole):
+                flags = netlink.nft_table_flags(self.family, self.table)
+                chains = netlink.nft_chains().get((self.family, self.table), {})
+                empty = [name for name, chain in chains.items() if is_as_made(self.table, name, chain)]
+                ours = [name for name in empty if chains[name].handle > self.since]
+                is_all = flags == 0 and len(empty) == len(chains)
+                if flags is None or (is_all and take_away(self.family, self.table, empty, whole=True)):
                     return
-            take_away(self.family, self.table, (self.memory,), whole=False)
+                if take_away(self.family, self.table, ours, whole=False):
+                    return
         except OSError as error:
             log.warn(f"an empty table was left behind: `{self}`: {error.strerror}")
 
@@ -316,13 +313,12 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
         yield SetPassthroughAddress(adds=False)
     for tool, ruleset in places:
-        yield from emptied(live, tool, ruleset)
+        yield from emptied(live, tool, ruleset, is_removal=planned is NOTHING)
 
 
 def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) -> Iterator[Restore]:
     before = live.saved(tool).ruleset
     also = frozenset(chain for _, _, chain in chains_of_other_meshes(before)) if take_over else frozenset[str]()
-    planned = remembering(live, tool, planned)
     needed = changes(before, planned, also)
     if needed:
         refuse_if_used(tool, before, needed, also)
@@ -336,9 +332,9 @@ def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], al
         going = {command.chain for command in change.commands if isinstance(command, RemoveChain)}
         for block in table.blocks if going else ():
             for rule in block.rules:
-                theirs = not is_ours(table.table, block.chain, also)
+                theirs = not is_ours(table, block.chain, also)
                 target = chain_named(rule.target) if theirs else ""
-                if target in going and not (table.is_built_in(block.chain) and is_our_jump(table.table, rule, also)):
+                if target in going and not (table.is_built_in(block.chain) and is_our_jump(table, rule, also)):
                     place = f"{tool} -t {table.table} -A {for_shell(block.chain)}"
                     raise ChainInUse(
                         f"a rule of others leads to {target}, which is to be removed; nothing was touched",
@@ -378,31 +374,19 @@ def handed_over(
             yield restore.but(changes=changes_at_once, text=restore_text(changes_at_once))
 
 
-def remembering(live: Live, tool: Iptables, planned: Ruleset) -> Ruleset:
-    """The plan for this backend, with the chains that remember what stood there before us (`rules.live.leftovers`)."""
-    if tool.backend != NFT:
-        return planned
-    before = live.saved(tool).ruleset
-    tables = []
-    for table in planned.tables:
-        memory = memory_in(before.table(table.table))
-        if memory == NOTHING_FOUND:
-            memory = None
-        elif memory is None and not holds_ours(before.table(table.table)):
-            is_there = table.table in live.nft_tables[tool.family]
-            memory = memory_of(live.nft_chains.get((tool.family, table.table), {})) if is_there else None
-        tables.append(with_memory(table, memory))
-    left = (TableRules(step.table, (step.memory,), ()) for step in emptied(live, tool, planned))
-    return planned.but(tables=(*tables, *left))
+def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -> Iterator[TakeAway]:
+    """The tables of nf_tables that hold something of ours, and for which nothing is planned.
 
+    A removal also finishes what one that was killed has left: tables in which there is nothing at all.
+    """
+    kept = {table.table for table in planned.tables}
+    for name in sorted(live.nft_tables[tool.family] & OUR_TABLES - kept) if tool.backend == NFT else ():
+        from capture.kernel.nftables import is_as_made
 
-def emptied(live: Live, tool: Iptables, planned: Ruleset) -> Iterator[TakeAway]:
-    """The tables of nf_tables that hold something of ours, and for which nothing is planned."""
-    if tool.backend == NFT:
-        kept = {table.table for table in planned.tables}
-        for table in live.saved(tool).ruleset.tables:
-            if holds_ours(table) and table.table not in kept:
-                yield TakeAway(tool.family, table.table, memory_in(table) or NOTHING_FOUND)
+        chains, table = live.nft_chains.get((tool.family, name), {}), live.saved(tool).ruleset.table(name)
+        ours = [chain.handle for it, chain in chains.items() if is_ours(table, it)]
+        if ours or (is_removal and all(is_as_made(name, it, chain) for it, chain in chains.items())):
+            yield TakeAway(tool.family, name, min(ours, default=0))
 
 
 def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
@@ -483,7 +467,7 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
                 failed[step.family] = second
     try:
         if live.nft_error is None:
-            take_new_tables_away(done, live, log)
+            take_new_tables_away(live)
     except OSError as second:
         failed.setdefault(Family.V4, second)
     if failed:
@@ -495,18 +479,13 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
     log.warn("the namespace is as it was")
 
 
-def take_new_tables_away(done: Sequence[Step], live: Live, log: Log) -> None:
+def take_new_tables_away(live: Live) -> None:
     """Take away the tables of nf_tables, and built-in chains in them, that are new and empty. Raises OSError."""
     from capture.kernel.nftables import take_away
 
     chains = netlink.nft_chains()
-    for step in done:
-        for taking in step.new_tables() if isinstance(step, Restore) else ():
-            if taking.memory in chains.get((taking.family, taking.table), {}):
-                taking.do(log)
-    chains = netlink.nft_chains()
     for family, names in netlink.nft_tables()[0].items():
         for name in sorted(names & OUR_TABLES):
             there, before = (found.get((family, name), {}) for found in (chains, live.nft_chains))
-            new = [chain for chain, used in there.items() if chain in BUILT_IN[name] - before.keys() and not used]
+            new = [it for it, chain in there.items() if it in BUILT_IN[name] - before.keys() and not chain.use]
             take_away(family, name, new, whole=name not in live.nft_tables[family])

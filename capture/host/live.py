@@ -8,6 +8,7 @@ from capture.kernel.diagnosis import permission_hint
 from capture.kernel.iptables import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from rules.live.changes import holds_ours
+from rules.live.meshes import beside_ambient, is_of_ambient
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.host.facts import Facts
-    from capture.kernel.netlink import Address, LocalRoute, PolicyRule
+    from capture.kernel.netlink import Address, LocalRoute, NftChain, PolicyRule
 
 LEGACY_TABLES = {
     Family.V4: "/proc/thread-self/net/ip_tables_names",
@@ -41,8 +42,8 @@ class Live(Value):
     """`::6`, if it is on an interface."""
     can_have_passthrough: bool = False
     """Whether lo may have it."""
-    nft_chains: dict[tuple[Family, str], dict[str, int]] = {}  # noqa: RUF012 # a default that nobody changes
-    """The chains of those tables, each with how many rules and references it has."""
+    nft_chains: dict[tuple[Family, str], dict[str, NftChain]] = {}  # noqa: RUF012 # a default that nobody changes
+    """The chains of those tables."""
     other_nft_tables: frozenset[str] = frozenset()
     """The tables of nf_tables in its other families."""
     legacy_is_known: bool = True
@@ -87,7 +88,7 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
     tables but no program to read them with.
     """
     error: OSError | None = None
-    nft_chains: dict[tuple[Family, str], dict[str, int]] = {}
+    nft_chains: dict[tuple[Family, str], dict[str, NftChain]] = {}
     try:
         nft_tables, other_nft_tables = netlink.nft_tables()
         if any(names & OUR_TABLES for names in nft_tables.values()):
@@ -104,6 +105,8 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         for family, names in legacy_tables.items()
         if OUR_TABLES.intersection(names or ())
     }
+    if any(is_of_ambient(saved.ruleset) for held in (nft, legacy) for saved in held.values()):
+        nft, legacy = map(all_beside_ambient, (nft, legacy))
     try:
         rules, routes = netlink.policy_rules(), netlink.local_default_routes()
         # Asked again, although `facts` knows addresses: those were read before other runs were kept out.
@@ -125,6 +128,10 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         other_nft_tables,
         legacy_is_known=None not in legacy_tables.values(),
     )
+
+
+def all_beside_ambient(held: dict[Family, Saved]) -> dict[Family, Saved]:
+    return {family: saved.but(ruleset=beside_ambient(saved.ruleset)) for family, saved in held.items()}
 
 
 class Choice(Value):

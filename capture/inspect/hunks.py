@@ -10,7 +10,7 @@ from functools import partial
 
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import is_our_jump, is_ours, placed
-from rules.live.drift import Kind, aligned, is_memory
+from rules.live.drift import Kind, aligned
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from capture.inspect.verify import Comparison
-    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.rulesets import Rule, TableRules
 
     Op: TypeAlias = Literal[" ", "-", "+"]
 
@@ -80,7 +80,7 @@ def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainD
             before = now.get(chain, ())
             if there.is_built_in(chain):
                 after = placed(there, chain, planned)
-            elif is_memory(chain) or not (chain in wanted or is_ours(name, chain)):
+            elif not (chain in wanted or is_ours(there, chain)):
                 continue
             else:
                 after = wanted.get(chain, ())
@@ -89,16 +89,16 @@ def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainD
                 change: Literal["changed", "made", "removed"]
                 change = "changed" if stands and comes else "made" if comes else "removed"
                 stays = of_others if there.is_built_in(chain) else never
-                shown = hunks(chain, before, after, partial(stays, name))
+                shown = hunks(chain, before, after, partial(stays, there))
                 yield ChainDiff(backend, live.family, name, chain, change, tuple(shown))
 
 
-def of_others(table: str, rule: Rule) -> bool:
+def of_others(table: TableRules, rule: Rule) -> bool:
     """In a built-in chain nothing but our jumps is ever moved."""
     return not is_our_jump(table, rule)
 
 
-def never(table: str, rule: Rule) -> bool:  # noqa: ARG001 # as `of_others`
+def never(table: TableRules, rule: Rule) -> bool:  # noqa: ARG001 # as `of_others`
     """In a chain of ours every rule may go."""
     return False
 

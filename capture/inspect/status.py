@@ -10,7 +10,7 @@ from capture.inspect.verify import holds_any
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import above, holds_ours, is_our_jump, is_ours, ours_in
-from rules.live.drift import Finding, Kind, finding, is_memory, not_tracked
+from rules.live.drift import Finding, Kind, finding, not_tracked
 from rules.live.installed import Installed, installed
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.live.reasons import explained
@@ -117,8 +117,8 @@ def chains_of(live: Live, backend: str, family: Family) -> Iterator[tuple[str, F
         now = table.chains()
         hooks = [chain for chain in now if table.is_built_in(chain)]
         for chain in (*hooks, *table.declared):
-            has_jump = any(is_our_jump(table.table, rule) for rule in now[chain]) if chain in hooks else False
-            if has_jump or (is_ours(table.table, chain) and not is_memory(chain)):
+            has_jump = any(is_our_jump(table, rule) for rule in now[chain]) if chain in hooks else False
+            if has_jump or is_ours(table, chain):
                 yield backend, family, table.table, chain
 
 
@@ -128,9 +128,9 @@ def held(live: Live, backend: str, family: Family) -> Iterator[Held]:
     counted = counters(saved.text)
     for table in explained(saved.ruleset).tables:
         for chain, rules in table.chains().items():
-            is_chain = is_ours(table.table, chain)
+            is_chain = is_ours(table, chain)
             for position, rule in enumerate(rules, 1):
-                if is_chain or (table.is_built_in(chain) and is_our_jump(table.table, rule)):
+                if is_chain or (table.is_built_in(chain) and is_our_jump(table, rule)):
                     count = counted.get((table.table, chain, position), Count(0, 0))
                     yield Held(backend, family, table.table, chain, position, rule, count)
 
@@ -141,7 +141,7 @@ def usurpers(live: Live, backend: str, family: Family) -> Iterator[Finding]:
     for table in ruleset.tables:
         for chain, rules in table.chains().items():
             if table.is_built_in(chain):
-                jumps = [rule for rule in rules if is_our_jump(table.table, rule)]
+                jumps = [rule for rule in rules if is_our_jump(table, rule)]
                 found = {position: rule for jump in jumps for position, rule in above(table, chain, jump)}
                 for position, rule in sorted(found.items()):
                     told = finding(Kind.OTHERS_ABOVE, family, table.table, chain, position, 0, rule)

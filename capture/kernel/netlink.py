@@ -35,8 +35,10 @@ FRA_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, 14}
 FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 2
 RTN_LOCAL = 2
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN = 10 << 8 | 1, 10 << 8 | 4
-NFTA_TABLE_NAME = 1
-NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_USE = 1, 3, 6
+NFTA_TABLE_NAME, NFTA_TABLE_FLAGS = 1, 2
+NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 2, 3, 4
+NFTA_CHAIN_POLICY, NFTA_CHAIN_USE, NFTA_CHAIN_TYPE = 5, 6, 7
+NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
 HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 FAMILIES = {2: Family.V4, 10: Family.V6}
@@ -152,18 +154,46 @@ def nft_tables() -> tuple[dict[Family, frozenset[str]], frozenset[str]]:
     return {family: frozenset(names) for family, names in found.items()}, frozenset(others)
 
 
-def nft_chains() -> dict[tuple[Family, str], dict[str, int]]:
-    """The chains of each nf_tables table that has any, with how many rules and references each has.
+class NftChain(Value):
+    """A chain of nf_tables."""
 
-    Raises OSError as `nft_tables`.
-    """
-    found: dict[tuple[Family, str], dict[str, int]] = {}
+    use: int
+    """How many rules and references it has."""
+    handle: int
+    """Its number in its table, in the order of their making."""
+    base: tuple[str, int, int, int] | None = None
+    """Of a base chain: its type, hook, priority and policy, 1 for accept."""
+
+
+def nft_chains() -> dict[tuple[Family, str], dict[str, NftChain]]:
+    """The chains of each nf_tables table that has any. Raises OSError as `nft_tables`."""
+    found: dict[tuple[Family, str], dict[str, NftChain]] = {}
     for message in dump(NETLINK_NETFILTER, NFT_MSG_GETCHAIN, bytes(4)):
         if message[0] in FAMILIES:
             read = attributes(message[4:])
             table = found.setdefault((FAMILIES[message[0]], text(read[NFTA_CHAIN_TABLE])), {})
-            table[text(read[NFTA_CHAIN_NAME])] = int.from_bytes(read.get(NFTA_CHAIN_USE, b""), "big")
+            use, handle, policy = map(read.get, (NFTA_CHAIN_USE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_POLICY))
+            base = None
+            if NFTA_CHAIN_HOOK in read:
+                hook = attributes(read[NFTA_CHAIN_HOOK])
+                at, priority = big(hook.get(NFTA_HOOK_HOOKNUM)), big(hook.get(NFTA_HOOK_PRIORITY), signed=True)
+                base = text(read.get(NFTA_CHAIN_TYPE, b"")), at, priority, big(policy)
+            table[text(read[NFTA_CHAIN_NAME])] = NftChain(big(use), big(handle), base)
     return found
+
+
+def nft_table_flags(family: Family, table: str) -> int | None:
+    """The flags of an nf_tables table, 1 for a dormant one; None if it is not there. Raises OSError as `nft_tables`."""
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4)):
+        read = attributes(message[4:])
+        if FAMILIES.get(message[0]) is family and text(read[NFTA_TABLE_NAME]) == table:
+            return big(read.get(NFTA_TABLE_FLAGS))
+    return None
+
+
+def big(raw: bytes | None, *, signed: bool = False) -> int:
+    """An attribute of nf_tables, in network order; 0 if it is not there."""
+    return int.from_bytes(raw or b"", "big", signed=signed)
 
 
 def text(raw: bytes) -> str:

@@ -77,7 +77,7 @@ def ways(table: TableRules, hook: str) -> tuple[str, ...]:
     """Our chains that are entered from a built-in one, each once."""
     chains = table.chains()
     found: dict[str, None] = {}
-    waiting = [rule.target for rule in chains.get(hook, ()) if is_our_jump(table.table, rule)]
+    waiting = [rule.target for rule in chains.get(hook, ()) if is_our_jump(table, rule)]
     while waiting:
         target = waiting.pop(0)
         if isinstance(target, Jump) and target.chain not in found:
@@ -138,7 +138,7 @@ def asked(
     """The rules that decide, as far as this connection can have met them, in order."""
     for position, rule in enumerate(table.chains().get(hook, ()), 1):
         counts = (table.table, hook, position) in counted
-        if isinstance(rule.target, Jump) and is_our_jump(table.table, rule) and counts:
+        if isinstance(rule.target, Jump) and is_our_jump(table, rule) and counts:
             yield from in_chain(table, rule.target.chain, made, local, counted, DEEPEST)
 
 

@@ -9,7 +9,7 @@ from rules.netfilter.iptables_text import COMMENT, is_one_line, reads_back, rest
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump
-from rules.plan.names import ISTIO_FOUND, OURS
+from rules.plan.names import OURS, is_note
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -95,9 +95,10 @@ def changes_back(live: Ruleset, before: Ruleset, also: frozenset[str] = NOBODY) 
     """What makes our part (and that of those who are taken over) what it was, with every jump at its old position."""
 
     def position(table: str, chain: str) -> tuple[Rule, ...]:
-        now = [rule for rule in live.table(table).chains().get(chain, ()) if not is_our_jump(table, rule, also)]
-        for at, rule in enumerate(before.table(table).chains().get(chain, ())):
-            if is_our_jump(table, rule, also):
+        was = before.table(table)
+        now = [rule for rule in live.table(table).chains().get(chain, ()) if not is_our_jump(was, rule, also)]
+        for at, rule in enumerate(was.chains().get(chain, ())):
+            if is_our_jump(was, rule, also):
                 now.insert(at, rule)
         return tuple(now)
 
@@ -124,7 +125,7 @@ def commands(
     becomes: Callable[[str, str], tuple[Rule, ...]],
 ) -> Iterator[Command]:
     now, wanted = live.chains(), planned.chains()
-    ours = [chain for chain in live.declared if is_ours(live.table, chain, also)]
+    ours = [chain for chain in live.declared if is_ours(live, chain, also)]
     differing = {chain for chain in planned.declared if now.get(chain) != wanted[chain]}
     leftover = [chain for chain in ours if chain not in wanted]
     # `-N` does not make nft wait for readers to leave, as emptying a chain does.
@@ -137,12 +138,12 @@ def commands(
             yield from (Append(block.chain, rule) for rule in block.rules)
     for chain in dict.fromkeys((*wanted, *now)):
         if live.is_built_in(chain) and (now.get(chain) or not is_fresh):
-            yield from hook_commands(chain, live.table, now.get(chain, ()), becomes(live.table, chain), also)
+            yield from hook_commands(chain, live, now.get(chain, ()), becomes(live.table, chain), also)
     yield from map(RemoveChain, leftover)
 
 
 def hook_commands(
-    chain: str, table: str, now: tuple[Rule, ...], wanted: tuple[Rule, ...], also: frozenset[str]
+    chain: str, table: TableRules, now: tuple[Rule, ...], wanted: tuple[Rule, ...], also: frozenset[str]
 ) -> Iterator[Command]:
     """Take our jumps out of a built-in chain and put them where they are wanted among the rules of others."""
     if now == wanted:
@@ -162,11 +163,10 @@ def placed(live: TableRules, chain: str, planned: Ruleset, also: frozenset[str] 
     Jumps that are as planned stay where they are; others take the place of the first that was there, or stand
     behind all. But none stands below a rule of others that could take traffic away before it is asked.
     """
-    name = live.table
     now = live.chains().get(chain, ())
-    wanted = planned.table(name).chains().get(chain, ())
-    theirs = tuple(rule for rule in now if not is_our_jump(name, rule, also))
-    ours = [(at, rule) for at, rule in enumerate(now) if is_our_jump(name, rule, also)]
+    wanted = planned.table(live.table).chains().get(chain, ())
+    theirs = tuple(rule for rule in now if not is_our_jump(live, rule, also))
+    ours = [(at, rule) for at, rule in enumerate(now) if is_our_jump(live, rule, also)]
     if tuple(rule for _, rule in ours) == wanted and not any(above(live, chain, jump, also) for _, jump in ours):
         return now
     first = ours[0][0] if ours else len(theirs)
@@ -182,9 +182,7 @@ def placed(live: TableRules, chain: str, planned: Ruleset, also: frozenset[str] 
 def above(live: TableRules, chain: str, jump: Rule, also: frozenset[str] = NOBODY) -> tuple[tuple[int, Rule], ...]:
     """The rules of others that stand above this jump of ours and could take its traffic away, with their positions."""
     rules = live.chains().get(chain, ())
-    theirs = [
-        (at, rule) for at, rule in enumerate(rules[: rules.index(jump)], 1) if not is_our_jump(live.table, rule, also)
-    ]
+    theirs = [(at, rule) for at, rule in enumerate(rules[: rules.index(jump)], 1) if not is_our_jump(live, rule, also)]
     if not theirs:
         return ()
     from rules.live.precedence import usurps
@@ -192,19 +190,21 @@ def above(live: TableRules, chain: str, jump: Rule, also: frozenset[str] = NOBOD
     return tuple((position, rule) for position, rule in theirs if usurps(live, rule, jump))
 
 
-def is_ours(table: str, chain: str, also: frozenset[str] = NOBODY) -> bool:
+def is_ours(table: TableRules, chain: str, also: frozenset[str] = NOBODY) -> bool:
     """Whether a chain of this name in this table is ours, or of those who are taken over."""
-    return chain in OURS.get(table, ()) or chain in also or (chain.startswith(ISTIO_FOUND) and table in OURS)
+    return chain in also or (
+        table.table in OURS and (chain in OURS[table.table] or is_note(chain)) and chain not in table.not_ours
+    )
 
 
-def is_our_jump(table: str, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
+def is_our_jump(table: TableRules, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
     """Whether this rule of a built-in chain is ours: all that we put there are jumps to our chains."""
     return isinstance(rule.target, Jump) and is_ours(table, rule.target.chain, also)
 
 
 def holds_ours(table: TableRules) -> bool:
     """Whether anything of ours is in this table."""
-    return any(is_ours(table.table, chain) for chain in table.declared)
+    return any(is_ours(table, chain) for chain in table.declared)
 
 
 def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
@@ -214,13 +214,13 @@ def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
 
 
 def ours_in_table(table: TableRules, also: frozenset[str] = NOBODY) -> TableRules:
-    chains = tuple(chain for chain in table.declared if is_ours(table.table, chain, also))
+    chains = tuple(chain for chain in table.declared if is_ours(table, chain, also))
     blocks = []
     for block in table.blocks:
         if block.chain in chains:
             blocks.append(block)
         elif table.is_built_in(block.chain):
-            jumps = tuple(rule for rule in block.rules if is_our_jump(table.table, rule, also))
+            jumps = tuple(rule for rule in block.rules if is_our_jump(table, rule, also))
             if jumps:
                 blocks.append(block.but(rules=jumps))
     return TableRules(table.table, chains, tuple(blocks))

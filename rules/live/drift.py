@@ -13,7 +13,7 @@ from rules.live.precedence import DEEPEST, implies, may_both_hold
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy
 from rules.netfilter.values import NAT, OUTPUT, PREROUTING, RAW, Family
-from rules.plan.names import ISTIO_FOUND, OURS
+from rules.plan.names import OURS
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -167,8 +167,7 @@ def count(number: int, what: str) -> str:
 def compare(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
     """In what our part of what is live differs from what is planned, by table, chain and position.
 
-    Empty exactly when `rules.live.changes.changes` has nothing to do, but for the chains that remember what stood there
-    before us (ISTIO_FOUND).
+    Empty exactly when `rules.live.changes.changes` has nothing to do.
     """
     names = dict.fromkeys([*OURS, *(table.table for table in planned.tables)])
     return tuple(found for name in names for found in in_table(live, planned, name))
@@ -181,19 +180,13 @@ def in_table(live: Ruleset, planned: Ruleset, name: str) -> Iterator[Finding]:
         if there.is_built_in(chain):
             yield from in_built_in_chain(live.family, there, chain, planned)
     for chain in asked.declared:
-        if is_memory(chain):
-            continue
         if chain not in now:
             yield Finding(Kind.CHAIN_MISSING, live.family, name, chain, rules=len(wanted[chain]))
         elif now[chain] != wanted[chain]:
             yield from in_our_chain(live.family, name, chain, now[chain], wanted[chain])
     for chain in there.declared:
-        if is_ours(name, chain) and chain not in wanted and not is_memory(chain):
+        if is_ours(there, chain) and chain not in wanted:
             yield Finding(Kind.CHAIN_LEFT, live.family, name, chain, rules=len(now[chain]))
-
-
-def is_memory(chain: str) -> bool:
-    return chain.startswith(ISTIO_FOUND)
 
 
 OF_CHAIN = (Kind.RULE_MISSING, Kind.RULE_UNEXPECTED, Kind.RULE_DOUBLED, Kind.RULE_MOVED)
@@ -213,7 +206,7 @@ def in_built_in_chain(family: Family, table: TableRules, chain: str, planned: Ru
     if placed(table, chain, planned) == now:
         return
     wanted = planned.table(table.table).chains().get(chain, ())
-    ours = [(at, rule) for at, rule in enumerate(now, 1) if is_our_jump(table.table, rule)]
+    ours = [(at, rule) for at, rule in enumerate(now, 1) if is_our_jump(table, rule)]
     in_the_way = {position: rule for _, jump in ours if jump in wanted for position, rule in above(table, chain, jump)}
     for position, rule in sorted(in_the_way.items()):
         yield finding(Kind.OTHERS_ABOVE, family, table.table, chain, position, 0, rule)
@@ -340,7 +333,7 @@ def passing(
         if words == ["-j", "NOTRACK"] or (words[:2] == ["-j", "CT"] and "--notrack" in words):
             yield chain, position, rule, met
         following = rule.target.chain if isinstance(rule.target, Jump) else words[1] if words[:1] == ["-g"] else ""
-        if following and deepest and following not in seen and not is_ours(table.table, following):
+        if following and deepest and following not in seen and not is_ours(table, following):
             yield from passing(table, following, met, deepest - 1, seen)
 
 

@@ -84,9 +84,7 @@ def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...
     """Our chains that packets get to from a built-in one, with their rules."""
     chains = table.chains()
     waiting = [
-        rule.target.chain
-        for rule in chains.get(hook, ())
-        if isinstance(rule.target, Jump) and is_our_jump(table.table, rule)
+        rule.target.chain for rule in chains.get(hook, ()) if isinstance(rule.target, Jump) and is_our_jump(table, rule)
     ]
     seen: set[str] = set()
     while waiting:

@@ -67,7 +67,7 @@ def in_table(table: TableRules, planned: Ruleset | None, family: Family) -> Tabl
     seen: set[tuple[str, Rule]] = set()
 
     def reason(chain: str, rule: Rule) -> Rule:
-        if not (is_ours(table.table, chain) or (table.is_built_in(chain) and is_our_jump(table.table, rule))):
+        if not (is_ours(table, chain) or (table.is_built_in(chain) and is_our_jump(table, rule))):
             return rule
         known = wanted.get((chain, rule))
         if known:

@@ -83,6 +83,8 @@ class TableRules(Value):
     declared: tuple[str, ...]
     blocks: tuple[Block, ...]
     policies: tuple[tuple[str, str], ...] = ()
+    not_ours: frozenset[str] = frozenset()
+    """Chains that have the name of one of ours and are another mesh's (`rules.live.meshes`)."""
 
     def chains(self) -> dict[str, tuple[Rule, ...]]:
         """Every user-defined chain, and every built-in one that has rules, with its rules in order."""

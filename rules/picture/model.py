@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import Enum
 from itertools import groupby
 
-from rules.live.changes import is_our_jump
 from rules.netfilter.matches import Not
 from rules.netfilter.targets import (
     Accept,
@@ -236,7 +235,7 @@ class _Table:
         self.table = table
         self.name = table.table
         self.counted = counted
-        self.ours = OURS.get(self.name, frozenset())
+        self.ours = OURS.get(self.name, frozenset()) - table.not_ours
         self.built_in = BUILT_IN.get(self.name, frozenset(HOOKS))
         self.policies = dict(table.policies)
         self.chains: dict[str, list[Numbered]] = {
@@ -416,7 +415,8 @@ class _Table:
 
     def is_ours(self, chain: str, rule: Rule) -> bool:
         """In our chains, what nobody can give a reason for was put there by somebody else."""
-        return (chain in self.ours and bool(rule.why)) or (chain in self.built_in and is_our_jump(self.name, rule))
+        is_jump = isinstance(rule.target, Jump) and rule.target.chain in self.ours
+        return (chain in self.ours and bool(rule.why)) or (chain in self.built_in and is_jump)
 
     # --- what becomes of packets --------------------------------------------------------------------------
 

@@ -24,9 +24,6 @@ ISTIO_OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
 ISTIO_OUTPUT_GROUPS = "ISTIO_OUTPUT_GROUPS"
 ISTIO_DIVERT = "ISTIO_DIVERT"
 ISTIO_TPROXY = "ISTIO_TPROXY"
-ISTIO_FOUND = "ISTIO_FOUND"
-"""How the empty chain begins that remembers which built-in chains of an nf_tables table stood there, empty, before us:
-see `rules.live.leftovers`."""
 
 OURS: dict[str, frozenset[str]] = {
     "raw": frozenset({ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS}),
@@ -43,7 +40,20 @@ OURS: dict[str, frozenset[str]] = {
     ),
     "filter": frozenset({ISTIO_OUTPUT}),
 }
-"""The chains that are ours, by table, including those that only other settings or istio-iptables itself would make."""
+"""The chains that are ours, by table, including those that only other settings or istio-iptables itself would make. A
+name that only begins so is somebody else's."""
+NOTE = "ISTIO_FOUND"
+
+
+def is_note(chain: str) -> bool:
+    """Whether an early version of ours made this chain, to note in its name which built-in chains it had found empty.
+
+    Each has a letter, S for POSTROUTING. ISTIO_FOUND alone stands for an empty table, NONE for nothing.
+    """
+    letters = chain.removeprefix(f"{NOTE}_")
+    is_list = letters not in ("", chain) and len(set(letters) & set("PIFOS")) == len(letters)
+    return is_list or chain in (NOTE, f"{NOTE}_NONE")
+
 
 LOOPBACK_INTERFACE = "lo"
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rules.live.changes import is_our_jump
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import (
     ConnMark,
@@ -507,7 +506,8 @@ class _Walk:
             return f"what conntrack calls {self.packet.state} is never redirected"
         for step in self.steps_of(NAT):
             looked_at = [asked.name for asked in step.rule.matches if isinstance(asked, Proto)]
-            if is_our_jump(NAT, step.rule) and looked_at and self.packet.protocol not in looked_at:
+            is_ours = isinstance(step.rule.target, Jump) and step.rule.target.chain in OURS[NAT]
+            if is_ours and looked_at and self.packet.protocol not in looked_at:
                 return f"only {' and '.join(looked_at).upper()} is looked at"
         return "there is no rule for it"
 

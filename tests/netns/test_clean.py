@@ -27,15 +27,14 @@ def cleaned(pod: Pod) -> dict[str, list[str]]:
 def test_nothing_is_left_of_tables_that_were_made_for_us(pod: Pod, number: int) -> None:
     """On nft, from an empty namespace through two settings and back: tables and built-in chains are gone as well.
 
-    And again with each of the things that may stand there before us, which stay.
+    And again beside rules and chains of others: these stay, with the built-in chains that stood there, and no others.
     """
     pod.inside.set_resolv_conf(NAMESERVERS)
     for planted in (
         [],
-        ["nft", "add", "table", "ip", "nat"],
-        ["nft", "add", "chain", "ip", "nat", "OUTPUT", "{ type nat hook output priority -100; policy accept; }"],
         ["iptables-nft", "-t", "mangle", "-N", "OTHERS"],
         ["iptables-nft", "-t", "raw", "-A", "OUTPUT", "-p", "tcp", "-j", "LOG"],
+        ["nft", "add table ip6 raw; add set ip6 raw others { type ipv6_addr; }"],
     ):
         if planted:
             pod.inside.output(*planted)
@@ -46,6 +45,61 @@ def test_nothing_is_left_of_tables_that_were_made_for_us(pod: Pod, number: int) 
         cleaned(pod)
         assert pod.state() == before, planted
         assert cleaned(pod)["removed"] == []
+
+
+OUTPUT_OF_NAT = "chain ip nat OUTPUT { type nat hook output priority -100; policy accept; }"
+MEANS_NOTHING = {
+    "a table": ["add table ip nat"],
+    "a built-in chain": ["add table ip nat", f"add {OUTPUT_OF_NAT}"],
+}
+MEANS_SOMETHING = {
+    "a policy": ["add table ip nat", f"add {OUTPUT_OF_NAT.replace('accept', 'drop')}"],
+    "a chain of their own": ["add table ip nat", f"add {OUTPUT_OF_NAT}", "add chain ip nat theirs"],
+    "another base chain": [
+        "add table ip nat",
+        f"add {OUTPUT_OF_NAT.replace('OUTPUT', 'early').replace('-100', '-110')}",
+    ],
+    "a set": ["add table ip nat", "add set ip nat theirs { type ipv4_addr; }"],
+    "a counter": ["add table ip nat", "add counter ip nat theirs"],
+    "a dormant table": ["add table ip nat { flags dormant; }"],
+}
+
+
+@pytest.mark.parametrize("planted", MEANS_NOTHING.values(), ids=list(MEANS_NOTHING))
+def test_a_table_in_which_nothing_is_goes(pod: Pod, planted: list[str]) -> None:
+    """Whoever made it, and whether anything of ours was in it: no rule, no policy, nothing that others could miss."""
+    before = pod.state()
+    for applied in (True, False):
+        pod.inside.output("nft", "-f", "-", text="\n".join([*planted, ""]))
+        if applied:
+            pod.applied("-u", "1337")
+        assert "nf_tables IPv4: the table nat" in "".join(cleaned(pod)["removed"])
+        assert pod.state() == before
+
+
+@pytest.mark.parametrize("planted", MEANS_SOMETHING.values(), ids=list(MEANS_SOMETHING))
+def test_a_table_in_which_something_of_others_is_stays(pod: Pod, planted: list[str]) -> None:
+    """With all of it, and nothing that was made for us."""
+    pod.inside.output("nft", "-f", "-", text="\n".join([*planted, ""]))
+    before = pod.state()
+    pod.capture("-u", "1337")
+    assert pod.state() != before
+    cleaned(pod)
+    assert pod.state() == before
+    cleaned(pod)
+    assert pod.state() == before
+
+
+def test_the_notes_of_earlier_versions_go(pod: Pod) -> None:
+    """Empty chains of exactly those names, by a run and by a removal; one that is called nearly so stays."""
+    for command in ([], ["clean"]):
+        for name in ("ISTIO_FOUND", "ISTIO_FOUND_NONE", "ISTIO_FOUND_OP"):
+            pod.inside.output("iptables-nft", "-t", "raw", "-N", name)
+        if command:
+            pod.inside.output("iptables-nft", "-t", "raw", "-N", "ISTIO_FOUND_OK")
+        assert pod.capture("verify", "-u", "1337").status == 4
+        pod.applied(*command, "-u", "1337")
+        assert [line for line in pod.saved() if "FOUND" in line] == ([":ISTIO_FOUND_OK -"] if command else [])
 
 
 def test_the_report_names_all_that_went_and_all_that_stays(pod: Pod, backend: str) -> None:
@@ -67,7 +121,7 @@ def test_the_report_names_all_that_went_and_all_that_stays(pod: Pod, backend: st
     assert "routing: ip -6 rule 32765: fwmark 0x539 lookup 133" in removed
     assert "lo: ::6/128" in removed
     if backend == "nft":
-        assert "nf_tables IPv6: the table nat, which was made for our rules" in removed
+        assert "nf_tables IPv6: the table nat, in which nothing else was" in removed
         assert "nf_tables IPv4 mangle: the built-in chains PREROUTING, OUTPUT, made for our rules" in removed
     else:
         assert "iptables-legacy raw: the empty table the kernel cannot take a legacy table back" in left
@@ -131,13 +185,13 @@ def test_a_dry_run_of_a_removal_touches_nothing(pod: Pod, backend: str) -> None:
 
 
 def test_an_interrupted_removal_is_finished_by_the_next(pod: Pod) -> None:
-    """Killed behind the rules and before the tables: what iptables made is known by our chain, and goes as well."""
+    """Killed behind the rules and before the tables: nothing of anybody's is in them, so they go as well."""
     before = pod.state()
     pod.applied("-u", "1337")
     restored = pod.capture("-n", "--cleanup-only").stdout
     pod.inside.output("iptables-nft-restore", "--noflush", text=restored)
-    assert any("ISTIO_FOUND_NONE" in line for line in pod.saved("nft"))
-    assert "\n".join(cleaned(pod)["removed"]).startswith("iptables-nft nat: the chain ISTIO_FOUND_NONE")
+    assert pod.state() != before
+    assert cleaned(pod)["removed"] == ["nf_tables IPv4: the table nat, in which nothing else was "]
     assert pod.state() == before
     # … and an apply instead makes it as if there had been none.
     pod.applied("-u", "1337")

@@ -2,25 +2,74 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.netns.test_apply import REFUSED, sabotaged
 from tests.netns.test_convergence import storm_over
+from tests.rig import Pod
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.rig import Pod
 
 EVERYTHING = ["-u", "1337"]
 MESHES = {
     "Kuma": ["KUMA_MESH_INBOUND", "KUMA_MESH_OUTBOUND"],
     "Linkerd": ["PROXY_INIT_REDIRECT", "PROXY_INIT_OUTPUT"],
     "Consul": ["CONSUL_PROXY_INBOUND", "CONSUL_PROXY_OUTPUT"],
-    "Istio in ambient mode": ["ISTIO_PRERT", "ISTIO_PRERT_MORE"],
+    "Istio in ambient mode": ["ISTIO_PRERT", "ISTIO_OUTPUT"],
 }
+AMBIENT = {
+    "mangle": """\
+*mangle
+:ISTIO_OUTPUT - [0:0]
+{prert}-A OUTPUT -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
+COMMIT
+""",
+    "nat": """\
+*nat
+:ISTIO_OUTPUT - [0:0]
+{prert}-A OUTPUT -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
+-A ISTIO_OUTPUT ! -d {loopback} -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
+COMMIT
+""",
+    "raw": """\
+*raw
+:ISTIO_OUTPUT - [0:0]
+{prert}-A OUTPUT -j ISTIO_OUTPUT
+-A ISTIO_OUTPUT -p udp -m mark --mark 0x539/0xfff -m udp --dport 53 -j CT --zone 1
+COMMIT
+""",
+}
+"""What ambient's ISTIO_OUTPUT holds in each table."""
+PRERT = """\
+:ISTIO_PRERT - [0:0]
+-A PREROUTING -j ISTIO_PRERT
+-A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+"""
+WHERE_PRERT_IS = {
+    "in every table": [(4, "mangle"), (4, "nat"), (4, "raw"), (6, "mangle"), (6, "nat"), (6, "raw")],
+    "in mangle alone": [(4, "mangle"), (6, "mangle")],
+    "in one table of IPv6": [(6, "raw")],
+    "in one table of IPv4": [(4, "nat")],
+}
+
+
+def plant_ambient(pod: Pod, backend: str, places: list[tuple[int, str]]) -> None:
+    """ISTIO_OUTPUT in three tables of both families, and ISTIO_PRERT in these places."""
+    for version, loopback in ((4, "127.0.0.1/32"), (6, "::1/128")):
+        text = "".join(
+            table.format(
+                prert=PRERT.replace("CONNMARK", "MARK") if (version, name) in places else "", loopback=loopback
+            )
+            for name, table in AMBIENT.items()
+        )
+        program = f"{'iptables' if version == 4 else 'ip6tables'}-{backend}-restore"
+        pod.inside.output(program, "--noflush", text=text)
 
 
 def plant(pod: Pod, backend: str, chains: list[str]) -> None:
@@ -45,6 +94,55 @@ def test_another_mesh_is_refused_by_name(pod: Pod, backend: str, mesh: str) -> N
     assert "--take-over" in result.stderr
     assert "a run would be refused" in pod.applied("-n", *EVERYTHING).stderr
     pod.applied("--cleanup-only")
+    assert pod.state() == before
+
+
+@pytest.mark.parametrize("places", WHERE_PRERT_IS.values(), ids=list(WHERE_PRERT_IS))
+def test_istio_output_beside_istio_prert_is_of_ambient(pod: Pod, backend: str, places: list[tuple[int, str]]) -> None:
+    """In any table of any family: a removal names it and leaves it alone, a run is refused unless it takes over."""
+    plant_ambient(pod, backend, places)
+    before = pod.state()
+    told = pod.applied("clean", "--output", "text").stdout
+    assert pod.state() == before
+    assert "nothing of ours was here" in told
+    for table in AMBIENT:
+        assert f"iptables-{backend} {table}: the chain ISTIO_OUTPUT (of Istio in ambient mode)" in told
+    assert pod.capture("verify", *EVERYTHING).status == 3
+    assert pod.capture("status").status == 3
+    result = pod.capture(*EVERYTHING, "--dual-stack")
+    assert result.status == 1
+    assert "(Istio in ambient mode); nothing was touched" in result.stderr
+    assert pod.state() == before
+    pod.applied(*EVERYTHING, "--dual-stack", "--take-over", f"--force-iptables-binary={backend}")
+    taken = pod.saved(backend) + pod.saved(backend, version=6)
+    with Pod() as new:
+        new.applied(*EVERYTHING, "--dual-stack", f"--force-iptables-binary={backend}")
+        for line in new.saved(backend) + new.saved(backend, version=6):
+            assert line in taken
+    assert not any("PRERT" in line or "0x539/0xfff" in line for line in taken)
+    assert pod.capture("verify", *EVERYTHING, "--dual-stack").status == 0
+
+
+def test_ours_goes_and_ambient_stays_where_both_are(pod: Pod) -> None:
+    """Ours in one backend, ambient's in the other: the chains have one name and two owners."""
+    pod.applied(*EVERYTHING, "--force-iptables-binary=legacy")
+    plant_ambient(pod, "nft", WHERE_PRERT_IS["in mangle alone"])
+    before = pod.saved("nft")
+    pod.applied("clean")
+    assert pod.saved("nft") == before
+    assert not any("ISTIO" in line for line in pod.saved("legacy"))
+
+
+@pytest.mark.parametrize("name", ["ISTIO_FOUNDATION", "ISTIO_FOUND_X", "ISTIO_OUTPUT_MINE", "ISTIO_INBOUND2", "ISTIO"])
+def test_names_that_begin_like_ours_are_not_ours(pod: Pod, backend: str, name: str) -> None:
+    """Their rules and the jumps to them stay, through a run and a removal; and they are no mesh's."""
+    for arguments in (["-N", name], ["-A", name, "-d", "192.0.2.9", "-j", "ACCEPT"], ["-A", "OUTPUT", "-j", name]):
+        pod.inside.output(f"iptables-{backend}", "-t", "nat", *arguments)
+    before = pod.state()
+    theirs = [line for line in pod.saved(backend) if name in line]
+    pod.applied(*EVERYTHING, f"--force-iptables-binary={backend}")
+    assert [line for line in pod.saved(backend) if line in theirs] == theirs
+    assert not re.search(rf"\b{name}\b", pod.applied("clean").stdout)
     assert pod.state() == before
 
 

@@ -73,11 +73,17 @@ def acts(backend: str) -> list[Callable[[], object]]:
     ]
 
 
+def as_told(chains: dict[str, netlink.NftChain]) -> dict[str, object]:
+    """Of handles only the order is of interest."""
+    order = sorted(chains, key=lambda name: chains[name].handle)
+    return {name: (order.index(name), chain.use, chain.base) for name, chain in chains.items()}
+
+
 def observed() -> dict[str, object]:
     """All that those ask for who lean on the kernel."""
     found: dict[str, object] = {
         "nf_tables": netlink.nft_tables(),
-        "chains": netlink.nft_chains(),
+        "chains": {place: as_told(chains) for place, chains in netlink.nft_chains().items()},
         "ip rules": sorted(netlink.policy_rules(), key=repr),
         "routes": sorted((route for route in netlink.local_default_routes()), key=repr),
         "addresses": sorted(str(address) for address in netlink.addresses() if not address.is_usable),

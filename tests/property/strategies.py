@@ -236,7 +236,9 @@ def live_tables(draw: st.DrawFn, table: str, family: Family) -> TableRules:
         chains.setdefault(chain, [])
     for chain, rules in chains.items():
         drift: list[Rule] = draw(st.lists(theirs, max_size=2))
-        jumps = [rule for rule in rules if is_our_jump(table, rule)] if chain in BUILT_IN[table] else []
+        jumps = (
+            [rule for rule in rules if is_our_jump(TableRules(table, (), ()), rule)] if chain in BUILT_IN[table] else []
+        )
         doubled, missing = draw(st.tuples(st.booleans(), st.booleans()))
         if jumps and doubled:
             drift.append(draw(st.sampled_from(jumps)))

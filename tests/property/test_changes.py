@@ -85,10 +85,10 @@ def ours(table: TableRules) -> dict[str, tuple[Rule, ...]]:
     """Our chains, and our jumps in each built-in one that has any."""
     found = {}
     for chain, rules in table.chains().items():
-        if is_ours(table.table, chain):
+        if is_ours(table, chain):
             found[chain] = rules
         elif table.is_built_in(chain):
-            jumps = tuple(rule for rule in rules if is_our_jump(table.table, rule))
+            jumps = tuple(rule for rule in rules if is_our_jump(table, rule))
             found |= {chain: jumps} if jumps else {}
     return found
 
@@ -96,9 +96,9 @@ def ours(table: TableRules) -> dict[str, tuple[Rule, ...]]:
 def theirs(table: TableRules) -> dict[str, tuple[Rule, ...]]:
     """The chains of others, and their rules in the built-in ones, in order."""
     return {
-        chain: tuple(rule for rule in rules if not (table.is_built_in(chain) and is_our_jump(table.table, rule)))
+        chain: tuple(rule for rule in rules if not (table.is_built_in(chain) and is_our_jump(table, rule)))
         for chain, rules in table.chains().items()
-        if not is_ours(table.table, chain)
+        if not is_ours(table, chain)
     }
 
 
@@ -110,7 +110,7 @@ def standing(table: TableRules) -> dict[str, tuple[Rule, ...]]:
 def before_ours(table: TableRules, chain: str) -> int | None:
     """How many rules stand before our first one in a built-in chain, if there is one."""
     rules = table.chains().get(chain, ())
-    return next((at for at, rule in enumerate(rules) if is_our_jump(table.table, rule)), None)
+    return next((at for at, rule in enumerate(rules) if is_our_jump(table, rule)), None)
 
 
 @st.composite
@@ -151,7 +151,7 @@ def test_no_rule_of_others_takes_traffic_from_above_ours(data: st.DataObject, in
         table = after.table(name)
         for chain in BUILT_IN[name]:
             for rule in table.chains().get(chain, ()):
-                if is_our_jump(name, rule):
+                if is_our_jump(table, rule):
                     assert above(table, chain, rule) == ()
 
 
@@ -172,7 +172,7 @@ def test_our_jumps_stay_where_they_stood(data: st.DataObject, intent: Intent, fa
 
 
 def jumps(table: TableRules, chain: str) -> tuple[Rule, ...]:
-    return tuple(rule for rule in table.chains().get(chain, ()) if is_our_jump(table.table, rule))
+    return tuple(rule for rule in table.chains().get(chain, ()) if is_our_jump(table, rule))
 
 
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)

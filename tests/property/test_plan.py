@@ -67,7 +67,7 @@ def test_everything_of_ours_can_be_known_by_its_name(intent: Intent, family: Fam
             assert chain in table.declared or table.is_built_in(chain)
             for rule in rules:
                 assert not isinstance(rule.target, Jump) or rule.target.chain in table.declared
-                assert is_our_jump(table.table, rule) or not table.is_built_in(chain)
+                assert is_our_jump(table, rule) or not table.is_built_in(chain)
 
 
 @given(intent=strategies.intents, family=strategies.families)

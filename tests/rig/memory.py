@@ -48,6 +48,18 @@ class Table:
     policies: dict[str, str] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)
     """The built-in chains that there are: nf_tables has those that somebody needed, legacy all of them."""
+    handles: dict[str, int] = field(default_factory=dict)
+    """Of the chains: rising numbers in the order of their making."""
+    last: int = 0
+
+    def make(self, chain: str) -> None:
+        """Give a chain that comes into being its handle."""
+        if chain not in self.handles:
+            self.last += 1
+            self.handles[chain] = self.last
+
+    def forget(self, chain: str) -> None:
+        self.handles.pop(chain, None)
 
     def uses(self, chain: str) -> int:
         """How many rules it has, and how many lead to it, as nf_tables counts the use of a chain."""
@@ -116,7 +128,8 @@ class Memory:
     def told_tables(self) -> Iterator[bytes]:
         for backend, family, name in self.tables:
             if backend == NFT:
-                yield nfgenmsg(NUMBERS[family]) + attribute(netlink.NFTA_TABLE_NAME, name.encode() + b"\0")
+                named = attribute(netlink.NFTA_TABLE_NAME, name.encode() + b"\0")
+                yield nfgenmsg(NUMBERS[family]) + named + attribute(netlink.NFTA_TABLE_FLAGS, bytes(4))
         for number, name in self.natives:
             yield nfgenmsg(number) + attribute(netlink.NFTA_TABLE_NAME, name.encode() + b"\0")
 
@@ -130,6 +143,8 @@ class Memory:
                     + attribute(netlink.NFTA_CHAIN_TABLE, name.encode() + b"\0")
                     + attribute(netlink.NFTA_CHAIN_NAME, chain.encode() + b"\0")
                     + attribute(netlink.NFTA_CHAIN_USE, struct.pack(">I", table.uses(chain)))
+                    + attribute(netlink.NFTA_CHAIN_HANDLE, struct.pack(">Q", table.handles[chain]))
+                    + (base_chain(name, chain, table.policies.get(chain, "ACCEPT")) if chain in table.made else b"")
                 )
 
     def told_addresses(self) -> Iterator[bytes]:
@@ -233,6 +248,7 @@ class Memory:
             table.made.discard(names[1])
             table.chains.pop(names[1], None)
             table.policies.pop(names[1], None)
+            table.forget(names[1])
         return 0
 
     def run(
@@ -305,20 +321,24 @@ def changed(table: Table, name: str, line: str) -> None:
         chain, policy = line[1:].split(" ")[:2]
         if chain in BUILT_IN[name]:
             table.made.add(chain)
+            table.make(chain)
             if policy != "-":
                 table.policies[chain] = policy
         else:
             table.chains[chain] = []
+            table.make(chain)
         return
     option, _, rest = line.partition(" ")
     chain, _, rule = rest.partition(" ")
     if chain in BUILT_IN[name]:
         table.made.add(chain)
+        table.make(chain)
         table.chains.setdefault(chain, [])
     elif option == "-N":
         if chain in table.chains:
             raise Refused(f"Chain '{chain}' already exists")
         table.chains[chain] = []
+        table.make(chain)
         return
     rules = table.chains.get(chain)
     if rules is None:
@@ -342,6 +362,7 @@ def changed(table: Table, name: str, line: str) -> None:
             raise Refused(f"CHAIN_DEL failed (Device or resource busy): chain {chain}")
         case "-X":
             del table.chains[chain]
+            table.forget(chain)
         case _:
             raise AssertionError(f"a run of ours gives no {line!r}")
 
@@ -366,6 +387,15 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def number(value: int) -> bytes:
     return value.to_bytes(4, sys.byteorder)
+
+
+def base_chain(table: str, chain: str, policy: str) -> bytes:
+    """What a built-in chain has besides its name, as iptables-nft makes it."""
+    kind, hook, priority = nftables.built_in(table, chain)
+    at = attribute(netlink.NFTA_HOOK_HOOKNUM, struct.pack(">I", hook))
+    at += attribute(netlink.NFTA_HOOK_PRIORITY, struct.pack(">i", priority))
+    answer = attribute(netlink.NFTA_CHAIN_POLICY, struct.pack(">I", policy == "ACCEPT"))
+    return attribute(netlink.NFTA_CHAIN_TYPE, kind.encode() + b"\0") + attribute(netlink.NFTA_CHAIN_HOOK, at) + answer
 
 
 def ip_rule(family: Family, priority: int, mark: int | None, table: int, protocol: int) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 
 from rules.live.changes import changes, holds_ours, is_our_jump, ours_in, restore_text
 from rules.netfilter.iptables_parse import tables
-from rules.netfilter.rulesets import Rule, Ruleset
+from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import Family
 from rules.plan.intent import Intent
@@ -162,9 +162,12 @@ def test_our_part_of_what_is_live_is_what_was_planned() -> None:
     assert not any(map(holds_ours, tables(without)))
 
 
+NAT_TABLE = TableRules("nat", (), ())
+
+
 def test_only_a_jump_to_one_of_our_chains_is_ours() -> None:
     """By the chain's name and the table, not by what the rule asks."""
-    assert is_our_jump("nat", Rule((), Jump("ISTIO_OUTPUT")))
-    assert not is_our_jump("nat", Rule((), Jump("ISTIO_TPROXY")))
-    assert not is_our_jump("nat", Rule((), Jump("OTHERS")))
-    assert not is_our_jump("nat", Rule((), ForeignTarget("-g ISTIO_OUTPUT")))
+    assert is_our_jump(NAT_TABLE, Rule((), Jump("ISTIO_OUTPUT")))
+    assert not is_our_jump(NAT_TABLE, Rule((), Jump("ISTIO_TPROXY")))
+    assert not is_our_jump(NAT_TABLE, Rule((), Jump("OTHERS")))
+    assert not is_our_jump(NAT_TABLE, Rule((), ForeignTarget("-g ISTIO_OUTPUT")))
