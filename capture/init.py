@@ -14,7 +14,7 @@ from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.kernel import netns
 from capture.kernel.files import write_text
-from capture.kernel.iptables import NFT
+from capture.kernel.iptables import LEGACY_TABLES, NFT
 from capture.log import TERMINATION_LOG, Log
 from capture.output import print_for_programs
 from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
@@ -163,7 +163,9 @@ def warn_of_a_refusal(live: Live, settings: Settings, log: Log) -> None:
 
 def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
-    live, backend = live_if_permitted(settings, facts, log)
+    live, backend = live_if_permitted(settings, facts, planned, log)
+    if not live.legacy_is_known:
+        log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
     sections = []
     for step in transaction.steps(live, planned, backend, take_over=settings.take_over and planned is not NOTHING):
         if isinstance(step, transaction.Restore):
@@ -185,8 +187,11 @@ def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
             ) from error
 
 
-def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live, str]:
-    """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace."""
+def live_if_permitted(settings: Settings, facts: Facts, planned: Plan, log: Log) -> tuple[Live, str]:
+    """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace.
+
+    Raises CaptureError or OSError if that would say that there is nothing to remove.
+    """
     forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
         live = read_live(facts)
@@ -194,6 +199,8 @@ def live_if_permitted(settings: Settings, facts: Facts, log: Log) -> tuple[Live,
             warn_of_a_refusal(live, settings, log)
         return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
+        if planned is NOTHING:
+            raise
         what = error.what if isinstance(error, CaptureError) else error
         log.info(f"The rules are those for a namespace without any of ours, because: {what}")
         nothing = {family: frozenset[str]() for family in Family}

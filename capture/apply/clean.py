@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from capture.apply.converge import converge_locked
 from capture.errors import CaptureError
-from capture.host.live import LEGACY_TABLES, read_live
+from capture.host.live import read_live
 from capture.kernel import netns
-from capture.kernel.iptables import BACKENDS, LEGACY, OUR_TABLES, Iptables
+from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
 from capture.kernel.process import read_words
 from rules.live.changes import is_our_jump, is_ours, ours_in
 from rules.live.meshes import mesh_of

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.kernel import netlink
 from capture.kernel.diagnosis import permission_hint
-from capture.kernel.iptables import BACKENDS, LEGACY, NFT, OUR_TABLES, Iptables, Saved
+from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from rules.live.changes import holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
@@ -21,10 +23,8 @@ if TYPE_CHECKING:
     from capture.host.facts import Facts
     from capture.kernel.netlink import Address, LocalRoute, NftChain, PolicyRule
 
-LEGACY_TABLES = {
-    Family.V4: "/proc/thread-self/net/ip_tables_names",
-    Family.V6: "/proc/thread-self/net/ip6_tables_names",
-}
+PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
+TRY_AGAIN = "the host may be short of memory or of open files: run it again"
 
 
 class Live(Value):
@@ -35,7 +35,7 @@ class Live(Value):
     nft_tables: dict[Family, frozenset[str]]
     """Which tables of nf_tables are in the families that iptables has, ours or not."""
     nft_error: OSError | None
-    """Why nf_tables cannot be used here, if it cannot."""
+    """Why nf_tables is not asked here: the kernel has none, or we may not (a PermissionError)."""
     policy_rules: tuple[PolicyRule, ...] = ()
     local_routes: tuple[LocalRoute, ...] = ()
     passthrough: Address | None = None
@@ -94,12 +94,26 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         if any(names & OUR_TABLES for names in nft_tables.values()):
             nft_chains = netlink.nft_chains()
     except OSError as refused:
+        if not (isinstance(refused, PermissionError) or netlink.is_absence(refused)):
+            raise LiveStateUnreadable(
+                f"nf_tables does not tell what it holds: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
+            ) from refused
         error, other_nft_tables = refused, frozenset[str]()
         nft_tables = {family: frozenset() for family in Family}
     nft = {
         family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
     }
-    legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
+    try:
+        legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
+    except OSError as refused:
+        raise LiveStateUnreadable(
+            f"which legacy tables there are cannot be read: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
+        ) from refused
+    if None in legacy_tables.values() and not os.path.isdir(PROC_NET):
+        raise LiveStateUnreadable(
+            f"which legacy tables there are cannot be read: there is no {PROC_NET}; nothing was changed",
+            hint="mount /proc",
+        )
     legacy = {
         family: Iptables(LEGACY, family).save(counters=counters)
         for family, names in legacy_tables.items()
@@ -113,7 +127,8 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         addresses = netlink.addresses()
     except OSError as refused:
         raise LiveStateUnreadable(
-            f"the kernel does not tell rules, routes and addresses: {refused.strerror}"
+            f"the kernel does not tell rules, routes and addresses: {refused.strerror}; nothing was changed",
+            hint=TRY_AGAIN,
         ) from refused
     return Live(
         nft,
@@ -151,11 +166,11 @@ def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
         asked = "--force-iptables-binary" if forced else "--native-nftables"
         require(live, backend, f"{asked} asks for it")
         return Choice(backend, f"{asked} asks for it")
+    if isinstance(live.nft_error, PermissionError):
+        raise not_permitted()
     for backend in BACKENDS:
         if live.holds_ours(backend):
             return Choice(backend, "the namespace holds our chains there")
-    if isinstance(live.nft_error, PermissionError):
-        raise not_permitted()
     if live.holds_rules(LEGACY) and not live.holds_rules(NFT) and Iptables(LEGACY, Family.V4).is_installed:
         return Choice(LEGACY, "the namespace holds the rules of others there, and none in nft")
     if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:

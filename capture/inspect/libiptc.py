@@ -19,8 +19,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
-from capture.host.live import LEGACY_TABLES
-from capture.kernel.iptables import LEGACY, OUR_TABLES
+from capture.kernel.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
 from capture.kernel.process import read_words, run
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text

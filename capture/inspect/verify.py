@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from capture.apply.transaction import routing_to_add, routing_to_remove
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
-from capture.host.live import LEGACY_TABLES, choose_backend, not_permitted, read_live
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.host.live import choose_backend, not_permitted, read_live
+from capture.kernel.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family

@@ -26,7 +26,8 @@ REGISTERED = {
 def said(done: Completed) -> str:
     """What a failed child printed, without the lines that are the same for every failure."""
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try `")]
-    return "\n".join(lines) or f"nothing, and ended with status {done.status}"
+    ended = f"ended with status {done.status}" if done.status >= 0 else f"was ended by signal {-done.status}"
+    return "\n".join(lines) or f"nothing, and {ended}"
 
 
 def line_number(stderr: str) -> int | None:

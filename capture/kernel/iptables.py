@@ -6,23 +6,24 @@ alternatives decide, unless nothing else is installed.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
-from capture.kernel import netns
+from capture.kernel import netlink, netns
 from capture.kernel.diagnosis import lock_hint, missing_module_hint, owner_hint, permission_hint, refused_rule, said
-from capture.kernel.process import locate, run
-from rules.netfilter import iptables_parse, quoting
+from capture.kernel.process import FOR_THE_MOMENT, locate, patiently, read_words, run
+from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.quoting import arguments, for_shell, lines, typed
 from rules.netfilter.rulesets import Ruleset
-from rules.netfilter.values import Family
+from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import OURS
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from capture.kernel.process import Completed
     from rules.live.changes import Change
@@ -33,6 +34,12 @@ BACKENDS = (NFT, LEGACY)
 PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
 OUR_TABLES = frozenset(OURS)
 """The tables in which anything of ours can be."""
+
+LEGACY_TABLES = {
+    Family.V4: "/proc/thread-self/net/ip_tables_names",
+    Family.V6: "/proc/thread-self/net/ip6_tables_names",
+}
+"""Where the kernel names the legacy tables of a namespace, to uid 0."""
 
 LOCK_WAIT = 30
 """Seconds that iptables may wait for its lock, as istio-iptables asks."""
@@ -85,33 +92,67 @@ class Iptables(Value):
     def save(self, *, counters: bool = False) -> Saved:
         """What the namespace holds, on demand with packet counters in the text. Reads, and creates nothing.
 
-        Raises LiveStateUnreadable if iptables-save fails or prints what we cannot read.
+        Raises LiveStateUnreadable if iptables-save fails, prints what we cannot read, or less than the kernel names.
         """
         program = self.command("save")
         try:
-            done = run(program, *(["-c"] if counters else []), environ=self.environ())
+            return patiently(lambda: self.saved(program, counters=counters))
+        except NotAllTold as error:
+            raise LiveStateUnreadable(
+                f"{self}-save does not tell all that the kernel holds; nothing was changed",
+                details=[("it lacks", str(error))],
+                hint="run it again; see what changes rules here all the time, and what limits it (`ulimit -a`)",
+            ) from error
         except OSError as error:
             raise LiveStateUnreadable(
                 f"{program} cannot be run, so what the namespace holds is not known: {error.strerror}",
                 hint="reinstall iptables, or choose the other backend with --force-iptables-binary",
             ) from error
+
+    def saved(self, program: str, *, counters: bool) -> Saved:
+        """The same, tried once. Raises OSError, and its NotAllTold, where another attempt may do better."""
+        done = run(program, *(["-c"] if counters else []), environ=self.environ())
         if done.status:
+            if any(os.strerror(number) in done.stderr for number in FOR_THE_MOMENT):
+                raise NotAllTold(said(done))
             raise LiveStateUnreadable(
                 f"{self}-save failed, so what the namespace holds is not known; nothing was changed",
                 details=[("it said", said(done))],
                 hint=permission_hint(done.stderr),
             )
-        for _, line in lines(done.stdout):
-            if line.startswith("# Table `") and "is incompatible" in line and line[9:].partition("'")[0] in OUR_TABLES:
+        notes = [line for _, line in lines(done.stdout) if line.startswith("# Table `")]
+        for line in notes:
+            if "is incompatible" in line and named_in(line) in OUR_TABLES:
                 raise LiveStateUnreadable(
                     f"{self}-save cannot read a table that we share, because other software filled it with nft",
                     details=[("it said", line)],
                     hint="`nft list ruleset` shows the table; it has to be emptied, or its owner moved to another one",
                 )
         try:
-            return Saved(Ruleset(self.family, iptables_parse.tables(done.stdout)), done.stdout)
+            saved = Saved(Ruleset(self.family, iptables_parse.tables(done.stdout)), done.stdout)
         except iptables_parse.NotSaveText as error:
-            raise LiveStateUnreadable(f"{self}-save printed what we cannot read: {error}") from error
+            raise NotAllTold(str(error)) from error
+        lacking = next(self.lacking(saved.ruleset, {named_in(line) for line in notes}), "")
+        if lacking:
+            raise NotAllTold(lacking)
+        return saved
+
+    def lacking(self, told: Ruleset, in_part: Container[str]) -> Iterator[str]:
+        """What the kernel names and iptables-save did not print; `in_part` are tables of which it says so itself."""
+        printed = {table.table: table.chains() for table in told.tables}
+        if self.backend == LEGACY:
+            there: Iterable[str] = read_words(LEGACY_TABLES[self.family]) or ()
+            rules = {}
+        else:
+            there = netlink.nft_tables()[0][self.family] & OUR_TABLES
+            rules = netlink.nft_rules(self.family)
+        yield from (f"the table {table}" for table in there if table not in printed)
+        for (table, chain), in_kernel in rules.items():
+            chains = printed.get(table, {})
+            is_shown = chain in chains or chain in OURS.get(table, ())
+            is_shown |= chain in BUILT_IN.get(table, ()) and table not in in_part
+            if is_shown and table in OUR_TABLES and len(chains.get(chain, ())) != len(in_kernel):
+                yield f"rules of {chain} in {table}: of {len(in_kernel)} it prints {len(chains.get(chain, ()))}"
 
     def restore(self, asked: Sequence[Change], text: str) -> None:
         """Make these changes, each table in one commit; `text` is what they read like. Raises KernelRefused."""
@@ -158,6 +199,21 @@ class Iptables(Value):
         return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=self.family)
 
 
+class NotAllTold(InterruptedError):
+    """iptables-save said less than there is: it was cut off, or others changed the rules meanwhile. Says what."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.EINTR, what)
+
+    def __str__(self) -> str:
+        return self.strerror or ""
+
+
+def named_in(note: str) -> str:
+    """The table in "# Table `nat' is incompatible, use 'nft' tool."."""
+    return note.partition("`")[2].partition("'")[0]
+
+
 class Saved(Value):
     """What a namespace holds, as a value and in the kernel's words."""
 
@@ -166,7 +222,7 @@ class Saved(Value):
 
     def lines(self) -> list[str]:
         """The text line by line: a comment may have line breaks in it, which end none."""
-        return [line for _, line in quoting.lines(self.text.strip("\n"))]
+        return [line for _, line in lines(self.text.strip("\n"))]
 
 
 def private_lock() -> str:

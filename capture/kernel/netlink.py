@@ -6,12 +6,14 @@ and `nft list tables` or `ip rule` a fork each. All questions only look.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import sys
 from ipaddress import ip_address
 
+from capture.kernel.process import patiently
 from capture.kernel.seam import primitive
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
@@ -19,12 +21,14 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
 # linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 REQUEST_DUMP = 0x001 | 0x300
+DUMP_INTERRUPTED = 0x010
+"""NLM_F_DUMP_INTR: what is being told changed meanwhile, and may be told in part or twice."""
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
@@ -34,11 +38,12 @@ FRA_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, 14}
 """The attributes of a rule that asks for a mark at most (linux/fib_rules.h); 14 is FRA_SUPPRESS_PREFIXLEN."""
 FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 2
 RTN_LOCAL = 2
-NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN = 10 << 8 | 1, 10 << 8 | 4
+NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 1, 10 << 8 | 4, 10 << 8 | 7
 NFTA_TABLE_NAME, NFTA_TABLE_FLAGS = 1, 2
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 2, 3, 4
 NFTA_CHAIN_POLICY, NFTA_CHAIN_USE, NFTA_CHAIN_TYPE = 5, 6, 7
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
+NFTA_RULE_TABLE, NFTA_RULE_CHAIN = 1, 2
 HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 FAMILIES = {2: Family.V4, 10: Family.V6}
@@ -196,32 +201,79 @@ def big(raw: bytes | None, *, signed: bool = False) -> int:
     return int.from_bytes(raw or b"", "big", signed=signed)
 
 
+def nft_rules(family: Family) -> dict[tuple[str, str], list[dict[int, bytes]]]:
+    """The rules of each nf_tables chain of this family that has any, by table and chain, as their attributes.
+
+    Raises OSError as `nft_tables`.
+    """
+    found: dict[tuple[str, str], list[dict[int, bytes]]] = {}
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETRULE, bytes([NUMBERS[family], 0, 0, 0])):
+        read = attributes(message[4:])
+        found.setdefault((text(read[NFTA_RULE_TABLE]), text(read[NFTA_RULE_CHAIN])), []).append(read)
+    return found
+
+
 def text(raw: bytes) -> str:
     """A string attribute, which ends with a zero. Bytes that are no UTF-8 are surrogates, as in what a child says."""
     return raw.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 @primitive
-def dump(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
-    """The messages that answer a dump request, without their netlink headers (netlink(7))."""
+def dump(protocol: int, question: int, payload: bytes) -> Sequence[bytes]:
+    """The messages that answer a dump request, without their netlink headers (netlink(7)).
+
+    Raises OSError if the kernel does not answer, after some attempts where it only cannot for the moment.
+    """
+    return patiently(lambda: list(dumped(protocol, question, payload)))
+
+
+def dumped(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
+    """The same, tried once. Raises InterruptedError where others changed what was being told."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
         kernel.send(HEADER.pack(HEADER.size + len(payload), question, REQUEST_DUMP, 1, 0) + payload)
         while True:
-            for kind, _, body in messages(kernel.recv(1 << 16)):
+            for kind, flags, _, body in messages(kernel.recv(1 << 16)):
+                if flags & DUMP_INTERRUPTED:
+                    raise InterruptedError(errno.EINTR, "it changes faster than it can be read")
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
-                    error = -struct.unpack_from("=i", body)[0]
+                    error = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
                     if error:
                         raise OSError(error, os.strerror(error))
                     return
                 yield body
 
 
-def messages(received: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Each message in what was received: its type, the number of the request it answers, and its body."""
+def is_absence(error: OSError) -> bool:
+    """Whether this error means that the kernel has no such thing, and not that it could not be asked."""
+    return error.errno in ABSENT
+
+
+ABSENT = frozenset(
+    {
+        errno.EAFNOSUPPORT,
+        errno.EINVAL,  # nfnetlink knows no such subsystem (nfnetlink_rcv_msg)
+        errno.ENOENT,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPFNOSUPPORT,
+        errno.EPROTONOSUPPORT,
+        errno.ESOCKTNOSUPPORT,
+    }
+)
+
+
+def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Each message in what was received: its type, its flags, the number of the request it answers, and its body.
+
+    Raises OSError for what is cut off.
+    """
     at = 0
     while at < len(received):
-        length, kind, _, number, _ = HEADER.unpack_from(received, at)
-        yield kind, number, received[at + HEADER.size : at + length]
+        length = HEADER.unpack_from(received, at)[0] if at + HEADER.size <= len(received) else 0
+        if length < HEADER.size or at + length > len(received):
+            raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+        _, kind, flags, number, _ = HEADER.unpack_from(received, at)
+        yield kind, flags, number, received[at + HEADER.size : at + length]
         at += length + 3 & ~3
 
 

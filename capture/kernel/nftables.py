@@ -88,7 +88,7 @@ def sent(asked: Sequence[bytes]) -> int:
         kernel.send(batch)
         answered = 0
         while answered < len(asked):
-            for kind, number, body in messages(kernel.recv(1 << 16)):
+            for kind, _, number, body in messages(kernel.recv(1 << 16)):
                 if kind == NLMSG_ERROR:
                     error: int = -struct.unpack_from("=i", body)[0]
                     refused = refused or error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 from capture.kernel.files import read_text
 from capture.kernel.seam import primitive
@@ -10,7 +12,10 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 SUPERUSER_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where iptables is, whatever PATH an unprivileged user was given."""
@@ -31,8 +36,9 @@ def run(program: str, *arguments: str, text: str = "", environ: Mapping[str, str
     Its three streams are anonymous files rather than pipes: nothing can block, so neither threads nor `select`
     are needed, nor the `subprocess` module, which would cost the init path 5 ms.
     """
-    files = [os.memfd_create(stream) for stream in ("stdin", "stdout", "stderr")]
+    files: list[int] = []
     try:
+        files += map(os.memfd_create, ("stdin", "stdout", "stderr"))
         write_all(files[0], text.encode(errors="surrogateescape"))
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
@@ -45,6 +51,29 @@ def run(program: str, *arguments: str, text: str = "", environ: Mapping[str, str
     finally:
         for file in files:
             os.close(file)
+
+
+def patiently(ask: Callable[[], R]) -> R:
+    """The answer to a question that changes nothing, asked again where the host only cannot answer for the moment.
+
+    Raises OSError for any other reason, and if it cannot for a third of a second.
+    """
+    pause = SHORTEST_PAUSE
+    while True:
+        try:
+            return ask()
+        except OSError as error:
+            if error.errno not in FOR_THE_MOMENT or pause > LONGEST_PAUSE:
+                raise
+        time.sleep(pause)
+        pause *= 2
+
+
+FOR_THE_MOMENT = frozenset(
+    {errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBADMSG}
+)
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.16
+"""Seconds."""
 
 
 def write_all(file: int, data: bytes) -> None:
@@ -72,10 +101,16 @@ def locate(program: str) -> str | None:
 
 @primitive
 def read_words(path: str) -> list[str] | None:
-    """The words in a file of the kernel; none if it does not exist, None if we may not read it."""
+    """The words in a file of the kernel; none if it does not exist, None if we may not read it.
+
+    Raises OSError if the host cannot answer for longer than a moment.
+    """
     try:
-        return read_text(path).split()
+        return patiently(lambda: read_text(path).split())
     except FileNotFoundError:
-        return []
-    except OSError:
+        # Without its folder nothing can be told: /proc is not mounted.
+        return [] if os.path.isdir(os.path.dirname(path)) else None
+    except OSError as error:
+        if error.errno in FOR_THE_MOMENT:
+            raise
         return None

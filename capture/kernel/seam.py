@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import ParamSpec, Protocol, TypeVar
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         def locate(self, program: str) -> str | None:
             """The full path of an executable; None if it is not installed."""
 
-        def dump(self, protocol: int, question: int, payload: bytes) -> Iterable[bytes]:
+        def dump(self, protocol: int, question: int, payload: bytes) -> Sequence[bytes]:
             """The messages that answer a netlink dump. Raises OSError."""
 
         def sent(self, asked: Sequence[bytes]) -> int:

@@ -18,13 +18,14 @@ from capture.errors import CaptureError, NamespaceUnusable
 from capture.host import place
 from capture.host.facts import read_facts, read_text
 from capture.host.listening import heard, not_of_the_proxy
-from capture.host.live import LEGACY_TABLES, choose_backend, read_live
+from capture.host.live import choose_backend, read_live
 from capture.kernel import locks, netlink, netns
 from capture.kernel.conntrack import CLOSE_WAIT
 from capture.kernel.diagnosis import permission_hint
 from capture.kernel.iptables import (
     BACKENDS,
     LEGACY,
+    LEGACY_TABLES,
     LOCK_FILE,
     LOCK_WAIT,
     NFT,

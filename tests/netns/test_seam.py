@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import init
-from capture.host.live import LEGACY_TABLES
 from capture.kernel import netlink, netns, nftables, routing
-from capture.kernel.iptables import LEGACY, NFT, Iptables
+from capture.kernel.iptables import LEGACY, LEGACY_TABLES, NFT, Iptables
 from capture.kernel.process import read_words, run
 from capture.kernel.seam import standing_in
 from rules.netfilter.iptables_parse import tables

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
-from capture.host.live import LEGACY_TABLES
 from capture.kernel import netlink, nftables
-from capture.kernel.iptables import LEGACY, NFT, PROGRAM
+from capture.kernel.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
 from capture.kernel.process import Completed
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
@@ -27,7 +26,7 @@ from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PASSTHROUGH, PROTOCOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ORDER = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 TABLES = ("raw", "mangle", "nat", "filter", "security")
@@ -114,16 +113,18 @@ class Memory:
                 return [name for backend, of, name in self.tables if backend == LEGACY and of is family]
         return []
 
-    def dump(self, protocol: int, question: int, payload: bytes) -> Iterator[bytes]:  # noqa: ARG002 # a dump asks for all
+    def dump(self, protocol: int, question: int, payload: bytes) -> list[bytes]:
         if protocol in self.silent:
             raise OSError(self.silent[protocol], "")
-        yield from {
+        told: Iterable[bytes] = {
             netlink.NFT_MSG_GETTABLE: self.told_tables,
             netlink.NFT_MSG_GETCHAIN: self.told_chains,
+            netlink.NFT_MSG_GETRULE: self.told_nft_rules,
             netlink.RTM_GETADDR: self.told_addresses,
             netlink.RTM_GETROUTE: self.told_routes,
             netlink.RTM_GETRULE: self.told_rules,
         }.get(question, list)()
+        return [message for message in told if payload[0] in (0, message[0])]
 
     def told_tables(self) -> Iterator[bytes]:
         for backend, family, name in self.tables:
@@ -146,6 +147,13 @@ class Memory:
                     + attribute(netlink.NFTA_CHAIN_HANDLE, struct.pack(">Q", table.handles[chain]))
                     + (base_chain(name, chain, table.policies.get(chain, "ACCEPT")) if chain in table.made else b"")
                 )
+
+    def told_nft_rules(self) -> Iterator[bytes]:
+        for (backend, family, name), table in self.tables.items():
+            for chain, rules in table.chains.items() if backend == NFT else ():
+                of = attribute(netlink.NFTA_RULE_TABLE, name.encode() + b"\0")
+                of += attribute(netlink.NFTA_RULE_CHAIN, chain.encode() + b"\0")
+                yield from (nfgenmsg(NUMBERS[family]) + of for _ in rules)
 
     def told_addresses(self) -> Iterator[bytes]:
         for address, protocol in self.addresses:
