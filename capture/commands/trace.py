@@ -20,6 +20,8 @@ from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.live.changes import ours_in
 from rules.live.reasons import explained
+from rules.netfilter.fields import STATES
+from rules.netfilter.hooks import INPUT
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, PREROUTING, All, Family
@@ -27,9 +29,7 @@ from rules.plan.names import LOOPBACK, PASSTHROUGH
 from rules.plan.plan import Routing, plan
 from rules.plan.probes import ELSEWHERE
 from rules.simulator.simulate import (
-    INPUT,
     NEW,
-    STATES,
     Became,
     Direction,
     Host,

@@ -6,7 +6,8 @@ can be deleted; two rulesets with the same fates do the same, however differentl
 
 from __future__ import annotations
 
-from rules.analysis.boxes import CONNMARK, MARK, U32, asked, everything, outside, overlap, remainder
+from rules.analysis.boxes import asked, everything, outside, overlap, remainder
+from rules.netfilter.fields import CONNMARK, MARK, U32
 from rules.netfilter.targets import (
     Accept,
     Dnat,
@@ -14,6 +15,7 @@ from rules.netfilter.targets import (
     ForeignTarget,
     Jump,
     Log,
+    NativeTarget,
     Nflog,
     Redirect,
     Reject,
@@ -167,7 +169,7 @@ class Walk:
                 if not untold:
                     forgotten = [((*box[:CONNMARK], U32, *box[CONNMARK + 1 :]), said) for box, said in hit]
                     yield from remarked(forgotten, target, untold)
-            case Zone() | Log() | Nflog() | ForeignTarget():
+            case Zone() | Log() | Nflog() | ForeignTarget() | NativeTarget():
                 if not untold:
                     yield from remarked(hit, target, untold)
             case _:

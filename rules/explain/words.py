@@ -12,6 +12,7 @@ from rules.netfilter.matches import (
     InIface,
     Limit,
     Mark,
+    Native,
     Not,
     OutIface,
     OwnerGid,
@@ -28,6 +29,7 @@ from rules.netfilter.targets import (
     ForeignTarget,
     Jump,
     Log,
+    NativeTarget,
     Nflog,
     Redirect,
     Reject,
@@ -90,7 +92,7 @@ def subject_of(match: Match) -> str:
             return ""
 
 
-def words(match: Plain | Foreign) -> str:
+def words(match: Plain | Foreign | Native) -> str:
     """What one match says of a packet."""
     match match:
         case Proto(name):
@@ -125,7 +127,7 @@ def words(match: Plain | Foreign) -> str:
             return f"whose connection has mark {value:#x}"
         case Limit(rate):
             return f"up to {rate}"
-        case Foreign(text):
+        case Foreign(text) | Native(_, text):
             return f"for which `{text}` holds"
         case _:
             assert_never(match)
@@ -164,9 +166,9 @@ def becomes(target: Target) -> str:
             return f'is logged as "{prefix}", and goes on'
         case Nflog(group, prefix):
             return f'is logged to nflog group {group} as "{prefix}", and goes on'
-        case ForeignTarget(""):
+        case ForeignTarget("") | NativeTarget(_, ""):
             return "is counted, and goes on"
-        case ForeignTarget(text):
+        case ForeignTarget(text) | NativeTarget(_, text):
             return f"meets `{text}`"
         case _:
             assert_never(target)

@@ -6,6 +6,7 @@ could end the walk for a packet of ours is not. Errs on the side of "could": a m
 
 from __future__ import annotations
 
+from rules.netfilter.effects import Nothing, Remark, first_of
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -30,6 +31,7 @@ from rules.netfilter.targets import (
     ForeignTarget,
     Jump,
     Log,
+    NativeTarget,
     Nflog,
     Redirect,
     Reject,
@@ -85,6 +87,8 @@ def ends_the_walk(table: TableRules, target: Target, ours: Rule, deepest: int) -
         case ForeignTarget(text):
             words = text.split()
             return bool(words) and not (words[0] == "-j" and words[1] in GO_ON)
+        case NativeTarget(done, _):
+            return any(not isinstance(each, Drop | Reject | Remark | Nothing) for each in first_of(done))
         case Drop() | Reject():
             return False
         case SetMark() | SaveMark() | RestoreMark() | Zone() | Log() | Nflog():

@@ -12,6 +12,7 @@ from rules.netfilter.matches import (
     InIface,
     Limit,
     Mark,
+    Native,
     Not,
     OutIface,
     OwnerGid,
@@ -29,6 +30,7 @@ from rules.netfilter.targets import (
     ForeignTarget,
     Jump,
     Log,
+    NativeTarget,
     Nflog,
     Redirect,
     Reject,
@@ -68,8 +70,8 @@ def reads_back(rule: Rule) -> bool:
 
     Some modules compare more than they print (xt_recent), so it is sure only where we know every option.
     """
-    known = (not isinstance(match, Foreign) or match.text.startswith(COMMENT) for match in rule.matches)
-    return is_one_line(rule) and all(known)
+    known = (not isinstance(match, Foreign | Native) or match.text.startswith(COMMENT) for match in rule.matches)
+    return is_one_line(rule) and not isinstance(rule.target, NativeTarget) and all(known)
 
 
 COMMENT = "-m comment --comment "
@@ -80,7 +82,7 @@ def match_text(asked: Match) -> str:
         case Not(inner):
             module, option = module_and_option(inner)
             return f"{module}! {option}"
-        case Foreign(text):
+        case Foreign(text) | Native(_, text):
             return text
         case _:
             return "".join(module_and_option(asked))
@@ -125,14 +127,14 @@ def module_and_option(asked: Plain) -> tuple[str, str]:
 
 def extension(asked: Match) -> str:
     """The extension behind a match that is one, by the name under which the kernel registers it; else empty."""
-    if isinstance(asked, Foreign | Not):
+    if isinstance(asked, Foreign | Native | Not):
         return ""
     return module_and_option(asked)[0].removeprefix("-m ").strip()
 
 
 def target_extension(target: Target) -> str:
     """The same for a target."""
-    if isinstance(target, Return | Accept | Drop | Jump | ForeignTarget):
+    if isinstance(target, Return | Accept | Drop | Jump | ForeignTarget | NativeTarget):
         return ""
     return target_text(target).split()[1]
 
@@ -167,7 +169,7 @@ def target_text(target: Target) -> str:
             return f"-j LOG --log-prefix {quoted(prefix)} --log-uid"
         case Nflog(group, prefix):
             return f"-j NFLOG --nflog-group {group} --nflog-prefix {quoted(prefix)}"
-        case ForeignTarget(text):
+        case ForeignTarget(text) | NativeTarget(_, text):
             return text
         case _:
             assert_never(target)

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from rules.netfilter.fields import Condition
     from rules.netfilter.values import Network, Ports
 
 
@@ -125,6 +126,13 @@ class Foreign(Value):
     text: str
 
 
+class Native(Value):
+    """What a rule of nf_tables asks that iptables did not write: all of these conditions, in the words of nft."""
+
+    conditions: tuple[Condition, ...]
+    text: str
+
+
 class Not(Value):
     """The match does not hold."""
 
@@ -136,4 +144,4 @@ if TYPE_CHECKING:
     Plain: TypeAlias = (
         Proto | Src | Dst | InIface | OutIface | DPort | SPort | DPorts | Owner | CtState | Mark | ConnMark | Limit
     )
-    Match: TypeAlias = Plain | Not | Foreign
+    Match: TypeAlias = Plain | Not | Foreign | Native

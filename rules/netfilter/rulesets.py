@@ -85,6 +85,8 @@ class TableRules(Value):
     policies: tuple[tuple[str, str], ...] = ()
     not_ours: frozenset[str] = frozenset()
     """Chains that have the name of one of ours and are another mesh's (`rules.live.meshes`)."""
+    is_dormant: bool = False
+    """Whether nf_tables asks none of its chains (`flags dormant`), which iptables does not show."""
 
     def chains(self) -> dict[str, tuple[Rule, ...]]:
         """Every user-defined chain, and every built-in one that has rules, with its rules in order."""

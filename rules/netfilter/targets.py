@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
+    from rules.netfilter.effects import Effect
+
 
 class Return(Value):
     """Back to the chain that jumped here; in a built-in chain, its policy."""
@@ -96,7 +98,14 @@ class ForeignTarget(Value):
     text: str
 
 
+class NativeTarget(Value):
+    """What a rule of nf_tables does that iptables did not write, with what it asks on the way, in the words of nft."""
+
+    effect: Effect
+    text: str
+
+
 if TYPE_CHECKING:
     Verdict: TypeAlias = Return | Accept | Drop | Jump | Redirect | Dnat | Tproxy | Reject
     Remark: TypeAlias = SetMark | SaveMark | RestoreMark | Zone | Log | Nflog
-    Target: TypeAlias = Verdict | Remark | ForeignTarget
+    Target: TypeAlias = Verdict | Remark | ForeignTarget | NativeTarget

@@ -17,6 +17,7 @@ from rules.netfilter.targets import (
     ForeignTarget,
     Jump,
     Log,
+    NativeTarget,
     Nflog,
     Redirect,
     Reject,
@@ -444,7 +445,7 @@ class _Table:
                 return "accept", Kind.ON, None
             case SetMark() | SaveMark() | RestoreMark() | Zone() | Log() | Nflog():
                 return done(target), Kind.ON, None
-            case Redirect() | Dnat() | Tproxy() | ForeignTarget():
+            case Redirect() | Dnat() | Tproxy() | ForeignTarget() | NativeTarget():
                 return done(target), Kind.OTHERS, None
             case _:
                 assert_never(target)

@@ -28,6 +28,7 @@ from rules.netfilter.targets import (
     ForeignTarget,
     Jump,
     Log,
+    NativeTarget,
     Nflog,
     Redirect,
     Reject,
@@ -213,6 +214,8 @@ def done(target: Target) -> str:
             return f"log “{shown(prefix)}”"
         case Nflog(group, prefix):
             return f"nflog {group} “{shown(prefix)}”"
+        case NativeTarget(_, text):
+            return shown(text) or "count only"
         case ForeignTarget(text):
             return shown(text.removeprefix("-j ").replace("-g ", "goto ")) or "count only"
         case _:

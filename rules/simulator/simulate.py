@@ -1,57 +1,73 @@
 """What would become of a packet: a walk through the tables of one family, as netfilter would walk them.
 
-The order of hooks and tables is that of the kernel (linux/netfilter_ipv4.h): raw, conntrack, mangle, nat, filter,
-security; OUTPUT and POSTROUTING for what a local process sends, PREROUTING and INPUT for what arrives. A packet that
-leaves over lo passes all four, with one difference to one that arrives: conntrack knows it already, and has had its
-destination decided in OUTPUT, be it by deciding nothing (nf_nat_inet_fn of net/netfilter/nf_nat_core.c), so PREROUTING
-of nat does not see it.
+The order of base chains in a hook is that of the kernel (`rules.netfilter.hooks`): of iptables' tables raw, conntrack,
+mangle, nat, filter, security; OUTPUT and POSTROUTING for what a local process sends, PREROUTING and INPUT for what
+arrives. A packet that leaves over lo passes all four, with one difference to one that arrives: conntrack knows it
+already, and has had its destination decided in OUTPUT, be it by deciding nothing (nf_nat_inet_fn of
+net/netfilter/nf_nat_core.c), so PREROUTING of nat does not see it.
 
-A match or target that we do not speak is never guessed. Each way it could go is walked; if they end alike, that is the
-answer, and else the answer is that it depends on that rule.
+What cannot be told is never guessed: a match that asks for more than a packet's fields, a target that nobody knows, one
+that chooses between several places. Each way it could go is walked; if they end alike, that is the answer, and else the
+answer is that it depends on that rule, with all that could become of it.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from itertools import permutations
 
+from rules.netfilter.effects import (
+    Bind,
+    BindSource,
+    Choice,
+    Forget,
+    Goto,
+    Hand,
+    Nothing,
+    NoTrack,
+    Queue,
+    Remark,
+    Then,
+    Unknown,
+    first_of,
+)
+from rules.netfilter.fields import (
+    ADDRESSES,
+    CONNMARK,
+    DNAT,
+    FIRST_FLAGS,
+    LATER_FLAGS,
+    MARK,
+    PROTOCOLS,
+    REWRITTEN,
+    STATE,
+    STATES,
+    U32,
+    UNTOUCHED,
+    AnyOf,
+    Untold,
+    all_hold,
+)
+from rules.netfilter.hooks import (
+    CONNTRACK,
+    EGRESS,
+    FORWARD,
+    INGRESS,
+    INPUT,
+    KIND_NAT,
+    KIND_ROUTE,
+    POSTROUTING,
+    Station,
+    stations,
+    undecided,
+)
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Limit,
-    Mark,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
-from rules.netfilter.values import BUILT_IN, FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, Ports
+from rules.netfilter.matches import Proto
+from rules.netfilter.meaning import conditions, effect
+from rules.netfilter.spans import joined, less, one, united
+from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
+from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_IN_REDIRECT,
@@ -66,26 +82,27 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import NoReturn, TypeAlias
 
-    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.effects import Effect
+    from rules.netfilter.fields import Condition, Known
+    from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset
-    from rules.netfilter.targets import Target
-    from rules.netfilter.values import Network
+    from rules.netfilter.spans import Span
     from rules.plan.plan import Routing
 
     Address: TypeAlias = IPv4Address | IPv6Address
 
-INPUT, FORWARD, POSTROUTING = "INPUT", "FORWARD", "POSTROUTING"
-SECURITY = "security"
-NEW, ESTABLISHED, RELATED, INVALID, UNTRACKED = "NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED"
-STATES = (NEW, ESTABLISHED, RELATED, INVALID, UNTRACKED)
-EPHEMERAL = Ports(32768, 60999)
+NEW, ESTABLISHED, RELATED, INVALID, UNTRACKED = STATES
+EPHEMERAL: Span = (32768, 61000)
 """Where the kernel takes a source port from that nobody asked for (ip-sysctl, ip_local_port_range)."""
 MOST_WORLDS = 256
-"""How many ways through rules that we do not speak are walked before we say that it depends."""
+"""How many ways through rules that cannot be told are walked before we say that it depends."""
+MOST_ENDS = 8
+"""So many places of which a rule chooses one are followed one by one; of more, the first and the last."""
+MOST_ORDERS = 4
+"""Of so many tables of which it is not known which came first every order is tried."""
 DEEPEST = 64
 """Chains within chains. The kernel takes no loops; nf_tables stops at 16."""
 
@@ -135,6 +152,17 @@ class Local(Value):
     prefix: int
 
 
+ALWAYS: dict[Family, dict[str, Span]] = {
+    Family.V4: {"LOCAL": (127 << 24, 128 << 24), "MULTICAST": (224 << 24, 240 << 24)},
+    Family.V6: {"LOCAL": (1, 2), "MULTICAST": (0xFF << 120, 1 << 128)},
+}
+"""The addresses that are of a type on every host."""
+
+
+def points_of(numbers: Iterable[int]) -> Span:
+    return joined((number, number + 1) for number in sorted(numbers))
+
+
 class Host(Value):
     """The namespace around the rules: its addresses, and where it sends what."""
 
@@ -147,6 +175,18 @@ class Host(Value):
     def is_local(self, address: Address) -> bool:
         """Whether a packet to it is delivered here, whatever its mark."""
         return address.is_loopback or any(local.address == address for local in self.addresses)
+
+    def kinds(self, family: Family) -> dict[str, Span]:
+        """Which addresses are of which type to this host, as rules ask for them (`addrtype`, `fib`)."""
+        everywhere, own = ADDRESSES[family], ALWAYS[family]["LOCAL"]
+        of_family = [local for local in self.addresses if (local.address.version == 4) == (family is Family.V4)]
+        own = united(own, points_of(int(local.address) for local in of_family))
+        ends = {int(local.address) | (1 << 32 - local.prefix) - 1 for local in of_family if local.prefix < 31}
+        told = {"ANY": everywhere, "LOCAL": own, "MULTICAST": ALWAYS[family]["MULTICAST"]}
+        if family is Family.V4:
+            told["BROADCAST"] = points_of({*ends, (1 << 32) - 1})
+        others = united(own, united(told["MULTICAST"], told.get("BROADCAST", ())))
+        return {**told, "UNICAST": less(everywhere, others)}
 
     def is_kept(self, family: Family, mark: int) -> bool:
         """Whether a packet with this mark is delivered here, whatever its destination."""
@@ -250,6 +290,12 @@ class Trace(Value):
     """The conntrack zone that it was put in."""
     remembered: int = 0
     """What its connection remembers of marks in the end."""
+    bound: Step | None = None
+    """The rule that sends its connection somewhere else, if one does."""
+    names_address: bool = False
+    """Whether that rule names an address, and not only a port of this host."""
+    one_of: str = ""
+    """All the places of which that rule chooses one, where they are too many to be followed."""
     depends_on: tuple[Step, ...] = ()
     """The rules that could not be asked and that make a difference."""
     ways: tuple[Trace, ...] = ()
@@ -275,29 +321,37 @@ ENDS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT}
 """The chains whose rules only carry out what the rule that jumps to them decided."""
 
 
-def simulate(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
-    """What becomes of this packet between these rules.
+def simulate(
+    rulesets: Sequence[Ruleset],
+    packet: Packet,
+    host: Host,
+    natives: Sequence[NativeTable] = (),
+    order: Sequence[int] = (),
+) -> Trace:
+    """What becomes of this packet between these rules, and those of the native tables.
 
-    Rulesets of both backends act one after the other in every table, in the order given.
+    Base chains that the kernel asks at one place act in the order of their layers (`order`, or that in which they are
+    given), rulesets before native tables.
     """
     of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is packet.family)
     first = None
     if packet.state == ESTABLISHED and not packet.answers:
-        first = simulate(of_family, packet.but(state=NEW), host)
+        first = simulate(of_family, packet.but(state=NEW), host, natives, order)
         if first.became is Became.DEPENDS:
             return first.but(packet=packet)
-    tables = tuple(
-        {table.table: (table.chains(), dict(table.policies)) for table in ruleset.tables} for ruleset in of_family
-    )
-    tracks = any(needs_conntrack(rule) for ruleset in of_family for _, _, rule in ruleset.rules())
+    rules = _Rules(of_family, natives, order)
     ended: list[tuple[Trace, list[Step]]] = []
-    waiting: list[tuple[bool, ...]] = [()]
+    waiting: list[tuple[int, ...]] = [()]
     while waiting:
-        answers = waiting.pop()
-        walk = _Walk(tables, tracks, packet, host, answers, first)
-        ended.append((walk.ended(), walk.unknown))
-        # The rules met for the first time on this way were taken not to match: walk each of the others as well.
-        waiting += [(*walk.answers[:at], True) for at in range(len(answers), len(walk.unknown))]
+        choices = waiting.pop()
+        walk = _Walk(rules, packet, host, choices, first)
+        ended.append((walk.ended(), [step for step, _ in walk.chosen]))
+        # What was met for the first time on this way went the first way: walk each of the others as well.
+        waiting += [
+            (*walk.choices[:at], other)
+            for at in range(len(choices), len(walk.chosen))
+            for other in range(1, walk.chosen[at][1])
+        ]
         if len(ended) + len(waiting) > MOST_WORLDS:
             break
     return judged(ended, complete=not waiting)
@@ -305,9 +359,9 @@ def simulate(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
 
 def judged(ended: list[tuple[Trace, list[Step]]], *, complete: bool) -> Trace:
     """One answer of all ways that were walked: the same for all of them, or that it depends."""
-    kinds: dict[tuple[Became, Address | None, int | None], Trace] = {}
+    kinds: dict[tuple[Became, Address | None, int | None, str], Trace] = {}
     for trace, _ in ended:
-        kinds.setdefault((trace.became, trace.address, trace.port), trace)
+        kinds.setdefault((trace.became, trace.address, trace.port, trace.one_of), trace)
     plainest, _ = ended[0]
     if complete and len(kinds) == 1 and plainest.became is not Became.DEPENDS:
         return plainest
@@ -318,25 +372,61 @@ def judged(ended: list[tuple[Trace, list[Step]]], *, complete: bool) -> Trace:
         port=None,
         decided=None,
         reason="",
+        one_of="",
         depends_on=tuple(dict.fromkeys(asked)),
         ways=tuple(kinds.values()),
     )
 
 
-CONNTRACK_WORDS = ("MASQUERADE", "NAT ", "NETMAP", "REDIRECT", "-j CT", "CONNMARK", "conntrack", "state", "conn")
+class _Rules:
+    """All rules of one family, by the hooks that ask them, with what each of them means."""
+
+    def __init__(self, rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> None:
+        self.hooks = stations(rulesets, natives, order)
+        self.meanings: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
+        everything = [rule for ruleset in rulesets for _, _, rule in ruleset.rules()]
+        everything += [rule for native in natives for _, those in native.chains for rule in those]
+        self.tracks = any(needs_conntrack(rule) for rule in everything)
+
+    def meaning(self, rule: Rule) -> tuple[tuple[Condition, ...], Effect]:
+        known = self.meanings.get(id(rule))
+        if known is None:
+            known = tuple(each for asked in rule.matches for each in conditions(asked)), effect(rule.target)
+            self.meanings[id(rule)] = known
+        return known
+
+
+CONNTRACK_WORDS = ("-j CT", "CONNMARK", "conntrack", "state", "conn", "helper", "cluster", "ct ")
 
 
 def needs_conntrack(rule: Rule) -> bool:
-    """Whether this rule switches conntrack on for its namespace and family. Without, the nat table is not asked."""
-    if isinstance(rule.target, Redirect | Dnat | SaveMark | RestoreMark | Zone):
+    """Whether this rule switches conntrack on for its namespace and family. Without, no chain of type nat is asked."""
+    for done in first_of(effect(rule.target)):
+        match done:
+            case Bind() | BindSource() | Zone():
+                return True
+            case Remark(onto, _, taken, _) if onto == CONNMARK or taken:
+                return True
+            case Forget(onto) if onto == CONNMARK:
+                return True
+            case Unknown(text) if any(word in text for word in CONNTRACK_WORDS):
+                return True
+            case _:
+                pass
+    if any(asks_conntrack(each) for asked in rule.matches for each in conditions(asked)):
         return True
-    for asked in rule.matches:
-        plain = asked.match if isinstance(asked, Not) else asked
-        if isinstance(plain, CtState | ConnMark):
-            return True
-        if isinstance(plain, Foreign) and any(word in plain.text for word in CONNTRACK_WORDS):
-            return True
-    return isinstance(rule.target, ForeignTarget) and any(word in f"{rule.target.text} " for word in CONNTRACK_WORDS)
+    text = rule.target.text if isinstance(rule.target, ForeignTarget) else ""
+    return text.startswith("-j CT ") and "--notrack" not in text
+
+
+def asks_conntrack(condition: Condition) -> bool:
+    match condition:
+        case AnyOf(ways):
+            return any(asks_conntrack(each) for way in ways for each in way)
+        case Untold(text):
+            return any(word in text for word in CONNTRACK_WORDS)
+        case _:
+            return condition.field in (STATE, CONNMARK, REWRITTEN)
 
 
 class _Ended(Exception):
@@ -348,42 +438,52 @@ class _Ended(Exception):
         self.reason = reason
 
 
+class _Back:
+    """The chain is left as at its end."""
+
+
+BACK = _Back()
+
+
 class _Walk:
-    """One way through the rules, on which rules that we do not speak match or not as `answers` has it."""
+    """One way through the rules, on which what cannot be told goes as `choices` has it."""
 
     def __init__(
-        self,
-        tables: Sequence[dict[str, tuple[dict[str, tuple[Rule, ...]], dict[str, str]]]],
-        tracks: bool,
-        packet: Packet,
-        host: Host,
-        answers: tuple[bool, ...],
-        first: Trace | None,
+        self, rules: _Rules, packet: Packet, host: Host, choices: tuple[int, ...], first: Trace | None
     ) -> None:
-        self.tables = tables
-        self.tracks = tracks
+        self.rules = rules
         self.packet = packet
         self.host = host
-        self.answers = list(answers)
-        self.unknown: list[Step] = []
+        self.kinds = host.kinds(packet.family)
+        self.choices = list(choices)
+        self.chosen: list[tuple[Step, int]] = []
+        """The rules that left a choice, and between how many ways."""
         self.first = first
         self.source: Address | None = packet.source
         self.source_port = packet.source_port
         self.destination = packet.destination
         self.port = packet.port
-        self.mark = packet.mark
+        self.mark: int | None = packet.mark
+        """None: it was given one that nobody can tell."""
         remembered = first.remembered if first and packet.connmark is None else packet.connmark
-        self.connmark = remembered or 0
+        self.connmark: int | None = remembered or 0
+        self.forgot: Step | None = None
+        """The rule that gave it a mark that nobody can tell."""
         self.state = INVALID
         """Until conntrack has looked, it is as good as one that it cannot place."""
         self.is_tracked = False
+        self.untracked: Step | None = None
+        """The rule that keeps it from conntrack."""
         self.zone = 0
         self.has_socket = packet.direction is Direction.OUT and packet.uid is not None
         self.arrives, self.leaves = "", ""
+        self.goes = packet.interface
+        """Where it will leave as things stand, whatever OUTPUT is told."""
         self.steps: list[Step] = []
-        self.jumps: list[Step] = []
         self.bound: Step | None = None
         """The rule that changed the destination."""
+        self.names_address = False
+        self.one_of = ""
         self.handed: Step | None = None
         """The rule that gave it to a transparent listener."""
         self.handed_to: int | None = None
@@ -392,6 +492,7 @@ class _Walk:
         self.let_go: dict[tuple[str, str], Step] = {}
         """The rule of ours, or of a built-in chain, that ended each walk without touching the packet."""
         self.destination_decided = self.source_decided = False
+        self.view: Known = ()
 
     # --- the way ------------------------------------------------------------------------------------------
 
@@ -406,23 +507,16 @@ class _Walk:
 
     def sent(self) -> bool:
         """OUTPUT and POSTROUTING. Whether the packet stays in this namespace."""
-        self.leaves = self.packet.interface
-        self.table(RAW, OUTPUT)
-        self.look_up()
-        before = self.mark
-        self.table(MANGLE, OUTPUT)
-        goes = self.packet.interface if self.mark == before else self.way()
-        if self.nat(OUTPUT):
-            goes = self.way()
         # All of OUTPUT is told the interface that was chosen before it began, even where the packet was turned since.
-        self.table(FILTER, OUTPUT)
-        self.table(SECURITY, OUTPUT)
+        self.leaves = self.packet.interface
+        self.hook(OUTPUT)
+        goes = self.goes
         if goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
             # __mkroute_output of net/ipv4/route.c, when the packet is turned round.
             raise _Ended(Became.DROPPED, self.bound, "nothing leaves with a loopback address for its source")
         self.leaves = goes
-        self.table(MANGLE, POSTROUTING)
-        self.nat(POSTROUTING)
+        self.hook(POSTROUTING)
+        self.hook(EGRESS, goes)
         if self.packet.answers:
             self.source, self.source_port = self.packet.answers
         if goes != LOOPBACK_INTERFACE:
@@ -433,58 +527,173 @@ class _Walk:
     def arrived(self, interface: str) -> bool:
         """PREROUTING, and INPUT or FORWARD. Whether the packet stays in this namespace."""
         self.arrives, self.leaves = interface, ""
-        self.table(RAW, PREROUTING)
-        self.look_up()
-        self.table(MANGLE, PREROUTING)
-        self.nat(PREROUTING)
-        if self.host.is_local(self.destination) or self.host.is_kept(self.packet.family, self.mark):
-            self.table(MANGLE, INPUT)
-            self.table(FILTER, INPUT)
-            self.table(SECURITY, INPUT)
-            self.nat(INPUT)
+        self.hook(INGRESS, interface)
+        self.hook(PREROUTING)
+        if self.host.is_local(self.destination) or self.is_kept():
+            self.hook(INPUT)
             return True
-        if self.handed and isinstance(self.handed.rule.target, Tproxy):
+        if self.handed_to is not None:
             # ip_forward of net/ipv4/ip_forward.c drops what has a socket already.
-            why = f"no ip rule keeps mark {self.mark:#x} in the pod"
+            why = f"no ip rule keeps mark {self.mark or 0:#x} in the pod"
             raise _Ended(Became.DROPPED, None, why)
         self.leaves = self.way()
-        self.table(MANGLE, FORWARD)
-        self.table(FILTER, FORWARD)
-        self.table(SECURITY, FORWARD)
-        self.table(MANGLE, POSTROUTING)
-        self.nat(POSTROUTING)
+        self.hook(FORWARD)
+        self.hook(POSTROUTING)
+        self.hook(EGRESS, self.leaves)
         return False
 
     def way(self) -> str:
         """The interface by which it goes on now."""
         packet, host = self.packet, self.host
-        if host.is_local(self.destination) or host.is_kept(packet.family, self.mark):
+        if host.is_local(self.destination) or self.is_kept():
             return LOOPBACK_INTERFACE
         is_as_sent = packet.direction is Direction.OUT and self.destination == packet.destination
         if is_as_sent and packet.interface != LOOPBACK_INTERFACE:
             return packet.interface
-        return host.leaves_on(packet.family, self.destination, self.mark)
+        return host.leaves_on(packet.family, self.destination, self.mark or 0)
+
+    def is_kept(self) -> bool:
+        """Whether its mark has it delivered here."""
+        family = self.packet.family
+        if self.mark is None and self.forgot and any(routing.family is family for routing in self.host.routing):
+            self.loses_track(self.forgot)
+        return self.host.is_kept(family, self.mark or 0)
 
     def look_up(self) -> None:
         """Conntrack looks at it, unless it has already."""
-        if self.tracks and not self.is_tracked and self.state == INVALID:
+        if self.rules.tracks and not self.is_tracked and self.state == INVALID:
             self.state = self.packet.state
             self.is_tracked = self.state not in (INVALID, UNTRACKED)
+
+    # --- hooks and base chains ----------------------------------------------------------------------------
+
+    def hook(self, hook: str, device: str = "") -> None:
+        """Ask the base chains of this hook in their order, conntrack and NAT where they have their places."""
+        due: list[tuple[int, Callable[[], None]]] = []
+        if hook in (PREROUTING, OUTPUT):
+            due.append((CONNTRACK, self.look_up))
+        if hook in NAT_HOOKS:
+            due.append((NAT_HOOKS[hook], lambda: self.nat(hook)))
+        for station in self.rules.hooks.get(hook, ()):
+            while due and due[0][0] <= station.place[0]:
+                due.pop(0)[1]()
+            if station.kind == KIND_NAT or station.device != device:
+                continue
+            before = self.mark
+            self.ask(station)
+            if station.kind == KIND_ROUTE and self.mark != before:
+                self.goes = self.way()
+        for _, act in due:
+            act()
+
+    def ask(self, station: Station) -> tuple[Step, Effect] | None:
+        """The rule that decided in this base chain, and how. Raises _Ended where the packet ends there."""
+        self.look()
+        decided = self.chain(station, station.chain)
+        if decided is None:
+            if station.drops:
+                is_well_known = station.table in BUILT_IN
+                of = (
+                    f"{station.chain} of the {station.table} table"
+                    if is_well_known
+                    else f"{station.chain} of the table {station.table}"
+                )
+                raise _Ended(Became.DROPPED, None, f"the policy of {of} is DROP")
+            return None
+        step, done = decided
+        if isinstance(done, Drop):
+            raise _Ended(Became.DROPPED, step)
+        if isinstance(done, Reject):
+            raise _Ended(Became.REFUSED, step)
+        return decided
+
+    def nat(self, hook: str) -> None:
+        """Ask the chains of type nat, if this is the packet to ask for: each, until one changes an address."""
+        for_source = hook in (INPUT, POSTROUTING)
+        if self.first and not for_source:
+            self.bind_as_first(hook)
+            return
+        decided = self.source_decided if for_source else self.destination_decided
+        if decided or not self.is_tracked or self.state not in (NEW, RELATED):
+            return
+        for station in self.rules.hooks.get(hook, ()):
+            if station.kind == KIND_NAT:
+                found = self.ask(station)
+                if found and isinstance(found[1], BindSource):
+                    self.source = None
+                    break
+                if found and isinstance(found[1], Bind):
+                    if for_source:
+                        self.loses_track(found[0])
+                    self.bind(found[0], found[1], hook)
+                    break
+        if for_source:
+            self.source_decided = True
+        else:
+            self.destination_decided = True
+
+    def bind(self, step: Step, done: Bind, hook: str) -> None:
+        """Send its connection to one of these ends."""
+        places = list(self.places(step, done, hook))
+        if len(places) > MOST_ENDS:
+            self.one_of = listed(places[0], places[-1])
+            places = [places[0], places[-1]]
+        self.destination, self.port = places[self.choose(step, len(places))]
+        self.bound, self.names_address = step, not done.is_here and any(end[0] for end in done.ends)
+        if hook == OUTPUT:
+            self.goes = self.way()
+
+    def places(self, step: Step, done: Bind, hook: str) -> Iterator[tuple[Address, int]]:
+        """The addresses and ports of which one becomes the new one; of very many only the first and the last."""
+        here = None
+        if done.is_here:
+            here = self.redirected_to(hook)
+            if here is None:
+                raise _Ended(Became.DROPPED, step, f"{self.arrives} has no address to redirect it to")
+        for addresses, ports in done.ends:
+            for number in few(addresses) if addresses else [int(here or self.destination)]:
+                for port in few(ports) if ports else [self.port]:
+                    yield address_of_family(self.packet.family, number), port
+
+    def redirected_to(self, hook: str) -> Address | None:
+        """The address of this host that REDIRECT chooses (net/netfilter/nf_nat_redirect.c)."""
+        family = self.packet.family
+        if hook == OUTPUT:
+            return LOOPBACK[family].network_address
+        return self.host.address_of(self.arrives, family, self.destination)
+
+    def bind_as_first(self, hook: str) -> None:
+        """A later packet goes where the first one went, without a rule being asked."""
+        first = self.first
+        if first is None or first.address is None or self.destination_decided:
+            return
+        self.destination_decided = True
+        bound = first.bound
+        if bound is None or bound.hook != hook or first.port is None:
+            return
+        self.bound, self.destination, self.port = bound, first.address, first.port
+        self.names_address = first.names_address
+        for step in first.matched:
+            if isinstance(step.rule.target, Jump):
+                self.led_by[step.rule.target.chain] = step
+        if hook == OUTPUT:
+            self.goes = self.way()
 
     # --- the answer ---------------------------------------------------------------------------------------
 
     def arrival(self, kept: bool) -> Trace:
         """What became of a packet that no rule stopped."""
         if self.handed and kept:
-            return self.trace(Became.CAPTURED_INBOUND, self.destination, self.handed_to, self.leader(self.handed))
+            became = Became.CAPTURED_INBOUND if is_ours(self.handed) else Became.REDIRECTED
+            return self.trace(became, self.destination, self.handed_to, self.leader(self.handed))
         if self.bound and kept and not self.host.is_local(self.destination):
             # Its mark makes routing deliver it here, and only a transparent socket answers for somebody else's address.
-            why = f"mark {self.mark:#x} keeps it in the pod, where no ordinary socket answers for {self.destination}"
+            why = (
+                f"mark {self.mark or 0:#x} keeps it in the pod, where no ordinary socket answers for {self.destination}"
+            )
             return self.trace(Became.DROPPED, None, None, None, why)
         if self.bound:
-            became = Became.REDIRECTED
-            if self.bound.chain in OURS.get(self.bound.table, ()):
-                became = CAPTURES.get(self.bound.chain, Became.REDIRECTED)
+            became = CAPTURES.get(self.bound.chain, Became.REDIRECTED) if is_ours(self.bound) else Became.REDIRECTED
             return self.trace(became, self.destination, self.port, self.leader(self.bound))
         let_go = next(iter(self.let_go.values()), None)
         became = Became.DELIVERED if kept else Became.BYPASSED
@@ -498,16 +707,22 @@ class _Walk:
 
     def untouched(self) -> str:
         """Why no rule touched it."""
+        for step in self.steps:
+            to = step.rule.target.chain if isinstance(step.rule.target, Jump) else ""
+            if step.matched and to in ENDS and is_ours(step):
+                return f"rule {step.position} of {step.chain} sends it to {to}, and no rule there takes it"
         asked = NAT if self.steps_of(NAT) else MANGLE
-        ours = [step.chain for step in self.steps_of(asked) if step.chain in OURS.get(step.table, ())]
+        ours = [step.chain for step in self.steps_of(asked) if is_ours(step)]
         if ours:
             return f"no rule of {ours[-1]} takes it"
+        if self.untracked:
+            return f"{rule_place(self.untracked)} keeps it from conntrack, so no rule of nat is asked"
         if self.packet.state in (INVALID, UNTRACKED):
             return f"what conntrack calls {self.packet.state} is never redirected"
         for step in self.steps_of(NAT):
             looked_at = [asked.name for asked in step.rule.matches if isinstance(asked, Proto)]
-            is_ours = isinstance(step.rule.target, Jump) and step.rule.target.chain in OURS[NAT]
-            if is_ours and looked_at and self.packet.protocol not in looked_at:
+            to = step.rule.target.chain if isinstance(step.rule.target, Jump) else ""
+            if to in OURS[NAT] and looked_at and self.packet.protocol not in looked_at:
                 return f"only {' and '.join(looked_at).upper()} is looked at"
         return "there is no rule for it"
 
@@ -526,100 +741,120 @@ class _Walk:
             tuple(self.steps),
             None if depends_on else decided,
             reason,
-            self.mark,
+            self.mark or 0,
             self.zone,
-            self.connmark,
+            self.connmark or 0,
+            self.bound,
+            self.names_address,
+            self.one_of if self.bound and address else "",
             depends_on,
         )
 
-    # --- tables and chains --------------------------------------------------------------------------------
+    # --- chains and what their rules do -------------------------------------------------------------------
 
-    def table(self, table: str, hook: str) -> Step | None:
-        """Ask the built-in chain of this hook in this table, in every ruleset; the rule that bound it, if one did."""
-        for layer, tables in enumerate(self.tables):
-            if table not in tables:
-                continue
-            chains, policies = tables[table]
-            if hook not in BUILT_IN.get(table, ()):
-                continue
-            step = self.chain(layer, table, hook, hook, chains)
-            target = step.rule.target if step else None
-            if isinstance(target, Drop):
-                raise _Ended(Became.DROPPED, step)
-            if isinstance(target, Reject):
-                raise _Ended(Became.REFUSED, step)
-            if isinstance(target, Redirect | Dnat | ForeignTarget):
-                return step
-            if isinstance(target, Tproxy):
-                if self.packet.answers or (self.first and self.first.port != target.port):
-                    # tproxy_tg4 of net/netfilter/xt_TPROXY.c finds the socket of the connection before any listener.
-                    raise _Ended(Became.DROPPED, step, "the socket of its connection is not transparent")
-                self.handed, self.handed_to, self.mark = step, target.port, target.mark
-            if step is None and policies.get(hook) == "DROP":
-                raise _Ended(Became.DROPPED, None, f"the policy of {hook} of the {table} table is DROP")
-        return None
-
-    def chain(
-        self, layer: int, table: str, hook: str, name: str, chains: dict[str, tuple[Rule, ...]], depth: int = 0
-    ) -> Step | None:
+    def chain(self, station: Station, name: str, depth: int = 0) -> tuple[Step, Effect] | None:
         """The rule of this chain, or of one that it leads to, that decided; None at its end, or after RETURN."""
         if depth > DEEPEST:
             raise _Ended(Became.DROPPED, None, f"{name} leads back to itself")
-        for position, rule in enumerate(chains.get(name, ()), start=1):
-            matched = self.all_hold(rule.matches)
-            step = Step(hook, table, name, position, rule, matched, layer)
+        for position, rule in enumerate(station.rules.get(name, ()), start=1):
+            asked, done = self.rules.meaning(rule)
+            matched = all_hold(asked, self.view, self.kinds)
+            step = Step(station.hook, station.table, name, position, rule, matched, station.layer)
             self.steps.append(step)
             if matched is None:
-                matched = not is_remark(rule.target) and self.assumed(step)
-            if not matched:
-                continue
-            target = rule.target
-            match target:
-                case Return():
-                    self.releases(step)
-                    return None
-                case Accept():
-                    self.accepts(step)
-                    return step
-                case Drop() | Reject() | Redirect() | Dnat() | Tproxy():
-                    return step
-                case Jump(chain):
-                    self.led_by[chain] = step
-                    decided = self.chain(layer, table, hook, chain, chains, depth + 1)
-                    if decided:
-                        return decided
-                case SetMark(value):
-                    self.mark = value
-                case SaveMark():
-                    if self.is_tracked:
-                        self.connmark = self.mark
-                case RestoreMark():
-                    if self.is_tracked:
-                        self.mark = self.connmark
-                case Zone(zone):
-                    if not self.is_tracked and not self.zone:
-                        self.zone = zone
-                case Log() | Nflog():
-                    pass
-                case ForeignTarget(text):
-                    if text.startswith("-g "):
-                        self.led_by[text[3:]] = step
-                        return self.chain(layer, table, hook, text[3:], chains, depth + 1)
-                    if changes_source(text) and hook in (INPUT, POSTROUTING):
-                        self.source = None
-                        return step
-                    if not is_remark(target):
-                        self.loses_track(step)
-                case _:
-                    assert_never(target)
+                matched = not isinstance(done, Nothing | Zone) and self.choose(step, 2) == 1
+            outcome = self.perform(station, step, done, depth) if matched else None
+            if isinstance(outcome, _Back):
+                return None
+            if outcome:
+                return outcome
         return None
 
-    def assumed(self, step: Step) -> bool:
-        """Whether a rule that we do not speak matches on this way."""
-        self.unknown.append(step)
-        if len(self.unknown) > len(self.answers):
-            self.answers.append(False)
-        return self.answers[len(self.unknown) - 1]
+    def perform(self, station: Station, step: Step, done: Effect, depth: int) -> tuple[Step, Effect] | _Back | None:
+        """Do what a rule says. What decided, BACK where the chain is left, None where the next rule is asked."""
+        match done:
+            case Return():
+                self.releases(step)
+                return BACK
+            case Accept():
+                self.accepts(step)
+                return step, done
+            case Drop() | Reject() | Bind() | BindSource():
+                return step, done
+            case Jump(chain):
+                self.led_by[chain] = step
+                return self.chain(station, chain, depth + 1)
+            case Goto(chain):
+                self.led_by[chain] = step
+                return self.chain(station, chain, depth + 1) or BACK
+            case Hand(port, keep, flip, accepts):
+                if self.packet.answers or (self.first and self.first.port != (port or self.port)):
+                    # tproxy_tg4 of net/netfilter/xt_TPROXY.c finds the socket of the connection before any listener.
+                    raise _Ended(Became.DROPPED, step, "the socket of its connection is not transparent")
+                self.handed, self.handed_to = step, port or self.port
+                self.mark = None if self.mark is None and keep else (self.mark or 0) & keep ^ flip
+                return (step, Accept()) if accepts else None
+            case Remark():
+                self.remark(done)
+            case Forget(onto):
+                self.forgot = step
+                if onto == MARK:
+                    self.mark = None
+                elif self.is_tracked:
+                    self.connmark = None
+            case Zone(zone):
+                if not self.is_tracked and not self.zone:
+                    self.zone = zone
+            case NoTrack():
+                if not self.is_tracked:
+                    self.state, self.untracked = UNTRACKED, step
+            case Nothing():
+                return None
+            case Queue():
+                return step, Drop() if self.choose(step, 2) else Accept()
+            case Choice(cases):
+                for asked, chosen in cases:
+                    if self.met(step, asked):
+                        return self.perform(station, step, chosen, depth)
+                return None
+            case Then(begun, asked, following):
+                outcome = self.perform(station, step, begun, depth)
+                if outcome is None and self.met(step, asked):
+                    return self.perform(station, step, following, depth)
+                return outcome
+            case Unknown():
+                self.loses_track(step)
+            case _:
+                assert_never(done)
+        self.look()
+        return None
+
+    def remark(self, done: Remark) -> None:
+        """Change a mark. Without a connection there is none to remember, and none to be given back."""
+        onto_packet = done.onto == MARK
+        if not self.is_tracked and (not onto_packet or done.taken):
+            return
+        own, other = (self.mark, self.connmark) if onto_packet else (self.connmark, self.mark)
+        is_known = not (done.keep and own is None) and not (done.taken and other is None)
+        new = (own or 0) & done.keep ^ (other or 0) & done.taken ^ done.flip if is_known else None
+        if onto_packet:
+            self.mark = new
+        else:
+            self.connmark = new
+
+    def met(self, step: Step, asked: Sequence[Condition]) -> bool:
+        """Whether these hold, on this way."""
+        held = all_hold(asked, self.view, self.kinds)
+        return self.choose(step, 2) == 1 if held is None else held
+
+    def choose(self, step: Step, ways: int) -> int:
+        """Which way it goes from a rule that leaves a choice."""
+        if ways == 1:
+            return 0
+        self.chosen.append((step, ways))
+        if len(self.chosen) > len(self.choices):
+            self.choices.append(0)
+        return self.choices[len(self.chosen) - 1]
 
     def loses_track(self, step: Step) -> NoReturn:
         """Behind this rule we do not know what the packet is."""
@@ -628,8 +863,7 @@ class _Walk:
     def releases(self, step: Step) -> None:
         """A rule of ours, or of a built-in chain, lets it go where it could have been captured."""
         hooks_that_capture = ((NAT, OUTPUT), (MANGLE, PREROUTING), (NAT, PREROUTING))
-        is_ours = step.chain in OURS.get(step.table, ()) or step.chain == step.hook
-        if (step.table, step.hook) in hooks_that_capture and is_ours:
+        if (step.table, step.hook) in hooks_that_capture and (is_ours(step) or step.chain == step.hook):
             self.let_go[step.table, step.hook] = step
 
     def accepts(self, step: Step) -> None:
@@ -640,220 +874,104 @@ class _Walk:
         else:
             self.releases(step)
 
-    # --- nat ----------------------------------------------------------------------------------------------
+    # --- what is known of it ------------------------------------------------------------------------------
 
-    def nat(self, hook: str) -> bool:
-        """Ask the nat table, if this is the packet to ask for. Whether the destination changed."""
-        for_source = hook in (INPUT, POSTROUTING)
-        if self.first and not for_source:
-            return self.bind_as_first(hook)
-        decided = self.source_decided if for_source else self.destination_decided
-        if decided or not self.is_tracked or self.state not in (NEW, RELATED):
-            return False
-        step = self.table(NAT, hook)
-        if for_source:
-            self.source_decided = True
-            return False
-        self.destination_decided = True
-        target = step.rule.target if step else None
-        match target:
-            case Redirect(port):
-                here = self.redirected_to(hook)
-                if here is None:
-                    raise _Ended(Became.DROPPED, step, f"{self.arrives} has no address to redirect it to")
-                self.destination, self.port = here, port
-            case Dnat(address, port):
-                self.destination, self.port = address, port
-            case _:
-                return False
-        self.bound = step
-        return True
-
-    def redirected_to(self, hook: str) -> Address | None:
-        """The address of this host that REDIRECT chooses (net/netfilter/nf_nat_redirect.c)."""
-        family = self.packet.family
-        if hook == OUTPUT:
-            return LOOPBACK[family].network_address
-        return self.host.address_of(self.arrives, family, self.destination)
-
-    def bind_as_first(self, hook: str) -> bool:
-        """A later packet goes where the first one went, without a rule being asked."""
-        first = self.first
-        if first is None or first.address is None or self.destination_decided:
-            return False
-        self.destination_decided = True
-        bound = next((step for step in first.steps if step.matched and binds(step.rule.target)), None)
-        if bound is None or bound.hook != hook or first.port is None:
-            return False
-        self.bound, self.destination, self.port = bound, first.address, first.port
-        for step in first.matched:
-            if isinstance(step.rule.target, Jump):
-                self.led_by[step.rule.target.chain] = step
-        return True
-
-    # --- matches ------------------------------------------------------------------------------------------
-
-    def all_hold(self, matches: tuple[Match, ...]) -> bool | None:
-        """Whether all of these hold; None if that hangs on one that we cannot tell."""
-        unknown = False
-        for asked in matches:
-            held = self.holds(asked)
-            if held is None:
-                unknown = True
-            elif not held:
-                return False
-        return None if unknown else True
-
-    def holds(self, asked: Match) -> bool | None:
-        match asked:
-            case Not(ConnMark()) if not self.is_tracked:
-                return False  # without a connection, the kernel does not ask further (xt_connmark.c)
-            case Not(inner):
-                held = self.plain(inner)
-                return None if held is None else not held
-            case Foreign(text):
-                return self.foreign(text)
-            case _:
-                return self.plain(asked)
-
-    def plain(self, asked: Plain) -> bool | None:
-        """Whether a match that we speak holds."""
+    def look(self) -> None:
+        """Take down what each field of the packet is now, for the rules to ask."""
         packet = self.packet
-        match asked:
-            case Proto(name):
-                return PROTOCOLS.get(name, name) == packet.protocol
-            case Src(network):
-                return None if self.source is None else is_in(self.source, network)
-            case Dst(network):
-                return is_in(self.destination, network)
-            case InIface(name):
-                return is_named(self.arrives, name)
-            case OutIface(name):
-                return is_named(self.leaves, name)
-            case DPort(ports):
-                return self.has_ports and is_among(self.port, ports)
-            case SPort(ports):
-                return self.has_ports and self.source_port_is_among(ports)
-            case DPorts(ranges):
-                return self.has_ports and any(is_among(self.port, ports) for ports in ranges)
-            case OwnerUid(uid):
-                return self.has_socket and packet.uid == uid
-            case OwnerUids(first, last):
-                return self.has_socket and packet.uid is not None and first <= packet.uid <= last
-            case OwnerGid(gid):
-                return self.has_socket and packet.gid == gid
-            case CtState(states):
-                return self.state in states or ("DNAT" in states and self.is_tracked and self.bound is not None)
-            case Mark(value):
-                return self.mark == value
-            case ConnMark(value):
-                return self.is_tracked and self.connmark == value
-            case Limit():
-                return None
-            case _:
-                assert_never(asked)
-
-    @property
-    def has_ports(self) -> bool:
-        return self.packet.protocol in ("tcp", "udp")
-
-    def source_port_is_among(self, ports: Ports) -> bool | None:
-        port = self.source_port
-        if port is not None:
-            return is_among(port, ports)
-        if ports.first <= EPHEMERAL.first and EPHEMERAL.last <= ports.last:
-            return True
-        return None if ports.first <= EPHEMERAL.last and EPHEMERAL.first <= ports.last else False
-
-    def foreign(self, text: str) -> bool | None:
-        """A few matches of others that can be told from their words; None for all else."""
-        words = text.split()
-        if words[:2] == ["-m", "comment"]:
-            return True
-        negated = "!" in words
-        match [word for word in words if word != "!"]:
-            case ["-m", "mark", "--mark", value]:
-                held = masked(self.mark, value)
-            case ["-m", "connmark", "--mark", value]:
-                if not self.is_tracked:
-                    return False
-                held = masked(self.connmark, value)
-            case ["-m", "state", "--state", states]:
-                held = self.state in states.split(",")
-            case ["-m", "addrtype", "--dst-type", "LOCAL"]:
-                held = self.host.is_local(self.destination)
-            case ["-m", "addrtype", "--src-type", "LOCAL"] if self.source is not None:
-                held = self.host.is_local(self.source)
-            case _:
-                return None
-        return held is not negated
+        number = int(packet.protocol) if packet.protocol.isdigit() else PROTOCOLS.get(packet.protocol)
+        has_ports = packet.protocol in ("tcp", "udp")
+        source_port = EPHEMERAL if self.source_port is None else one(self.source_port)
+        uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)
+        flags = FIRST_FLAGS if packet.state == NEW else LATER_FLAGS if packet.state == ESTABLISHED else (0, 256)
+        rewritten = (0, 4) if packet.answers else one(DNAT) if self.is_tracked and self.bound else one(UNTOUCHED)
+        self.view = (
+            (0, 256) if number is None else one(number),
+            ADDRESSES[packet.family] if self.source is None else one(int(self.source)),
+            one(int(self.destination)),
+            source_port if has_ports else (),
+            one(self.port) if has_ports else (),
+            one(-1 if uid is None else uid),
+            one(-1 if gid is None else gid),
+            one(self.arrives),
+            one(self.leaves),
+            one(STATES.index(self.state)),
+            U32 if self.mark is None else one(self.mark),
+            (one(self.connmark) if self.connmark is not None else U32) if self.is_tracked else one(-1),
+            flags if packet.protocol == "tcp" else (),
+            rewritten,
+        )
 
 
-PROTOCOLS = {"6": "tcp", "17": "udp"}
-"""iptables-save prints a number for a protocol that it has no name for."""
-REMARKS = ("-j LOG", "-j NFLOG", "-j TRACE", "-j AUDIT", "-j CHECKSUM", "-j TCPMSS", "-j CLASSIFY", "-j IDLETIMER")
-"""Targets of others that neither decide nor change anything that a rule asks about."""
-SOURCES = ("-j MASQUERADE", "-j SNAT", "-j NETMAP")
+NAT_HOOKS = {PREROUTING: -100, OUTPUT: -100, INPUT: 100, POSTROUTING: 100}
+"""Where the chains of type nat are asked (NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC of linux/netfilter_ipv4.h)."""
 
 
-def is_remark(target: Target) -> bool:
-    """Whether it makes no difference to the walk whether this target is reached."""
-    if isinstance(target, ForeignTarget):
-        return not target.text or target.text.startswith(REMARKS)
-    return isinstance(target, Log | Nflog | Zone)
+def is_ours(step: Step) -> bool:
+    """Whether it is a rule of a chain of ours."""
+    return step.chain in OURS.get(step.table, ())
 
 
-def changes_source(text: str) -> bool:
-    return text.startswith(SOURCES)
+def few(span: Span) -> Sequence[int]:
+    """The numbers of a span; of very many the first, some, and the last, so that there are more than are followed."""
+    numbers = [
+        number for at in range(0, len(span), 2) for number in range(span[at], min(span[at + 1], span[at] + MOST_ENDS))
+    ]
+    last: int = span[-1] - 1
+    return numbers if numbers[-1] == last else [*numbers, last]
 
 
-def binds(target: Target) -> bool:
-    """Whether this target changes a connection's destination."""
-    return isinstance(target, Redirect | Dnat)
+def address_of_family(family: Family, number: int) -> Address:
+    return IPv4Address(number) if family is Family.V4 else IPv6Address(number)
 
 
-def is_in(address: Address, network: Network) -> bool:
-    return address.version == network.version and address in network
-
-
-def is_named(interface: str, pattern: str) -> bool:
-    """Whether an interface, or none (""), is meant by this name."""
-    return interface.startswith(pattern[:-1]) if pattern.endswith("+") else interface == pattern
-
-
-def is_among(port: int, ports: Ports) -> bool:
-    return ports.first <= port <= ports.last
-
-
-def masked(mark: int, text: str) -> bool:
-    """Whether a mark is `VALUE/MASK`."""
-    value, _, mask = text.partition("/")
-    return mark & int(mask or "0xffffffff", 0) == int(value, 0)
+def listed(first: tuple[Address, int], last: tuple[Address, int]) -> str:
+    """Many places, by the first and the last of them."""
+    ports = f"{first[1]}-{last[1]}" if last[1] != first[1] else f"{first[1]}"
+    addresses = written(first[0]) if first[0] == last[0] else f"{written(first[0])}-{written(last[0])}"
+    return f"one of {addresses}:{ports}"
 
 
 # --- in words ---------------------------------------------------------------------------------------------
 
 
-def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host) -> Trace:
-    """The same where it is not known which ruleset of the family acts first: it depends, if that makes a difference.
+def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, natives: Sequence[NativeTable] = ()) -> Trace:
+    """The same where it is not known which of several tables acts first: it depends, if that makes a difference.
 
-    Of two tables of the same name, one in each backend, the kernel asks the younger one first
-    (nf_hook_entries_grow of net/netfilter/core.c), and nothing tells which that is.
+    Of two base chains at one place, one in each backend or table, the kernel asks the younger one first, and nothing
+    tells which that is (`rules.netfilter.hooks.stations`).
     """
-    trace = simulate(rulesets, packet, host)
-    if len(rulesets) > 1:
-        other = simulate(tuple(reversed(rulesets)), packet, host)
-        if (other.became, other.address, other.port) != (trace.became, trace.address, trace.port):
-            ways = (trace, *(way for way in (other,) if trace.became is not Became.DEPENDS))
-            why = "both backends have rules for it, and those in the younger table act first"
-            return trace.but(became=Became.DEPENDS, address=None, port=None, decided=None, reason=why, ways=ways)
-    return trace
+    layers = undecided(stations(rulesets, natives))
+    count = range(len(layers))
+    orders = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
+    traces = [simulate(rulesets, packet, host, natives, [layers[at] for at in order]) for order in orders]
+    kinds = {(trace.became, trace.address, trace.port, trace.one_of): trace for trace in reversed(traces)}
+    trace = traces[0]
+    if len(kinds) < 2:
+        return trace
+    others = [other for other in kinds.values() if other.became is not Became.DEPENDS]
+    named = [*(str(natives[layer - len(rulesets)]) for layer in layers if layer >= len(rulesets))]
+    why = "both backends have rules for it, and those in the younger table act first"
+    if named:
+        which = f"the table {named[0]} was" if len(named) == 1 else f"the tables {', '.join(named)} were"
+        why = f"whether {which} made before or after the others at the same place: the younger one is asked first"
+    asked = tuple(dict.fromkeys(step for each in traces for step in each.depends_on))
+    return trace.but(
+        became=Became.DEPENDS,
+        address=None,
+        port=None,
+        decided=None,
+        reason=why,
+        one_of="",
+        depends_on=asked,
+        ways=tuple(dict.fromkeys([*others, *(way for each in traces for way in each.ways)])),
+    )
 
 
 def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
     """What became of the packet and why, in one sentence; `said` tells how the operator said a setting."""
     if trace.became is Became.DEPENDS:
-        which = [f"rule {step.position} of {step.chain} ({rule_text(step.rule)})" for step in trace.depends_on]
+        which = [f"{rule_place(step)} ({rule_text(step.rule)})" for step in trace.depends_on]
         why = " and ".join([*which, *([trace.reason] if trace.reason else [])])
         ways = [way for way in trace.ways if way.became is not Became.DEPENDS]
         ends = " or ".join(
@@ -875,12 +993,21 @@ def reason_of(trace: Trace, said: Callable[[str], str]) -> str:
             ", ".join(map(said, dict.fromkeys(missed))) if trace.became in (Became.BYPASSED, Became.DELIVERED) else ""
         )
         return f"because {trace.reason}{f' ({hint})' if hint else ''}"
-    of_table = f" of the {step.table} table" if step.chain in BUILT_IN.get(step.table, ()) else ""
     later = ", which its first packet met" if trace.packet.state == ESTABLISHED and step.table == NAT else ""
     what = step.rule.why or rule_text(step.rule)
     setting = f", because of {said(step.rule.setting)}" if step.rule.setting else ""
     why = f", for {trace.reason}" if trace.reason else ""
-    return f"by rule {step.position} of {step.chain}{of_table} ({what}){later}{setting}{why}"
+    return f"by {rule_place(step)} ({what}){later}{setting}{why}"
+
+
+def rule_place(step: Step) -> str:
+    """A rule by its place; with its table where the chain's name does not tell it."""
+    of_table = ""
+    if step.table not in BUILT_IN:
+        of_table = f" of the table {step.table}"
+    elif step.chain in BUILT_IN[step.table]:
+        of_table = f" of the {step.table} table"
+    return f"rule {step.position} of {step.chain}{of_table}"
 
 
 def verdict(trace: Trace) -> str:
@@ -890,12 +1017,12 @@ def verdict(trace: Trace) -> str:
 
 def end_of(trace: Trace) -> str:
     """Where it goes; empty if nowhere."""
-    place = f"{written(trace.address)}:{trace.port}" if trace.address and trace.port else ""
+    place = trace.one_of or (f"{written(trace.address)}:{trace.port}" if trace.address and trace.port else "")
     match trace.became:
         case Became.CAPTURED_OUTBOUND | Became.CAPTURED_INBOUND | Became.CAPTURED_DNS:
             if not place:
                 return "it goes to the proxy's connection"
-            return f"it goes to port {trace.port} of the proxy{'' if is_here(trace) else f', at {place}'}"
+            return f"it goes to port {trace.port} of the proxy{f', at {place}' if trace.names_address else ''}"
         case Became.REDIRECTED:
             return f"it goes to {place}"
         case Became.BYPASSED:
@@ -907,12 +1034,6 @@ def end_of(trace: Trace) -> str:
             return ""
         case _:
             assert_never(trace.became)
-
-
-def is_here(trace: Trace) -> bool:
-    """Whether what captured it left it on this host without naming an address."""
-    bound = [step.rule.target for step in trace.matched if binds(step.rule.target)]
-    return not any(isinstance(target, Dnat) for target in bound)
 
 
 def written(address: Address | None) -> str:

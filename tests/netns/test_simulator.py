@@ -328,8 +328,33 @@ BUILT_IN = {
     "filter": ("INPUT", "OUTPUT"),
 }
 UNKNOWN = ("-m length --length 1:100", "-m length --length 1000:2000", "-m statistic --mode nth --every 2 --packet 0")
-UNTOLD = ("-m comment --comment others", "-m mark --mark 0x8/0xf", "-m addrtype --dst-type LOCAL")
+UNTOLD = (
+    "-m comment --comment others",
+    "-m mark --mark 0x8/0xf",
+    "-m mark ! --mark 0x8/0x9",
+    "-m connmark --mark 0x0/0x3",
+    "-m connmark ! --mark 0x8/0xff",
+    "-m addrtype --dst-type LOCAL",
+    "-m addrtype ! --src-type LOCAL",
+    "-m multiport --ports 80,8080",
+    "-m multiport ! --sports 1:1024",
+    "-m conntrack ! --ctstate DNAT",
+    "-m conntrack --ctstate NEW,SNAT",
+    "-m state --state NEW",
+)
 """Matches of others whose answer the simulator knows all the same."""
+MARKING = (
+    "MARK --set-xmark 0x8/0xffffffff",
+    "MARK --set-xmark 0x1/0xff",
+    "MARK --xor-mark 0x9",
+    "MARK --and-mark 0xfff8",
+    "CONNMARK --set-xmark 0x8/0xf",
+    "CONNMARK --save-mark --nfmask 0xf --ctmask 0xff",
+    "CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf",
+    "DSCP --set-dscp 10",
+    "TOS --set-tos 0x10/0xff",
+)
+"""Targets behind which the walk goes on."""
 
 
 def foreign_rules(chance: random.Random, version: int, *, unknown: bool) -> Iterator[tuple[str, str]]:
@@ -363,15 +388,15 @@ def foreign_rule(chance: random.Random, table: str, chain: str, version: int, *,
         words.append(chance.choice(UNKNOWN))
     targets = ["RETURN", "ACCEPT"]
     if table == "nat" and proto == "tcp":
-        targets += ["REDIRECT --to-ports 16001", "REDIRECT --to-ports 22"]
+        targets += ["REDIRECT --to-ports 16001", "REDIRECT --to-ports 22", "REDIRECT"]
         if chain == "OUTPUT" and version == 4:
-            targets.append("DNAT --to-destination 1.1.1.1:22")
+            targets += ["DNAT --to-destination 1.1.1.1:22", "DNAT --to-destination 1.1.1.1"]
     if table == "filter":
         targets += ["REJECT"] if proto == "udp" else ["REJECT --reject-with tcp-reset"]
     if table != "nat":
         targets.append("DROP")
     if table == "mangle":
-        targets.append("MARK --set-xmark 0x8/0xffffffff")
+        targets += chance.sample(MARKING, 5)
     return " ".join([*words, f"-j {chance.choice(targets)}"])
 
 

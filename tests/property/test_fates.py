@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.analysis.boxes import STATES, common, everything, less
+from rules.analysis.boxes import everything
 from rules.analysis.reachability import Fate, Fates, Walk, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
 from rules.explain.words import rule_words
+from rules.netfilter.fields import STATES
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -32,6 +33,7 @@ from rules.netfilter.matches import (
     Src,
 )
 from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.spans import common, less
 from rules.netfilter.targets import Jump, RestoreMark, Return, SaveMark, SetMark, Zone
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.intent import Intent
@@ -50,9 +52,9 @@ SAMPLES = 60
 
 
 class Packet(NamedTuple):
-    """One packet, in the order of the dimensions of `rules.analysis.boxes`."""
+    """One packet, in the order of the fields of `rules.netfilter.fields`."""
 
-    protocol: str
+    protocol: int
     source: int
     destination: int
     sport: int
@@ -64,6 +66,11 @@ class Packet(NamedTuple):
     state: int
     mark: int
     connmark: int
+    tcp_flags: int
+    rewritten: int
+
+
+NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58}
 
 
 # --- the judge ------------------------------------------------------------------------------------------------
@@ -75,7 +82,7 @@ def holds(match: Match, packet: Packet) -> bool:
         case Not(inner):
             return not holds(inner, packet)
         case Proto(name):
-            return packet.protocol == name
+            return packet.protocol == NUMBERS[name]
         case Src(network):
             return 0 <= packet.source - int(network.network_address) < network.num_addresses
         case Dst(network):
@@ -151,7 +158,7 @@ def packets_near(*rulesets: Ruleset, hook: str) -> Iterator[Packet]:
     family = rulesets[0].family
     full = everything(family, hook)
     edges: list[set[Any]] = [{span[0]} if span[0] != "\0" else set() for span in full]
-    edges[0] |= {"tcp", "udp", "icmp"}
+    edges[0] |= set(NUMBERS.values())
     edges[7] |= {"lo", "eth0"} if hook == PREROUTING else set()
     edges[8] |= {"lo", "eth0"} if hook == OUTPUT else set()
     edges[9] |= set(range(len(STATES)))
@@ -169,7 +176,7 @@ def packets_near(*rulesets: Ruleset, hook: str) -> Iterator[Packet]:
 def edge(match: Any) -> tuple[int, list[Any]]:
     match match:
         case Proto(name):
-            return 0, [name]
+            return 0, [NUMBERS[name]]
         case Src(network):
             return 1, around(int(network.network_address), int(network.network_address) + network.num_addresses - 1)
         case Dst(network):

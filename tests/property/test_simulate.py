@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rules.netfilter.fields import STATES
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.values import Family
 from rules.plan.flows import outbound
 from rules.plan.plan import plan, ruleset
-from rules.simulator.simulate import STATES, Became, Direction, Host, Local, Packet, simulate
+from rules.simulator.simulate import Became, Direction, Host, Local, Packet, simulate
 from tests.property import strategies
 
 if TYPE_CHECKING:

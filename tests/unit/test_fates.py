@@ -74,8 +74,8 @@ def test_a_rule_that_only_remarks_takes_nothing() -> None:
     """Nor does one of which it is not known whether it matches."""
     assert never("-j NFLOG --nflog-group 5 --nflog-prefix x", "-p tcp -j DROP") == []
     assert never("-m limit --limit 1/sec -j RETURN", "-p tcp -j DROP") == []
-    assert never("-m comment --comment x -j ACCEPT", "-p tcp -j DROP") == []
-    assert never("-p 6 -j ACCEPT", "-p tcp -j DROP") == []
+    assert never("-m length --length 1:100 -j ACCEPT", "-p tcp -j DROP") == []
+    assert never("-p what-nobody-knows -j ACCEPT", "-p tcp -j DROP") == []
     assert never("-j NFLOG --nflog-group 5 --nflog-prefix x", "-p tcp -j ACCEPT", "-p tcp -j DROP") == [("A", 3, (2,))]
 
 

@@ -322,16 +322,14 @@ def test_tproxy_needs_its_routing_for_what_is_not_ours() -> None:
     assert followed(text, elsewhere).became is Became.DROPPED
     assert followed(text, elsewhere).reason == "no ip rule keeps mark 0x7 in the pod"
     for packet, host in ((IN, HERE), (elsewhere, kept)):
-        assert (followed(text, packet, host).became, followed(text, packet, host).port) == (
-            Became.CAPTURED_INBOUND,
-            15006,
-        )
+        trace = followed(text, packet, host)
+        assert (trace.became, trace.port) == (Became.REDIRECTED, 15006)
 
 
 def test_tproxy_accepts_in_its_table_only() -> None:
     """Rules behind it in mangle are not asked; filter is, and may drop it."""
     text = f"{TPROXY_RULES}-A PREROUTING -j DROP\nCOMMIT\n"
-    assert followed(text, IN).became is Became.CAPTURED_INBOUND
+    assert followed(text, IN).became is Became.REDIRECTED
     assert followed(f"{text}*filter\n-A INPUT -p tcp -m tcp --dport 80 -j DROP\nCOMMIT\n", IN).became is Became.DROPPED
 
 
@@ -416,14 +414,38 @@ def test_a_limit_matters_only_to_a_rule_that_decides() -> None:
         ("-m addrtype --dst-type LOCAL", False),
         ("-m addrtype ! --dst-type LOCAL", True),
         ("-m addrtype --src-type LOCAL", True),
-        ("-m addrtype --dst-type UNICAST", None),
+        ("-m addrtype --dst-type UNICAST", True),
+        ("-m addrtype --dst-type ANYCAST", None),
+        ("-m addrtype --dst-type UNICAST --limit-iface-out", None),
         ("-m set --match-set allowed dst", None),
-        ("-m owner --socket-exists", None),
-        ("-f", None),
+        ("-m owner --socket-exists", True),
+        ("-m owner ! --socket-exists", False),
+        ("-m owner --gid-owner 900-1000", True),
+        ("-f", False),
+        ("-m connmark ! --mark 0x1/0x1", True),
+        ("-m connmark --mark 0x0/0x2", True),
+        ("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", True),
+        ("-m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN", False),
+        ("-m tcp --tcp-flags ALL NONE", False),
+        ("-m tcp --tcp-flags CWR CWR", None),
+        ("-m multiport --sports 40000,5", True),
+        ("-m multiport ! --ports 80,81", False),
+        ("-m multiport ! --ports 81:90", True),
+        ("-m iprange --dst-range 9.9.9.0-9.9.9.9", True),
+        ("-m iprange ! --src-range 10.244.0.5-10.244.0.5", False),
+        ("-m conntrack --ctstate NEW,DNAT", True),
+        ("-m conntrack --ctstate DNAT", False),
+        ("-m conntrack ! --ctstate SNAT,DNAT", True),
+        ("-d 9.0.0.9/255.0.0.255", True),
+        ("! -d 9.0.0.9/255.0.0.255", False),
+        ("-m statistic --mode random --probability 0.5", None),
+        ("-m recent --rcheck --name x --mask 255.255.255.255 --rsource", None),
+        ("-m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 5 --hashlimit-name x", None),
+        ("-m a-module-that-nobody-knows --x 1", None),
     ],
 )
 def test_some_matches_of_others_can_be_told_all_the_same(match: str, held: bool | None) -> None:
-    """By their words alone."""
+    """By their words alone; where they ask for more than a packet's fields they cannot."""
     trace = nat(f"-A OUTPUT {match}", NEEDS, packet=OUT.but(mark=0x11))
     assert trace.steps[0].matched is held
 
@@ -431,7 +453,87 @@ def test_some_matches_of_others_can_be_told_all_the_same(match: str, held: bool 
 NEEDS = "-A C -p tcp -j REDIRECT --to-ports 1"
 
 
-@pytest.mark.parametrize("target", ["-j TEE --gateway 10.0.0.1", "-j REDIRECT --to-ports 8000-8010", "-j NFQUEUE"])
+@pytest.mark.parametrize("asked", ["--mark 0x0", "! --mark 0x1", "--mark 0x0/0x6", "! --mark 0x1/0x6"])
+def test_without_a_connection_no_mark_of_it_is_met(asked: str) -> None:
+    """Neither a mark nor the absence of one: in raw conntrack has not looked yet."""
+    trace = followed(f"*raw\n-A OUTPUT -m connmark {asked} -j DROP\nCOMMIT\n{NEEDS_CONNTRACK}")
+    assert trace.steps[0].matched is False
+
+
+MARKED = "-A OUTPUT -m mark --mark {} -j REDIRECT --to-ports 7"
+
+
+@pytest.mark.parametrize(
+    ("rules", "mark"),
+    [
+        (["-j MARK --set-xmark 0x1/0xff"], 0x1201),
+        (["-j MARK --set-xmark 0x1/0x1"], 0x1235),
+        (["-j MARK --set-xmark 0x0/0xffffff0f"], 0x30),
+        (["-j MARK --set-xmark 0x1/0x0"], 0x1235),
+        (["-j MARK --set-xmark 0x7/0xffffffff"], 0x7),
+        (["-j MARK --or-mark 0x3"], 0x1237),
+        (["-j MARK --and-mark 0xf0"], 0x30),
+        (["-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff", "-j MARK --set-xmark 0x0/0xffffffff",
+          "-j CONNMARK --restore-mark --nfmask 0xf0 --ctmask 0xf0"], 0x30),
+        (["-j CONNMARK --set-xmark 0x5/0xffffffff", "-j CONNMARK --set-xmark 0x2/0x0",
+          "-j CONNMARK --restore-mark"], 0x7),
+        (["-j DSCP --set-dscp 0x0a", "-j TOS --set-tos 0x10/0xff", "-j TTL --ttl-set 64", "-j TEE --gateway 10.0.0.1",
+          "-j CLASSIFY --set-class 0001:0001", "-j SET --add-set x src", "-j TRACE", "-j AUDIT --type accept",
+          "-j SECMARK --selctx x", "-j TCPMSS --clamp-mss-to-pmtu"], 0x1234),
+    ],
+)  # fmt: skip
+def test_the_walk_goes_on_behind_targets_of_others_with_the_marks_computed(rules: list[str], mark: int) -> None:
+    """As xt_mark.c and xt_connmark.c do it, masks and all."""
+    text = "\n".join(["*mangle", *(f"-A OUTPUT {rule}" for rule in rules), MARKED.format(f"{mark:#x}"), "COMMIT", ""])
+    nat_rules = f"*nat\n:C - [0:0]\n{NEEDS}\n{MARKED.format(hex(mark))}\nCOMMIT\n"
+    trace = followed(text.replace(MARKED.format(f"{mark:#x}") + "\n", "") + nat_rules, OUT.but(mark=0x1234))
+    assert (trace.marked, trace.became, trace.port) == (mark, Became.REDIRECTED, 7)
+
+
+@pytest.mark.parametrize(
+    ("target", "ends"),
+    [
+        ("-j REDIRECT", {"127.0.0.1:80"}),
+        ("-j REDIRECT --to-ports 8000-8002", {"127.0.0.1:8000", "127.0.0.1:8001", "127.0.0.1:8002"}),
+        ("-j REDIRECT --to-ports 8000-9000 --random", {"one of 127.0.0.1:8000-9000"}),
+        ("-j DNAT --to-destination 1.1.1.1", {"1.1.1.1:80"}),
+        ("-j DNAT --to-destination 1.1.1.1:81", {"1.1.1.1:81"}),
+        ("-j DNAT --to-destination :81", {"9.9.9.9:81"}),
+        ("-j DNAT --to-destination 1.1.1.1-1.1.1.3 --persistent", {"1.1.1.1:80", "1.1.1.2:80", "1.1.1.3:80"}),
+        ("-j DNAT --to-destination 1.1.1.1:5-6", {"1.1.1.1:5", "1.1.1.1:6"}),
+        ("-j NETMAP --to 1.1.1.0/31", {"1.1.1.0:80", "1.1.1.1:80"}),
+    ],
+)
+def test_a_rule_that_sends_elsewhere_names_all_that_it_can_be(target: str, ends: set[str]) -> None:
+    """Without a port it stays; of several the answer names each, and says that it depends."""
+    trace = nat(f"-A OUTPUT -p tcp {target}", NEEDS)
+    ways = trace.ways or (trace,)
+    assert {way.one_of or f"{way.address}:{way.port}" for way in ways} == ends
+    assert {way.became for way in ways} == {Became.REDIRECTED}
+    assert (trace.became is Became.DEPENDS) == (len(ways) > 1)
+    said = conclusion(trace, str)
+    assert all(end in said for end in ends)
+
+
+def test_a_program_may_accept_or_drop() -> None:
+    """NFQUEUE: what becomes of it depends on who listens, and both are named."""
+    text = f"*nat\n{NEEDS.replace('-A C', '-A OUTPUT')}\nCOMMIT\n*filter\n-A OUTPUT -j NFQUEUE --queue-num 0\nCOMMIT\n"
+    trace = followed(text)
+    assert trace.became is Became.DEPENDS
+    assert {way.became for way in trace.ways} == {Became.DROPPED, Became.REDIRECTED}
+
+
+def test_what_is_kept_from_conntrack_is_asked_no_rule_of_nat() -> None:
+    """And the answer names the rule."""
+    rules = f"*nat\n{NEEDS.replace('-A C', '-A OUTPUT')}\nCOMMIT\n"
+    for target in ("-j NOTRACK", "-j CT --notrack"):
+        trace = followed(f"*raw\n-A OUTPUT -p tcp {target}\nCOMMIT\n{rules}")
+        assert trace.became is Became.BYPASSED
+        assert trace.reason == "rule 1 of OUTPUT of the raw table keeps it from conntrack, so no rule of nat is asked"
+    assert followed(f"*raw\n-A OUTPUT -p tcp -j CT --helper ftp\nCOMMIT\n{rules}").became is Became.REDIRECTED
+
+
+@pytest.mark.parametrize("target", ["-j SYNPROXY --mss 1460", "-j A_TARGET_THAT_NOBODY_KNOWS"])
 def test_behind_a_target_that_we_do_not_speak_nothing_is_known(target: str) -> None:
     """It depends on that rule."""
     trace = nat(f"-A OUTPUT -p tcp {target}", NEEDS)
@@ -520,8 +622,8 @@ def test_what_it_depends_on_is_said_with_both_ends() -> None:
     """The rule in its own words."""
     trace = nat(f"-A OUTPUT {RANDOM} -j ACCEPT", "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
     assert conclusion(trace, str) == (
-        f"it depends on rule 1 of OUTPUT ({RANDOM} -j ACCEPT): redirected, it goes to 127.0.0.1:7 or not captured, it "
-        "leaves the pod, to 9.9.9.9:80"
+        f"it depends on rule 1 of OUTPUT of the nat table ({RANDOM} -j ACCEPT): redirected, it goes to 127.0.0.1:7 or "
+        "not captured, it leaves the pod, to 9.9.9.9:80"
     )
 
 

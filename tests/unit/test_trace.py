@@ -201,7 +201,9 @@ def test_a_rule_of_others_that_cannot_be_asked_is_what_it_depends_on(captured: P
     captured.inside.output(f"iptables-{backend}", "-t", "nat", "-I", "OUTPUT", *rule.split())
     done = live(captured, "9.9.9.9:80")
     assert done.status == 5
-    assert re.search(r"^it depends on rule 1 of OUTPUT \(-m statistic .*\): captured", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^it depends on rule 1 of OUTPUT of the nat table \(-m statistic .*\): captured", done.stdout, re.MULTILINE
+    )
     assert "? OUTPUT 1" in done.stdout
     assert live(captured, "10.0.7.7:80").status == 0
 

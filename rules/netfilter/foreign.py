@@ -1,0 +1,424 @@
+"""What matches and targets of iptables mean that we neither write nor rewrite: those of others, kept to the letter.
+
+What is not known here is not guessed: the match cannot be told, and of the target nothing is said. All of them are in
+iptables-extensions(8); the arithmetic of marks is that of net/netfilter/xt_mark.c and xt_connmark.c.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+from rules.netfilter.effects import (
+    Bind,
+    BindSource,
+    Forget,
+    Goto,
+    Hand,
+    Nothing,
+    NoTrack,
+    Queue,
+    Remark,
+    Unknown,
+)
+from rules.netfilter.fields import (
+    ACK,
+    BOTH,
+    CONNMARK,
+    CWR,
+    DESTINATION,
+    DNAT,
+    DPORT,
+    ECE,
+    FIN,
+    GID,
+    MARK,
+    NEVER,
+    NOBODY,
+    OWNERS,
+    PROTOCOL,
+    PROTOCOLS,
+    PSH,
+    REWRITTEN,
+    RST,
+    SNAT,
+    SOURCE,
+    SPORT,
+    STATE,
+    STATES,
+    SYN,
+    TCP_FLAGS,
+    UID,
+    URG,
+    Among,
+    AnyOf,
+    OfType,
+    Untold,
+    domain,
+    masked,
+    opposite,
+)
+from rules.netfilter.spans import joined, one
+from rules.netfilter.targets import Reject, Zone
+from rules.netfilter.values import Family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
+
+    from rules.netfilter.effects import Effect
+    from rules.netfilter.fields import Condition
+    from rules.netfilter.spans import Span
+
+    Reader: TypeAlias = Callable[[Sequence[str]], tuple[Condition, ...] | None]
+
+WHOLE = 0xFFFFFFFF
+FLAGS = {"FIN": FIN, "SYN": SYN, "RST": RST, "PSH": PSH, "ACK": ACK, "URG": URG, "ECE": ECE, "CWR": CWR,
+         "ALL": FIN | SYN | RST | PSH | ACK | URG, "NONE": 0}  # fmt: skip
+KINDS = frozenset({"LOCAL", "UNICAST", "MULTICAST", "BROADCAST"})
+"""The address types that can be told from a host's addresses."""
+FIRST_ONLY = FIN | SYN | RST | ACK
+"""The mask of `--syn`."""
+
+
+# --- matches ----------------------------------------------------------------------------------------------
+
+
+def match_meaning(words: Sequence[str]) -> tuple[Condition, ...]:
+    """What a match asks for, from its words: a module with its options, or options of the packet itself."""
+    found: list[Condition] = []
+    module, at = "", 0
+    while at < len(words):
+        if words[at] == "-m":
+            module, at = words[at + 1] if at + 1 < len(words) else "", at + 2
+            if module in SAYS_NOTHING:
+                return tuple(found)
+            if module not in MODULES:
+                return (*found, Untold(" ".join(words)))
+            continue
+        negated = words[at] == "!"
+        at += negated
+        option = words[at] if at < len(words) else ""
+        end = at + 1
+        while end < len(words) and words[end] != "!" and not (words[end].startswith("-") and words[end] != "-"):
+            end += 1
+        told = read(module, option, words[at + 1 : end])
+        if told is None:
+            return (*found, Untold(" ".join(words)))
+        found += opposite(told, of_version(words)) if negated else told
+        at = max(end, at + 1)
+    return tuple(found)
+
+
+def read(module: str, option: str, values: Sequence[str]) -> tuple[Condition, ...] | None:
+    reader = OPTIONS.get((module, option))
+    try:
+        return reader(values) if reader else None
+    except (ValueError, KeyError, IndexError):
+        return None
+
+
+def of_version(words: Sequence[str]) -> dict[int, Span]:
+    """What addresses can be, in the family of these words."""
+    family = Family.V6 if any(":" in word for word in words) else Family.V4
+    return {SOURCE: domain(SOURCE, family), DESTINATION: domain(DESTINATION, family)}
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
+def port_span(text: str) -> Span:
+    """`80`, `80:90`, or a list of these."""
+    intervals = []
+    for part in text.split(","):
+        first, colon, last = part.partition(":")
+        low = port(first) if first else 0
+        intervals.append((low, (port(last) if last else 65535 if colon else low) + 1))
+    return joined(sorted(intervals))
+
+
+def ports(*fields: int) -> Reader:
+    def read_ports(values: Sequence[str]) -> tuple[Condition, ...]:
+        (text,) = values
+        each = tuple(Among(field, port_span(text)) for field in fields)
+        return each if len(each) == 1 else (AnyOf(tuple((way,) for way in each)),)
+
+    return read_ports
+
+
+def address(field: int) -> Reader:
+    """A network whose mask may be no prefix length."""
+
+    def read_address(values: Sequence[str]) -> tuple[Condition, ...]:
+        (text,) = values
+        host, slash, mask = text.partition("/")
+        number, bits = int(ip_address(host)), 128 if ":" in host else 32
+        if not slash:
+            return (Among(field, one(number)),)
+        if mask.isdigit():
+            network = ip_network(text, strict=False)
+            first = int(network.network_address)
+            return (Among(field, (first, first + network.num_addresses)),)
+        bits_asked = int(ip_address(mask))
+        return (masked(field, bits_asked, number & bits_asked, bits),)
+
+    return read_address
+
+
+def address_range(field: int) -> Reader:
+    def read_range(values: Sequence[str]) -> tuple[Condition, ...]:
+        (text,) = values
+        first, _, last = text.partition("-")
+        return (Among(field, (int(ip_address(first)), int(ip_address(last or first)) + 1)),)
+
+    return read_range
+
+
+def mark(field: int) -> Reader:
+    def read_mark(values: Sequence[str]) -> tuple[Condition, ...]:
+        (text,) = values
+        value, mask = value_and_mask(text)
+        return (masked(field, mask, value, 32),)
+
+    return read_mark
+
+
+def value_and_mask(text: str) -> tuple[int, int]:
+    value, _, mask = text.partition("/")
+    return int(value, 0), int(mask, 0) if mask else WHOLE
+
+
+def states(values: Sequence[str]) -> tuple[Condition, ...]:
+    (text,) = values
+    return (state_condition(text.split(",")),)
+
+
+def state_condition(names: Sequence[str]) -> Condition:
+    """One of these states of conntrack; SNAT and DNAT are asked of the connection, beside the others."""
+    plain = Among(STATE, joined((at, at + 1) for at, state in enumerate(STATES) if state in names))
+    rewritten = {"SNAT": (SNAT, BOTH + 1), "DNAT": (DNAT, DNAT + 1, BOTH, BOTH + 1)}
+    alternatives = [Among(REWRITTEN, span) for name, span in rewritten.items() if name in names]
+    if not alternatives:
+        return plain
+    return AnyOf(tuple((way,) for way in ([plain] if plain.span else []) + alternatives))
+
+
+def tcp_flags(values: Sequence[str]) -> tuple[Condition, ...]:
+    mask, compared = values
+    bits = [sum(FLAGS[name] for name in set(text.split(","))) for text in (mask, compared)]
+    return (masked(TCP_FLAGS, bits[0], bits[1], 8),)
+
+
+def syn(values: Sequence[str]) -> tuple[Condition, ...]:  # noqa: ARG001 # as all readers
+    return (masked(TCP_FLAGS, FIRST_ONLY, SYN, 8),)
+
+
+def fragment(values: Sequence[str]) -> tuple[Condition, ...]:  # noqa: ARG001 # as all readers
+    """Conntrack puts fragments together before any table is asked, and the first is none."""
+    return (NEVER,)
+
+
+def address_type(field: int) -> Reader:
+    def read_type(values: Sequence[str]) -> tuple[Condition, ...] | None:
+        (text,) = values
+        kinds = tuple(text.split(","))
+        return (OfType(field, kinds),) if KINDS.issuperset(kinds) else None
+
+    return read_type
+
+
+def owner(field: int) -> Reader:
+    def read_owner(values: Sequence[str]) -> tuple[Condition, ...]:
+        (text,) = values
+        first, _, last = text.partition("-")
+        return (Among(field, (int(first), int(last or first) + 1)),)
+
+    return read_owner
+
+
+def has_socket(values: Sequence[str]) -> tuple[Condition, ...]:  # noqa: ARG001 # as all readers
+    return (Among(UID, (NOBODY[-1], OWNERS[-1])),)
+
+
+def protocol(values: Sequence[str]) -> tuple[Condition, ...]:
+    (name,) = values
+    return (Among(PROTOCOL, one(int(name) if name.isdigit() else PROTOCOLS[name])),)
+
+
+SAYS_NOTHING = frozenset({"comment"})
+MODULES = frozenset(
+    {"", "tcp", "udp", "multiport", "iprange", "mark", "connmark", "conntrack", "state", "addrtype", "owner"}
+)
+OPTIONS: dict[tuple[str, str], Reader] = {
+    ("", "-p"): protocol,
+    ("", "-s"): address(SOURCE),
+    ("", "-d"): address(DESTINATION),
+    ("", "-f"): fragment,
+    ("", "--sport"): ports(SPORT),
+    ("", "--dport"): ports(DPORT),
+    ("", "--tcp-flags"): tcp_flags,
+    ("", "--syn"): syn,
+    ("tcp", "--sport"): ports(SPORT),
+    ("tcp", "--dport"): ports(DPORT),
+    ("tcp", "--tcp-flags"): tcp_flags,
+    ("tcp", "--syn"): syn,
+    ("udp", "--sport"): ports(SPORT),
+    ("udp", "--dport"): ports(DPORT),
+    ("multiport", "--sports"): ports(SPORT),
+    ("multiport", "--dports"): ports(DPORT),
+    ("multiport", "--ports"): ports(SPORT, DPORT),
+    ("iprange", "--src-range"): address_range(SOURCE),
+    ("iprange", "--dst-range"): address_range(DESTINATION),
+    ("mark", "--mark"): mark(MARK),
+    ("connmark", "--mark"): mark(CONNMARK),
+    ("conntrack", "--ctstate"): states,
+    ("conntrack", "--ctproto"): protocol,
+    ("state", "--state"): states,
+    ("addrtype", "--src-type"): address_type(SOURCE),
+    ("addrtype", "--dst-type"): address_type(DESTINATION),
+    ("owner", "--uid-owner"): owner(UID),
+    ("owner", "--gid-owner"): owner(GID),
+    ("owner", "--socket-exists"): has_socket,
+}
+"""How each option is read, by its module."""
+
+
+# --- targets ----------------------------------------------------------------------------------------------
+
+
+GOES_ON = frozenset({
+    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "HL", "IDLETIMER", "LED", "LOG", "NFLOG", "RATEEST",
+    "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
+})  # fmt: skip
+"""Targets behind which the walk goes on, and which change nothing that decides where a packet goes."""
+
+
+def target_meaning(words: Sequence[str]) -> Effect:
+    """What a target does, from its words with their `-j` or `-g`."""
+    if not words:
+        return Nothing()
+    name = words[1] if len(words) > 1 else ""
+    if words[0] == "-g":
+        return Goto(name)
+    if name in GOES_ON:
+        return Nothing()
+    reader = TARGETS.get(name)
+    try:
+        return reader(options_of(words[2:])) if reader else Unknown(" ".join(words))
+    except (ValueError, KeyError, IndexError):
+        return Unknown(" ".join(words))
+
+
+def options_of(words: Sequence[str]) -> dict[str, str]:
+    """Options with their values; those without one have the empty word."""
+    options: dict[str, str] = {}
+    for word in words:
+        if word.startswith("--"):
+            options[word] = ""
+        elif options:
+            options[next(reversed(options))] = word
+    return options
+
+
+def set_mark(options: dict[str, str]) -> Effect:
+    return mark_set(MARK, options)
+
+
+def mark_set(onto: int, options: dict[str, str]) -> Remark:
+    """`--set-xmark`, which iptables-save prints for all of them; and those for people."""
+    (option, text), *_ = options.items()
+    value, mask = value_and_mask(text)
+    match option:
+        case "--set-xmark":
+            return Remark(onto, WHOLE & ~mask, 0, value)
+        case "--set-mark":
+            return Remark(onto, WHOLE & ~(mask | value), 0, value)
+        case "--and-mark":
+            return Remark(onto, value, 0, 0)
+        case "--or-mark":
+            return Remark(onto, WHOLE & ~value, 0, value)
+        case "--xor-mark":
+            return Remark(onto, WHOLE, 0, value)
+        case _:
+            raise KeyError(option)
+
+
+def connmark(options: dict[str, str]) -> Effect:
+    if "--left-shift-mark" in options or "--right-shift-mark" in options:
+        return Forget(MARK if "--restore-mark" in options else CONNMARK)
+    both = options.get("--mask", hex(WHOLE))
+    of_packet, of_connection = (int(options.get(name, both), 0) for name in ("--nfmask", "--ctmask"))
+    if "--save-mark" in options:
+        return Remark(CONNMARK, WHOLE & ~of_connection, of_packet, 0)
+    if "--restore-mark" in options:
+        return Remark(MARK, WHOLE & ~of_packet, of_connection, 0)
+    return mark_set(CONNMARK, options)
+
+
+def conntrack(options: dict[str, str]) -> Effect:
+    if "--notrack" in options:
+        return NoTrack()
+    zone = options.get("--zone") or options.get("--zone-orig") or "0"
+    return Zone(int(zone, 0)) if zone.isdigit() and zone != "0" else Nothing()
+
+
+def redirect(options: dict[str, str]) -> Effect:
+    return Bind(((None, target_ports(options["--to-ports"]) if "--to-ports" in options else None),), is_here=True)
+
+
+def target_ports(text: str) -> Span:
+    """`8000` or `8000-8010`; behind a slash stands where the counting begins."""
+    first, _, last = text.partition("/")[0].partition("-")
+    return port(first), port(last or first) + 1
+
+
+def dnat(options: dict[str, str]) -> Effect:
+    text = options["--to-destination"]
+    host, ports_text = text, ""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        ports_text = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, ports_text = text.partition(":")
+    first, _, last = host.partition("-")
+    first, last = first.strip("[]"), last.strip("[]")
+    addresses = (int(ip_address(first)), int(ip_address(last or first)) + 1) if first else None
+    return Bind(((addresses, target_ports(ports_text) if ports_text else None),))
+
+
+def netmap(options: dict[str, str]) -> Effect:
+    """Each address of one network becomes its counterpart of the other; which one, nothing else needs to know."""
+    network = ip_network(options["--to"], strict=False)
+    first = int(network.network_address)
+    return Bind((((first, first + network.num_addresses), None),))
+
+
+def tproxy(options: dict[str, str]) -> Effect:
+    on = options.get("--on-ip", "")
+    if on and not ip_address(on).is_unspecified:
+        return Unknown(f"-j TPROXY --on-ip {on}")
+    value, mask = value_and_mask(options.get("--tproxy-mark") or "0/0")
+    return Hand(port(options.get("--on-port") or "0"), WHOLE & ~mask, value)
+
+
+TARGETS: dict[str, Callable[[dict[str, str]], Effect]] = {
+    "MARK": set_mark,
+    "CONNMARK": connmark,
+    "HMARK": lambda _: Forget(MARK),
+    "CT": conntrack,
+    "NOTRACK": lambda _: NoTrack(),
+    "REDIRECT": redirect,
+    "DNAT": dnat,
+    "NETMAP": netmap,
+    "SNAT": lambda _: BindSource(),
+    "MASQUERADE": lambda _: BindSource(),
+    "TPROXY": tproxy,
+    "REJECT": lambda options: Reject(options.get("--reject-with", "")),
+    "NFQUEUE": lambda _: Queue(),
+    "QUEUE": lambda _: Queue(),
+}
+"""How the options of each target are read."""

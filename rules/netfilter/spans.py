@@ -1,0 +1,107 @@
+"""Sets in one dimension: spans, the ascending ends of half-open intervals.
+
+`(22, 23, 80, 81)` are the ports 22 and 80. An interface name is a point between strings, which makes `eth+` an interval
+like any other.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, TypeAlias
+
+    Span: TypeAlias = tuple[Any, ...]
+    """Ascending ends of half-open intervals, of numbers or of strings."""
+
+FEW = 8
+"""Ends of a span of which each is looked up in the other; of more, both are walked through once."""
+
+
+def one(value: Any) -> Span:
+    """This number or name alone."""
+    return (value, f"{value}\0") if isinstance(value, str) else (value, value + 1)
+
+
+def joined(intervals: Iterable[tuple[Any, Any]]) -> Span:
+    """A span of intervals in ascending order, which may touch or overlap."""
+    ends: list[Any] = []
+    for first, end in intervals:
+        if ends and first <= ends[-1]:
+            ends[-1] = max(ends[-1], end)
+        else:
+            ends += (first, end)
+    return tuple(ends)
+
+
+def common(mine: Span, other: Span) -> Span:
+    """What is in both."""
+    if len(mine) < len(other):
+        mine, other = other, mine
+    if len(other) <= FEW:
+        return tuple(end for at in range(0, len(other), 2) for end in within(mine, other[at], other[at + 1]))
+    return swept(mine, other, both=True)
+
+
+def less(mine: Span, other: Span) -> Span:
+    """What is in the first and not in the second."""
+    if len(other) > FEW:
+        return swept(mine, other, both=False)
+    for at in range(0, len(other), 2):
+        mine = beside(mine, other[at], other[at + 1])
+    return mine
+
+
+def united(mine: Span, other: Span) -> Span:
+    """What is in either."""
+    if not mine or not other:
+        return mine or other
+    pairs = [(span[at], span[at + 1]) for span in (mine, other) for at in range(0, len(span), 2)]
+    return joined(sorted(pairs))
+
+
+def within(span: Span, first: Any, end: Any) -> Span:
+    """The part of a span between two ends."""
+    low, high = count(span, first, inclusive=True), count(span, end, inclusive=False)
+    return (*((first,) if low % 2 else ()), *span[low:high], *((end,) if high % 2 else ()))
+
+
+def beside(span: Span, first: Any, end: Any) -> Span:
+    """The part of a span that is not between two ends."""
+    low, high = count(span, first, inclusive=False), count(span, end, inclusive=True)
+    return (*span[:low], *((first,) if low % 2 else ()), *((end,) if high % 2 else ()), *span[high:])
+
+
+def count(span: Span, value: Any, *, inclusive: bool) -> int:
+    """How many ends are below a value, or not above it. An odd number means that the value is inside."""
+    low, high = 0, len(span)
+    while low < high:
+        middle = (low + high) // 2
+        if span[middle] < value or (inclusive and span[middle] == value):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def swept(mine: Span, other: Span, *, both: bool) -> Span:
+    """Walks through the ends of two spans at once, for what is in both, or in the first alone."""
+    ends: list[Any] = []
+    at = beyond = 0
+    inside = False
+    while at < len(mine) or beyond < len(other):
+        value = min((*mine[at : at + 1], *other[beyond : beyond + 1]))
+        at += at < len(mine) and mine[at] == value
+        beyond += beyond < len(other) and other[beyond] == value
+        now = bool(at % 2) and bool(beyond % 2) is both
+        if now is not inside:
+            ends.append(value)
+            inside = now
+    return tuple(ends)
+
+
+def points(span: Span, most: int) -> Iterator[int] | None:
+    """The numbers of a span, if they are not more than so many."""
+    if not span or isinstance(span[0], str) or sum(span[1::2]) - sum(span[::2]) > most:
+        return None if span else iter(())
+    return (value for at in range(0, len(span), 2) for value in range(span[at], span[at + 1]))
