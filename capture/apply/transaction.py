@@ -16,6 +16,7 @@ from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NFT, OUR_TABLES, Iptables
 from rules.live.changes import (
+    Change,
     RemoveChain,
     changes,
     changes_back,
@@ -36,13 +37,14 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
+    from capture.apply.pickup import PickUp
     from capture.host.live import Live
     from capture.kernel.iptables import Saved
     from capture.log import Log
-    from rules.live.changes import Change
+    from rules.live.changes import Command
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
     from rules.plan.plan import Plan
@@ -88,7 +90,17 @@ class Restore(Value):
                     f"waiting for the lock of iptables, {path}, up to {LOCK_WAIT} s: {', '.join(holders)} holds it"
                 )
 
-    def do(self) -> None:
+    def only(self, those: Callable[[str, Command], bool]) -> Restore | None:
+        """The same with some commands only, by table and command; None if there are none."""
+        parts = (
+            Change(change.table, tuple(command for command in change.commands if those(change.table, command)))
+            for change in self.changes
+        )
+        some = tuple(part for part in parts if part.commands)
+        return self.but(changes=some, text=restore_text(some)) if some else None
+
+    def do(self, log: Log) -> None:
+        self.tell_of_waiting(log)
         self.tool.restore(self.changes, self.text)
 
     def now(self) -> Saved:
@@ -154,7 +166,7 @@ class SetRouting(Value):
     def family(self) -> Family:
         return self.routing.family
 
-    def do(self) -> None:
+    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=self.adds)
 
     def check(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
@@ -212,7 +224,7 @@ class SetPassthroughAddress(Value):
     def __str__(self) -> str:
         return f"ip -6 addr {'add' if self.adds else 'del'} ::6/128 dev lo"
 
-    def do(self) -> None:
+    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=self.adds)
 
     def check(self, log: Log) -> None:
@@ -239,17 +251,17 @@ class LetPacketsPass(Value):
     def __str__(self) -> str:
         return "nothing until packets that met the former rules are through: the next commit lets go what they were for"
 
-    def do(self) -> None:
-        from capture.kernel.rcu import let_packets_pass
-
-        let_packets_pass()
+    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
+        self.undo()
 
     def check(self, log: Log) -> None:
         """There is nothing to see."""
 
     def undo(self) -> None:
         """The same on the way back."""
-        self.do()
+        from capture.kernel.rcu import let_packets_pass
+
+        let_packets_pass()
 
 
 class TakeAway(Value):
@@ -288,7 +300,7 @@ class TakeAway(Value):
 
 
 if TYPE_CHECKING:
-    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass
+    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp
     Act: TypeAlias = Step | TakeAway
 
 
@@ -305,6 +317,11 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
     others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
     places += [(tool, Ruleset(tool.family)) for tool in others]
     restores = [step for tool, ruleset in places for step in restoring(live, tool, ruleset, take_over=take_over)]
+    if restores and live.has_sockets:
+        from capture.apply.pickup import beside_what_is_open  # where a pod starts there are none
+
+        first, restores = beside_what_is_open(live, wanted, restores)
+        yield from first
     yield from handed_over(live, wanted, restores)
     removals = list(routing_to_remove(live, planned))
     if restores and removals:
@@ -439,10 +456,8 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
         for step in doing:
             done.append(step)
             log.info(*f"Running {step}".split("\n"))
-            if isinstance(step, Restore):
-                step.tell_of_waiting(log)
             try:
-                step.do()
+                step.do(log)
             except OSError as error:
                 raise KernelRefused(f"the kernel refused `{step}`: {error.strerror or error}") from error
         for step in doing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
+from capture.host import place
 from capture.kernel import netlink
 from capture.kernel.diagnosis import permission_hint
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
@@ -46,6 +47,8 @@ class Live(Value):
     """The chains of those tables."""
     other_nft_tables: frozenset[str] = frozenset()
     """The tables of nf_tables in its other families."""
+    has_sockets: bool = False
+    """Whether anybody has a TCP or UDP socket here."""
     legacy_is_known: bool = True
     """Whether we may see which legacy tables there are: only uid 0 may."""
 
@@ -141,6 +144,7 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         facts.lo_has_ipv6,
         nft_chains,
         other_nft_tables,
+        place.has_sockets(),
         legacy_is_known=None not in legacy_tables.values(),
     )
 

@@ -29,6 +29,9 @@ NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 REQUEST_DUMP = 0x001 | 0x300
 DUMP_INTERRUPTED = 0x010
 """NLM_F_DUMP_INTR: what is being told changed meanwhile, and may be told in part or twice."""
+REQUEST_ACK = 0x001 | 0x004
+AT_ONCE = 100
+"""Requests that are sent before the answers are read, so that these fit into what may wait for us."""
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
@@ -260,6 +263,29 @@ ABSENT = frozenset(
         errno.ESOCKTNOSUPPORT,
     }
 )
+
+
+@primitive
+def acknowledged(protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """Send requests, each a type, flags and a payload, one after the other. The error number of each, or 0.
+
+    Raises OSError where the kernel cannot be asked at all.
+    """
+    errors: list[int] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+        for at in range(0, len(requests), AT_ONCE):
+            some = requests[at : at + AT_ONCE]
+            kernel.send(
+                b"".join(
+                    HEADER.pack(HEADER.size + len(body), kind, REQUEST_ACK | flags, number, 0) + body
+                    for number, (kind, flags, body) in enumerate(some)
+                )
+            )
+            while len(errors) < at + len(some):
+                for kind, _, _, body in messages(kernel.recv(1 << 16)):
+                    if kind == NLMSG_ERROR:
+                        errors.append(-struct.unpack_from("=i", body)[0])
+    return errors
 
 
 def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:

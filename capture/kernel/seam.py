@@ -35,6 +35,9 @@ if TYPE_CHECKING:
         def dump(self, protocol: int, question: int, payload: bytes) -> Sequence[bytes]:
             """The messages that answer a netlink dump. Raises OSError."""
 
+        def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[int]:
+            """Netlink requests, each a type, flags and a payload: the error number of each, or 0. Raises OSError."""
+
         def sent(self, asked: Sequence[bytes]) -> int:
             """A batch of nf_tables requests, done as a whole or not at all: the error number, or 0."""
 

@@ -28,6 +28,7 @@ import capture
 import rules
 from capture import init
 from capture.apply import transaction
+from capture.apply.pickup import PickUp
 from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
 from capture.host.facts import read_facts
 from capture.host.live import read_live
@@ -121,8 +122,8 @@ def atoms_of(doing: Iterable[Act]) -> list[Atom]:
                     Commit(step.tool, change.table, number, restores, programs.count(step.tool))
                     for number, change in enumerate(step.changes, 1)
                 ]
-            case LetPacketsPass():
-                # Nothing happens in it. To be killed there is to be killed behind the act before.
+            case LetPacketsPass() | PickUp():
+                # Nothing of ours happens in it. To be killed there is to be killed behind the act before.
                 continue
             case SetRouting():
                 parts = str(step).split(", ")

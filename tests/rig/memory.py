@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
-from capture.kernel import netlink, nftables
+from capture.host.place import SOCKET_COUNTS
+from capture.kernel import netlink, nftables, sockets
 from capture.kernel.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
 from capture.kernel.process import Completed
 from rules.netfilter import iptables_parse
@@ -92,6 +93,8 @@ class Memory:
             for backend in (NFT, LEGACY)
             for verb in ("save", "restore")
         }
+        self.sockets: list[tuple[int, int, int]] = []
+        """Those of TCP: state, port and that of the peer. Both are at 127.0.0.1."""
         self.acts: list[str] = []
         """What was asked for that changes something, in order."""
         self.refuse: Callable[[str], int | Exception | None] = lambda _act: None
@@ -111,11 +114,15 @@ class Memory:
         for family, names in LEGACY_TABLES.items():
             if path == names:
                 return [name for backend, of, name in self.tables if backend == LEGACY and of is family]
+        if path == SOCKET_COUNTS[0]:
+            return ["TCP:", "inuse", str(len(self.sockets)), "orphan", "0"]
         return []
 
     def dump(self, protocol: int, question: int, payload: bytes) -> list[bytes]:
         if protocol in self.silent:
             raise OSError(self.silent[protocol], "")
+        if protocol == sockets.NETLINK_SOCK_DIAG:
+            return list(self.told_sockets(payload))
         told: Iterable[bytes] = {
             netlink.NFT_MSG_GETTABLE: self.told_tables,
             netlink.NFT_MSG_GETCHAIN: self.told_chains,
@@ -125,6 +132,15 @@ class Memory:
             netlink.RTM_GETRULE: self.told_rules,
         }.get(question, list)()
         return [message for message in told if payload[0] in (0, message[0])]
+
+    def told_sockets(self, request: bytes) -> Iterator[bytes]:
+        family, protocol, _, states = sockets.REQUEST.unpack(request)
+        if (family, protocol) == (NUMBERS[Family.V4], sockets.PROTOCOLS["tcp"]):
+            here = bytes([127, 0, 0, 1])
+            for state, *ports in self.sockets:
+                if states & 1 << state:
+                    ends = (port.to_bytes(2, "big") for port in ports)
+                    yield sockets.MESSAGE.pack(family, state, *ends, here, here, *[0] * 8)
 
     def told_tables(self) -> Iterator[bytes]:
         for backend, family, name in self.tables:
@@ -216,6 +232,10 @@ class Memory:
 
     def let_packets_pass(self) -> None:
         self.act("let packets pass")
+
+    def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[int]:
+        self.act(f"{len(requests)} requests to netlink protocol {protocol}")
+        return [0] * len(requests)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

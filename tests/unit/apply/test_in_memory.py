@@ -19,6 +19,7 @@ from capture.kernel import netlink
 from capture.kernel.iptables import LEGACY, NFT
 from capture.kernel.process import Completed
 from capture.kernel.seam import standing_in
+from rules.live.connections import ESTABLISHED, LISTEN
 from rules.netfilter.values import Family
 from tests.rig.memory import Memory, everything
 
@@ -103,6 +104,23 @@ def test_a_table_that_hands_over_waits_for_packets_on_their_way(kernel: Memory) 
     assert run(*PLAIN, "-m", "TPROXY") == DONE
     commits = [act for act in kernel.acts if act.startswith(("iptables", "let"))]
     assert commits == ["iptables-nft-restore mangle", "let packets pass", "iptables-nft-restore nat"]
+
+
+def test_conntrack_is_told_of_what_is_open_between_the_chains_and_the_jumps(kernel: Memory) -> None:
+    """Where a connection is open; where sockets only listen, or rules of ours are there, all is as in a new pod."""
+    listening = (LISTEN, 80, 0)
+    kernel.sockets = [listening]
+    assert run(*PLAIN) == DONE
+    assert kernel.acts == ["lock", "iptables-nft-restore nat", "unlock"]
+    assert run("--cleanup-only") == DONE
+    kernel.sockets = [listening, (ESTABLISHED, 80, 50000)]
+    kernel.acts.clear()
+    assert run(*PLAIN) == DONE
+    restore = "iptables-nft-restore nat"
+    assert kernel.acts == ["lock", restore, "1 requests to netlink protocol 12", restore, "unlock"]
+    kernel.acts.clear()
+    assert run(*PLAIN, "-o", "22") == DONE
+    assert kernel.acts == ["lock", restore, "unlock"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,82 @@
+"""Conntrack's book by netlink: which connections are in it, and writing down one that it did not see begin.
+
+ctnetlink's entries are kept also while conntrack does not run, so one can be written before the rule that switches it
+on (net/netfilter/nf_conntrack_netlink.c). Needs CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from capture.kernel.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, acknowledged
+from rules.live.connections import IN_CONNTRACK, SYN_SENT, TCP, Flow
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h, nf_conntrack_tcp.h
+IPCTNL_MSG_CT_NEW = 1 << 8
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT = 1, 2, 3, 4, 7
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+CTA_IP_V4, CTA_IP_V6 = (1, 2), (3, 4)
+"""The source and the destination."""
+CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+CTA_PROTOINFO_TCP = 1
+CTA_PROTOINFO_TCP_STATE, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY = 1, 4, 5
+NLA_F_NESTED = 0x8000
+IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED = 2, 4, 8
+SACK_PERM, BE_LIBERAL = 0x02, 0x08
+"""IP_CT_TCP_FLAG_*: what the kernel itself assumes of a connection that it picks up: its windows are not known."""
+CREATE = 0x200 | 0x400
+"""NLM_F_EXCL and NLM_F_CREATE."""
+TCP_TIMEOUT, UDP_TIMEOUT = 432000, 120
+"""Seconds of silence after which an entry is forgotten: the kernel's defaults (nf_conntrack-sysctl.rst)."""
+
+
+def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[Flow]]:
+    """Make an entry for each of these connections, given with the state of its socket, that has none.
+
+    The result are those for which none could be made, by errno. Raises OSError where ctnetlink cannot be asked.
+    """
+    asked = list(open_connections)
+    requests = [(IPCTNL_MSG_CT_NEW, CREATE, entry(*one)) for one in asked]
+    refused: dict[int, list[Flow]] = {}
+    for (flow, _), error in zip(asked, acknowledged(NETLINK_NETFILTER, requests), strict=True):
+        if error not in (0, errno.EEXIST):
+            refused.setdefault(error, []).append(flow)
+    return refused
+
+
+def entry(began: Flow, state: int) -> bytes:
+    """What asks for an entry of this connection, whose socket is in this state."""
+    is_tcp = began.protocol == TCP
+    status = IPS_CONFIRMED if state == SYN_SENT else IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED
+    body = struct.pack("=BBH", NUMBERS[began.family], 0, 0)
+    body += tuple_as(CTA_TUPLE_ORIG, began) + tuple_as(CTA_TUPLE_REPLY, began.answered())
+    body += attribute(CTA_STATUS, struct.pack(">I", status))
+    body += attribute(CTA_TIMEOUT, struct.pack(">I", TCP_TIMEOUT if is_tcp else UDP_TIMEOUT))
+    if is_tcp:
+        flags = bytes([SACK_PERM | BE_LIBERAL] * 2)
+        tcp = attribute(CTA_PROTOINFO_TCP_STATE, bytes([IN_CONNTRACK[state]]))
+        tcp += attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, flags) + attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, flags)
+        body += nested(CTA_PROTOINFO, nested(CTA_PROTOINFO_TCP, tcp))
+    return body
+
+
+def tuple_as(kind: int, flow: Flow) -> bytes:
+    source, destination = CTA_IP_V4 if flow.source.version == 4 else CTA_IP_V6
+    addresses = attribute(source, flow.source.packed) + attribute(destination, flow.destination.packed)
+    ports = attribute(CTA_PROTO_SRC_PORT, struct.pack(">H", flow.source_port))
+    ports += attribute(CTA_PROTO_DST_PORT, struct.pack(">H", flow.destination_port))
+    protocol = attribute(CTA_PROTO_NUM, bytes([flow.protocol])) + ports
+    return nested(kind, nested(CTA_TUPLE_IP, addresses) + nested(CTA_TUPLE_PROTO, protocol))
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, value: bytes) -> bytes:
+    return attribute(kind | NLA_F_NESTED, value)
