@@ -10,7 +10,7 @@ removed from the other backend goes behind both, so that at no instant neither h
 
 from __future__ import annotations
 
-import signal
+import _signal  # type: ignore[import-not-found] # what `signal` wraps, which takes its time to import
 
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import netlink
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from rules.plan.plan import Plan
 
 ORDER = (Family.V6, Family.V4)
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
 ATTEMPTS = 3
 """How often a table is looked at again that others are changing while we take it away."""
@@ -436,7 +436,7 @@ def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
 
     A signal that would end us waits until then: neither we nor the children are stopped half way.
     """
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    unblocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         do_all_or_none([step for step in doing if not isinstance(step, TakeAway)], live, log)
         for step in doing:
@@ -444,7 +444,7 @@ def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
                 log.info(f"Running {step}")
                 step.do(log)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, unblocked)
 
 
 def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socket import if_indextoname
+from _socket import if_indextoname
 
 from capture.host.place import sockets_of
 from capture.kernel import sockets

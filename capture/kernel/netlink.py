@@ -6,11 +6,12 @@ and `nft list tables` or `ip rule` a fork each. All questions only look.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
-import socket
 import struct
 import sys
+from contextlib import closing
 from ipaddress import ip_address
 
 from capture.kernel.process import patiently
@@ -232,7 +233,7 @@ def dump(protocol: int, question: int, payload: bytes) -> Sequence[bytes]:
 
 def dumped(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
     """The same, tried once. Raises InterruptedError where others changed what was being told."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+    with talking(protocol) as kernel:
         kernel.send(HEADER.pack(HEADER.size + len(payload), question, REQUEST_DUMP, 1, 0) + payload)
         while True:
             for kind, flags, _, body in messages(kernel.recv(1 << 16)):
@@ -244,6 +245,11 @@ def dumped(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
                         raise OSError(error, os.strerror(error))
                     return
                 yield body
+
+
+def talking(protocol: int) -> closing[_socket.socket]:
+    """A netlink socket, closed behind the block. The `socket` module takes as long to import as half of our own."""
+    return closing(_socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol))
 
 
 def is_absence(error: OSError) -> bool:
@@ -272,7 +278,7 @@ def acknowledged(protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> l
     Raises OSError where the kernel cannot be asked at all.
     """
     errors: list[int] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
+    with talking(protocol) as kernel:
         for at in range(0, len(requests), AT_ONCE):
             some = requests[at : at + AT_ONCE]
             kernel.send(

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 
-from capture.kernel.netlink import ATTRIBUTE, HEADER, NETLINK_NETFILTER, NLMSG_ERROR, NUMBERS, messages
+from capture.kernel.netlink import ATTRIBUTE, HEADER, NETLINK_NETFILTER, NLMSG_ERROR, NUMBERS, messages, talking
 from capture.kernel.seam import primitive
 from rules.netfilter.values import BUILT_IN
 
@@ -84,7 +83,7 @@ def sent(asked: Sequence[bytes]) -> int:
         batch += framed(struct.unpack("=H", request[:2])[0], REQUEST_ACK | NONREC, number, request[2:])
     batch += framed(BATCH_END, REQUEST, 0, mark)
     refused = 0
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+    with talking(NETLINK_NETFILTER) as kernel:
         kernel.send(batch)
         answered = 0
         while answered < len(asked):
