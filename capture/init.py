@@ -131,7 +131,7 @@ def remove(settings: Settings, facts: Facts, log: Log) -> None:
     for thing in cleaned.removed:
         log.info(f"Removed {thing}")
     for thing in cleaned.left:
-        log.info(f"Left alone {thing}")
+        (log.warn if thing.remedy else log.info)(f"Left alone {thing}")
     cleaned.raise_if_any_remains()
     log.info("Nothing of ours is left" if cleaned.removed else "Nothing of ours is here: nothing to remove")
 

@@ -8,8 +8,10 @@ from capture.host.live import read_live
 from capture.kernel import netns
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
 from capture.kernel.process import read_words
-from rules.live.changes import is_our_jump, is_ours, ours_in
+from rules.live.changes import is_our_jump, is_ours, ours_in, recognised
 from rules.live.meshes import mesh_of
+from rules.netfilter.quoting import typed
+from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
@@ -35,9 +37,12 @@ class Thing(Value):
     what: str
     why: str = ""
     """Why it was left alone; empty for what was removed."""
+    remedy: str = ""
+    """The command that removes it, where istio-iptables may have left it behind and nothing proves that."""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}{f' ({self.why})' if self.why else ''}"
+        why = "; ".join(filter(None, (self.why, f"to remove it: `{self.remedy}`" if self.remedy else "")))
+        return f"{self.where}: {self.what}{f' ({why})' if why else ''}"
 
 
 class Cleaned(Value):
@@ -84,14 +89,18 @@ def ours(live: Live) -> Iterator[Thing]:
         if mine:
             count = sum(map(len, mine.values()))
             yield Thing(place(tool, table), f"the chains {', '.join(mine)}, with {counted(count, 'rule')}")
-        jumps = sum(
-            len(block.rules)
-            for found in ours_in(live.saved(tool).ruleset).tables
+        hooks = [
+            is_our_jump(table, rule)
+            for found in ours_in(recognised(live.saved(tool).ruleset, Ruleset(tool.family))).tables
             for block in found.blocks
+            for rule in block.rules
             if found.table == table.table and found.is_built_in(block.chain)
-        )
-        if jumps:
-            yield Thing(place(tool, table), f"{counted(jumps, 'jump')} to them in built-in chains")
+        ]
+        if any(hooks):
+            yield Thing(place(tool, table), f"{counted(sum(hooks), 'jump')} to them in built-in chains")
+        if not all(hooks):
+            what = f"{counted(hooks.count(False), 'rule')} of an older istio-iptables in built-in chains"
+            yield Thing(place(tool, table), what)
     for rule in live.policy_rules:
         if rule.protocol == PROTOCOL:
             yield Thing("routing", rule_text(rule))
@@ -132,6 +141,7 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
                 yield Thing(place(tool, table), f"the chain {chain}", f"of {mesh}")
         if tool.backend == LEGACY and not theirs and not table.declared:
             yield Thing(place(tool, table), "the empty table", "the kernel cannot take a legacy table back")
+    yield from maybe_of_istio(before, after)
     ours_before = [rule for rule in before.policy_rules if rule.protocol == PROTOCOL]
     looked_up = {(rule.family, rule.table) for rule in ours_before} | {
         (route.family, route.table) for route in before.local_routes
@@ -139,15 +149,31 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
     unsigned = f"it does not carry our signature, protocol {PROTOCOL}"
     for rule in after.policy_rules:
         if rule.protocol != PROTOCOL and (rule.family, rule.table) in looked_up:
-            yield Thing("routing", rule_text(rule), unsigned)
+            asked = f"fwmark {rule.mark:#x} lookup {rule.table}"
+            yield Thing("routing", rule_text(rule), unsigned, f"{ip(rule)} rule del priority {rule.priority} {asked}")
     for route in after.local_routes:
         if route.protocol != PROTOCOL:
-            yield Thing("routing", route_text(route), unsigned)
+            remedy = f"{ip(route)} route del local default dev lo table {route.table}"
+            yield Thing("routing", route_text(route), unsigned, remedy)
     if after.passthrough and after.passthrough.protocol != PROTOCOL:
-        yield Thing("lo", str(after.passthrough), unsigned)
+        yield Thing("lo", str(after.passthrough), unsigned, "ip -6 addr del ::6/128 dev lo")
     if not after.legacy_is_known:
         unseen = [path for path in LEGACY_TABLES.values() if read_words(path) is None]
         yield Thing("legacy", "tables, if there are any", f"only uid 0 may read {' and '.join(unseen)}")
+
+
+def maybe_of_istio(before: Live, after: Live) -> Iterator[Thing]:
+    """Rules in built-in chains that an older istio-iptables may have made, or anybody else."""
+    from rules.live.older import doubtful
+
+    for backend in BACKENDS:
+        for family in Family:
+            tool = Iptables(backend, family)
+            for table, chain, rule in doubtful(before.saved(tool).ruleset):
+                if rule in after.saved(tool).ruleset.table(table).chains().get(chain, ()):
+                    remedy = f"{tool} -t {table} -D {chain} {typed(rule.text)}"
+                    why = "an older istio-iptables may have made it, or somebody else"
+                    yield Thing(f"{tool} {table}", f"-A {chain} {rule.text}", why, remedy)
 
 
 def tables(live: Live) -> Iterator[tuple[Iptables, TableRules]]:
@@ -164,14 +190,16 @@ def place(tool: Iptables, table: TableRules) -> str:
     return f"{tool} {table.table}"
 
 
+def ip(thing: PolicyRule | LocalRoute) -> str:
+    return "ip" if thing.family is Family.V4 else "ip -6"
+
+
 def rule_text(rule: PolicyRule) -> str:
-    family = "ip" if rule.family is Family.V4 else "ip -6"
-    return f"{family} rule {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
+    return f"{ip(rule)} rule {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
 
 
 def route_text(route: LocalRoute) -> str:
-    family = "ip" if route.family is Family.V4 else "ip -6"
-    return f"{family} route local default dev lo table {route.table}"
+    return f"{ip(route)} route local default dev lo table {route.table}"
 
 
 def counted(number: int, thing: str) -> str:

@@ -18,15 +18,17 @@ from capture.kernel.iptables import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NFT,
 from rules.live.changes import (
     Change,
     RemoveChain,
+    as_judged,
     changes,
     changes_back,
     holds_ours,
     is_our_jump,
     is_ours,
+    recognised,
     restore_text,
     with_stand_ins,
 )
-from rules.live.meshes import beside_ambient, chains_of_other_meshes
+from rules.live.meshes import chains_of_other_meshes
 from rules.netfilter.quoting import for_shell, typed
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
@@ -106,8 +108,7 @@ class Restore(Value):
     def now(self) -> Saved:
         """What is there at this moment; whose it is does not change with what we do."""
         saved = self.tool.save()
-        is_shared = any(table.not_ours for table in self.before.tables)
-        return saved.but(ruleset=beside_ambient(saved.ruleset)) if is_shared else saved
+        return saved.but(ruleset=as_judged(saved.ruleset, self.before))
 
     def check(self, log: Log) -> None:
         """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
@@ -334,7 +335,7 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
 
 
 def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) -> Iterator[Restore]:
-    before = live.saved(tool).ruleset
+    before = recognised(live.saved(tool).ruleset, planned)
     also = frozenset(chain for _, _, chain in chains_of_other_meshes(before)) if take_over else frozenset[str]()
     needed = changes(before, planned, also)
     if needed:

@@ -71,7 +71,7 @@ def told(cleaned: Cleaned) -> list[str]:
 
 def as_json(cleaned: Cleaned) -> dict[str, list[dict[str, str]]]:
     return {
-        name: [{"where": thing.where, "what": thing.what, "why": thing.why} for thing in getattr(cleaned, name)]
+        name: [{field: getattr(thing, field) for field in thing.__match_args__} for thing in getattr(cleaned, name)]
         for name in cleaned.__match_args__
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from capture.kernel.iptables import BACKENDS, Iptables
-from rules.live.changes import is_our_jump, is_ours, placed
+from rules.live.changes import is_our_rule, is_ours, placed, recognised
 from rules.live.drift import Kind, aligned
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.rulesets import Ruleset
@@ -72,6 +72,7 @@ def chain_diffs(found: Comparison) -> Iterator[ChainDiff]:
 
 
 def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainDiff]:
+    live = recognised(live, planned)
     for name in dict.fromkeys([*OURS, *(table.table for table in planned.tables)]):
         there, asked = live.table(name), planned.table(name)
         now, wanted = there.chains(), asked.chains()
@@ -89,16 +90,16 @@ def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainD
                 change: Literal["changed", "made", "removed"]
                 change = "changed" if stands and comes else "made" if comes else "removed"
                 stays = of_others if there.is_built_in(chain) else never
-                shown = hunks(chain, before, after, partial(stays, there))
+                shown = hunks(chain, before, after, partial(stays, there, chain))
                 yield ChainDiff(backend, live.family, name, chain, change, tuple(shown))
 
 
-def of_others(table: TableRules, rule: Rule) -> bool:
-    """In a built-in chain nothing but our jumps is ever moved."""
-    return not is_our_jump(table, rule)
+def of_others(table: TableRules, chain: str, rule: Rule) -> bool:
+    """In a built-in chain nothing but what is ours is ever moved."""
+    return not is_our_rule(table, chain, rule)
 
 
-def never(table: TableRules, rule: Rule) -> bool:  # noqa: ARG001 # as `of_others`
+def never(table: TableRules, chain: str, rule: Rule) -> bool:  # noqa: ARG001 # as `of_others`
     """In a chain of ours every rule may go."""
     return False
 

@@ -18,6 +18,8 @@ class ThingModel(_Printed):
     """What it is."""
     why: str
     """Why it was left alone; empty for what was removed."""
+    remedy: str
+    """The command that removes it, if an older istio-iptables may have left it; else empty."""
 
 
 class CleanedModel(_Printed):

@@ -44,6 +44,7 @@ class FindingModel(Model):
         "jump left over",
         "jump doubled",
         "jump moved",
+        "rule of an older version left over",
         "rule of others above ours",
         "not tracked",
         "ip rule missing",

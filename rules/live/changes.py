@@ -96,9 +96,9 @@ def changes_back(live: Ruleset, before: Ruleset, also: frozenset[str] = NOBODY) 
 
     def position(table: str, chain: str) -> tuple[Rule, ...]:
         was = before.table(table)
-        now = [rule for rule in live.table(table).chains().get(chain, ()) if not is_our_jump(was, rule, also)]
+        now = [rule for rule in live.table(table).chains().get(chain, ()) if not is_our_rule(was, chain, rule, also)]
         for at, rule in enumerate(was.chains().get(chain, ())):
-            if is_our_jump(was, rule, also):
+            if is_our_rule(was, chain, rule, also):
                 now.insert(at, rule)
         return tuple(now)
 
@@ -148,11 +148,11 @@ def hook_commands(
     """Take our jumps out of a built-in chain and put them where they are wanted among the rules of others."""
     if now == wanted:
         return
-    going = [at for at, rule in enumerate(now, 1) if is_our_jump(table, rule, also)]
+    going = [at for at, rule in enumerate(now, 1) if is_our_rule(table, chain, rule, also)]
     yield from (Delete(chain, now[at - 1], at - gone) for gone, at in enumerate(going))
-    behind_all = sum(not is_our_jump(table, rule, also) for rule in now)
+    behind_all = sum(not is_our_rule(table, chain, rule, also) for rule in now)
     for at, rule in enumerate(wanted):
-        if is_our_jump(table, rule, also):
+        if is_our_rule(table, chain, rule, also):
             yield Append(chain, rule) if at == behind_all else Insert(chain, at + 1, rule)
             behind_all += 1
 
@@ -165,8 +165,8 @@ def placed(live: TableRules, chain: str, planned: Ruleset, also: frozenset[str] 
     """
     now = live.chains().get(chain, ())
     wanted = planned.table(live.table).chains().get(chain, ())
-    theirs = tuple(rule for rule in now if not is_our_jump(live, rule, also))
-    ours = [(at, rule) for at, rule in enumerate(now) if is_our_jump(live, rule, also)]
+    theirs = tuple(rule for rule in now if not is_our_rule(live, chain, rule, also))
+    ours = [(at, rule) for at, rule in enumerate(now) if is_our_rule(live, chain, rule, also)]
     if tuple(rule for _, rule in ours) == wanted and not any(above(live, chain, jump, also) for _, jump in ours):
         return now
     first = ours[0][0] if ours else len(theirs)
@@ -182,7 +182,8 @@ def placed(live: TableRules, chain: str, planned: Ruleset, also: frozenset[str] 
 def above(live: TableRules, chain: str, jump: Rule, also: frozenset[str] = NOBODY) -> tuple[tuple[int, Rule], ...]:
     """The rules of others that stand above this jump of ours and could take its traffic away, with their positions."""
     rules = live.chains().get(chain, ())
-    theirs = [(at, rule) for at, rule in enumerate(rules[: rules.index(jump)], 1) if not is_our_jump(live, rule, also)]
+    before = list(enumerate(rules[: rules.index(jump)], 1))
+    theirs = [(at, rule) for at, rule in before if not is_our_rule(live, chain, rule, also)]
     if not theirs:
         return ()
     from rules.live.precedence import usurps
@@ -200,6 +201,39 @@ def is_ours(table: TableRules, chain: str, also: frozenset[str] = NOBODY) -> boo
 def is_our_jump(table: TableRules, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
     """Whether this rule of a built-in chain is ours: all that we put there are jumps to our chains."""
     return isinstance(rule.target, Jump) and is_ours(table, rule.target.chain, also)
+
+
+def is_our_rule(table: TableRules, chain: str, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
+    """Whether this rule of this built-in chain is ours, or of an older istio-iptables, which put more there."""
+    return is_our_jump(table, rule, also) or (bool(table.older) and (chain, rule) in table.older)
+
+
+def recognised(live: Ruleset, planned: Ruleset) -> Ruleset:
+    """What is live, with what older versions of istio-iptables put into built-in chains known for what it is.
+
+    Only where chains of ours are, or are to come: without them nothing tells it from the rules of others.
+    """
+    if not live.tables or not (planned.tables or any(map(holds_ours, live.tables))):
+        return live
+    from rules.live.older import older
+
+    found = older(live)
+    if not found:
+        return live
+    tables = (
+        table.but(older=frozenset((chain, rule) for name, chain, rule in found if name == table.table))
+        for table in live.tables
+    )
+    return live.but(tables=tuple(tables))
+
+
+def as_judged(live: Ruleset, before: Ruleset) -> Ruleset:
+    """What is live, with everything belonging to those to whom it belonged before."""
+    judged = (
+        table.but(not_ours=was.not_ours, older=was.older)
+        for table, was in ((table, before.table(table.table)) for table in live.tables)
+    )
+    return live.but(tables=tuple(judged))
 
 
 def holds_ours(table: TableRules) -> bool:
@@ -220,9 +254,9 @@ def ours_in_table(table: TableRules, also: frozenset[str] = NOBODY) -> TableRule
         if block.chain in chains:
             blocks.append(block)
         elif table.is_built_in(block.chain):
-            jumps = tuple(rule for rule in block.rules if is_our_jump(table, rule, also))
-            if jumps:
-                blocks.append(block.but(rules=jumps))
+            mine = tuple(rule for rule in block.rules if is_our_rule(table, block.chain, rule, also))
+            if mine:
+                blocks.append(block.but(rules=mine))
     return TableRules(table.table, chains, tuple(blocks))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rules.live.changes import above, is_our_jump, is_ours, placed
+from rules.live.changes import above, is_our_jump, is_our_rule, is_ours, placed, recognised
 from rules.live.precedence import DEEPEST, implies, may_both_hold
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy
@@ -37,6 +37,7 @@ class Kind(Enum):
     JUMP_LEFT = "jump left over"
     JUMP_DOUBLED = "jump doubled"
     JUMP_MOVED = "jump moved"
+    OLDER_LEFT = "rule of an older version left over"
     OTHERS_ABOVE = "rule of others above ours"
     NOT_TRACKED = "not tracked"
     IP_RULE_MISSING = "ip rule missing"
@@ -103,6 +104,7 @@ RERUN = {
     Kind.JUMP_LEFT: "a rerun removes it",
     Kind.JUMP_DOUBLED: "a rerun leaves one",
     Kind.JUMP_MOVED: "a rerun puts it back in its place",
+    Kind.OLDER_LEFT: "a rerun removes it",
     Kind.OTHERS_ABOVE: "a rerun puts our jumps above it",
     Kind.NOT_TRACKED: "a rerun cannot repair this, the rule is not ours: remove it where it is made",
     Kind.IP_RULE_MISSING: "a rerun adds it",
@@ -141,6 +143,8 @@ def said(found: Finding) -> str:
             return f"our jump {rule} is there once too often"
         case Kind.JUMP_MOVED:
             return f"our jump {rule} does not stand where it is planned among our jumps{why}"
+        case Kind.OLDER_LEFT:
+            return f"the rule {rule} is left over from an older istio-iptables"
         case Kind.OTHERS_ABOVE:
             return f"the rule of others {rule} stands above our jump and can take traffic away from it"
         case Kind.NOT_TRACKED:
@@ -169,6 +173,7 @@ def compare(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
 
     Empty exactly when `rules.live.changes.changes` has nothing to do.
     """
+    live = recognised(live, planned)
     names = dict.fromkeys([*OURS, *(table.table for table in planned.tables)])
     return tuple(found for name in names for found in in_table(live, planned, name))
 
@@ -206,11 +211,13 @@ def in_built_in_chain(family: Family, table: TableRules, chain: str, planned: Ru
     if placed(table, chain, planned) == now:
         return
     wanted = planned.table(table.table).chains().get(chain, ())
-    ours = [(at, rule) for at, rule in enumerate(now, 1) if is_our_jump(table, rule)]
+    ours = [(at, rule) for at, rule in enumerate(now, 1) if is_our_rule(table, chain, rule)]
     in_the_way = {position: rule for _, jump in ours if jump in wanted for position, rule in above(table, chain, jump)}
     for position, rule in sorted(in_the_way.items()):
         yield finding(Kind.OTHERS_ABOVE, family, table.table, chain, position, 0, rule)
     for kind, position, planned_position, rule in differences(ours, wanted, OF_HOOK):
+        of_older = kind is Kind.JUMP_LEFT and not is_our_jump(table, rule)
+        kind = Kind.OLDER_LEFT if of_older else kind
         yield finding(kind, family, table.table, chain, position, planned_position, rule)
 
 

@@ -87,6 +87,8 @@ class TableRules(Value):
     """Chains that have the name of one of ours and are another mesh's (`rules.live.meshes`)."""
     is_dormant: bool = False
     """Whether nf_tables asks none of its chains (`flags dormant`), which iptables does not show."""
+    older: frozenset[tuple[str, Rule]] = frozenset()
+    """Rules of built-in chains that an older istio-iptables put there, which are ours (`rules.live.older`)."""
 
     def chains(self) -> dict[str, tuple[Rule, ...]]:
         """Every user-defined chain, and every built-in one that has rules, with its rules in order."""

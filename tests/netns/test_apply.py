@@ -231,13 +231,18 @@ REFUSED = "-A POSTROUTING -p tcp -j REDIRECT --to-ports 1"
 """A rule that both tools accept and the kernel does not: REDIRECT has no meaning in POSTROUTING."""
 
 
-def sabotaged(folder: Path, program: str, script: str) -> str:
-    """A PATH on which the text given to this program is first edited by a sed script, in its first run only."""
+def sabotaged(folder: Path, program: str, script: str, *, table: str = "") -> str:
+    """A PATH on which the text given to this program is first edited by a sed script, in its first run only.
+
+    Or in the first that begins with a table.
+    """
     places = (*os.environ["PATH"].split(":"), "/usr/sbin")
     real = next(path for place in places if os.access(path := f"{place}/{program}", os.X_OK))
     wrapper = folder / program
     wrapper.write_text(
-        f'#!/bin/sh\n[ -e {folder}/done ] && exec {real} "$@"\n: > {folder}/done\nsed \'{script}\' | {real} "$@"\n'
+        f'#!/bin/sh\n[ -e {folder}/done ] && exec {real} "$@"\ncat > {folder}/text\nhead -n 1 {folder}/text | '
+        f"grep -q '^.{table}' || exec {real} \"$@\" < {folder}/text\n: > {folder}/done\n"
+        f"sed '{script}' {folder}/text | {real} \"$@\"\n"
     )
     wrapper.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"

@@ -1,0 +1,167 @@
+"""Rules of older istio-iptables in built-in chains, known by their shape.
+
+Up to 1.23 it put some rules next to its jumps and not into chains of its own: DNS in nat OUTPUT, conntrack zones in
+raw, marks of TPROXY in mangle. They are ours to remove as its chains are, where such chains are there or come in
+their place. What could as well be another tool's is left alone, and named.
+"""
+
+from __future__ import annotations
+
+from rules.netfilter.matches import (
+    ConnMark,
+    CtState,
+    DPort,
+    Dst,
+    InIface,
+    Mark,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    Proto,
+    SPort,
+    Src,
+)
+from rules.netfilter.targets import Drop, Redirect, RestoreMark, Return, SaveMark, SetMark, Zone
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Ports
+from rules.plan.names import (
+    DNS_PORT,
+    ISTIO_OUTPUT,
+    LOOPBACK_INTERFACE,
+    OURS,
+    PROXY_LOOP_MARK,
+    ZONE_OF_APP,
+    ZONE_OF_PROXY,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, Ruleset
+
+    Place = tuple[str, str, Rule]
+    """A table, a built-in chain in it, and a rule there."""
+
+RESOLVER_PORT = 15053
+"""Where istio's agent answers DNS; it cannot be set there."""
+UDP, TCP = Proto("udp"), Proto("tcp")
+TO_DNS, FROM_DNS = DPort(Ports.one(DNS_PORT)), SPort(Ports.one(DNS_PORT))
+FROM_RESOLVER = SPort(Ports.one(RESOLVER_PORT))
+ON_LO = OutIface(LOOPBACK_INTERFACE)
+INVALID = CtState(frozenset({"INVALID"}))
+
+
+def older(live: Ruleset) -> tuple[Place, ...]:
+    """The rules that only istio-iptables makes, of this family, in the order of the text.
+
+    Each kind is known by one of its rules that nobody else has a use for; the others beside it belong to it.
+    """
+    return (*zones(live), *marks(live), *dns(live))
+
+
+def doubtful(live: Ruleset) -> Iterator[Place]:
+    """The rules that istio-iptables may have made, and somebody else as well, in the order of the text.
+
+    Where chains of ours are: those for -c, -k and --drop-invalid. Where none are, what only its shape speaks for.
+    """
+    if not any(chain in OURS[table.table] for table in live.tables if table.table in OURS for chain in table.declared):
+        yield from older(live)
+        return
+    for table in (MANGLE, NAT):
+        for hook, interface in ((PREROUTING, InIface), (OUTPUT, OutIface)):
+            for rule in live.table(table).chains().get(hook, ()):
+                is_bypass = rule.target == Return() and [type(asked) for asked in rule.matches] == [interface]
+                if is_bypass or (table == MANGLE and rule.matches == (INVALID,) and rule.target == Drop()):
+                    yield table, hook, rule
+
+
+def dns(live: Ruleset) -> Iterator[Place]:
+    """Queries to the agent, but for those of the proxy and of groups that are not captured."""
+    chains = live.table(NAT).chains()
+    rules = chains.get(OUTPUT, ())
+    proxies = owners_of_zones(live)
+    let_go = {frozenset(rule.matches) for rule in chains.get(ISTIO_OUTPUT, ()) if rule.target == Return()}
+    if proxies or any(map(asks_the_agent, rules)):
+        for rule in rules:
+            owners = beside(rule, UDP, TO_DNS) if rule.target == Return() else None
+            if asks_the_agent(rule) or (owners and owners in proxies | let_go):
+                yield NAT, OUTPUT, rule
+
+
+def asks_the_agent(rule: Rule) -> bool:
+    return rule.target == Redirect(RESOLVER_PORT) and is_one_host(beside(rule, UDP, TO_DNS))
+
+
+def zones(live: Ruleset) -> Iterator[Place]:
+    """Conntrack's zones for DNS between the agent and applications, and between it and nameservers."""
+    owners = owners_of_zones(live)
+    chains = live.table(RAW).chains()
+    for hook in (PREROUTING, OUTPUT) if owners else ():
+        for rule in chains.get(hook, ()):
+            is_ours = (
+                rule.target == Zone(ZONE_OF_PROXY) and is_one_host(beside(rule, UDP, FROM_DNS))
+                if hook == PREROUTING
+                else (rule.target == Zone(ZONE_OF_PROXY) and beside(rule, UDP, TO_DNS) in owners)
+                or (rule.target == Zone(ZONE_OF_APP) and beside(rule, UDP, FROM_RESOLVER) in owners)
+                or (rule.target == Zone(ZONE_OF_APP) and is_one_host(beside(rule, UDP, TO_DNS)))
+            )
+            if is_ours:
+                yield RAW, hook, rule
+
+
+def owners_of_zones(live: Ruleset) -> set[frozenset[Match]]:
+    """Whose answers from the agent's port are kept in the zone of applications: nobody else asks for that."""
+    found = set()
+    for chain, rules in live.table(RAW).chains().items():
+        for rule in rules if chain == OUTPUT or chain in OURS[RAW] else ():
+            owner = beside(rule, UDP, FROM_RESOLVER) if rule.target == Zone(ZONE_OF_APP) else None
+            if owner and is_owner(owner):
+                found.add(owner)
+    return found
+
+
+def marks(live: Ruleset) -> Iterator[Place]:
+    """The marks of TPROXY; 1338 on what the proxy sends to its own pod is istio's alone."""
+    chains = live.table(MANGLE).chains()
+    leaving = chains.get(OUTPUT, ())
+    if any(map(marks_the_proxy, leaving)):
+        for rule in chains.get(PREROUTING, ()):
+            if rule.target == SaveMark() and is_of(beside(rule, TCP), Mark):
+                yield MANGLE, PREROUTING, rule
+        for rule in leaving:
+            is_bypass = rule.target == Return() and is_of(beside(rule, TCP, ON_LO), Mark)
+            restores = rule.target == RestoreMark() and is_of(beside(rule, TCP), ConnMark)
+            if is_bypass or restores or marks_the_proxy(rule):
+                yield MANGLE, OUTPUT, rule
+
+
+def marks_the_proxy(rule: Rule) -> bool:
+    asked = beside(rule, TCP, ON_LO) if rule.target == SetMark(PROXY_LOOP_MARK) else None
+    destinations = {match for match in asked or () if isinstance(match, Not) and isinstance(match.match, Dst)}
+    return len(destinations) == 1 and is_owner(asked - destinations if asked else None)
+
+
+def beside(rule: Rule, *asked: Match) -> frozenset[Match] | None:
+    """What a rule asks besides all of these; None if it does not ask them all."""
+    matches = frozenset(rule.matches)
+    return matches.difference(asked) if matches.issuperset(asked) else None
+
+
+def is_one_host(asked: frozenset[Match] | None) -> bool:
+    """Whether this is nothing, or a nameserver's address."""
+    return (
+        asked is not None
+        and len(asked) <= 1
+        and all(isinstance(match, Dst | Src) and match.network.num_addresses == 1 for match in asked)
+    )
+
+
+def is_owner(asked: frozenset[Match] | None) -> bool:
+    return is_of(asked, OwnerUid) or is_of(asked, OwnerGid)
+
+
+def is_of(asked: frozenset[Match] | None, kind: type[Match]) -> bool:
+    """Whether this is one match of that kind."""
+    return asked is not None and [type(match) for match in asked] == [kind]
