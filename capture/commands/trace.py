@@ -14,7 +14,7 @@ from capture.commands.base import SettingsCommand, looked_up, output_option, rep
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.host import facts
 from capture.host.live import not_permitted, read_live
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.kernel.iptables import BACKENDS, NFT, Iptables
 from capture.output import say, say_json
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
@@ -24,7 +24,7 @@ from rules.netfilter.fields import STATES
 from rules.netfilter.hooks import INPUT
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.rulesets import Ruleset
-from rules.netfilter.values import BUILT_IN, PREROUTING, All, Family
+from rules.netfilter.values import PREROUTING, All, Family
 from rules.plan.names import LOOPBACK, PASSTHROUGH
 from rules.plan.plan import Routing, plan
 from rules.plan.probes import ELSEWHERE
@@ -198,7 +198,8 @@ class Answer:
         self.host = self.host_of(known, planned, routing_of(live) if live else planned.routing)
         self.packet = self.packet_of(known)
         of_family = self.explained(live, self.ruleset(planned)) if live else (self.ruleset(planned),)
-        self.trace = in_any_order(of_family, self.packet, self.host)
+        natives = live.natives.get(self.packet.family, ()) if live else ()
+        self.trace = in_any_order(of_family, self.packet, self.host, natives)
         self.sentence = conclusion(self.trace, self.said)
 
     def ruleset(self, planned: Plan) -> Ruleset:
@@ -213,11 +214,11 @@ class Answer:
         self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))
         if not live.legacy_is_known:
             self.notes.append("only uid 0 may see whether there are legacy tables; if there are, they are not followed")
-        if not self.backends:
+        natives = [table for tables in live.natives.values() for table in tables]
+        if not self.backends and not natives:
             self.notes.append("the namespace holds no rules")
-        strangers = sorted(set(live.table_names()) - BUILT_IN.keys())
-        if strangers:
-            self.notes.append(f"not followed, because they are not iptables': the nft tables {', '.join(strangers)}")
+        for table in dict.fromkeys(str(table) for table in natives if table.is_dormant):
+            self.notes.append(f"the table {table} is dormant: the kernel asks none of its chains")
         return live
 
     def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:
@@ -227,7 +228,9 @@ class Answer:
         return tuple(explained(ruleset, wanted) for ruleset in held)
 
     def backend_of(self, step: Step) -> str:
-        return self.backends[step.layer] if self.question.live else ""
+        if not self.question.live:
+            return ""
+        return self.backends[step.layer] if step.layer < len(self.backends) else NFT
 
     # --- the packet ---------------------------------------------------------------------------------------
 

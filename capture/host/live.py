@@ -6,6 +6,7 @@ import os
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
+from capture.host.native import read_natives
 from capture.kernel import netlink
 from capture.kernel.diagnosis import permission_hint
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.kernel.netlink import Address, LocalRoute, NftChain, PolicyRule
+    from rules.netfilter.hooks import NativeTable
 
 PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
 TRY_AGAIN = "the host may be short of memory or of open files: run it again"
@@ -51,6 +53,8 @@ class Live(Value):
     """Whether anybody has a TCP or UDP socket here."""
     legacy_is_known: bool = True
     """Whether we may see which legacy tables there are: only uid 0 may."""
+    natives: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # likewise
+    """What packets of each family can meet in nf_tables and iptables does not show."""
 
     def saved(self, tool: Iptables) -> Saved:
         held = self.nft if tool.backend == NFT else self.legacy
@@ -107,6 +111,12 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
     }
     try:
+        nft, natives = read_natives(nft, nft_tables, other_nft_tables, nft_chains)
+    except OSError as refused:
+        raise LiveStateUnreadable(
+            f"nf_tables does not tell what it holds: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
+        ) from refused
+    try:
         legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
     except OSError as refused:
         raise LiveStateUnreadable(
@@ -146,6 +156,7 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         other_nft_tables,
         place.has_sockets(),
         legacy_is_known=None not in legacy_tables.values(),
+        natives=natives,
     )
 
 

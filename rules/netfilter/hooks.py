@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from rules.netfilter.rulesets import Block, TableRules
 from rules.netfilter.values import BUILT_IN, FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.value import Value
 
@@ -74,7 +75,14 @@ class NativeTable(Value):
     base_chains: tuple[BaseChain, ...]
     """Those that are not iptables' own."""
     chains: tuple[tuple[str, tuple[Rule, ...]], ...]
-    """All of its chains that were read."""
+    """Its chains; of a table of iptables only those that have a rule that iptables does not speak."""
+    spoken: frozenset[tuple[str, int]] = frozenset()
+    """Of a table of iptables, the rules of these chains that iptables shows as they are, by chain and place from 0."""
+
+    @property
+    def is_of_iptables(self) -> bool:
+        """Whether iptables-nft has a table of this name."""
+        return self.family in ("ip", "ip6") and self.name in BUILT_IN
 
     def __str__(self) -> str:
         return f"{self.family} {self.name}"
@@ -172,3 +180,35 @@ def undecided(hooks: Mapping[str, Sequence[Station]]) -> tuple[int, ...]:
             if station.place == following.place and station.layer != following.layer:
                 found[station.layer] = found[following.layer] = None
     return tuple(found)
+
+
+def merged(ruleset: Ruleset, natives: Sequence[NativeTable]) -> tuple[Ruleset, tuple[NativeTable, ...]]:
+    """What iptables-nft shows, with the truth about what it cannot show; and the native tables with what it shows.
+
+    In a table that others share, a rule that iptables does not speak is printed as one that asks for less, or a chain
+    is not printed at all, and of a dormant table it says nothing.
+    """
+    own = {native.name: native for native in natives if native.is_of_iptables and native.family == NAME[ruleset.family]}
+    tables = [corrected(table, own[table.table]) if table.table in own else table for table in ruleset.tables]
+    there = {table.table for table in tables}
+    tables += [corrected(TableRules(name, (), ()), native) for name, native in own.items() if name not in there]
+    shown = {table.table: tuple(table.chains().items()) for table in tables}
+    return ruleset.but(tables=tuple(tables)), tuple(
+        native.but(chains=shown[native.name]) if own.get(native.name) is native else native for native in natives
+    )
+
+
+def corrected(table: TableRules, native: NativeTable) -> TableRules:
+    """A table as iptables shows it, with the chains of the native one where they say more."""
+    chains = table.chains()
+    for chain, rules in native.chains:
+        shown = chains.get(chain, ())
+        if len(shown) == len(rules):
+            rules = tuple(
+                its if (chain, at) in native.spoken else true.but(text=its.text)
+                for at, (its, true) in enumerate(zip(shown, rules, strict=True))
+            )
+        chains[chain] = rules
+    blocks = tuple(Block(chain, rules) for chain, rules in chains.items() if rules)
+    declared = tuple(chain for chain in chains if not table.is_built_in(chain))
+    return table.but(declared=declared, blocks=blocks, is_dormant=native.is_dormant)

@@ -51,8 +51,19 @@ if TYPE_CHECKING:
 
 
 def rule_text(rule: Rule) -> str:
-    """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`."""
-    return " ".join(text for text in (*map(match_text, rule.matches), target_text(rule.target)) if text)
+    """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`; a native one in the words of nft."""
+    done = target_text(rule.target)
+    if any(isinstance(match, Native) for match in rule.matches):
+        match rule.target:
+            case Return() | Accept() | Drop():
+                done = type(rule.target).__name__.lower()
+            case Jump(chain):
+                done = f"jump {chain}"
+            case ForeignTarget(text):
+                done = text.replace("-g ", "goto ", 1)
+            case _:
+                pass
+    return " ".join(text for text in (*map(match_text, rule.matches), done) if text)
 
 
 def restore_rule(rule: Rule) -> str:

@@ -58,7 +58,7 @@ from rules.netfilter.hooks import HOOKS, IP_FAMILIES, BaseChain, NativeTable, is
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import common, joined, one
-from rules.netfilter.targets import Accept, Drop, Jump, NativeTarget, Reject, Return, Zone
+from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, NativeTarget, Reject, Return, Zone
 from rules.netfilter.values import Family
 from rules.value import Value
 
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition
     from rules.netfilter.spans import Span
+    from rules.netfilter.targets import Target
 
     Order: TypeAlias = Literal["little", "big"]
     Part: TypeAlias = tuple[Condition, ...] | Effect
@@ -95,7 +96,7 @@ STATE_BITS = {"INVALID": 0x01, "ESTABLISHED": 0x02, "RELATED": 0x04, "NEW": 0x08
 """NF_CT_STATE_BIT of linux/netfilter/nf_conntrack_common.h."""
 STATUS_SNAT, STATUS_DNAT = 0x10, 0x20
 """IPS_SRC_NAT and IPS_DST_NAT."""
-LATER = {
+ADDRESSES_IN = {
     Family.V4: ((PROTOCOL, NET_HEADER, 9, 1), (SOURCE, NET_HEADER, 12, 4), (DESTINATION, NET_HEADER, 16, 4)),
     Family.V6: ((PROTOCOL, NET_HEADER, 6, 1), (SOURCE, NET_HEADER, 8, 16), (DESTINATION, NET_HEADER, 24, 16)),
 }
@@ -144,7 +145,7 @@ def signed(raw: bytes | None) -> int:
 
 
 def text(raw: bytes | None) -> str:
-    return (raw or b"").partition(b"\0")[0].decode("utf-8", "replace")
+    return (raw or b"").partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 # --- tables and base chains -------------------------------------------------------------------------------
@@ -188,30 +189,42 @@ def dormant_tables(messages: Iterable[bytes], order: Order = "little") -> frozen
 
 
 def native_tables(dump: Dump, family: Family) -> tuple[NativeTable, ...]:
-    """Every table that packets of this family can meet, with the base chains that are not iptables' own."""
+    """The tables that packets of this family can meet, with the base chains and rules that are not iptables' own."""
     asleep = dormant_tables(dump.tables, dump.order)
-    rules: dict[tuple[str, str], dict[str, list[Rule]]] = {}
     reader = Reader(dump, family)
+    chains: dict[tuple[str, str], dict[str, list[tuple[Expression, ...]]]] = {}
+    for name, table, *_ in names_of(dump.tables, dump.order, 1):
+        if family in IP_FAMILIES.get(name, ()):
+            chains[name, table] = {}
     for name, table, chain in names_of(dump.chains, dump.order, 1, 3):
-        if family in IP_FAMILIES.get(name, ()):
-            rules.setdefault((name, table), {}).setdefault(chain, [])
+        if (name, table) in chains:
+            chains[name, table][chain] = []
     for message in dump.rules:
-        name = FAMILY_NAMES.get(message[0], "")
-        if family in IP_FAMILIES.get(name, ()):
-            read = dict(attributes(message[4:], dump.order))
-            table, chain = text(read.get(1)), text(read.get(2))
-            rule = reader.rule(name, table, expressions(read.get(4, b""), dump.order))
-            rules.setdefault((name, table), {}).setdefault(chain, []).append(rule)
+        read = dict(attributes(message[4:], dump.order))
+        place = (FAMILY_NAMES.get(message[0], ""), text(read.get(1)))
+        if place in chains:
+            of_chain = chains[place].setdefault(text(read.get(2)), [])
+            of_chain.append(expressions(read.get(4, b""), dump.order))
     bases = [chain for chain in base_chains(dump.chains, dump.order) if not is_of_iptables(chain)]
-    return tuple(
-        NativeTable(
-            *place,
-            place in asleep,
-            tuple(chain for chain in bases if (chain.family, chain.table) == place),
-            tuple((chain, tuple(those)) for chain, those in chains.items()),
+    found = []
+    for place, held in chains.items():
+        of_table = tuple(chain for chain in bases if (chain.family, chain.table) == place)
+        native = NativeTable(*place, place in asleep, of_table, ())
+        spoken = {
+            (chain, at)
+            for chain, steps in held.items()
+            for at, each in enumerate(steps)
+            if native.is_of_iptables and is_spoken_by_iptables(each)
+        }
+        read_chains = tuple(
+            (chain, tuple(reader.rule(*place, each) for each in steps))
+            for chain, steps in held.items()
+            if not native.is_of_iptables or any((chain, at) not in spoken for at in range(len(steps)))
         )
-        for place, chains in rules.items()
-    )
+        native = native.but(chains=read_chains, spoken=frozenset(spoken))
+        if not native.is_of_iptables or native.is_dormant or native.base_chains or native.chains:
+            found.append(native)
+    return tuple(found)
 
 
 def names_of(messages: Iterable[bytes], order: Order, *attribute: int) -> Iterator[tuple[str, ...]]:
@@ -347,7 +360,8 @@ class Reader:
         self.sets = elements_by_set(dump)
         self.numbers = {name: at for at, name in FAMILY_NAMES.items()}
         self.interfaces = dict(dump.interfaces)
-        self.header = (*LATER[family], *PORTS_AND_FLAGS)
+        self.ip = "ip" if family is Family.V4 else "ip6"
+        self.header = (*ADDRESSES_IN[family], *PORTS_AND_FLAGS)
         self.domains = {SOURCE: domain(SOURCE, family), DESTINATION: domain(DESTINATION, family)}
 
     def rule(self, family: str, table: str, steps: Sequence[Expression]) -> Rule:
@@ -360,7 +374,12 @@ class Reader:
         conditions, effect = folded(program.parts)
         asked = next((at for at, part in enumerate(program.parts) if not isinstance(part, tuple)), len(program.parts))
         words = [" ".join(filter(None, those)) for those in (program.words[:asked], program.words[asked:])]
-        return Rule((Native(conditions, words[0]),) if conditions else (), NativeTarget(effect, words[1]))
+        target: Target = NativeTarget(effect, words[1])
+        if isinstance(effect, Return | Accept | Drop | Jump):
+            target = effect
+        elif isinstance(effect, Goto):
+            target = ForeignTarget(f"-g {effect.chain}")
+        return Rule((Native(conditions, words[0]),) if conditions else (), target)
 
 
 def folded(parts: Sequence[Part]) -> tuple[tuple[Condition, ...], Effect]:
@@ -388,6 +407,8 @@ class _Program:
         self.parts: list[Part] = []
         self.words: list[str] = []
         self.is_over = False
+        self.transport = ""
+        """`tcp` or `udp`, once the rule asked for it."""
 
     # --- helpers --------------------------------------------------------------------------------------
 
@@ -438,7 +459,12 @@ class _Program:
         whole = next((field for field, *place in self.reader.header if place == [base, offset, size]), -1)
         name = NAMES_OF.get(whole, "@nh" if base == NET_HEADER else "@th" if base == TRANSPORT_HEADER else "@ll")
         if whole in (SOURCE, DESTINATION):
-            name = ("ip6 " if self.reader.family is Family.V6 else "ip ") + name
+            name = f"{self.reader.ip} {name}"
+        elif whole in (SPORT, DPORT):
+            name = f"{self.transport or 'th'} {name}"
+            if self.words[-1:] == [f"meta l4proto {self.transport}"]:
+                self.words.pop()  # nft adds it to a rule that names a port
+                self.words.append("")
         self.load(read.get(1), Loaded(name, whole, size, "big", base, offset))
 
     def meta(self, read: dict[int, bytes]) -> None:
@@ -461,9 +487,17 @@ class _Program:
 
     def set_meta(self, key: int, value: Loaded | Mapped | bytes) -> None:
         if key == META_MARK:
-            self.do(self.remark(MARK, value), "meta mark set")
+            self.do(self.remark(MARK, value), f"meta mark set {self.set_to(value)}")
         else:
             self.do(Nothing(), "")
+
+    def set_to(self, value: Loaded | Mapped | bytes) -> str:
+        if isinstance(value, bytes):
+            return f"{int.from_bytes(value, self.order):#x}"
+        if isinstance(value, Mapped):
+            return "one of several"
+        masks = "" if value.is_whole else f" & {value.mask & WHOLE:#x} ^ {value.flip:#x}"
+        return f"{value.name}{masks}"
 
     def remark(self, onto: int, value: Loaded | Mapped | bytes) -> Effect:
         if isinstance(value, bytes):
@@ -479,7 +513,7 @@ class _Program:
         if 4 in read:
             value = self.at(number(read[4]))
             if key == CT_MARK:
-                self.do(self.remark(CONNMARK, value), "ct mark set")
+                self.do(self.remark(CONNMARK, value), f"ct mark set {self.set_to(value)}")
             elif key == CT_ZONE:
                 if isinstance(value, bytes):
                     zone = int.from_bytes(value[:2], self.order)
@@ -569,35 +603,52 @@ class _Program:
         if not isinstance(loaded, Loaded):
             self.ask([Untold("compare")], "compare")
             return
-        self.ask(self.compared(loaded, op, data), self.in_words(loaded, op, data))
+        asked = self.compared(loaded, op, data)
+        self.ask(asked, self.in_words(loaded, op, data))
+        if loaded.field == PROTOCOL and op == EQ:
+            self.transport = self.value(loaded, data)
+        # A rule for the other family: what follows does not concern us.
+        self.is_over = loaded.special == "constant" and asked == (NEVER,)
 
     def in_words(self, loaded: Loaded, op: int, data: bytes) -> str:
         sign = ("", "!= ", "< ", "<= ", "> ", ">= ")[op]
         if loaded.special == "constant":
-            return ""
+            return "" if (loaded.flip == int.from_bytes(data, loaded.order)) is (op == EQ) else "(for the other family)"
+        if loaded.field < 0 and loaded.base and loaded.flip == 0:
+            return self.header_words(loaded, op, data)
         if loaded.special == "state" and op in (EQ, NEQ) and loaded.mask != -1:
             return f"{loaded.name} {'' if op == NEQ else '!= '}{','.join(states_in(loaded.mask)).lower()}"
-        if loaded.field == PROTOCOL and op == EQ and loaded.name == "meta l4proto":
-            return f"meta l4proto {self.value(loaded, data)}"
         both = f" & {loaded.mask:#x}" if loaded.mask != -1 else ""
         return f"{loaded.name}{both} {sign}{self.value(loaded, data)}"
+
+    def header_words(self, loaded: Loaded, op: int, data: bytes) -> str:
+        """Several fields that nft compares at once, or the beginning of an address."""
+        found = []
+        for field, base, start, length in self.reader.header:
+            first, end = max(start, loaded.offset), min(start + length, loaded.offset + len(data))
+            if base == loaded.base and first < end:
+                part = Loaded("", field, length)
+                value = self.value(part, data[first - loaded.offset : end - loaded.offset])
+                name = f"{self.reader.ip} " if field in (SOURCE, DESTINATION) else ""
+                found.append(f"{name}{NAMES_OF[field]} {'!= ' if op == NEQ else ''}{value}")
+        return " ".join(found) or loaded.name
 
     def value(self, loaded: Loaded, data: bytes) -> str:
         """A value of this field as nft writes it."""
         value = int.from_bytes(data, loaded.order) if data else 0
-        match loaded.field:
-            case 1 | 2:
-                return address_words(data, self.reader.family)
-            case 7 | 8:
-                if loaded.special == "index":
-                    return self.reader.interfaces.get(value, str(value))
-                return text(data) if b"\0" in data else f"{text(data)}*"
-            case 0:
-                return PROTOCOL_NAMES.get(value, str(value))
-            case 10 | 11:
-                return f"{value:#x}"
-            case _:
-                return str(value)
+        if loaded.special == "type":
+            return RTN.get(value, str(value)).lower()
+        if loaded.special == "state":
+            return ",".join(states_in(value)).lower()
+        if loaded.special == "index":
+            return self.reader.interfaces.get(value, str(value))
+        if loaded.field in (SOURCE, DESTINATION):
+            return address_words(data, self.reader.family)
+        if loaded.field in (ARRIVED_ON, LEAVES_ON):
+            return text(data) if b"\0" in data else f"{text(data)}*"
+        if loaded.field == PROTOCOL:
+            return PROTOCOL_NAMES.get(value, str(value))
+        return f"{value:#x}" if loaded.field in (MARK, CONNMARK) else str(value)
 
     def compared(self, loaded: Loaded, op: int, data: bytes) -> tuple[Condition, ...]:
         if not loaded.is_known:
@@ -804,7 +855,7 @@ class _Program:
             return (Untold(loaded.name),)
         if loaded.field in (ARRIVED_ON, LEAVES_ON):
             name = text(first)
-            return (Among(loaded.field, (name, name + LAST) if beyond else one(name)),)
+            return (Among(loaded.field, one(name) if is_next(first, beyond) else (name, name + LAST)),)
         if loaded.field < 0:
             return (Untold(loaded.name),)
         end = int.from_bytes(beyond, "big") if beyond is not None else domain(loaded.field, self.reader.family)[-1]
@@ -828,11 +879,16 @@ class _Program:
             return f"@{name}"
         loaded = keys[0]
         shown = []
-        for first, beyond, _ in held.elements[:MOST_SHOWN]:
-            if beyond is None or not held.is_interval:
-                shown.append(self.value(loaded.but(order="big") if held.is_interval else loaded, first))
+        for first, beyond, data in sorted(held.elements, key=lambda element: element[0])[:MOST_SHOWN]:
+            if not first:
+                words = "*"
+            elif beyond is None or not held.is_interval or is_next(first, beyond):
+                words = self.value(loaded.but(order="big") if held.is_interval else loaded, first)
+            elif loaded.field in (ARRIVED_ON, LEAVES_ON):
+                words = f"{text(first)}*"
             else:
-                shown.append(interval_words(loaded, first, beyond))
+                words = interval_words(loaded, first, beyond)
+            shown.append(f"{words} : {self.verdict(data)[1]}" if data and 2 in data else words)
         more = ", …" if len(held.elements) > MOST_SHOWN else ""
         return f"{{ {', '.join(shown)}{more} }}"
 
@@ -968,6 +1024,11 @@ def states_in(mask: int) -> list[str]:
     return [name for name, bit in STATE_BITS.items() if bit & mask]
 
 
+def is_next(first: bytes, beyond: bytes | None) -> bool:
+    """Whether an interval holds one value alone."""
+    return beyond is not None and int.from_bytes(beyond, "big") == int.from_bytes(first, "big") + 1
+
+
 def address_words(data: bytes, family: Family) -> str:
     size = 4 if family is Family.V4 else 16
     if len(data) > size:
@@ -1004,7 +1065,7 @@ def end_words(effect: Effect | None, family: Family) -> str:
     return words
 
 
-NAMES_OF = {PROTOCOL: "ip protocol", SOURCE: "saddr", DESTINATION: "daddr", SPORT: "th sport", DPORT: "th dport",
+NAMES_OF = {PROTOCOL: "ip protocol", SOURCE: "saddr", DESTINATION: "daddr", SPORT: "sport", DPORT: "dport",
             TCP_FLAGS: "tcp flags"}  # fmt: skip
 PROTOCOL_NAMES = {number: name for name, number in reversed(PROTOCOLS.items())}
 META: dict[int, tuple[str, int, int]] = {

@@ -234,13 +234,26 @@ def test_looking_at_settings_takes_no_privilege_and_at_live_rules_does(captured:
 
 @pytest.mark.netns
 def test_an_empty_namespace_captures_nothing() -> None:
-    """It is said that there are no rules."""
+    """It is said that there are no rules; a native table is followed, and one that is dormant is named."""
     with Pod() as pod:
         done = live(pod, "9.9.9.9:80")
         assert "the namespace holds no rules" in done.stdout
-        pod.inside.output("nft", "add", "table", "ip", "theirs")
-        assert "they are not iptables': the nft tables theirs" in live(pod, "9.9.9.9:80").stdout
         assert "not captured" in done.stdout.splitlines()[-1]
+        pod.inside.output("nft", "-f", "-", text=THEIRS)
+        done = live(pod, "9.9.9.9:80")
+        assert "by rule 1 of out of the table inet theirs (tcp dport 80 redirect to :8080)" in done.stdout
+        pod.inside.output("nft", "-f", "-", text="table inet theirs { flags dormant; }")
+        assert "the table inet theirs is dormant: the kernel asks none of its chains" in live(pod, "9.9.9.9:80").stdout
+
+
+THEIRS = """
+table inet theirs {
+  chain out {
+    type nat hook output priority -100
+    tcp dport 80 redirect to :8080
+  }
+}
+"""
 
 
 @pytest.mark.netns

@@ -1,0 +1,86 @@
+"""Native tables of nf_tables beside those of iptables: what only nf_tables itself tells the truth about.
+
+Read only where something is there that iptables-save cannot show: a table of another family or name, a dormant one, a
+base chain of others, or a rule of others in a table that we share.
+"""
+
+from __future__ import annotations
+
+from capture.kernel.netlink import NETLINK_NETFILTER, NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS, attributes, big, dump
+from rules.live.changes import is_our_jump, is_ours
+from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
+from rules.netfilter.values import BUILT_IN, Family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from capture.kernel.iptables import Saved
+    from capture.kernel.netlink import NftChain
+    from rules.netfilter.hooks import NativeTable
+    from rules.netfilter.rulesets import Ruleset
+
+DORMANT = 1
+"""NFT_TABLE_F_DORMANT of linux/netfilter/nf_tables.h."""
+
+
+def read_natives(
+    nft: dict[Family, Saved],
+    tables: Mapping[Family, frozenset[str]],
+    others: frozenset[str],
+    chains: Mapping[tuple[Family, str], Mapping[str, NftChain]],
+) -> tuple[dict[Family, Saved], dict[Family, tuple[NativeTable, ...]]]:
+    """What iptables-nft-save showed, put right where it cannot show what is there; and the native tables.
+
+    Raises OSError if the kernel does not answer.
+    """
+    if not (others or any(tables.values())):
+        return nft, {}
+    is_needed = (
+        bool(others)
+        or any(names - BUILT_IN.keys() for names in tables.values())
+        or any(is_native(family, table, of_table) for (family, table), of_table in chains.items())
+        or any(has_rules_of_others(saved.ruleset) for saved in nft.values())
+        or any_is_dormant()
+    )
+    if not is_needed:
+        return nft, {}
+    from capture.kernel import nf_tables
+    from rules.netfilter.nft import native_tables
+
+    told = nf_tables.read()
+    natives = {}
+    for family in Family:
+        saved = nft.get(family)
+        found = native_tables(told, family)
+        if saved:
+            ruleset, found = merged(saved.ruleset, found)
+            nft = {**nft, family: saved.but(ruleset=ruleset)}
+        natives[family] = found
+    return nft, natives
+
+
+def is_native(family: Family, table: str, chains: Mapping[str, NftChain]) -> bool:
+    """Whether a table has a base chain that is not iptables' own."""
+    for name, chain in chains.items():
+        if chain.base:
+            kind, hook, priority, _ = chain.base
+            at = HOOKS[hook] if hook < len(HOOKS) else ""
+            if not is_of_iptables(BaseChain(NAME[family], table, name, kind, at, priority)):
+                return True
+    return False
+
+
+def any_is_dormant() -> bool:
+    """Whether a table has the flag by which none of its chains is asked."""
+    told = dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4))
+    return any(big(attributes(message[4:]).get(NFTA_TABLE_FLAGS)) & DORMANT for message in told)
+
+
+def has_rules_of_others(ruleset: Ruleset) -> bool:
+    return any(
+        not (is_ours(table, block.chain) or (table.is_built_in(block.chain) and is_our_jump(table, rule)))
+        for table in ruleset.tables
+        for block in table.blocks
+        for rule in block.rules
+    )

@@ -1,0 +1,166 @@
+"""Native tables of others beside ours: what the simulator says of a packet is where the kernel takes it.
+
+Every draw can be repeated: the seed is printed, and CAPTURE_SEED sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture.host.facts import read_facts
+from capture.host.live import read_live
+from capture.kernel.iptables import BACKENDS, Iptables
+from rules.simulator.simulate import Became, in_any_order
+from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
+from tests.rig import Call, Pod, drawn, entered, predicted
+from tests.rig.pod import PROXY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from capture.host.live import Live
+    from rules.simulator.simulate import Host, Trace
+
+SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
+ROUNDS, PACKETS = 12, 40
+"""Sets of native tables for each backend, and packets for each of them."""
+SHORT = 0.3
+"""Seconds: long enough for anything that arrives at all."""
+PORTS = "{ 80, 443, 8080-9080 }", "80", "!= 22", "53-443", "{ 22, 53 }", ">= 8080", "!= { 53, 8080 }"
+WHERE = {
+    "ip": ("ip daddr 9.9.9.9", "ip daddr { 10.0.0.0/8, 1.1.1.1 }", "ip saddr != 10.244.0.0/24", "ip daddr @known"),
+    "ip6": ("ip6 daddr 2001:db8::/32", "ip6 daddr { fd00:96::/64, 2001:db8::1 }", "ip6 saddr fd00:244::5"),
+    "inet": ("ip daddr 9.9.9.9", "ip6 daddr 2001:db8::/32", "meta nfproto ipv4", "fib daddr type local"),
+}
+WHO = ("meta skuid 1000", "meta skuid != 1337", "meta skuid { 1000-2000, 3 }", "meta skgid 1337")
+MORE = (
+    "meta mark and 0x8 == 0x8",
+    "meta mark != 0x8",
+    "ct state new",
+    "ct mark 0",
+    "ct mark and 0x1 == 0",
+    'iifname "eth*"',
+    'oifname != "lo"',
+    'oif "lo"',
+    "tcp flags & (fin|syn|rst|ack) == syn",
+    "fib saddr type local",
+)
+PRIORITIES = {
+    "nat": (-199, -101, -100, -99, 0, 50),
+    "filter": (-310, -250, -160, -120, -50, 0, 20),
+    "route": (-160, -150, 10),
+}
+CHAINS = (("nat", "output"), ("nat", "output"), ("nat", "prerouting"), ("filter", "output"), ("filter", "prerouting"),
+          ("filter", "input"), ("route", "output"))  # fmt: skip
+
+
+def native_tables(chance: random.Random) -> str:
+    """Tables of somebody else, as nft reads them."""
+    tables = []
+    for number in range(chance.randint(1, 3)):
+        family = chance.choice(["ip", "ip", "ip6", "inet"])
+        name = f"others{number}" if chance.random() < 2 or family == "inet" else "nat"
+        lines = [f"table {family} {name} {{"]
+        if name != "nat" and chance.random() < 0.2:
+            lines.append("flags dormant")
+        if family == "ip":
+            lines.append(
+                "set known { type ipv4_addr; flags interval; elements = { 9.9.9.0/24, 10.0.7.7, 172.16.0.0/12 } }"
+            )
+        kinds = chance.sample(CHAINS, chance.randint(1, 3))
+        for at, (kind, hook) in enumerate(kinds):
+            if name == "nat" and kind != "nat":
+                continue
+            rules = [rule(chance, family, kind, hook, f"more{at}") for _ in range(chance.randint(1, 3))]
+            jumped = [rule(chance, family, kind, hook, "") for _ in range(2)]
+            lines += [f"chain more{at} {{", *jumped, "}"]
+            priority = chance.choice(PRIORITIES[kind])
+            lines += [f"chain base{at} {{", f"type {kind} hook {hook} priority {priority};", *rules, "}"]
+        tables.append("\n".join([*lines, "}", ""]))
+    return "".join(tables)
+
+
+def rule(chance: random.Random, family: str, kind: str, hook: str, chain: str) -> str:
+    """A rule that asks for a port, lest it hit the answers too."""
+    proto = chance.choice(["tcp", "tcp", "tcp", "udp"])
+    asked = [f"{proto} dport < 10000 {proto} dport {chance.choice(PORTS)}"]
+    if chance.random() < 0.5:
+        asked.insert(0, chance.choice(WHERE[family]))
+    if hook == "output" and chance.random() < 0.3:
+        asked.append(chance.choice(WHO))
+    if chance.random() < 0.3:
+        more = chance.choice(MORE)
+        misplaced = more.startswith("iif" if hook == "output" else "oif")
+        if not misplaced and (proto == "tcp" or not more.startswith("tcp")):
+            asked.append(more)
+    done = ["accept", "return", "counter accept"]
+    if kind == "nat" and proto == "tcp":
+        done += ["redirect to :16001", "redirect to :22", "redirect", "redirect to :16001"]
+        if hook == "output" and family == "ip":
+            done += ["dnat to 1.1.1.1:22", "dnat to ip daddr map { 9.9.9.9 : 1.1.1.1, 10.0.7.7 : 172.16.1.1 }"]
+    if kind != "nat":
+        done += ["drop", "meta mark set 0x8", "meta mark set mark xor 0x9", "ct mark set 0x1", "counter", "log"]
+    if chain:
+        done += [f"jump {chain}", f"goto {chain}", f"{proto} dport vmap {{ 80 : jump {chain}, 443 : accept }}"]
+    return " ".join([*asked, chance.choice(done)])
+
+
+def live_in(pod: Pod) -> Live:
+    with entered(pod.inside):
+        return read_live(read_facts({}))
+
+
+def traced(live: Live, call: Call, pod: Pod, here: Host) -> Trace:
+    """What `capture trace --live` says of this call's first packet."""
+    packet = packet_of(call, pod, here)
+    backends = [backend for backend in BACKENDS if live.holds_rules(backend)]
+    held = tuple(live.saved(Iptables(backend, packet.family)).ruleset for backend in backends)
+    return in_any_order(held, packet, here, live.natives.get(packet.family, ()))
+
+
+def disagreements(pod: Pod, here: Host, calls: list[Call], seen: Counter[Became]) -> Iterator[str]:
+    live = live_in(pod)
+    answers = pod.traffic.land(calls, patience=SHORT)
+    for call, answer in zip(calls, answers, strict=True):
+        trace = traced(live, call, pod, here)
+        seen[trace.became] += 1
+        landing = pod.traffic.arrived.get(call.source_port, answer)
+        expected = landings_of(trace)
+        if str(landing) not in expected:
+            yield f"{call}: landed {landing}, predicted {expected} {trace.became} {trace.decided}"
+
+
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_native_tables_of_others_act_as_the_simulator_says(
+    backend: str, comes: str, tell: Callable[[str], None]
+) -> None:
+    """At any priority, in their own table or in one that we share, asleep or awake, made before ours or after: a call
+    lands where the simulator says, or where one of the ways leads that it names."""
+    tell(f"CAPTURE_SEED={SEED}")
+    chance = random.Random(f"{SEED} {backend} {comes}")  # noqa: S311 # packets are no secrets
+    wrong: list[str] = []
+    seen: Counter[Became] = Counter()
+    with Pod() as pod:
+        ready(pod)
+        calls = drawn.Calls(pod, chance)
+        for _ in range(ROUNDS):
+            said = drawn.Said(("-u", str(PROXY), "--dual-stack", *chance.choice(([], ["-m", "TPROXY"], ["-o", "80"]))))
+            tables = native_tables(chance)
+            if comes == "before":
+                pod.inside.output("nft", "-f", "-", text=tables)
+            planned = planned_for(pod, said)
+            pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
+            if comes == "after":
+                pod.inside.output("nft", "-f", "-", text=tables)
+            here = predicted.host(planned.routing, passthrough=planned.passthrough_address)
+            found = disagreements(pod, here, calls.draw(PACKETS), seen)
+            wrong += [f"seed {SEED}: capture {said}\n{tables}  {line}" for line in found]
+            pod.inside.output("nft", "flush", "ruleset")
+            pod.applied("--cleanup-only")
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:10])
+    assert set(seen) >= {Became.REDIRECTED, Became.CAPTURED_OUTBOUND}, seen
