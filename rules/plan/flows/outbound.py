@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.netfilter.matches import DPort, DPorts, Dst, Not, OwnerGid, OwnerUid, Proto, Src
+from rules.netfilter.matches import DPort, DPorts, Dst, Mark, Not, OwnerGid, OwnerUid, Proto, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import OUTPUT, All, Ports
@@ -31,7 +31,7 @@ from rules.plan.names import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rules.netfilter.matches import Owner
     from rules.netfilter.rulesets import Rule
@@ -54,6 +54,7 @@ def outbound(intent: Intent, family: Family) -> Block:
         excluded_interfaces(intent),
         excluded_ports(intent),
         passthrough(family),
+        with_the_clients_address(intent),
         proxy_traffic(intent, family),
         excluded_users(intent),
         excluded_ports_of_users(intent),
@@ -96,6 +97,17 @@ def passthrough(family: Family) -> Iterator[Rule]:
     )
 
 
+def with_the_clients_address(intent: Intent) -> Iterator[Rule]:
+    """The same by TPROXY: such a proxy calls the application from the client's address, and its calls carry the mark.
+
+    Before the owner is asked as well, or a proxy that is known by its uid would call itself.
+    """
+    if intent.uses_tproxy:
+        yield when(ON_LO, Mark(intent.tproxy_mark)).then(
+            BYPASS, why="the proxy passes inbound traffic on with the client's address", setting="tproxy_mark"
+        )
+
+
 def proxy_traffic(intent: Intent, family: Family) -> Iterator[Rule]:
     """The proxy's own packets, and everybody's over lo. Who is the proxy is told by uid or by gid.
 
@@ -110,7 +122,10 @@ def proxy_traffic(intent: Intent, family: Family) -> Iterator[Rule]:
             yield from others_over_lo(intent, owner, setting=setting)
             yield from from_the_proxy(owner, setting)
     else:
-        for owner, setting in owners:
+        by_uid = [owner for owner, _ in owners if isinstance(owner, OwnerUid)]
+        for at, (owner, setting) in enumerate(owners):
+            if at == len(by_uid):
+                yield from own_queries(intent, by_uid)
             yield from calls_to_itself(intent, family, owner, setting)
         yield from others_over_lo(intent, *(owner for owner, _ in owners), setting="proxy_uid")
         for owner, setting in owners:
@@ -129,6 +144,15 @@ def calls_to_itself(intent: Intent, family: Family, owner: Owner, setting: str) 
     yield when(ON_LO, Not(Dst(intent.loopback(family))), TCP, Not(never), owner).then(
         Jump(ISTIO_IN_REDIRECT), why="the app called itself through its service address", setting=setting
     )
+
+
+def own_queries(intent: Intent, by_uid: Iterable[Owner]) -> Iterator[Rule]:
+    """What `calls_to_itself` leaves to the proxy, before its gid is asked, which would take them."""
+    if intent.redirect_dns:
+        for owner in by_uid:
+            yield when(ON_LO, TCP, DPort(Ports.one(DNS_PORT)), owner).then(
+                BYPASS, why="the proxy asks a nameserver in the pod", setting="proxy_uid"
+            )
 
 
 def others_over_lo(intent: Intent, *owners: Owner, setting: str) -> Iterator[Rule]:
