@@ -33,12 +33,13 @@ class Thing(Value):
     """Something in a namespace."""
 
     where: str
-    """The table with its backend and family, or `routing`, `lo`."""
+    """The table with its tool, such as `iptables-nft nat`; or `routing`, `lo`, `nf_tables …`, `legacy`."""
     what: str
+    """What it is."""
     why: str = ""
     """Why it was left alone; empty for what was removed."""
     remedy: str = ""
-    """The command that removes it, where istio-iptables may have left it behind and nothing proves that."""
+    """The command that removes it, if an older istio-iptables may have left it and nothing proves that; else empty."""
 
     def __str__(self) -> str:
         why = "; ".join(filter(None, (self.why, f"to remove it: `{self.remedy}`" if self.remedy else "")))
@@ -46,13 +47,14 @@ class Thing(Value):
 
 
 class Cleaned(Value):
-    """What became of a removal."""
+    """What `capture clean` did."""
 
     removed: tuple[Thing, ...]
+    """What was ours, or was made for it, and is gone."""
     left: tuple[Thing, ...]
-    """What is not ours, or cannot be taken away."""
+    """What was left alone: it is not ours, or cannot be taken away."""
     remaining: tuple[Thing, ...]
-    """What is ours and still there. Not empty only if something failed."""
+    """What is ours and still there. If there is any, the exit status is 1."""
 
     def raise_if_any_remains(self) -> None:
         """Raises CaptureError that names what is ours and still there."""

@@ -19,7 +19,7 @@ from capture.errors import CaptureError
 from capture.host.facts import read_facts
 from capture.kernel import netns
 from capture.log import Log
-from capture.output import complain
+from capture.output import complain, say_json
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED, FLAGS, SWITCHES, Said, Settings
 from capture.settings.resolve import resolve
@@ -94,13 +94,28 @@ def help_of(setting: Said) -> tuple[str, str]:
     return flags or f"${setting.env[0]}", f"{setting.about}  [{about}]" if flags else setting.about
 
 
-def output_option(kind: str = "the answer") -> Callable[[F], F]:
-    """`--output text|json|schema`, as every command that looks has it."""
+def output_option(what: str, kind: Any = None) -> Callable[[F], F]:
+    """`--output text|json|schema`, as every command that looks has it.
+
+    `kind` is the kind of value, or the union of them, that is printed; its schema is printed here, and that is all.
+    """
+
+    def answered(ctx: click.Context, option: click.Parameter, output: str) -> str:  # noqa: ARG001 # click's signature
+        if output == "schema" and kind is not None:
+            from capture.schemas.derive import schema
+
+            with reporting():
+                say_json(schema(str(ctx.info_name), kind))
+            ctx.exit()
+        return output
+
     return click.option(
         "--output",
         type=click.Choice(["text", "json", "schema"]),
         default="text",
-        help=f"Print {kind} as text or as JSON; `schema` prints the JSON schema of that.",
+        is_eager=True,
+        callback=answered,
+        help=f"Print {what} as text or as JSON; `schema` prints the JSON schema of that.",
     )
 
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings, style
-from capture.inspect.hunks import chain_diffs, other_lines
+from capture.inspect.hunks import Diff, diff
 from capture.inspect.verify import STATUS, compared
 from capture.log import Log
 from capture.output import say, say_json
+from capture.schemas.answers import as_json
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.inspect.hunks import ChainDiff, Line
-    from capture.inspect.verify import Comparison
 
 COLOURS = {"-": "red", "+": "green", "@": "cyan", "#": "yellow"}
 HEADINGS = ("---", "+++")
@@ -33,27 +33,20 @@ HEADINGS = ("---", "+++")
     help="Colour the text. `auto`: on a terminal, unless NO_COLOR is set.",
 )
 @click.option("--why", is_flag=True, help="Say behind each rule that comes or goes what it is for.")
-@output_option("the difference")
+@output_option("the difference", Diff)
 def command(color: str, why: bool, output: str) -> None:
     """Show what a run with these settings would change: from what is live to what is planned.
 
     Nothing is printed if nothing differs. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs;
     1: cannot tell.
     """
-    if output == "schema":
-        from capture.schemas.inspect import DiffModel
-
-        say_json(DiffModel.model_json_schema())
-        return
     with reporting():
         settings = said_settings()
         facts, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
-        found = compared(settings, facts, plan(resolved.intent), log)
+        found = diff(compared(settings, facts, plan(resolved.intent), log))
     if output == "json":
-        from capture.schemas.inspect import diff_model
-
-        say_json(diff_model(found).model_dump(mode="json"))
+        say_json(as_json(found))
     else:
         in_colour = {"always": True, "never": False}.get(color, False if os.environ.get("NO_COLOR") else None)
         say(*map(coloured, text(found, why=why)), in_colour=in_colour)
@@ -66,17 +59,14 @@ def coloured(line: str) -> str:
     return style(line, fg=COLOURS[line[0]]) if line[0] in COLOURS else line
 
 
-def text(found: Comparison, *, why: bool = False) -> Iterator[str]:
+def text(found: Diff, *, why: bool = False) -> Iterator[str]:
     """The lines of the diff. What no run changes stands in comments at the end."""
-    for chain in chain_diffs(found):
+    for chain in found.chains:
         yield from of_chain(chain, why=why)
-    others = list(other_lines(found))
-    if others:
+    if found.ip:
         yield from heading("ip")
-        yield from (shown(line, why=why) for line in others)
-    for beyond in found.findings:
-        if not beyond.can_be_repaired:
-            yield f"# {beyond}"
+        yield from (shown(line, why=why) for line in found.ip)
+    yield from (f"# {beyond}" for beyond in found.beyond_repair)
 
 
 def heading(of: str) -> Iterator[str]:

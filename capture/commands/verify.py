@@ -9,16 +9,16 @@ import click
 
 from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
 from capture.errors import LiveStateUnreadable
-from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, compared
+from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, Comparison, compared
 from capture.log import Log
 from capture.output import say, say_json
+from capture.schemas.answers import as_json
 from rules.live.drift import Kind, count
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.inspect.verify import Comparison
     from rules.live.drift import Finding
     from rules.netfilter.values import Family
     from rules.plan.plan import Plan
@@ -33,17 +33,12 @@ MOST_OF_A_KIND = 20
     type=click.Choice(["libiptc"]),
     help="Read the legacy tables in a second way as well; where the two disagree, it cannot be told.",
 )
-@output_option("what was found")
+@output_option("what was found", Comparison)
 def command(witness: str | None, output: str) -> None:
     """Say whether the namespace holds what these settings ask for, in every table, in order.
 
     Compares and changes nothing. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs; 1: cannot tell.
     """
-    if output == "schema":
-        from capture.schemas.inspect import VerifyModel
-
-        say_json(VerifyModel.model_json_schema())
-        return
     with reporting():
         settings = said_settings()
         facts, resolved = looked_up(settings)
@@ -52,9 +47,7 @@ def command(witness: str | None, output: str) -> None:
         if witness:
             confirm(found)
     if output == "json":
-        from capture.schemas.inspect import verify_model
-
-        say_json(verify_model(found).model_dump(mode="json"))
+        say_json(as_json(found))
     else:
         say(*report(found))
     sys.exit(STATUS[found.verdict])
@@ -86,7 +79,7 @@ def verdict(found: Comparison) -> str:
     if found.verdict == NOTHING:
         return "nothing of ours is here; a rerun puts all of it in place"
     if found.verdict == DIFFERENT:
-        beyond = sum(not finding.can_be_repaired for finding in found.findings)
+        beyond = sum(not finding.repaired_by_rerun for finding in found.findings)
         more = f", {beyond} of which a rerun cannot repair" if beyond else ""
         return f"differs in {count(len(found.findings), 'place')}{more}"
     return f"as planned: {held(found.planned, found.backend)}"

@@ -22,56 +22,92 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Literal, TypeAlias
 
-    from capture.inspect.verify import Comparison
+    from capture.inspect.verify import Comparison, Verdict
+    from capture.kernel.iptables import Backend
+    from rules.live.drift import Finding
     from rules.netfilter.rulesets import Rule, TableRules
 
     Op: TypeAlias = Literal[" ", "-", "+"]
+    Change: TypeAlias = Literal["changed", "made", "removed"]
 
 CONTEXT = 3
 """Rules shown around a change."""
 
 
 class Line(Value):
-    """A rule that stays, goes, or comes."""
+    """A rule, ip rule, route or address that stays, goes or comes."""
 
     op: Op
+    """A space: it stays; -: it goes; +: it comes."""
     text: str
-    """As iptables-save writes it."""
+    """A rule as iptables-save writes it; anything else as ip(8) lists it."""
     why: str = ""
     """What it is for, where the plan tells."""
 
 
 class Hunk(Value):
-    """Changes that stand together, with context around them. A start counts from 1; it is 0 where nothing is."""
+    """Changes that stand together, with context around them. Starts count from 1; 0 where nothing is."""
 
     live_start: int
+    """The position of its first live rule."""
     live_count: int
+    """How many live rules it shows."""
     planned_start: int
+    """The position that its first rule will have."""
     planned_count: int
+    """How many rules there will be."""
     lines: tuple[Line, ...]
+    """In order."""
 
 
 class ChainDiff(Value):
-    """The changes of one chain."""
+    """What a run would change in one chain."""
 
-    backend: str
+    backend: Backend
+    """Of iptables."""
     family: Family
+    """Whose table it is."""
     table: str
+    """raw, mangle, nat or filter."""
     chain: str
-    change: Literal["changed", "made", "removed"]
+    """A chain of ours, or a built-in one, in which the rules of others are context."""
+    change: Change
+    """Whether the chain stays, comes or goes."""
     hunks: tuple[Hunk, ...]
+    """In order; none for a chain that comes or goes empty."""
+
+
+class Diff(Value):
+    """What `capture diff` shows."""
+
+    verdict: Verdict
+    """as planned: exit status 0. differs: 4. nothing: nothing of ours is here, 3."""
+    backend: str
+    """The backend of iptables that a run would use."""
+    chains: tuple[ChainDiff, ...]
+    """Each chain that a run would change, by backend, family and table."""
+    ip: tuple[Line, ...]
+    """The ip rules, routes and addresses that would come or go."""
+    beyond_repair: tuple[Finding, ...]
+    """What keeps traffic from being captured and is not ours to change."""
+
+
+def diff(found: Comparison) -> Diff:
+    """What a run would change, and what it cannot."""
+    beyond = (each for each in found.findings if not each.repaired_by_rerun)
+    return Diff(found.verdict, found.backend, tuple(chain_diffs(found)), tuple(other_lines(found)), tuple(beyond))
 
 
 def chain_diffs(found: Comparison) -> Iterator[ChainDiff]:
     """Each chain that a run would change, in the backend that is used and in the other."""
     wanted = {ruleset.family: ruleset for ruleset in found.planned.rulesets}
-    for backend in (found.backend, *(other for other in BACKENDS if other != found.backend)):
+    for backend in sorted(BACKENDS, key=lambda backend: backend != found.backend):
         for family in Family:
             live = found.live.saved(Iptables(backend, family)).ruleset
             yield from of_ruleset(backend, live, wanted[family] if backend == found.backend else Ruleset(family))
 
 
-def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainDiff]:
+def of_ruleset(backend: Backend, live: Ruleset, planned: Ruleset) -> Iterator[ChainDiff]:
     live = recognised(live, planned)
     for name in dict.fromkeys([*OURS, *(table.table for table in planned.tables)]):
         there, asked = live.table(name), planned.table(name)
@@ -87,8 +123,7 @@ def of_ruleset(backend: str, live: Ruleset, planned: Ruleset) -> Iterator[ChainD
                 after = wanted.get(chain, ())
             stands, comes = (there.is_built_in(chain) or chain in chains for chains in (now, wanted))
             if before != after or stands != comes:
-                change: Literal["changed", "made", "removed"]
-                change = "changed" if stands and comes else "made" if comes else "removed"
+                change: Change = "changed" if stands and comes else "made" if comes else "removed"
                 stays = of_others if there.is_built_in(chain) else never
                 shown = hunks(chain, before, after, partial(stays, there, chain))
                 yield ChainDiff(backend, live.family, name, chain, change, tuple(shown))
@@ -160,4 +195,4 @@ def other_lines(found: Comparison) -> Iterator[Line]:
     for each in found.findings:
         if not each.chain:
             comes = each.kind in (Kind.IP_RULE_MISSING, Kind.ROUTE_MISSING, Kind.ADDRESS_MISSING)
-            yield Line("+" if comes else "-", each.text, each.why)
+            yield Line("+" if comes else "-", each.rule, each.why)

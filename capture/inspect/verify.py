@@ -18,7 +18,7 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Final, Literal
+    from typing import ClassVar, Final, Literal, TypeAlias
 
     from capture.apply.transaction import SetRouting
     from capture.host.facts import Facts
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from capture.log import Log
     from capture.settings.declared import Settings
     from rules.plan.plan import Plan
+
+    Verdict: TypeAlias = Literal["as planned", "differs", "nothing"]
 
 AS_PLANNED: Final = "as planned"
 DIFFERENT: Final = "differs"
@@ -35,17 +37,20 @@ STATUS = {AS_PLANNED: DONE, DIFFERENT: DIFFERS, NOTHING: NOTHING_HERE}
 
 
 class Comparison(Value):
-    """What a namespace holds beside what is planned for it."""
+    """What `capture verify` found: what a namespace holds beside what is planned for it."""
 
     live: Live
     planned: Plan
     backend: str
-    """The backend that a run would use."""
+    """The backend of iptables that a run would use."""
     findings: tuple[Finding, ...]
+    """Every difference, by backend, family, table, chain and position; of an empty namespace, all that is missing."""
+
+    TOLD: ClassVar = ("verdict", "backend", "findings")
 
     @property
-    def verdict(self) -> Literal["as planned", "differs", "nothing"]:
-        """The answer in a word."""
+    def verdict(self) -> Verdict:
+        """as planned: exit status 0. differs: 4. nothing: nothing of ours is here, 3."""
         if not self.findings:
             return AS_PLANNED
         return DIFFERENT if holds_any(self.live) else NOTHING
@@ -98,19 +103,19 @@ def told(step: SetRouting, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
     family, mark, table = step.routing.family, step.routing.mark, step.routing.table
     if step.has_route:
         text = f"{ip(family)} route: local default dev {LOOPBACK_INTERFACE} table {table}"
-        yield Finding(of_route, family, text=text)
+        yield Finding(of_route, family, rule=text)
     if step.rule_priority is not None:
         text = f"{ip(family)} rule: {step.rule_priority}: fwmark {mark:#x} lookup {table}"
-        yield Finding(of_rule, family, text=text)
+        yield Finding(of_rule, family, rule=text)
 
 
 def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:
     text = f"ip -6 addr: {PASSTHROUGH[Family.V6]} dev {LOOPBACK_INTERFACE}"
     if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
         why = "the proxy hands inbound IPv6 to the application from it"
-        yield Finding(Kind.ADDRESS_MISSING, Family.V6, text=text, why=why)
+        yield Finding(Kind.ADDRESS_MISSING, Family.V6, rule=text, why=why)
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
-        yield Finding(Kind.ADDRESS_LEFT, Family.V6, text=text)
+        yield Finding(Kind.ADDRESS_LEFT, Family.V6, rule=text)
 
 
 def ip(family: Family) -> str:

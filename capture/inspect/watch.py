@@ -143,18 +143,18 @@ def routing_since(start: Live, live: Live) -> Iterator[Finding]:
             if rule.protocol == PROTOCOL and rule not in other.policy_rules:
                 tool = "ip" if rule.family is Family.V4 else "ip -6"
                 text = f"{tool} rule: {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
-                yield Finding(kind, rule.family, text=text)
+                yield Finding(kind, rule.family, rule=text)
     for kind, one, other in ((Kind.ROUTE_MISSING, start, live), (Kind.ROUTE_LEFT, live, start)):
         for route in dict.fromkeys(one.local_routes):
             if route.protocol == PROTOCOL and route not in other.local_routes:
                 tool = "ip" if route.family is Family.V4 else "ip -6"
                 text = f"{tool} route: local default dev {LOOPBACK_INTERFACE} table {route.table}"
-                yield Finding(kind, route.family, text=text)
+                yield Finding(kind, route.family, rule=text)
     text = f"ip -6 addr: {PASSTHROUGH[Family.V6]} dev {LOOPBACK_INTERFACE}"
     if start.passthrough and not live.passthrough:
-        yield Finding(Kind.ADDRESS_MISSING, Family.V6, text=text)
+        yield Finding(Kind.ADDRESS_MISSING, Family.V6, rule=text)
     if live.passthrough and not start.passthrough and live.passthrough.protocol == PROTOCOL:
-        yield Finding(Kind.ADDRESS_LEFT, Family.V6, text=text)
+        yield Finding(Kind.ADDRESS_LEFT, Family.V6, rule=text)
 
 
 def tools() -> Iterator[Tool]:

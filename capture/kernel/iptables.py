@@ -24,13 +24,17 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
+    from typing import Literal, TypeAlias
 
     from capture.kernel.process import Completed
     from rules.live.changes import Change
     from rules.netfilter.rulesets import Rule
 
-NFT, LEGACY = "nft", "legacy"
-BACKENDS = (NFT, LEGACY)
+    Backend: TypeAlias = Literal["nft", "legacy"]
+
+NFT: Backend = "nft"
+LEGACY: Backend = "legacy"
+BACKENDS: tuple[Backend, ...] = (NFT, LEGACY)
 PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
 OUR_TABLES = frozenset(OURS)
 """The tables in which anything of ours can be."""

@@ -6,20 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from capture.inspect.hunks import chain_diffs, other_lines
 from rules.netfilter.iptables_text import rule_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.inspect.hunks import ChainDiff, Line
     from capture.inspect.status import Held, Status
-    from capture.inspect.verify import Comparison
     from capture.inspect.watch import Row, Seen, Tick
     from rules.live.attribution import Decision
     from rules.live.drift import Finding
-
-VERDICTS = Literal["as planned", "differs", "nothing"]
 
 
 class Model(BaseModel):
@@ -80,119 +75,6 @@ class FindingModel(Model):
     """All of this in a sentence, with what a rerun does."""
 
 
-class VerifyModel(Model):
-    """What `capture verify` found."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Verify")
-
-    verdict: VERDICTS
-    """as planned: exit status 0. differs: 4. nothing: nothing of ours is here, 3."""
-    backend: str
-    """The backend of iptables that a run would use."""
-    findings: list[FindingModel]
-    """Every difference, by backend, family, table, chain and position; of an empty namespace, all that is missing."""
-
-
-class LineModel(Model):
-    """A rule, ip rule, route or address that stays, goes or comes."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Line")
-
-    op: Literal[" ", "-", "+"]
-    """A space: it stays; -: it goes; +: it comes."""
-    text: str
-    """A rule as iptables-save writes it; anything else as ip(8) lists it."""
-    why: str
-    """What it is for, where the plan tells."""
-
-
-class HunkModel(Model):
-    """Changes that stand together, with context around them. Starts count from 1; 0 where nothing is."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Hunk")
-
-    live_start: int
-    """The position of its first live rule."""
-    live_count: int
-    """How many live rules it shows."""
-    planned_start: int
-    """The position that its first rule will have."""
-    planned_count: int
-    """How many rules there will be."""
-    lines: list[LineModel]
-    """In order."""
-
-
-class ChainDiffModel(Model):
-    """What a run would change in one chain."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="ChainDiff")
-
-    backend: Literal["nft", "legacy"]
-    """Of iptables."""
-    family: Literal["IPv4", "IPv6"]
-    """Whose table it is."""
-    table: str
-    """raw, mangle, nat or filter."""
-    chain: str
-    """A chain of ours, or a built-in one, in which the rules of others are context."""
-    change: Literal["changed", "made", "removed"]
-    """Whether the chain stays, comes or goes."""
-    hunks: list[HunkModel]
-    """In order; none for a chain that comes or goes empty."""
-
-
-class DiffModel(Model):
-    """What `capture diff` shows."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True, title="Diff")
-
-    verdict: VERDICTS
-    """as planned: exit status 0. differs: 4. nothing: nothing of ours is here, 3."""
-    backend: str
-    """The backend of iptables that a run would use."""
-    chains: list[ChainDiffModel]
-    """Each chain that a run would change, by backend, family and table."""
-    ip: list[LineModel]
-    """The ip rules, routes and addresses that would come or go."""
-    beyond_repair: list[FindingModel]
-    """What keeps traffic from being captured and is not ours to change."""
-
-
-def line_model(line: Line) -> LineModel:
-    return LineModel(op=line.op, text=line.text, why=line.why)
-
-
-def chain_diff_model(diff: ChainDiff) -> ChainDiffModel:
-    return ChainDiffModel(
-        backend=diff.backend,  # type: ignore[arg-type] # pydantic checks it
-        family=diff.family.value,
-        table=diff.table,
-        chain=diff.chain,
-        change=diff.change,
-        hunks=[
-            HunkModel(
-                live_start=hunk.live_start,
-                live_count=hunk.live_count,
-                planned_start=hunk.planned_start,
-                planned_count=hunk.planned_count,
-                lines=list(map(line_model, hunk.lines)),
-            )
-            for hunk in diff.hunks
-        ],
-    )
-
-
-def diff_model(found: Comparison) -> DiffModel:
-    return DiffModel(
-        verdict=found.verdict,
-        backend=found.backend,
-        chains=list(map(chain_diff_model, chain_diffs(found))),
-        ip=list(map(line_model, other_lines(found))),
-        beyond_repair=[finding_model(each) for each in found.findings if not each.can_be_repaired],
-    )
-
-
 def finding_model(found: Finding) -> FindingModel:
     return FindingModel(
         kind=found.kind.value,
@@ -200,19 +82,13 @@ def finding_model(found: Finding) -> FindingModel:
         family=found.family.value,
         table=found.table,
         chain=found.chain,
-        position=found.position or None,
-        planned_position=found.planned_position or None,
-        rule=found.text,
+        position=found.position,
+        planned_position=found.planned_position,
+        rule=found.rule,
         why=found.why,
         setting=found.setting,
-        repaired_by_rerun=found.can_be_repaired,
+        repaired_by_rerun=found.repaired_by_rerun,
         sentence=str(found),
-    )
-
-
-def verify_model(found: Comparison) -> VerifyModel:
-    return VerifyModel(
-        verdict=found.verdict, backend=found.backend, findings=[finding_model(each) for each in found.findings]
     )
 
 

@@ -19,6 +19,7 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import ClassVar
 
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
@@ -50,32 +51,55 @@ class Kind(Enum):
 
 
 class Finding(Value):
-    """One difference."""
+    """One difference between what is live and what is planned."""
 
     kind: Kind
+    """What is the matter. The names stay the same from version to version."""
     family: Family
+    """Whose table, rule, route or address it is."""
     table: str = ""
-    """Empty for what is no rule of netfilter."""
+    """raw, mangle, nat or filter; empty for ip rules, routes and addresses."""
     chain: str = ""
-    position: int = 0
-    """Where in the live chain, counted from 1; 0 for what is not there."""
-    planned_position: int = 0
-    """Where in the planned chain; among our own jumps in a built-in one. 0 for what is not planned."""
-    text: str = ""
-    """The rule, or the ip rule, route or address, in the words of its own tool."""
+    """The chain; empty likewise."""
+    position: int | None = None
+    """Where in the live chain, counted from 1; None for what is not there."""
+    planned_position: int | None = None
+    """Where in the planned chain; of our jumps in a built-in chain, which of them; None for what is not planned."""
+    rule: str = ""
+    """The rule in iptables' words, or the ip rule, route or address; empty for a chain."""
     why: str = ""
-    """What it is for, where that is known from the plan."""
+    """What it is for, where the plan tells."""
     setting: str = ""
-    """The field of `Intent` that asked for it."""
+    """The setting that asked for it; empty if every capture has it."""
     rules: int = 0
     """How many rules a chain holds that is missing or left over."""
     backend: str = ""
-    """In which backend of iptables; filled in by those who know it."""
+    """nft or legacy; empty for ip rules, routes and addresses."""
+
+    TOLD: ClassVar = (
+        "kind",
+        "backend",
+        "family",
+        "table",
+        "chain",
+        "position",
+        "planned_position",
+        "rule",
+        "why",
+        "setting",
+        "repaired_by_rerun",
+        "sentence",
+    )
 
     @property
-    def can_be_repaired(self) -> bool:
+    def repaired_by_rerun(self) -> bool:
         """Whether a rerun puts it right."""
         return self.kind is not Kind.NOT_TRACKED
+
+    @property
+    def sentence(self) -> str:
+        """All of this in a sentence, with what a rerun does."""
+        return f"{self.place}: {said(self)}; {self.rerun}"
 
     @property
     def rerun(self) -> str:
@@ -89,8 +113,7 @@ class Finding(Value):
         return " ".join(filter(None, (self.backend, self.family.value, self.table, where)))
 
     def __str__(self) -> str:
-        """The finding in a sentence."""
-        return f"{self.place}: {said(self)}; {self.rerun}"
+        return self.sentence
 
 
 RERUN = {
@@ -120,7 +143,7 @@ RERUN = {
 
 def said(found: Finding) -> str:
     """What is the matter, without where and what then."""
-    rule = f"`{found.text}`"
+    rule = f"`{found.rule}`"
     why = f" ({found.why})" if found.why else ""
     match found.kind:
         case Kind.RULE_MISSING:
@@ -224,8 +247,9 @@ def in_built_in_chain(family: Family, table: TableRules, chain: str, planned: Ru
 def finding(
     kind: Kind, family: Family, table: str, chain: str, position: int, planned_position: int, rule: Rule
 ) -> Finding:
-    text = rule_text(rule)
-    return Finding(kind, family, table, chain, position, planned_position, text, rule.why, rule.setting)
+    """What is the matter with a rule; its positions are counted from 1, and 0 where it is not."""
+    places = (position or None, planned_position or None)
+    return Finding(kind, family, table, chain, *places, rule_text(rule), rule.why, rule.setting)
 
 
 def differences(

@@ -140,7 +140,7 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
         data.draw(passthroughs) if "address" in drifted else clean_address,
         data.draw(st.booleans()),
     )
-    found = [finding for finding in findings(live, planned, backend) if finding.can_be_repaired]
+    found = [finding for finding in findings(live, planned, backend) if finding.repaired_by_rerun]
     assert bool(found) == bool(list(transaction.steps(live, planned, backend)))
 
 

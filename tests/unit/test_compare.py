@@ -166,7 +166,7 @@ def test_rules_that_turn_conntrack_off_are_found(lines: list[str]) -> None:
     """Whatever way the packet takes there."""
     (found,) = not_tracked(raw(*lines), PLANNED)
     assert found.kind is Kind.NOT_TRACKED
-    assert not found.can_be_repaired
+    assert not found.repaired_by_rerun
     assert "cannot repair" in str(found)
 
 

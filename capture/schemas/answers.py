@@ -1,0 +1,36 @@
+"""Values as the JSON that commands print."""
+
+from __future__ import annotations
+
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.rulesets import Rule
+from rules.value import Value
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON has it: an object of what it tells, or of all its fields, each by its name."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Rule():
+            return rule_text(value)
+        case Value():
+            return {name: as_json(getattr(value, name)) for name in told(type(value))}
+        case Enum():
+            return value.value
+        case IPv4Address() | IPv6Address():
+            return str(value)
+        case tuple():
+            return [as_json(each) for each in value]
+        case _:
+            raise TypeError(f"JSON has nothing for {value!r}")
+
+
+def told(kind: type[Value]) -> tuple[str, ...]:
+    """What JSON has of a kind of value: the fields and properties that its `TOLD` names, or else every field."""
+    names: tuple[str, ...] = getattr(kind, "TOLD", kind.__match_args__)
+    return names
