@@ -5,6 +5,7 @@
     ├── NamespaceUnusable   1    --network-namespace names nothing that can be entered
     ├── WrongPlace          1    the namespace of a Kubernetes node, which --allow-host permits
     ├── OtherMesh           1    the rules of another mesh are here, which --take-over replaces
+    ├── OthersFirst         1    an ip rule or route of others decides before ours, which no place can help
     ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
     ├── ChainInUse          1    a rule of others leads to a chain of ours that is to go
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
@@ -113,6 +114,10 @@ class WrongPlace(CaptureError):
 
 class OtherMesh(CaptureError):
     """Another mesh captures this namespace's traffic already."""
+
+
+class OthersFirst(CaptureError):
+    """An ip rule or a route of others takes what TPROXY needs, and ours cannot be asked before it."""
 
 
 class BackendUnusable(CaptureError):

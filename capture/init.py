@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from capture.apply import transaction
-from capture.apply.converge import converge, refuse
-from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, WrongPlace, in_words
+from capture.apply.converge import converge, mind_others_routing, refuse
+from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.kernel import netns
@@ -152,11 +152,12 @@ def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved,
     return planned
 
 
-def warn_of_a_refusal(live: Live, settings: Settings, log: Log) -> None:
-    """Say that a run would be refused here."""
+def warn_of_a_refusal(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
+    """Say that a run would be refused here, and what it would say of others."""
     try:
         refuse(live, settings)
-    except (WrongPlace, OtherMesh) as refused:
+        mind_others_routing(live, planned, log)
+    except (WrongPlace, OtherMesh, OthersFirst) as refused:
         first, *more = refused.lines()
         log.warn(f"a run would be refused: {first}", *more)
 
@@ -196,7 +197,7 @@ def live_if_permitted(settings: Settings, facts: Facts, planned: Plan, log: Log)
     try:
         live = read_live(facts)
         if not settings.cleanup_only:
-            warn_of_a_refusal(live, settings, log)
+            warn_of_a_refusal(live, settings, planned, log)
         return live, choose_backend(live, forced, native=native).backend
     except (CaptureError, OSError) as error:
         if planned is NOTHING:

@@ -11,6 +11,7 @@ from capture.kernel.process import read_words
 from rules.live.changes import is_our_jump, is_ours, ours_in, recognised
 from rules.live.meshes import mesh_of
 from rules.netfilter.quoting import typed
+from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PROTOCOL
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.host.live import Live
-    from capture.kernel.netlink import LocalRoute, PolicyRule
     from capture.log import Log
     from capture.settings.declared import Settings
+    from rules.netfilter.routing import PolicyRule, Route
     from rules.netfilter.rulesets import TableRules
 
 
@@ -151,11 +152,11 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
     unsigned = f"it does not carry our signature, protocol {PROTOCOL}"
     for rule in after.policy_rules:
         if rule.protocol != PROTOCOL and (rule.family, rule.table) in looked_up:
-            asked = f"fwmark {rule.mark:#x} lookup {rule.table}"
-            yield Thing("routing", rule_text(rule), unsigned, f"{ip(rule)} rule del priority {rule.priority} {asked}")
+            remedy = f"{ip_command(rule.family)} rule del priority {str(rule).replace(':', '', 1)}"
+            yield Thing("routing", rule_text(rule), unsigned, remedy)
     for route in after.local_routes:
         if route.protocol != PROTOCOL:
-            remedy = f"{ip(route)} route del local default dev lo table {route.table}"
+            remedy = f"{ip_command(route.family)} route del {route}"
             yield Thing("routing", route_text(route), unsigned, remedy)
     if after.passthrough and after.passthrough.protocol != PROTOCOL:
         yield Thing("lo", str(after.passthrough), unsigned, "ip -6 addr del ::6/128 dev lo")
@@ -192,16 +193,12 @@ def place(tool: Iptables, table: TableRules) -> str:
     return f"{tool} {table.table}"
 
 
-def ip(thing: PolicyRule | LocalRoute) -> str:
-    return "ip" if thing.family is Family.V4 else "ip -6"
-
-
 def rule_text(rule: PolicyRule) -> str:
-    return f"{ip(rule)} rule {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
+    return f"{ip_command(rule.family)} rule {rule}"
 
 
-def route_text(route: LocalRoute) -> str:
-    return f"{ip(route)} route local default dev lo table {route.table}"
+def route_text(route: Route) -> str:
+    return f"{ip_command(route.family)} route {route}"
 
 
 def counted(number: int, thing: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from capture.apply import transaction
-from capture.errors import KernelRefused, NotPutBack, OtherMesh, WrongPlace
+from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, read_live
 from capture.host.place import signs_of_a_node
 from capture.kernel import netns
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.netfilter.values import Family
+from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import NOTHING
 
 TYPE_CHECKING = False
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
-    from rules.plan.plan import Plan
+    from rules.plan.plan import Plan, Routing
 
 ATTEMPTS = 3
 """How often we look and write, if others change the rules in between."""
@@ -59,6 +60,7 @@ def same_rules(one: Live, other: Live) -> bool:
 def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
     if planned is not NOTHING:
         refuse(live, settings)
+        mind_others_routing(live, planned, log)
     chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
     doing = list(
@@ -74,6 +76,38 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
                 tool = Iptables(chosen.backend, ruleset.family)
                 log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
+
+
+def mind_others_routing(live: Live, planned: Plan, log: Log) -> None:
+    """Say what of others is in the way of packets with our mark. Raises OthersFirst where that cannot be helped."""
+    if not planned.routing:
+        return
+    from rules.live.drift import REFUSED_FOR, REMEDY, said
+    from rules.live.routing import asked_before, found_of_others, is_asked_first, place_for_ours
+
+    for wanted in planned.routing:
+        for found in found_of_others(live.policy_rules, live.routes, wanted):
+            if found.kind in REFUSED_FOR:
+                raise OthersFirst(
+                    f"{said(found)}; nothing was touched",
+                    details=[("what is needed", needed(wanted))],
+                    hint=REMEDY[found.kind],
+                )
+            if found.kind in REMEDY:
+                log.warn(f"{said(found)}; {REMEDY[found.kind]}")
+        place = place_for_ours(live.policy_rules, wanted)
+        if place is not None and place < RULE_PRIORITY and not is_asked_first(live.policy_rules, wanted):
+            passed = [rule for rule in asked_before(live.policy_rules, wanted) if rule.priority < RULE_PRIORITY]
+            what = f"The {wanted.family.value} ip rule goes to priority {place}, before those of others:"
+            log.info(what, *(f"  {rule}" for rule in passed))
+
+
+def needed(wanted: Routing) -> str:
+    """The ip rule and the route of TPROXY, in the words of ip(8)."""
+    from rules.netfilter.routing import ip_command
+
+    tool, table = ip_command(wanted.family), wanted.table
+    return f"{tool} rule fwmark {wanted.mark:#x} lookup {table}, {tool} route local default dev lo table {table}"
 
 
 def refuse(live: Live, settings: Settings) -> None:

@@ -30,10 +30,11 @@ from rules.live.changes import (
 )
 from rules.live.meshes import chains_of_other_meshes
 from rules.netfilter.quoting import for_shell, typed
+from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import BUILT_IN, Family
-from rules.plan.names import PROTOCOL, RULE_PRIORITY
+from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING, Routing
 from rules.value import Value
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from capture.kernel.iptables import Saved
     from capture.log import Log
     from rules.live.changes import Command
+    from rules.netfilter.routing import PolicyRule
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
     from rules.plan.plan import Plan
@@ -153,7 +155,7 @@ class SetRouting(Value):
     """Whether the route is of this step."""
 
     def __str__(self) -> str:
-        family = "ip" if self.routing.family is Family.V4 else "ip -6"
+        family = ip_command(self.routing.family)
         verb = "add" if self.adds else "del"
         lines = []
         if self.has_route:
@@ -178,21 +180,20 @@ class SetRouting(Value):
         """
         if not self.adds:
             return
-        family, mark, table = self.routing.family, self.routing.mark, self.routing.table
-        ip = "ip" if family is Family.V4 else "ip -6"
-        if not any((route.family, route.table) == (family, table) for route in netlink.local_default_routes()):
+        from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
+        from rules.live.routing import found_of_others, is_like_ours
+
+        rules, routes = netlink.policy_rules(), netlink.routes()
+        if not any(is_like_ours(rule, self.routing) for rule in rules):
             raise KernelRefused(
-                f"table {table} has a default route of somebody else's, so packets with our mark would follow it",
-                details=[("what is needed", f"{ip} route local default dev lo table {table}")],
-                hint=f"see `{ip} route show table {table}`; remove that route, or give -r a table that nobody uses",
+                f"an ip rule of somebody else's stands in the place of ours for fwmark {self.routing.mark:#x}",
+                details=[("what is needed", str(self))],
+                hint=f"see `{ip_command(self.family)} rule`; remove it, or give -t and -r numbers that nobody uses",
             )
-        rules = [rule for rule in netlink.policy_rules() if rule.family is family and rule.is_plain]
-        if not any((rule.mark, rule.table) == (mark, table) for rule in rules):
-            raise KernelRefused(
-                f"an ip rule of somebody else's stands in the place of ours for fwmark {mark:#x}",
-                details=[("what is needed", f"{ip} rule fwmark {mark:#x} lookup {table}")],
-                hint=f"see `{ip} rule`; remove that rule, or give -t and -r numbers that nobody uses",
-            )
+        for found in found_of_others(rules, routes, self.routing):
+            if found.kind in (*REFUSED_FOR, Kind.IP_RULE_BEFORE_OURS):
+                hint = REMEDY.get(found.kind, "run it again: that rule was added meanwhile")
+                raise KernelRefused(said(found), details=[("what is needed", str(self))], hint=hint)
 
     def undo(self) -> None:
         self.set(adds=not self.adds)
@@ -408,26 +409,36 @@ def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -
 
 
 def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
-    """What is planned and not there, whoever put there what is."""
-    rules = {(rule.family, rule.mark, rule.table) for rule in live.policy_rules if rule.is_plain}
+    """What is planned and not there, whoever put there what is, or is there and asked too late.
+
+    Where others leave no place for our ip rule, none is added: see `capture.apply.converge.mind_others_routing`.
+    """
+    if not planned.routing:
+        return
+    from rules.live.routing import is_asked_first, place_for_ours
+
     routes = {(route.family, route.table) for route in live.local_routes}
     for wanted in planned.routing:
-        lacks_rule = (wanted.family, wanted.mark, wanted.table) not in rules
+        place = None if is_asked_first(live.policy_rules, wanted) else place_for_ours(live.policy_rules, wanted)
         lacks_route = (wanted.family, wanted.table) not in routes
-        if lacks_rule or lacks_route:
-            yield SetRouting(True, wanted, RULE_PRIORITY if lacks_rule else None, lacks_route)
+        if place is not None or lacks_route:
+            yield SetRouting(True, wanted, place, lacks_route)
 
 
 def routing_to_remove(live: Live, planned: Plan) -> Iterator[SetRouting]:
     """What carries our signature and is not planned."""
     tables = {(wanted.family, wanted.table) for wanted in planned.routing}
     unwanted = {(r.family, r.table) for r in live.local_routes if r.protocol == PROTOCOL} - tables
+    kept: list[PolicyRule | None] = []
+    if planned.routing:
+        from rules.live.routing import ours_to_keep
+
+        kept = [ours_to_keep(live.policy_rules, wanted) for wanted in planned.routing]
     for rule in live.policy_rules:
-        routing = Routing(rule.family, rule.mark, rule.table)
-        if rule.protocol == PROTOCOL and not (routing in planned.routing and rule.priority == RULE_PRIORITY):
+        if rule.protocol == PROTOCOL and rule not in kept:
             has_route = (rule.family, rule.table) in unwanted
             unwanted.discard((rule.family, rule.table))
-            yield SetRouting(False, routing, rule.priority, has_route)
+            yield SetRouting(False, Routing(rule.family, rule.mark, rule.table), rule.priority, has_route)
     for family, table in sorted(unwanted, key=str):
         yield SetRouting(False, Routing(family, 0, table), None, True)
 

@@ -12,12 +12,13 @@ from capture.commands.base import SettingsCommand, output_option, reporting, sai
 from capture.errors import DONE, NOTHING_HERE
 from capture.host.facts import read_facts
 from capture.inspect.status import status_of
-from capture.inspect.verify import ip, read
+from capture.inspect.verify import read
 from capture.kernel import netns
 from capture.log import Log
 from capture.output import say, say_json
 from rules.live.drift import count
 from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.routing import ip_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,9 +112,9 @@ def listed(rules: Sequence[Held]) -> Iterator[str]:
 
 def routing(found: Status) -> Iterator[str]:
     for rule in found.policy_rules:
-        yield f"{ip(rule.family)} rule: {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
+        yield f"{ip_command(rule.family)} rule: {rule}"
     for route in found.routes:
-        yield f"{ip(route.family)} route: local default dev lo table {route.table}"
+        yield f"{ip_command(route.family)} route: {route}"
     if found.passthrough:
         yield f"ip -6 addr: {passthrough(found.passthrough)}"
     if found.is_there and not (found.passthrough and found.passthrough.is_ours and found.passthrough.age is not None):

@@ -14,6 +14,8 @@ from capture.commands.base import SettingsCommand, looked_up, output_option, rep
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.host import facts
 from capture.host.live import not_permitted, read_live
+from capture.inspect.verify import others_routing
+from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, NFT, Iptables
 from capture.output import say, say_json
 from capture.settings import parsers
@@ -23,10 +25,11 @@ from rules.live.reasons import explained
 from rules.netfilter.fields import STATES
 from rules.netfilter.hooks import INPUT
 from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import PREROUTING, All, Family
 from rules.plan.names import LOOPBACK, PASSTHROUGH
-from rules.plan.plan import Routing, plan
+from rules.plan.plan import plan
 from rules.plan.probes import ELSEWHERE
 from rules.simulator.simulate import (
     NEW,
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.host.live import Live
-    from capture.kernel import netlink
     from capture.settings.declared import Settings
     from rules.plan.plan import Plan
     from rules.simulator.simulate import Address, Step
@@ -195,7 +197,7 @@ class Answer:
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True
         live = self.read_live(known) if question.live else None
-        self.host = self.host_of(known, planned, routing_of(live) if live else planned.routing)
+        self.host = self.host_of(known, planned, live)
         self.packet = self.packet_of(known)
         of_family = self.explained(live, self.ruleset(planned)) if live else (self.ruleset(planned),)
         natives = live.natives.get(self.packet.family, ()) if live else ()
@@ -219,6 +221,7 @@ class Answer:
             self.notes.append("the namespace holds no rules")
         for table in dict.fromkeys(str(table) for table in natives if table.is_dormant):
             self.notes.append(f"the table {table} is dormant: the kernel asks none of its chains")
+        self.notes += map(str, others_routing(live))
         return live
 
     def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:
@@ -234,12 +237,15 @@ class Answer:
 
     # --- the packet ---------------------------------------------------------------------------------------
 
-    def host_of(self, known: Facts, planned: Plan, routing: tuple[Routing, ...]) -> Host:
+    def host_of(self, known: Facts, planned: Plan, live: Live | None) -> Host:
         local = [Local(name_of(address), address.ip, address.prefix) for address in known.addresses or ()]
         if planned.passthrough_address and not self.question.live:
             local.append(Local("lo", PASSTHROUGH[Family.V6].network_address, 128))
         outside = [address.interface for address in local if address.interface != "lo"]
-        return Host(tuple(local), outside[0] if outside else "eth0", routing)
+        interface = outside[0] if outside else "eth0"
+        if live is None:
+            return Host(tuple(local), interface, planned.routing)
+        return Host(tuple(local), interface, policy=Policy(live.policy_rules, netlink.routes(passed_over=frozenset())))
 
     def packet_of(self, known: Facts) -> Packet:
         question, destination = self.question, self.question.address
@@ -288,7 +294,7 @@ class Answer:
     def way_to(self, family: Family, destination: Address, source: Address) -> str:
         """The interface by which it leaves: that of its source, if it is one of ours outside."""
         host = self.host
-        if host.is_local(destination) or host.is_kept(family, self.question.mark):
+        if host.is_local(destination) or host.is_kept(Flow(family, self.question.mark, destination, source, "lo", "")):
             return "lo"
         of_source = [local.interface for local in host.addresses if local.address == source and local.interface != "lo"]
         return of_source[0] if of_source else host.leaves_on(family, destination, self.question.mark)
@@ -382,16 +388,6 @@ class Answer:
             yield "no rule matches it"
         yield ""
         yield self.sentence
-
-
-def routing_of(live: Live) -> tuple[Routing, ...]:
-    """The marks whose packets are kept in the namespace, whoever set that up."""
-    tables = {(route.family, route.table) for route in live.local_routes}
-    return tuple(
-        Routing(rule.family, rule.mark, rule.table)
-        for rule in live.policy_rules
-        if rule.is_plain and rule.mark and (rule.family, rule.table) in tables
-    )
 
 
 def described(packet: Packet) -> str:

@@ -33,17 +33,19 @@ MOST_OF_A_KIND = 20
     type=click.Choice(["libiptc"]),
     help="Read the legacy tables in a second way as well; where the two disagree, it cannot be told.",
 )
+@click.option("--strict", is_flag=True, help="Count what only deserves a mention as a difference.")
 @output_option("what was found", Comparison)
-def command(witness: str | None, output: str) -> None:
+def command(witness: str | None, strict: bool, output: str) -> None:
     """Say whether the namespace holds what these settings ask for, in every table, in order.
 
     Compares and changes nothing. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs; 1: cannot tell.
+    What of others only deserves a mention is listed, and is no difference without --strict.
     """
     with reporting():
         settings = said_settings()
         facts, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
-        found = compared(settings, facts, plan(resolved.intent), log)
+        found = compared(settings, facts, plan(resolved.intent), log).but(strict=strict)
         if witness:
             confirm(found)
     if output == "json":
@@ -69,7 +71,7 @@ def confirm(found: Comparison) -> None:
 def report(found: Comparison) -> Iterator[str]:
     """The verdict, and a sentence for each finding."""
     yield verdict(found)
-    if found.verdict == DIFFERENT:
+    if found.verdict != NOTHING:
         for line in sentences(found.findings):
             yield f"  {line}"
 

@@ -13,6 +13,7 @@ from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TA
 from capture.kernel.process import read_words
 from rules.live.changes import holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
+from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.host.facts import Facts
-    from capture.kernel.netlink import Address, LocalRoute, NftChain, PolicyRule
+    from capture.kernel.netlink import Address, NftChain
     from rules.netfilter.hooks import NativeTable
+    from rules.netfilter.routing import PolicyRule, Route
 
 PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
 TRY_AGAIN = "the host may be short of memory or of open files: run it again"
@@ -40,7 +42,8 @@ class Live(Value):
     nft_error: OSError | None
     """Why nf_tables is not asked here: the kernel has none, or we may not (a PermissionError)."""
     policy_rules: tuple[PolicyRule, ...] = ()
-    local_routes: tuple[LocalRoute, ...] = ()
+    routes: tuple[Route, ...] = ()
+    """Those of every table but the kernel's own."""
     passthrough: Address | None = None
     """`::6`, if it is on an interface."""
     can_have_passthrough: bool = False
@@ -72,6 +75,11 @@ class Live(Value):
         for names in self.nft_tables.values():
             yield from names
         yield from self.other_nft_tables
+
+    @property
+    def local_routes(self) -> tuple[Route, ...]:
+        """The routes that deliver here whatever is looked up in their table."""
+        return tuple(route for route in self.routes if route.is_default and route.kind == LOCAL)
 
     def holds_ours(self, backend: str) -> bool:
         return any(
@@ -135,7 +143,7 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
     if any(is_of_ambient(saved.ruleset) for held in (nft, legacy) for saved in held.values()):
         nft, legacy = map(all_beside_ambient, (nft, legacy))
     try:
-        rules, routes = netlink.policy_rules(), netlink.local_default_routes()
+        rules, routes = netlink.policy_rules(), netlink.routes()
         # Asked again, although `facts` knows addresses: those were read before other runs were kept out.
         addresses = netlink.addresses()
     except OSError as refused:

@@ -6,7 +6,7 @@ import struct
 import time
 
 from capture.host.listening import heard
-from capture.inspect.verify import holds_any
+from capture.inspect.verify import holds_any, others_routing
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import above, holds_ours, is_our_jump, is_ours, ours_in
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capture.host.facts import Facts
     from capture.host.listening import Heard
     from capture.host.live import Live
-    from capture.kernel.netlink import LocalRoute, PolicyRule
+    from rules.netfilter.routing import PolicyRule, Route
     from rules.netfilter.rulesets import Rule
 
 IFA_CACHEINFO = 6
@@ -68,11 +68,12 @@ class Status(Value):
     """Our rules, in order."""
     policy_rules: tuple[PolicyRule, ...]
     """Our ip rules."""
-    routes: tuple[LocalRoute, ...]
+    routes: tuple[Route, ...]
     """Our routes."""
     passthrough: Passthrough | None
     in_the_way: tuple[Finding, ...]
-    """Rules of others above our jumps that can take traffic away, or that turn conntrack off."""
+    """Rules of others above our jumps that can take traffic away, or that turn conntrack off; ip rules and routes of
+    others in the way of ours."""
     other_meshes: tuple[tuple[str, str, Family, str, str], ...]
     """Chains of other meshes: the mesh, backend, family, table, chain."""
     native_tables: tuple[str, ...]
@@ -97,6 +98,7 @@ def status_of(live: Live, facts: Facts) -> Status:
             chains += list(chains_of(live, backend, family))
             rules += list(held(live, backend, family))
             in_the_way += list(usurpers(live, backend, family))
+    in_the_way += list(others_routing(live))
     return Status(
         tuple(captures),
         tuple(chains),

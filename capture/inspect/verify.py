@@ -10,9 +10,12 @@ from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, not_permitted, read_live
 from capture.kernel.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from rules.live.drift import Finding, Kind, compare, not_tracked
+from rules.live.routing import found_of_others, is_like_ours, ours_to_keep
+from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
+from rules.plan.plan import Routing
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -45,13 +48,15 @@ class Comparison(Value):
     """The backend of iptables that a run would use."""
     findings: tuple[Finding, ...]
     """Every difference, by backend, family, table, chain and position; of an empty namespace, all that is missing."""
+    strict: bool = False
+    """Whether what takes nothing of what is planned counts as a difference as well."""
 
     TOLD: ClassVar = ("verdict", "backend", "findings")
 
     @property
     def verdict(self) -> Verdict:
         """as planned: exit status 0. differs: 4. nothing: nothing of ours is here, 3."""
-        if not self.findings:
+        if not self.findings or (not self.strict and all(found.is_note for found in self.findings)):
             return AS_PLANNED
         return DIFFERENT if holds_any(self.live) else NOTHING
 
@@ -92,21 +97,34 @@ def findings(live: Live, planned: Plan, backend: str) -> Iterator[Finding]:
 
 def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
     for missing in routing_to_add(live, planned):
-        yield from told(missing, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
+        rule_is_there = any(is_like_ours(rule, missing.routing) for rule in live.policy_rules)
+        lacking = missing.but(rule_priority=None) if rule_is_there else missing
+        yield from told(lacking, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
+    for wanted in planned.routing:
+        yield from found_of_others(live.policy_rules, live.routes, wanted)
     for extra in routing_to_remove(live, planned):
-        is_double = extra.routing in planned.routing
-        yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED if is_double else Kind.IP_RULE_LEFT)
+        if extra.routing not in planned.routing:
+            yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_LEFT)
+        elif ours_to_keep(live.policy_rules, extra.routing):
+            yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED)
 
 
 def told(step: SetRouting, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
     """A step about routing as findings, in the words in which ip(8) lists things."""
     family, mark, table = step.routing.family, step.routing.mark, step.routing.table
     if step.has_route:
-        text = f"{ip(family)} route: local default dev {LOOPBACK_INTERFACE} table {table}"
-        yield Finding(of_route, family, rule=text)
+        route = Route(family, table, device=LOOPBACK_INTERFACE)
+        yield Finding(of_route, family, rule=f"{ip_command(family)} route: {route}")
     if step.rule_priority is not None:
-        text = f"{ip(family)} rule: {step.rule_priority}: fwmark {mark:#x} lookup {table}"
-        yield Finding(of_rule, family, rule=text)
+        rule = PolicyRule(family, step.rule_priority, mark, table)
+        yield Finding(of_rule, family, rule=f"{ip_command(family)} rule: {rule}")
+
+
+def others_routing(live: Live) -> Iterator[Finding]:
+    """Ip rules and routes of others in the way of our ip rules, whatever settings those are of."""
+    ours = [rule for rule in live.policy_rules if rule.protocol == PROTOCOL and rule.is_plain]
+    for wanted in dict.fromkeys(Routing(rule.family, rule.mark, rule.table) for rule in ours):
+        yield from found_of_others(live.policy_rules, live.routes, wanted)
 
 
 def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:
@@ -116,10 +134,6 @@ def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:
         yield Finding(Kind.ADDRESS_MISSING, Family.V6, rule=text, why=why)
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
         yield Finding(Kind.ADDRESS_LEFT, Family.V6, rule=text)
-
-
-def ip(family: Family) -> str:
-    return "ip" if family is Family.V4 else "ip -6"
 
 
 def holds_any(live: Live) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from capture.host.live import choose_backend
-from capture.inspect.verify import findings, read
+from capture.inspect.verify import findings, others_routing, read
 from capture.kernel import events
 from capture.kernel.files import read_text
 from capture.kernel.iptables import BACKENDS, Iptables
@@ -23,6 +23,7 @@ from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.reasons import explained
 from rules.netfilter.counters import Count, counters
+from rules.netfilter.routing import ip_command
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.value import Value
@@ -113,7 +114,7 @@ def against_plan(settings: Settings, planned: Plan) -> Drift:
 
     def drift(live: Live) -> tuple[Finding, ...]:
         chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
-        return tuple(findings(live, planned, chosen.backend))
+        return tuple(found for found in findings(live, planned, chosen.backend) if not found.is_note)
 
     return drift
 
@@ -128,6 +129,7 @@ def against_start(start: Live) -> Drift:
             for found in (*compare(now, ruleset), *not_tracked(now, ruleset)):
                 yield found.but(backend=backend)
         yield from routing_since(start, live)
+        yield from others_routing(live)
 
     known = frozenset(all_of(start))
     return lambda live: tuple(found for found in all_of(live) if found not in known)
@@ -141,15 +143,11 @@ def routing_since(start: Live, live: Live) -> Iterator[Finding]:
     ):
         for rule in dict.fromkeys(one.policy_rules):
             if rule.protocol == PROTOCOL and rule not in other.policy_rules:
-                tool = "ip" if rule.family is Family.V4 else "ip -6"
-                text = f"{tool} rule: {rule.priority}: fwmark {rule.mark:#x} lookup {rule.table}"
-                yield Finding(kind, rule.family, rule=text)
+                yield Finding(kind, rule.family, rule=f"{ip_command(rule.family)} rule: {rule}")
     for kind, one, other in ((Kind.ROUTE_MISSING, start, live), (Kind.ROUTE_LEFT, live, start)):
         for route in dict.fromkeys(one.local_routes):
             if route.protocol == PROTOCOL and route not in other.local_routes:
-                tool = "ip" if route.family is Family.V4 else "ip -6"
-                text = f"{tool} route: local default dev {LOOPBACK_INTERFACE} table {route.table}"
-                yield Finding(kind, route.family, rule=text)
+                yield Finding(kind, route.family, rule=f"{ip_command(route.family)} route: {route}")
     text = f"ip -6 addr: {PASSTHROUGH[Family.V6]} dev {LOOPBACK_INTERFACE}"
     if start.passthrough and not live.passthrough:
         yield Finding(Kind.ADDRESS_MISSING, Family.V6, rule=text)

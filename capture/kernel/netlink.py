@@ -12,10 +12,23 @@ import os
 import struct
 import sys
 from contextlib import closing
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from capture.kernel.process import patiently
 from capture.kernel.seam import primitive
+from rules.netfilter.routing import (
+    BLACKHOLE,
+    GOTO,
+    LOOKUP,
+    NOP,
+    PROHIBIT,
+    REFUSALS,
+    TABLE_LOCAL,
+    TABLE_MAIN,
+    UNREACHABLE,
+    PolicyRule,
+    Route,
+)
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
 from rules.value import Value
@@ -23,7 +36,7 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 # linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
@@ -37,11 +50,23 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
 RTA_TABLE = 15
-FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 15, 16, 21
-FRA_PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL, 14}
-"""The attributes of a rule that asks for a mark at most (linux/fib_rules.h); 14 is FRA_SUPPRESS_PREFIXLEN."""
-FR_ACT_TO_TBL, FIB_RULE_INVERT = 1, 2
-RTN_LOCAL = 2
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
+KERNEL_TABLES = frozenset({TABLE_MAIN, TABLE_LOCAL})
+"""The tables that are not read for what TPROXY needs: they can be large."""
+ROUTE_KINDS = ("unspec", "unicast", "local", "broadcast", "anycast", "multicast", *REFUSALS, "throw", "nat", "xresolve")
+"""RTN_* of linux/rtnetlink.h, by number."""
+RTN_LOCAL = ROUTE_KINDS.index("local")
+# linux/fib_rules.h
+FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK = 1, 2, 3, 4, 6, 10
+FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_UID_RANGE = 14, 15, 16, 17, 20
+FRA_PROTOCOL, FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE = 21, 22, 23, 24
+FRA_SPOKEN = frozenset((1, 2, 3, 4, 6, 10, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24))
+"""The attributes above; 18 is padding."""
+FRA_NAMES = {11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev", 25: "dscp", 26: "flowlabel"}
+"""Some of the others, in the words of ip-rule(8)."""
+RULE_ACTIONS = {1: LOOKUP, 2: GOTO, 3: NOP, 6: BLACKHOLE, 7: UNREACHABLE, 8: PROHIBIT}
+FIB_RULE_INVERT = 2
+WHOLE, NONE = 0xFFFFFFFF, b"\xff" * 4
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 1, 10 << 8 | 4, 10 << 8 | 7
 NFTA_TABLE_NAME, NFTA_TABLE_FLAGS = 1, 2
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 2, 3, 4
@@ -93,53 +118,84 @@ def addresses() -> tuple[Address, ...]:
     return tuple(found)
 
 
-class PolicyRule(Value):
-    """An ip rule (ip-rule(8)) by what we tell them apart."""
-
-    family: Family
-    priority: int
-    mark: int
-    """The fwmark it asks for; 0 if it asks for none."""
-    table: int
-    protocol: int
-    """Who says to have put it there (FRA_PROTOCOL)."""
-    is_plain: bool = True
-    """Whether the mark is all it asks for: neither addresses nor interfaces nor a part of the mark."""
-
-
-class LocalRoute(Value):
-    """A default route of type local: it delivers here whatever is looked up in its table."""
-
-    family: Family
-    table: int
-    protocol: int
-    """Who says to have put it there (rtm_protocol)."""
-
-
 def policy_rules() -> tuple[PolicyRule, ...]:
-    """The ip rules of this namespace. Needs no privilege. Raises OSError if the kernel does not answer."""
-    found = []
-    for message in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
-        if message[0] in FAMILIES:
-            read = attributes(message[12:])
-            table = number(read.get(FRA_TABLE)) or message[4]
-            numbers = (number(read.get(FRA_PRIORITY)), number(read.get(FRA_FWMARK)), table)
-            whole_mark = number(read.get(FRA_FWMASK)) in (0, 0xFFFFFFFF)
-            asks_more = any(message[1:4]) or number(message[8:12]) & FIB_RULE_INVERT or read.keys() - FRA_PLAIN
-            is_plain = whole_mark and not asks_more and message[7] == FR_ACT_TO_TBL
-            found.append(PolicyRule(FAMILIES[message[0]], *numbers, number(read.get(FRA_PROTOCOL)), is_plain))
-    return tuple(found)
+    """The ip rules of this namespace, of each family in the order in which they are asked.
+
+    Needs no privilege. Raises OSError if the kernel does not answer.
+    """
+    return tuple(
+        policy_rule(message, attributes(message[12:]))
+        for message in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12))
+        if message[0] in FAMILIES
+    )
 
 
-def local_default_routes() -> tuple[LocalRoute, ...]:
-    """The local default routes of this namespace, in any table. Needs no privilege. Raises OSError likewise."""
+def policy_rule(message: bytes, read: dict[int, bytes]) -> PolicyRule:
+    """A rule from its message (struct fib_rule_hdr of linux/fib_rules.h)."""
+    family, destination_length, source_length, tos, table, _, _, action = message[:8]
+    mark, goto = number(read.get(FRA_FWMARK)), number(read.get(FRA_GOTO))
+    suppressed = read.get(FRA_SUPPRESS_PREFIXLEN, NONE)
+    # All bits are what stands for nothing in particular: no group, or every bit of a port.
+    more = (kind for kind, raw in read.items() if kind not in FRA_SPOKEN and raw.strip(b"\xff"))
+    return PolicyRule(
+        FAMILIES[family],
+        number(read.get(FRA_PRIORITY)),
+        mark,
+        goto or number(read.get(FRA_TABLE)) or table,
+        number(read.get(FRA_PROTOCOL)),
+        number(read.get(FRA_FWMASK)) or (WHOLE if mark else 0),
+        RULE_ACTIONS.get(action, str(action)),
+        bool(number(message[8:12]) & FIB_RULE_INVERT),
+        network_of(read.get(FRA_SRC), source_length),
+        network_of(read.get(FRA_DST), destination_length),
+        text(read.get(FRA_IIFNAME, b"")),
+        text(read.get(FRA_OIFNAME, b"")),
+        number(read.get(FRA_IP_PROTO)),
+        pair(read.get(FRA_SPORT_RANGE)),
+        pair(read.get(FRA_DPORT_RANGE)),
+        pair(read.get(FRA_UID_RANGE)),
+        tos,
+        None if suppressed == NONE else number(suppressed),
+        tuple(FRA_NAMES.get(kind, f"attribute {kind}") for kind in more),
+    )
+
+
+def routes(*, passed_over: frozenset[int] = KERNEL_TABLES) -> tuple[Route, ...]:
+    """The routes of this namespace, in the kernel's order, but for those tables. Needs no privilege. Raises OSError
+    likewise.
+    """
     found = []
     for message in dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
-        family, prefix, table, protocol, kind = message[0], message[1], message[4], message[5], message[7]
-        if family in FAMILIES and prefix == 0 and kind == RTN_LOCAL:
+        family, prefix, _, tos, table, protocol, _, kind = message[:8]
+        if family in FAMILIES and table not in passed_over:
             read = attributes(message[12:])
-            found.append(LocalRoute(FAMILIES[family], number(read.get(RTA_TABLE)) or table, protocol))
+            table = number(read.get(RTA_TABLE)) or table
+            via, metric = read.get(RTA_GATEWAY), number(read.get(RTA_PRIORITY))
+            place = (network_of(read.get(RTA_DST), prefix), ROUTE_KINDS[kind], metric, tos)
+            device = name_of(number(read.get(RTA_OIF)))
+            found.append(Route(FAMILIES[family], table, protocol, *place, device, ip_address(via) if via else None))
     return tuple(found)
+
+
+def network_of(raw: bytes | None, length: int) -> IPv4Network | IPv6Network | None:
+    """The network of an address attribute; None where every address is meant."""
+    return ip_network((raw, length), strict=False) if raw and length else None
+
+
+def pair(raw: bytes | None) -> tuple[int, int] | None:
+    """A range: two numbers of one size, in this machine's byte order."""
+    if not raw:
+        return None
+    half = len(raw) // 2
+    return number(raw[:half]), number(raw[half:])
+
+
+def name_of(index: int) -> str:
+    """The name of an interface; empty if there is none."""
+    try:
+        return _socket.if_indextoname(index)
+    except OSError:
+        return ""
 
 
 def number(raw: bytes | None) -> int:

@@ -39,11 +39,13 @@ from capture.log import TERMINATION_LOG
 from capture.preflight import modules, trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.resolve import nameservers_in, resolve
+from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
 from rules.live.meshes import chains_of_other_meshes, native_tables
+from rules.live.routing import found_of_others, place_for_ours, theirs
 from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import RULE_PRIORITY
-from rules.plan.plan import NOTHING, plan
+from rules.plan.plan import NOTHING, Routing, plan
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from capture.preflight.trial import Rehearsal
     from capture.settings.declared import Settings
     from capture.settings.resolve import Resolved
+    from rules.live.drift import Finding
     from rules.plan.plan import Plan
 
 NET_ADMIN, NET_RAW, SYS_ADMIN = 12, 13, 21
@@ -740,61 +743,48 @@ def ipv6(here: Here) -> Iterator[Fact]:
 
 
 def routing(here: Here) -> Iterator[Fact]:
-    """Whether the routing table and the ip rule that TPROXY needs are free, or ours."""
-    area = "routing"
+    """Whether the routing table and the mark that TPROXY needs are free, or ours, and its ip rule is asked first."""
     if here.not_entered or here.live is None:
         return
-    intent = here.resolved.intent
+    intent, live = here.resolved.intent, here.live
     table, mark = intent.tproxy_route_table, intent.tproxy_mark
     needed = bool(here.planned.routing)
-    families = tuple(each.family for each in here.planned.routing) or (Family.V4,)
-    try:
-        routes = [route for route in default_routes(table) if route[0] in families]
-    except OSError as error:
-        yield Fact(area, f"table {table}", f"cannot be read: {error.strerror}", UNKNOWN, "see `ip route`", needed)
-        return
-    foreign = {family: metric for family, local, metric in routes if not local}
-    local = {family for family, is_local, _ in routes if is_local}
-    if foreign:
-        shown = " and ".join(family.value for family in foreign)
-        # Where a route of others has the key of ours, the kernel has no place for it, and a run is refused.
-        is_refused = any(metric == OUR_METRIC[family] and family not in local for family, metric in foreign.items())
-        remedy = (
-            "another program uses this table, and its route takes what is meant for ours. Give another table with "
-            "--istio-inbound-tproxy-route-table"
-        )
-        value = f"has a default route of others in {shown}, in the place of ours"
-        yield Fact(area, f"table {table}", value, MISSING if is_refused else WARN, remedy, needed)
-    else:
-        yield Fact(area, f"table {table}", "free, or ours", OK, needed=needed)
-    earlier = [
-        rule
-        for rule in here.live.policy_rules
-        if rule.family in families and rule.mark == mark and rule.table != table and rule.priority <= RULE_PRIORITY
+    planned = here.planned.routing or (Routing(Family.V4, mark, table),)
+    found = [each for wanted in planned for each in found_of_others(live.policy_rules, live.routes, wanted)]
+    routes = [
+        each for each in found if each.kind in (Kind.ROUTE_TAKES_ALL, Kind.ROUTE_TAKES_SOME, Kind.ROUTE_BEHIND_OURS)
     ]
-    shown = ", ".join(f"priority {rule.priority} looks up {rule.table}" for rule in earlier)
-    remedy = f"another ip rule decides packets with mark {mark:#x} first: give another with --istio-inbound-tproxy-mark"
-    if earlier:
-        yield Fact(area, f"mark {mark:#x}", shown, WARN, remedy, needed)
-    else:
-        yield Fact(area, f"mark {mark:#x}", "no ip rule of others asks for it", OK, needed=needed)
+    marks = [each for each in found if each.kind is Kind.MARK_SHARED]
+    rules = [each for each in found if each.kind in (Kind.IP_RULE_BEFORE_OURS, Kind.IP_RULE_AT_ZERO)]
+    yield of_others(f"table {table}", routes, "free, or ours", needed=needed)
+    yield of_others(f"mark {mark:#x}", marks, "no ip rule of others asks for it", needed=needed)
+    places = []
+    for wanted in planned:
+        place = place_for_ours(live.policy_rules, wanted)
+        passed = [
+            str(rule)
+            for rule in theirs(live.policy_rules, wanted)
+            if place is not None and rule.priority <= RULE_PRIORITY
+        ]
+        if passed:
+            places.append(f"ours is asked before {listed(passed)} ({wanted.family.value})")
+    yield of_others("ip rules of others", rules, "; ".join(places) or "none is asked before ours", needed=needed)
 
 
-RTA_PRIORITY = 6
-"""linux/rtnetlink.h"""
-OUR_METRIC = {Family.V4: 0, Family.V6: 1024}
-"""What the kernel gives to a route that states none (IP6_RT_PRIO_USER of linux/ipv6_route.h)."""
-
-
-def default_routes(table: int) -> Iterator[tuple[Family, bool, int]]:
-    """The default routes in a routing table: family, whether of type local, and metric. Raises OSError."""
-    for message in netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETROUTE, bytes(12)):
-        family, prefix, number, kind = message[0], message[1], message[4], message[7]
-        if family in netlink.FAMILIES and prefix == 0:
-            read = netlink.attributes(message[12:])
-            if (netlink.number(read.get(netlink.RTA_TABLE)) or number) == table:
-                metric = netlink.number(read.get(RTA_PRIORITY))
-                yield netlink.FAMILIES[family], kind == netlink.RTN_LOCAL, metric
+def of_others(name: str, found: list[Finding], free: str, *, needed: bool) -> Fact:
+    """What of others is in the way of our routing, as a fact."""
+    if not found:
+        return Fact("routing", name, free, OK, needed=needed)
+    is_refused = any(each.kind in REFUSED_FOR for each in found)
+    remedies = dict.fromkeys(REMEDY.get(each.kind, each.rerun) for each in found)
+    return Fact(
+        "routing",
+        name,
+        listed([said(each) for each in found]),
+        MISSING if is_refused else WARN,
+        "; ".join(remedies),
+        needed,
+    )
 
 
 # --- what else a run touches ----------------------------------------------------------------------------------

@@ -47,6 +47,12 @@ class FindingModel(Model):
         "ip rule left over",
         "route missing",
         "route left over",
+        "ip rule of others before ours",
+        "ip rule of others that cannot be passed",
+        "mark used by others",
+        "route of others in place of ours",
+        "route of others in our table",
+        "route of others behind ours",
         "address missing",
         "address left over",
     ]

@@ -46,6 +46,12 @@ class Kind(Enum):
     IP_RULE_LEFT = "ip rule left over"
     ROUTE_MISSING = "route missing"
     ROUTE_LEFT = "route left over"
+    IP_RULE_BEFORE_OURS = "ip rule of others before ours"
+    IP_RULE_AT_ZERO = "ip rule of others that cannot be passed"
+    MARK_SHARED = "mark used by others"
+    ROUTE_TAKES_ALL = "route of others in place of ours"
+    ROUTE_TAKES_SOME = "route of others in our table"
+    ROUTE_BEHIND_OURS = "route of others behind ours"
     ADDRESS_MISSING = "address missing"
     ADDRESS_LEFT = "address left over"
 
@@ -94,7 +100,12 @@ class Finding(Value):
     @property
     def repaired_by_rerun(self) -> bool:
         """Whether a rerun puts it right."""
-        return self.kind is not Kind.NOT_TRACKED
+        return self.kind not in BEYOND_A_RERUN
+
+    @property
+    def is_note(self) -> bool:
+        """Whether all that is planned works beside it: told, and no difference."""
+        return self.kind in NOTES
 
     @property
     def sentence(self) -> str:
@@ -116,6 +127,15 @@ class Finding(Value):
         return self.sentence
 
 
+ANOTHER_TABLE = "remove it, or give -r a table that nobody uses"
+REMEDY = {
+    Kind.IP_RULE_AT_ZERO: "no place is before it; give it a priority above 0",
+    Kind.MARK_SHARED: "give -t a mark that nobody uses",
+    Kind.ROUTE_TAKES_ALL: ANOTHER_TABLE,
+    Kind.ROUTE_TAKES_SOME: ANOTHER_TABLE,
+    Kind.ROUTE_BEHIND_OURS: ANOTHER_TABLE,
+}
+"""What helps where a rerun does not."""
 RERUN = {
     Kind.RULE_MISSING: "a rerun puts it back",
     Kind.RULE_UNEXPECTED: "a rerun removes it",
@@ -135,10 +155,22 @@ RERUN = {
     Kind.IP_RULE_LEFT: "a rerun removes it",
     Kind.ROUTE_MISSING: "a rerun adds it",
     Kind.ROUTE_LEFT: "a rerun removes it",
+    Kind.IP_RULE_BEFORE_OURS: "a rerun puts ours before it",
+    Kind.IP_RULE_AT_ZERO: f"a rerun is refused: {REMEDY[Kind.IP_RULE_AT_ZERO]}",
+    Kind.MARK_SHARED: REMEDY[Kind.MARK_SHARED],
+    Kind.ROUTE_TAKES_ALL: f"a rerun is refused: {REMEDY[Kind.ROUTE_TAKES_ALL]}",
+    Kind.ROUTE_TAKES_SOME: f"a rerun cannot repair this: {REMEDY[Kind.ROUTE_TAKES_SOME]}",
+    Kind.ROUTE_BEHIND_OURS: REMEDY[Kind.ROUTE_BEHIND_OURS],
     Kind.ADDRESS_MISSING: "a rerun adds it",
     Kind.ADDRESS_LEFT: "a rerun removes it",
 }
-"""What a rerun does about each kind."""
+"""What a rerun does about each kind, or what helps."""
+NOTES = frozenset({Kind.MARK_SHARED, Kind.ROUTE_BEHIND_OURS})
+"""What takes nothing of what is planned, and is told all the same."""
+REFUSED_FOR = frozenset({Kind.IP_RULE_AT_ZERO, Kind.ROUTE_TAKES_ALL})
+"""What nothing of ours can be put before: a run is refused."""
+BEYOND_A_RERUN = NOTES | REFUSED_FOR | {Kind.NOT_TRACKED, Kind.ROUTE_TAKES_SOME}
+"""What is not ours to repair."""
 
 
 def said(found: Finding) -> str:
@@ -181,6 +213,17 @@ def said(found: Finding) -> str:
             return f"{rule} is there once too often"
         case Kind.IP_RULE_LEFT | Kind.ROUTE_LEFT | Kind.ADDRESS_LEFT:
             return f"{rule} is left over: these settings do not ask for it"
+        case Kind.IP_RULE_BEFORE_OURS | Kind.IP_RULE_AT_ZERO:
+            return f"{rule} of others is asked before ours, so packets with our mark, answers to clients, can go astray"
+        case Kind.MARK_SHARED:
+            return f"{rule} of others asks for our mark, but what has exactly our mark stays here"
+        case Kind.ROUTE_TAKES_ALL:
+            table = found.rule.partition("table ")[2].split()[0]
+            return f"table {table} has a default route of somebody else's, so packets with our mark would follow {rule}"
+        case Kind.ROUTE_TAKES_SOME:
+            return f"{rule} of others in our table takes packets with our mark, answers to clients among them"
+        case Kind.ROUTE_BEHIND_OURS:
+            return f"{rule} of others in our table is asked only if ours goes"
 
 
 def count(number: int, what: str) -> str:

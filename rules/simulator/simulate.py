@@ -65,6 +65,7 @@ from rules.netfilter.hooks import (
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import Proto
 from rules.netfilter.meaning import conditions, effect
+from rules.netfilter.routing import NUMBERS, Flow
 from rules.netfilter.spans import joined, less, one, united
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
 from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition, Known
     from rules.netfilter.hooks import NativeTable
+    from rules.netfilter.routing import Policy
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
     from rules.plan.plan import Routing
@@ -170,7 +172,9 @@ class Host(Value):
     """In the kernel's order; those of lo that every namespace has need not be here."""
     default_interface: str = "eth0"
     routing: tuple[Routing, ...] = ()
-    """The ip rules by mark, and their local routes, that are really there."""
+    """The ip rules by mark, and their local routes, that are planned."""
+    policy: Policy | None = None
+    """All that is really there, if that is asked about."""
 
     def is_local(self, address: Address) -> bool:
         """Whether a packet to it is delivered here, whatever its mark."""
@@ -188,13 +192,21 @@ class Host(Value):
         others = united(own, united(told["MULTICAST"], told.get("BROADCAST", ())))
         return {**told, "UNICAST": less(everywhere, others)}
 
-    def is_kept(self, family: Family, mark: int) -> bool:
-        """Whether a packet with this mark is delivered here, whatever its destination."""
-        return any(routing.family is family and routing.mark == mark for routing in self.routing)
+    def is_kept(self, flow: Flow) -> bool | None:
+        """Whether a packet to none of our addresses is delivered here all the same; None if that cannot be told."""
+        if self.policy:
+            return self.policy.keeps(flow)
+        return any((routing.family, routing.mark) == (flow.family, flow.mark) for routing in self.routing)
+
+    def asks_for_marks(self, family: Family) -> bool:
+        """Whether a packet's mark makes a difference to where it goes."""
+        rules = self.policy.rules if self.policy else ()
+        planned = any(routing.family is family for routing in self.routing)
+        return planned or any(rule.family is family and rule.mask for rule in rules)
 
     def leaves_on(self, family: Family, destination: Address, mark: int = 0) -> str:
         """The interface by which a packet from here goes there."""
-        if self.is_local(destination) or self.is_kept(family, mark):
+        if self.is_local(destination) or self.is_kept(Flow(family, mark, destination)):
             return LOOPBACK_INTERFACE
         near = [local for local in self.addresses if is_on_link(local, destination)]
         return max(near, key=lambda local: local.prefix).interface if near else self.default_interface
@@ -553,11 +565,17 @@ class _Walk:
         return host.leaves_on(packet.family, self.destination, self.mark or 0)
 
     def is_kept(self) -> bool:
-        """Whether its mark has it delivered here."""
-        family = self.packet.family
-        if self.mark is None and self.forgot and any(routing.family is family for routing in self.host.routing):
+        """Whether routing delivers it here, although it is for no address of this host."""
+        packet, host = self.packet, self.host
+        if self.mark is None and self.forgot and host.asks_for_marks(packet.family):
             self.loses_track(self.forgot)
-        return self.host.is_kept(family, self.mark or 0)
+        mark = self.mark or 0
+        sent = (self.destination, self.source, self.arrives or LOOPBACK_INTERFACE, "", NUMBERS.get(packet.protocol))
+        uid = packet.uid if self.has_socket else 0
+        kept = host.is_kept(Flow(packet.family, mark, *sent, self.port, self.source_port, uid, 0))
+        if kept is None:
+            raise _Ended(Became.DEPENDS, None, f"which ip rule decides where a packet with mark {mark:#x} goes")
+        return kept
 
     def look_up(self) -> None:
         """Conntrack looks at it, unless it has already."""

@@ -84,7 +84,7 @@ def observed() -> dict[str, object]:
         "nf_tables": netlink.nft_tables(),
         "chains": {place: as_told(chains) for place, chains in netlink.nft_chains().items()},
         "ip rules": sorted(netlink.policy_rules(), key=repr),
-        "routes": sorted((route for route in netlink.local_default_routes()), key=repr),
+        "routes": sorted((route for route in netlink.routes()), key=repr),
         "addresses": sorted(str(address) for address in netlink.addresses() if not address.is_usable),
     }
     for family in Family:

@@ -13,11 +13,12 @@ from capture.host.live import Live
 from capture.inspect.hunks import of_ruleset
 from capture.inspect.verify import findings
 from capture.kernel.iptables import BACKENDS, Iptables, Saved
-from capture.kernel.netlink import Address, LocalRoute, PolicyRule
+from capture.kernel.netlink import Address
 from rules.live.changes import changes
 from rules.live.drift import OF_CHAIN, Kind, aligned, compare, differences
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import DPort
+from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, PROHIBIT, WHOLE, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.targets import Return
 from rules.netfilter.values import BUILT_IN, Family, Ports
@@ -96,11 +97,13 @@ policy_rules = st.builds(
     marks,
     tables,
     protocols,
+    st.sampled_from((WHOLE, 0xFF)),
+    st.sampled_from((LOOKUP, LOOKUP, GOTO, PROHIBIT)),
     st.booleans(),
 )
-local_routes = st.builds(LocalRoute, strategies.families, tables, protocols)
+local_routes = st.builds(Route, strategies.families, tables, protocols, kind=st.sampled_from((LOCAL, "unicast")))
 SOME_RULE = PolicyRule(Family.V4, RULE_PRIORITY, 1337, 133, PROTOCOL)
-SOME_ROUTE = LocalRoute(Family.V4, 133, PROTOCOL)
+SOME_ROUTE = Route(Family.V4, 133, PROTOCOL)
 SIX = PASSTHROUGH[Family.V6].network_address
 passthroughs = st.one_of(st.none(), protocols.map(lambda protocol: Address(SIX, 128, protocol)))
 
@@ -125,7 +128,7 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
 
     both = [{family: held(name, family) for family in Family} for name in ("nft", "legacy")]
     rules = {PolicyRule(r.family, RULE_PRIORITY, r.mark, r.table, PROTOCOL) for r in planned.routing}
-    routes = {LocalRoute(r.family, r.table, PROTOCOL) for r in planned.routing}
+    routes = {Route(r.family, r.table, PROTOCOL) for r in planned.routing}
     if "routing" in drifted:
         rules = set(data.draw(st.lists(st.one_of(policy_rules, st.sampled_from([*rules, SOME_RULE])), max_size=3)))
         routes = set(data.draw(st.lists(st.one_of(local_routes, st.sampled_from([*routes, SOME_ROUTE])), max_size=3)))
@@ -135,7 +138,7 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
         both[1],
         {family: frozenset() for family in Family},
         None,
-        tuple(rules),
+        tuple(sorted(rules, key=lambda rule: rule.priority)),
         tuple(routes),
         data.draw(passthroughs) if "address" in drifted else clean_address,
         data.draw(st.booleans()),

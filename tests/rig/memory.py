@@ -20,6 +20,7 @@ from capture.host.place import SOCKET_COUNTS
 from capture.kernel import netlink, nftables, sockets
 from capture.kernel.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
 from capture.kernel.process import Completed
+from rules.live.routing import OUR_METRIC
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.quoting import tokens
@@ -181,14 +182,15 @@ class Memory:
     def told_routes(self) -> Iterator[bytes]:
         for family, table, protocol in self.routes:
             head = struct.pack("=BBBBBBBBI", NUMBERS[family], 0, 0, 0, 0, protocol, HOST, RTN_LOCAL, 0)
-            yield head + attribute(netlink.RTA_TABLE, number(table))
+            metric = attribute(netlink.RTA_PRIORITY, number(OUR_METRIC[family]))
+            yield head + attribute(netlink.RTA_TABLE, number(table)) + attribute(netlink.RTA_OIF, number(LO)) + metric
 
     def told_rules(self) -> Iterator[bytes]:
         for family in Family:
-            for priority, table in ((0, 255), (32766, 254), *([(32767, 253)] if family is Family.V4 else [])):
-                yield ip_rule(family, priority, None, table, 2)
-        for family, priority, mark, table, protocol in self.rules:
-            yield ip_rule(family, priority, mark, table, protocol)
+            own = [(0, None, 255, 2), (32766, None, 254, 2), *([(32767, None, 253, 2)] if family is Family.V4 else [])]
+            added = [rule[1:] for rule in self.rules if rule[0] is family]
+            for priority, mark, table, protocol in sorted([*own, *added], key=lambda rule: rule[0]):
+                yield ip_rule(family, priority, mark, table, protocol)
 
     # --- what is done -------------------------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
-import socket
 import struct
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from capture.kernel import process
 from capture.kernel.netlink import DUMP_INTERRUPTED, HEADER, NLMSG_DONE, NLMSG_ERROR, attributes, dump, messages
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 RULE = 10 << 8 | 6
@@ -43,12 +42,7 @@ class Kernel:
             raise OSError(self.script, "")
         return self
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         pass
 
     def send(self, _asked: bytes) -> None:
@@ -68,7 +62,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(monkeypatch: pytest.MonkeyPatch, *scripts: int | list[bytes]) -> tuple[list[bytes], int]:
     """What a dump tells, and how often it asked for that."""
     kernel = Kernel(*scripts)
-    monkeypatch.setattr(socket, "socket", kernel)
+    monkeypatch.setattr(_socket, "socket", kernel)
     return list(dump(12, RULE, bytes(4))), kernel.asked
 
 
