@@ -89,7 +89,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         for warning in resolved.warnings:
             log.warn(warning)
     planned = NOTHING if settings.cleanup_only else plan(resolved.intent)
-    if facts.processes and not settings.cleanup_only:
+    if facts.processes and not settings.cleanup_only and (settings.dry_run or not settings.run_validation):
         warn_of_listeners(facts, planned, log)
     if settings.dry_run:
         dry_run(settings, facts, planned, log)

@@ -7,6 +7,7 @@ from _socket import if_indextoname
 from capture.host.place import sockets_of
 from capture.kernel import sockets
 from rules.explain.listeners import INBOUND, Listener, Place, looping_resolvers, places
+from rules.netfilter.values import Family
 from rules.plan.names import DNS_PORT, PASSTHROUGH
 from rules.simulator.simulate import Host, Local
 from rules.value import Value
@@ -47,7 +48,7 @@ def heard(rulesets: Sequence[Ruleset], facts: Facts) -> Heard:
     except OSError as error:
         return Heard(unseen=f"the kernel does not tell who listens: {error.strerror}")
     ports = {DNS_PORT, *(place.port for place in asked)}
-    listening = listeners([each for each in found if each.port in ports], facts.processes)
+    listening = listeners([e for e in found if e.port in ports and not e.is_stand_in], facts.processes)
     own = {address.ip for address in facts.usable()}
     inbound = {place.port for place in asked if place.what == INBOUND}
     # REDIRECT sends what comes over lo to loopback: so arrives what the proxy itself sends to the pod's own address.
@@ -81,11 +82,13 @@ def owners_of(inodes: set[int], processes: Sequence[Process]) -> dict[int, Proce
     return {int(inode): each for each in processes for inode in sockets_of(each.pid) if int(inode) in inodes}
 
 
-def surroundings(addresses: Iterable[Address]) -> Host:
-    """The namespace around the rules."""
-    local = tuple(Local(name_of(address), address.ip, address.prefix) for address in addresses)
+def surroundings(addresses: Iterable[Address], *, passthrough: bool = False) -> Host:
+    """The namespace around the rules; with `passthrough`, `::6` is on lo, whether it was already or not."""
+    local = [Local(name_of(address), address.ip, address.prefix) for address in addresses]
     outside = [each.interface for each in local if each.interface != "lo"]
-    return Host(local, outside[0] if outside else "eth0")
+    if passthrough:
+        local.append(Local("lo", PASSTHROUGH[Family.V6].network_address, 128))
+    return Host(tuple(local), outside[0] if outside else "eth0")
 
 
 def name_of(address: Address) -> str:

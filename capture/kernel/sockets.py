@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
@@ -20,8 +21,10 @@ REQUEST = struct.Struct("=BBBxI48x")
 MESSAGE = struct.Struct("=BBxx2s2s16s16sIIIIIIII")
 """struct inet_diag_msg: family, state, ports, addresses, interface, cookie, expiry, queues, uid and inode."""
 INET_DIAG_SKV6ONLY, INET_DIAG_SOCKOPT = 11, 22
-TRANSPARENT = 1 << 5
-"""The bit of struct inet_diag_sockopt."""
+FREEBIND, TRANSPARENT = 1 << 2, 1 << 5
+"""Bits of struct inet_diag_sockopt."""
+IP_FREEBIND, IPV6_FREEBIND = 15, 78
+"""linux/in.h, linux/in6.h"""
 LISTENING, UNCONNECTED = 10, 7
 """TCP_LISTEN; and TCP_CLOSE, which is the state of a UDP socket that hears anybody."""
 
@@ -45,6 +48,19 @@ class Socket(Value):
     """Whether a listener of IPv6 hears no IPv4 (IPV6_V6ONLY)."""
     is_transparent: bool = False
     """Whether it may have an address that is not ours (IP_TRANSPARENT)."""
+    is_stand_in: bool = False
+    """Whether it is a listener of a validation: see `mark_as_stand_in`."""
+
+
+def mark_as_stand_in(opened: _socket.socket) -> None:
+    """Have others know a listener on loopback as one that stands in for the proxy for the length of a validation.
+
+    IP_FREEBIND (ip(7)) makes no difference to an address that is there, takes no privilege, and is told by sock_diag.
+    """
+    if opened.family == _socket.AF_INET6:
+        opened.setsockopt(_socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+    else:
+        opened.setsockopt(_socket.IPPROTO_IP, IP_FREEBIND, 1)
 
 
 def listeners() -> tuple[Socket, ...]:
@@ -64,9 +80,11 @@ def sockets(protocol: str, states: int) -> Iterator[Socket]:
         for message in netlink.dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
             kind, state, port, peer_port, address, peer, *_, uid, inode = MESSAGE.unpack_from(message)
             more = netlink.attributes(message[MESSAGE.size :])
+            options = more.get(INET_DIAG_SOCKOPT, b"\0")[0]
+            own = read_address(kind, address)
             yield Socket(
                 protocol,
-                read_address(kind, address),
+                own,
                 int.from_bytes(port, "big"),
                 read_address(kind, peer),
                 int.from_bytes(peer_port, "big"),
@@ -74,7 +92,8 @@ def sockets(protocol: str, states: int) -> Iterator[Socket]:
                 uid,
                 inode,
                 more.get(INET_DIAG_SKV6ONLY) == b"\1",
-                bool(more.get(INET_DIAG_SOCKOPT, b"\0")[0] & TRANSPARENT),
+                bool(options & TRANSPARENT),
+                bool(options & FREEBIND and own.is_loopback),
             )
 
 

@@ -32,15 +32,24 @@ if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
 
 ELSEWHERE: dict[Family, tuple[Address, ...]] = {
-    Family.V4: (IPv4Address("192.0.2.1"), IPv4Address("198.51.100.1"), IPv4Address("203.0.113.1")),
-    Family.V6: (IPv6Address("2001:db8::1"), IPv6Address("3fff::1")),
+    Family.V4: tuple(map(IPv4Address, ("192.0.2.1", "198.51.100.1", "203.0.113.1", "198.18.0.1", "240.0.0.1"))),
+    Family.V6: tuple(map(IPv6Address, ("2001:db8::1", "3fff::1", "2001:2::1", "100::1"))),
 }
-"""Addresses that belong to nobody (RFC 5737, RFC 3849, RFC 9637). A probe that is not captured dies on the way."""
+"""Addresses that belong to nobody (RFC 6890, and RFC 9637). A probe that is not captured dies on the way."""
 MOST_OF_A_KIND = 32
 """Paths of one kind that are tried. Every path is a socket, a list may have thousands of entries, and what holds for
 the first ones of a list holds for the others: they come from the same line of code, and their rules are compared."""
-FREE_IDS = range(65534, 65000, -1)
-"""Where we look for a user that no setting names: `nobody` first."""
+NOBODY = 65534
+"""The user that is tried first as one whom no setting names."""
+HIGHEST_ID = (1 << 32) - 2
+"""The highest uid and gid; the one above means none."""
+
+
+class Ids(Value):
+    """The ids that may be tried: those that a user namespace maps, as ranges. None are all."""
+
+    uids: tuple[tuple[int, int], ...] = ()
+    gids: tuple[tuple[int, int], ...] = ()
 
 
 class Sender(Value):
@@ -49,6 +58,8 @@ class Sender(Value):
     name: str
     uid: int
     gid: int
+    gid_does_not_matter: bool = False
+    """Whether the same holds for that user with any other group."""
 
 
 class Path(Value):
@@ -72,19 +83,21 @@ class Path(Value):
     """Whether it would leave the pod if nothing captured it."""
 
 
-def paths(intent: Intent, probe_port: int) -> Iterator[Path]:
+def paths(intent: Intent, probe_port: int, ids: Ids) -> Iterator[Path]:
     """What can be tried in each captured family, the proxy's own traffic first."""
+    app = an_app(intent, ids)
     for family in intent.families:
-        yield from proxy_paths(intent, family, probe_port)
-        yield from app_paths(intent, family, probe_port)
-        yield from exclusion_paths(intent, family, probe_port)
-        yield from dns_paths(intent, family)
+        yield from proxy_paths(intent, family, probe_port, app)
+        if app:
+            yield from app_paths(intent, family, probe_port, app)
+            yield from exclusion_paths(intent, family, probe_port, app)
+        yield from dns_paths(intent, family, app)
 
 
 # --- the proxy --------------------------------------------------------------------------------------------
 
 
-def proxy_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]:
+def proxy_paths(intent: Intent, family: Family, port: int, app: Sender | None) -> Iterator[Path]:
     """Its calls to its own pod are inbound, what it hands to the application is not, and what it sends leaves."""
     here = PASSTHROUGH[family].network_address
     # Left to itself, the kernel would choose ::6 as the source of a call to ::6.
@@ -117,7 +130,7 @@ def proxy_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]:
                 source=here,
                 leaves=False,
             )
-    for sender, owner, setting in (*proxies(intent), *proxy_groups(intent)):
+    for sender, owner, setting in (*proxies(intent), *(proxy_groups(intent, app) if app else ())):
         for destination, at, _ in captured(intent, family, port):
             if not destination.is_loopback:
                 rule = next(outbound.from_the_proxy(owner, setting))
@@ -127,27 +140,27 @@ def proxy_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]:
 
 def proxies(intent: Intent) -> Iterator[tuple[Sender, Owner, str]]:
     for uid in dict.fromkeys(intent.proxy_uid):
-        yield Sender(f"uid {uid}", uid, intent.proxy_gid[0]), OwnerUid(uid), "proxy_uid"
+        sender = Sender(f"uid {uid}", uid, intent.proxy_gid[0], gid_does_not_matter=True)
+        yield sender, OwnerUid(uid), "proxy_uid"
 
 
-def proxy_groups(intent: Intent) -> Iterator[tuple[Sender, Owner, str]]:
+def proxy_groups(intent: Intent, app: Sender) -> Iterator[tuple[Sender, Owner, str]]:
     for gid in dict.fromkeys(intent.proxy_gid):
-        yield Sender(f"gid {gid}", free_id(intent), gid), OwnerGid(gid), "proxy_gid"
+        yield Sender(f"gid {gid}", app.uid, gid), OwnerGid(gid), "proxy_gid"
 
 
 # --- applications -----------------------------------------------------------------------------------------
 
 
-def app_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]:
+def app_paths(intent: Intent, family: Family, port: int, app: Sender) -> Iterator[Path]:
     """What an application sends is captured, but not what it says to itself."""
-    app = an_app(intent)
     for destination, at, rule in islice(captured(intent, family, port), MOST_OF_A_KIND):
         leaves = not destination.is_loopback
         name, lands = "an application sends", intent.proxy_port
         yield Path(name, family, "tcp", app, destination, at, lands, ISTIO_OUTPUT, rule, leaves=leaves)
     if not outbound.captures_loopback(intent):
         localhost, here = LOOPBACK[family].network_address, PASSTHROUGH[family].network_address
-        owners = (owner for _, owner, _ in (*proxies(intent), *proxy_groups(intent)))
+        owners = (owner for _, owner, _ in (*proxies(intent), *proxy_groups(intent, app)))
         rule = next(outbound.others_over_lo(intent, next(owners), setting="proxy_uid"))
         for name, destination in (("an application calls localhost", localhost), ("an application calls itself", here)):
             yield Path(
@@ -208,13 +221,12 @@ def an_address(network: Network) -> Address:
 # --- exclusions -------------------------------------------------------------------------------------------
 
 
-def exclusion_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]:
+def exclusion_paths(intent: Intent, family: Family, port: int, app: Sender) -> Iterator[Path]:
     """What would be captured but for an exclusion, one path for each."""
     found = next((found for found in captured(intent, family, port) if not found[0].is_loopback), None)
     if found is None:
         return
     destination, at, _ = found
-    app = an_app(intent)
     for ports in intent.outbound_ports_exclude[:MOST_OF_A_KIND]:
         rule = for_port(outbound.excluded_ports(intent), ports.first)
         yield Path("an excluded port", family, "tcp", app, destination, ports.first, 0, ISTIO_OUTPUT, rule)
@@ -234,25 +246,26 @@ def exclusion_paths(intent: Intent, family: Family, port: int) -> Iterator[Path]
             sender = Sender(f"gid {gid}", app.uid, gid)
             yield Path("a group that is not captured", family, "tcp", sender, destination, at, 0, ISTIO_OUTPUT, rule)
     else:
-        sender = Sender(f"gid {free_id(intent)}", app.uid, free_id(intent))
+        sender = Sender(f"gid {app.uid}", app.uid, app.uid)
         yield Path("any other group", family, "tcp", sender, destination, at, 0, ISTIO_OUTPUT, next(groups))
 
 
 # --- DNS --------------------------------------------------------------------------------------------------
 
 
-def dns_paths(intent: Intent, family: Family) -> Iterator[Path]:
+def dns_paths(intent: Intent, family: Family, app: Sender | None) -> Iterator[Path]:
     """Queries of applications arrive at the proxy's resolver, and its own do not."""
     if not intent.captures_dns(family) or not not_excluded(intent.outbound_ports_exclude, DNS_PORT):
         return
-    app, (proxy, _, setting) = an_app(intent), next(proxies(intent))
+    proxy, _, setting = next(proxies(intent))
     for protocol in (TCP, UDP):
         for nameserver, rule in zip(dns.asked(intent, family), dns.redirected(intent, family, protocol), strict=True):
             destination = nameserver.network_address if nameserver else ELSEWHERE[family][0]
             lands = intent.dns_capture_port
             name, kind = "a DNS query", protocol.name
             leaves = not destination.is_loopback
-            yield Path(name, family, kind, app, destination, DNS_PORT, lands, ISTIO_OUTPUT_DNS, rule, leaves=leaves)
+            if app:
+                yield Path(name, family, kind, app, destination, DNS_PORT, lands, ISTIO_OUTPUT_DNS, rule, leaves=leaves)
             own = next(outbound.from_the_proxy(OwnerUid(proxy.uid), setting))
             name = "the proxy's own DNS query"
             yield Path(name, family, kind, proxy, destination, DNS_PORT, 0, ISTIO_OUTPUT, own, leaves=leaves)
@@ -261,20 +274,36 @@ def dns_paths(intent: Intent, family: Family) -> Iterator[Path]:
 # --- senders ----------------------------------------------------------------------------------------------
 
 
-def an_app(intent: Intent) -> Sender:
-    """Somebody who is captured as far as owners go."""
-    uid = free_id(intent)
+def an_app(intent: Intent, ids: Ids) -> Sender | None:
+    """Somebody who is captured as far as owners go, if there is anybody."""
+    uid = free_id(intent, ids.uids)
+    if uid is None:
+        return None
     if isinstance(intent.owner_groups, All):
-        return Sender(f"uid {uid}", uid, free_id(intent))
+        gid = free_id(intent, ids.gids)
+        return None if gid is None else Sender(f"uid {uid}", uid, gid)
     wanted = [gid for gid in intent.owner_groups if gid not in intent.proxy_gid]
     gid = wanted[0] if wanted else uid
     return Sender(f"uid {uid}, gid {gid}", uid, gid)
 
 
-def free_id(intent: Intent) -> int:
-    """A uid and gid that no setting names."""
-    named: set[int] = {*intent.proxy_uid, *intent.proxy_gid, *intent.owner_groups_exclude}
+def free_id(intent: Intent, mapped: tuple[tuple[int, int], ...]) -> int | None:
+    """A uid or gid that no setting names, in one of these ranges, if there is one: `nobody` or the next below, or one
+    above. Never that of root, who may be anybody.
+    """
+    named = {*intent.proxy_uid, *intent.proxy_gid, *intent.owner_groups_exclude, 0}
     if not isinstance(intent.owner_groups, All):
         named.update(intent.owner_groups)
-    ranges = [*intent.exclude_uids, *(users for e in intent.exclude_outbound_ports_for_uids for users in e.users)]
-    return next(i for i in FREE_IDS if i not in named and not any(users.first <= i <= users.last for users in ranges))
+    never = [*((each, each) for each in named), *((each.first, each.last) for each in intent.exclude_uids)]
+    some_ports = [(each.first, each.last) for entry in intent.exclude_outbound_ports_for_uids for each in entry.users]
+    # Of those only some ports are excluded, so they serve where there is nobody else.
+    for taken in ([*never, *some_ports], never):
+        for first, last in mapped or ((0, HIGHEST_ID),):
+            for at, step in ((min(last, NOBODY), -1), (max(first, NOBODY + 1), 1)):
+                # Out of one taken range at a time, so that wide ones cost nothing.
+                while first <= at <= last:
+                    found = next(((low, high) for low, high in taken if low <= at <= high), None)
+                    if found is None:
+                        return at
+                    at = found[0] - 1 if step < 0 else found[1] + 1
+    return None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.netns.test_conformance import recorded
+from tests.netns.test_proxy import process
 from tests.rig import PROXY, Pod, Result, entered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ALONE = ["--run-validation", "--skip-rule-apply"]
 WITHOUT_CAPABILITIES = [
@@ -204,16 +207,135 @@ def test_probes_may_share_a_port(pod: Pod) -> None:
     assert len(paths(result, "proved")) == 7
 
 
-def test_a_port_that_is_taken_is_said(pod: Pod) -> None:
-    """Where the proxy runs already, what would arrive at its ports is not proved; the rest is."""
+DECIDED_ELSEWHERE = [
+    "-o 15000-15100",
+    "-o 1-65535",
+    "-c lo",
+    "-c l+,eth0",
+    "-e 15002",
+    "-z 15002",
+    "-p 15002",
+    "-x 192.0.2.0/24,198.51.100.0/24,127.0.0.6",
+    "-x 0.0.0.0/0",
+    "-i 10.244.0.5",
+    "-m TPROXY -c lo",
+    "--exclude-uids 0-4294967294",
+    "--exclude-outbound-ports-for-uids 15002:1-4294967294",
+    "--redirect-dns -c eth0",
+    "--redirect-dns --dns-capture-port 15002",
+    "--redirect-dns --dns-capture-address 10.244.0.9 --dns-capture-port 8600",
+    "-q 80 -o 80",
+]
+"""Settings that decide the very connections by which others would be proved."""
+
+
+def test_rules_that_are_right_never_fail(pod: Pod, backend: str) -> None:
+    """Whatever the settings say of the probe port, of lo, of who is excluded or of where the resolver is: what all of
+    them together mean is what is expected. And nothing is claimed that was not proved.
+    """
+    pod.inside.set_resolv_conf("nameserver 10.96.0.10\n")
+    for line in DECIDED_ELSEWHERE:
+        arguments = ["-u", "1337", "--ipv6", "off", *line.split()]
+        result = pod.applied(*arguments, "--run-validation", f"--force-iptables-binary={backend}")
+        assert paths(result, "FAILED") == [], line
+        sends = [each for each in paths(result, "proved") if "an application sends" in each and "port 15001" in each]
+        said = "what applications send (IPv4 tcp)" in result.stderr.splitlines()[-1]
+        assert said is not (bool(sends) or "-p 15002" in line), (line, result.stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize("taken", ["0.0.0.0", "127.0.0.1"])
+def test_a_probe_port_that_is_taken_is_no_failure(pod: Pod, taken: str) -> None:
+    """Any other port serves as well."""
     pod.applied(*SETTINGS["1.20.1"])
     with entered(pod.inside):
-        taken = socket.create_server(("127.0.0.1", 15001))
-    with taken:
+        holder = socket.create_server((taken, 15002))
+    with holder:
         result = pod.capture(*SETTINGS["1.20.1"], *ALONE)
     assert result.status == 0, result.stderr
-    line = next(line for line in paths(result, "not proved") if "an application sends" in line)
-    assert "cannot listen on port 15001: Address already in use" in line
+    assert "port 15002 is not free" in result.stderr
+    assert "The capture works: 7 of 7 paths proved" in result.stderr
+
+
+THEIRS = "at port 15006, where somebody listens already|was sent to port 15006"
+PROXIES = [("127.0.0.1", 15001), ("127.0.0.1", 15006), ("::1", 15001), ("::1", 15006)]
+
+
+@pytest.mark.parametrize("who", ["root", "the proxy's user"])
+def test_the_listeners_of_the_proxy_serve_where_it_runs(pod: Pod, backend: str, who: str) -> None:
+    """What arrives there is proved, of TCP by anybody, of UDP by those who may ask conntrack; who listens is said."""
+    pod.inside.set_resolv_conf("nameserver 10.96.0.10\n")
+    arguments = ["-u", "1337", "--ipv6", "on", "--redirect-dns"]
+    pod.applied(*arguments, f"--force-iptables-binary={backend}")
+    with process(pod, listen=PROXIES, dns=[("127.0.0.1", 15053)], upstream="10.96.0.10:53"):
+        result = pod.capture(*arguments, *ALONE) if who == "root" else unprivileged(pod, 1337, 1337, *arguments)
+    assert result.status == 0, result.stderr
+    proved = paths(result, "proved")
+    assert len([line for line in proved if "calls its own pod" in line and re.search(THEIRS, line)]) == 2
+    assert "mind" in result.stderr.splitlines()[-1] or who != "root"
+    assert "only on 127.0.0.1" in result.stderr
+    if who == "root":
+        assert [line for line in proved if "udp, a DNS query" in line and "it was sent to port 15053" in line]
+        assert "The capture works: " in result.stderr
+    else:
+        assert "it is not proved that the capture works" in result.stderr
+    pod.inside.output(f"iptables-{backend}", "-t", "nat", "-F", "ISTIO_IN_REDIRECT")
+    with process(pod, listen=PROXIES):
+        failed = pod.capture(*arguments, *ALONE) if who == "root" else unprivileged(pod, 1337, 1337, *arguments)
+    assert failed.status == 126
+    assert any("calls its own pod" in line for line in paths(failed, "FAILED"))
+
+
+def test_the_proxys_user_with_another_group_proves_its_own_paths(pod: Pod) -> None:
+    """As in OpenShift, where the group is 0: the rules ask for the user first."""
+    pod.applied("-u", "1337")
+    result = unprivileged(pod, 1337, 0, "-u", "1337")
+    assert result.status == 0, result.stderr
+    assert len(paths(result, "proved")) == 3
+
+
+@pytest.mark.parametrize("known", [1, 2000])
+def test_users_that_are_not_mapped_are_not_tried(known: int) -> None:
+    """In a user namespace that knows few: with root alone there is no application; else it is the highest that is."""
+    with subprocess.Popen(["unshare", "--user", "--net", "sleep", "60"]) as owner:
+        try:
+            while os.readlink(f"/proc/{owner.pid}/ns/user") == os.readlink("/proc/self/ns/user"):
+                os.sched_yield()
+            for ids in ("uid", "gid"):
+                Path(f"/proc/{owner.pid}/{ids}_map").write_text(f"0 0 {known}")
+            inside = ["nsenter", f"--target={owner.pid}", "--user", "--net", "--setuid=0", "--setgid=0"]
+            subprocess.run([*inside, "ip", "link", "set", "lo", "up"], check=True)
+            command = [*inside, *Pod.command("-u", "0", "-g", "0", "--ipv6", "off", "--run-validation")]
+            done = subprocess.run(command, capture_output=True, text=True, env=Pod.environ(), check=False)
+        finally:
+            owner.kill()
+    assert done.returncode == 0, done.stderr
+    assert ("an application calls localhost (uid 1999)" in done.stderr) is (known == 2000)
+    assert "it is not proved that the capture works" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.storm
+def test_many_validations_at_once_are_all_right(pod: Pod, tell: Callable[[str], None]) -> None:
+    """Twenty at once, as root and as the proxy's user, on a machine that is busy: none fails, and with a rule deleted
+    all do.
+    """
+    pod.inside.set_resolv_conf("nameserver 10.96.0.10\n")
+    arguments = ["-u", "1337,1338,1339", "--redirect-dns", "--ipv6", "on"]
+    pod.applied(*arguments)
+    command = ["ip", "netns", "exec", pod.inside.name]
+    commands = [[*command, *who, *pod.command(*arguments, *ALONE)] for who in ([], WITHOUT_CAPABILITIES)]
+    counted = {0: 0, 126: 0}
+    for deleted in ([], ["-t", "nat", "-D", "ISTIO_IN_REDIRECT", "1"]):
+        if deleted:
+            pod.inside.output("iptables-nft", *deleted)
+            pod.inside.output("ip6tables-nft", *deleted)
+        running = [
+            subprocess.Popen(commands[n % 2], stderr=subprocess.PIPE, text=True, env=pod.environ()) for n in range(20)
+        ]
+        for each in running:
+            said = each.communicate(timeout=60)[1]
+            assert each.returncode == (126 if deleted else 0), said
+            counted[each.returncode] += 1
+    tell(f"{counted[0]} proved, {counted[126]} found the missing rule")
 
 
 def test_nothing_to_prove_is_no_success(ipv4_pod: Pod) -> None:
@@ -225,8 +347,13 @@ def test_nothing_to_prove_is_no_success(ipv4_pod: Pod) -> None:
 
 
 def unprivileged_stranger(pod: Pod) -> Result:
+    return unprivileged(pod, 4711, 4711, "-u", str(PROXY))
+
+
+def unprivileged(pod: Pod, uid: int, gid: int, *arguments: str) -> Result:
+    """Validation as this user, without capabilities."""
     done = pod.inside.run(
-        "setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "--bounding-set=-all",
-        *pod.command("-u", str(PROXY), *ALONE), env=pod.environ() | {"HOME": os.devnull},
+        "setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--bounding-set=-all",
+        *pod.command(*arguments, *ALONE), env=pod.environ() | {"HOME": os.devnull},
     )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,38 @@
+"""What becomes of a path that is to be tried, by all rules together: a setting may decide what another one promises."""
+
+from __future__ import annotations
+
+from rules.simulator.simulate import Became, Direction, Packet, simulate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rules.netfilter.rulesets import Ruleset
+    from rules.plan.probes import Path
+    from rules.simulator.simulate import Host
+
+
+def expected(path: Path, rulesets: Sequence[Ruleset], host: Host, interface: str) -> Path | None:
+    """The same path with where these rules send it, and the rule that decides; None where they do not tell.
+
+    `interface` is the one by which it would leave.
+    """
+    packet = Packet(
+        Direction.OUT,
+        path.family,
+        path.protocol,
+        path.source or host.source_to(path.family, path.destination),
+        path.destination,
+        path.port,
+        interface,
+        uid=path.sender.uid,
+        gid=path.sender.gid,
+    )
+    trace = simulate(rulesets, packet, host)
+    if trace.became in (Became.DEPENDS, Became.REDIRECTED, Became.DROPPED):
+        return None
+    lands = trace.port if trace.became.is_captured and trace.port else 0
+    if lands == path.lands or trace.decided is None:
+        return path.but(lands=lands)
+    return path.but(lands=lands, chain=trace.decided.chain, rule=trace.decided.rule)
