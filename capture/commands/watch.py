@@ -179,6 +179,7 @@ def of_connection(seen: Seen) -> str:
     made = seen.connection
     ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
     fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.is_captured]
+    fate = "redirected" if seen.is_redirected_by_others else fate
     to = f", answered by {end(made.answers_from, made.answers_port)}" if made.is_redirected else ""
     return f"{'out' if seen.is_outbound else 'in '} {fate} {ends}{to}; {by(seen)}"
 

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from capture.host.facts import Facts
@@ -60,14 +61,21 @@ class Seen(Value):
     is_outbound: bool
     decided_by: tuple[tuple[str, Decision], ...]
     """The rules that may have, each with its backend: one if it can be told, none if no rule of ours did."""
+    is_certain: bool = True
+    """Whether these rules counted as often as connections are laid to them."""
 
     @property
     def is_captured(self) -> bool | None:
-        """Whether it went to the proxy; None if that cannot be told."""
-        if self.connection.is_redirected:
-            return True
+        """Whether a rule of ours gave it to the proxy; None if that cannot be told."""
         captures = {decision.captures for _, decision in self.decided_by}
-        return captures.pop() if len(captures) == 1 else None if captures else False
+        if not captures:
+            return False
+        return captures.pop() if len(captures) == 1 and self.is_certain else None
+
+    @property
+    def is_redirected_by_others(self) -> bool:
+        """Whether somebody else's rule changed where it goes."""
+        return self.connection.is_redirected and not self.decided_by
 
 
 class Row(Value):
@@ -179,6 +187,7 @@ class Watch:
         self.base = self.counts()
         self.last = self.base
         self.moved_before: frozenset[tuple[Tool, Place]] = frozenset()
+        self.recent_before: dict[tuple[Tool, Place], int] = {}
         self.explained: dict[Tool, Ruleset] = {}
         self.seen: list[Connection] = []
         self.more = 0
@@ -280,9 +289,10 @@ class Watch:
         recently = {key: count.packets - self.before(key, count, self.last) for key, count in counts.items()}
         moved = frozenset(key for key, packets in recently.items() if packets)
         seen = tuple(self.attributed(made, moved) for made in self.seen)
+        seen = tuple(self.without_those_of_others(seen, recently))
         rows = self.rows(recently)
         told = Tick(seconds, rows, seen, self.more, drift, is_new, tuple(self.changed_by))
-        self.last, self.moved_before = counts, moved
+        self.last, self.moved_before, self.recent_before = counts, moved, recently
         self.seen, self.more, self.changed_by = [], 0, {}
         return told
 
@@ -322,6 +332,27 @@ class Watch:
             if found:
                 break
         return Seen(made, is_outbound(made, self.local), tuple(found))
+
+    def without_those_of_others(
+        self, seen: Sequence[Seen], recently: Mapping[tuple[Tool, Place], int]
+    ) -> Iterator[Seen]:
+        """The same; where more connections are laid to a rule of nat than it counted, it is not known which are its.
+
+        Somebody else's rule, asked before ours, may send them to the same port.
+        """
+        laid = Counter(place for each in seen if (place := place_of(each)) is not None)
+        for each in seen:
+            place = place_of(each)
+            most = 0 if place is None else recently.get(place, 0) + self.recent_before.get(place, 0)
+            yield each.but(is_certain=False) if place is not None and laid[place] > most else each
+
+
+def place_of(seen: Seen) -> tuple[Tool, Place] | None:
+    """The one rule of nat that redirected a connection, if it can be told."""
+    if not seen.connection.is_redirected or len(seen.decided_by) != 1:
+        return None
+    ((backend, decision),) = seen.decided_by
+    return (backend, seen.connection.family), (decision.table, decision.chain, decision.position)
 
 
 class _Quiet:

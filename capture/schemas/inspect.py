@@ -410,7 +410,9 @@ class ConnectionEvent(Model):
     answered_by_port: int
     """And the port."""
     captured: bool | None
-    """Whether it went to the proxy; null if that cannot be told."""
+    """Whether a rule of ours gave it to the proxy; null if that cannot be told."""
+    redirected_by_others: bool
+    """Whether somebody else's rule changed where it goes."""
     decided_by: list[DecisionModel]
     """The rule that decided. Several if conntrack does not know enough to tell, none if no rule of ours counted."""
 
@@ -522,6 +524,7 @@ def connection_event(seen: Seen, now: str) -> ConnectionEvent:
         answered_by=str(made.answers_from),
         answered_by_port=made.answers_port,
         captured=seen.is_captured,
+        redirected_by_others=seen.is_redirected_by_others,
         decided_by=[decision_model(backend, decision) for backend, decision in seen.decided_by],
     )
 

@@ -2,16 +2,29 @@
 
 Only the first packet of a connection walks the nat table. A rule that did not count was not met. Of one that did, its
 matches tell whether it can have been met by this connection; the owner of the socket is not known to conntrack, so
-where only that would tell, more than one rule remains.
+where only that would tell, more than one rule remains. What no rule of ours counted, somebody else redirected.
 """
 
 from __future__ import annotations
 
 from rules.live.changes import is_our_jump
-from rules.netfilter.matches import DPort, DPorts, Dst, InIface, Not, OutIface, Proto, SPort, Src
+from rules.netfilter.fields import (
+    FIRST_FLAGS,
+    NOBODY,
+    NOWHERE,
+    OWNERS,
+    PROTOCOLS,
+    SOMEWHERE,
+    STATES,
+    U32,
+    UNTOUCHED,
+    all_hold,
+)
+from rules.netfilter.meaning import conditions
+from rules.netfilter.spans import less, one
 from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING
-from rules.plan.names import LOOPBACK_INTERFACE
+from rules.plan.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_REDIRECT, ISTIO_TPROXY, LOOPBACK_INTERFACE
 from rules.value import Value
 
 DEEPEST = 8
@@ -24,10 +37,10 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from rules.netfilter.counters import Place
-    from rules.netfilter.matches import Match
+    from rules.netfilter.fields import Known
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.targets import Target
-    from rules.netfilter.values import Family, Ports
+    from rules.netfilter.values import Family
 
     Ip: TypeAlias = IPv4Address | IPv6Address
 
@@ -88,19 +101,21 @@ def ways(table: TableRules, hook: str) -> tuple[str, ...]:
 
 def deciding(table: TableRules, chain: str) -> Iterator[Decision]:
     for position, rule in enumerate(table.chains().get(chain, ()), 1):
-        if hands_over(table, rule.target) is not None:
+        is_direct = chain not in ENDS and isinstance(rule.target, Redirect | Dnat | Tproxy)
+        if is_direct or hands_over(table, rule.target) is not None:
             yield Decision(table.table, chain, position, rule, captures=True)
         elif isinstance(rule.target, Return) and table.table == NAT:
             yield Decision(table.table, chain, position, rule, captures=False)
 
 
+ENDS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT})
+"""The chains that only carry out what the rule that jumps to them decided. That of DNS is none: it asks more."""
+
+
 def hands_over(table: TableRules, target: Target) -> int | None:
-    """The port of the proxy to which a jump leads at once: to a chain that does nothing but redirect."""
-    if isinstance(target, Jump):
-        rules = table.chains().get(target.chain, ())
-        targets = [rule.target for rule in rules]
-        if any(isinstance(each, Jump | Return) for each in targets):
-            return None
+    """The port of the proxy to which a jump leads at once."""
+    if isinstance(target, Jump) and target.chain in ENDS:
+        targets = [rule.target for rule in table.chains().get(target.chain, ())]
         return next((each.port for each in targets if isinstance(each, Redirect | Dnat | Tproxy)), None)
     return None
 
@@ -145,8 +160,9 @@ def asked(
 def in_chain(
     table: TableRules, chain: str, made: Connection, local: Container[Ip], counted: Container[Place], deepest: int
 ) -> Iterator[Decision]:
+    known = known_of(made, local)
     for position, rule in enumerate(table.chains().get(chain, ()), 1):
-        holds = holding(rule.matches, made, local)
+        holds = all_hold([each for match in rule.matches for each in conditions(match)], known)
         if holds is False or (table.table, chain, position) not in counted:
             continue
         target = rule.target
@@ -159,36 +175,25 @@ def in_chain(
             yield from in_chain(table, target.chain, made, local, counted, deepest - 1)
 
 
-def holding(matches: tuple[Match, ...], made: Connection, local: Container[Ip]) -> bool | None:
-    """Whether the first packet met all of these, or None if conntrack does not know enough."""
-    answers = [holds(asked_for, made, local) for asked_for in matches]
-    return False if False in answers else None if None in answers else True
-
-
-def holds(asked_for: Match, made: Connection, local: Container[Ip]) -> bool | None:
-    match asked_for:
-        case Not(inner):
-            answer = holds(inner, made, local)
-            return None if answer is None else not answer
-        case Proto(name):
-            return name == made.protocol
-        case Src(network):
-            return made.source in network
-        case Dst(network):
-            return made.destination in network
-        case DPort(ports):
-            return within(made.destination_port, ports)
-        case DPorts(ranges):
-            return any(within(made.destination_port, ports) for ports in ranges)
-        case SPort(ports):
-            return within(made.source_port, ports)
-        case OutIface(name) if name == LOOPBACK_INTERFACE:
-            return made.destination in local or made.destination.is_loopback
-        case InIface(name) if name == LOOPBACK_INTERFACE:
-            return made.source in local or made.source.is_loopback
-        case _:
-            return None
-
-
-def within(port: int, ports: Ports) -> bool:
-    return ports.first <= port <= ports.last
+def known_of(made: Connection, local: Container[Ip]) -> Known:
+    """What each field of a connection's first packet may have been, as far as conntrack knows it."""
+    number = PROTOCOLS.get(made.protocol) if not made.protocol.isdigit() else int(made.protocol)
+    lo, elsewhere = one(LOOPBACK_INTERFACE), less(SOMEWHERE, one(LOOPBACK_INTERFACE))
+    outbound = is_outbound(made, local)
+    stays = made.destination in local or made.destination.is_loopback
+    return (
+        (0, 256) if number is None else one(number),
+        one(int(made.source)),
+        one(int(made.destination)),
+        one(made.source_port),
+        one(made.destination_port),
+        OWNERS if outbound else NOBODY,
+        OWNERS if outbound else NOBODY,
+        NOWHERE if outbound else elsewhere,
+        (lo if stays else elsewhere) if outbound else NOWHERE,
+        one(STATES.index("NEW")),
+        U32,
+        U32,
+        FIRST_FLAGS if made.protocol == "tcp" else (),
+        one(UNTOUCHED),
+    )

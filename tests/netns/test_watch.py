@@ -120,6 +120,54 @@ def test_tproxy_is_told_by_the_rules_that_counted(pod: Pod, backend: str) -> Non
     ]
 
 
+def test_beside_dns_each_connection_is_laid_to_its_own_rule(pod: Pod, backend: str) -> None:
+    """TCP that is no DNS is not what the rules for DNS took, although all of it comes to them."""
+    pod.applied(*SETTINGS, "--redirect-dns", "--capture-all-dns", f"--force-iptables-binary={backend}")
+    pod.open_listeners()
+    with watching(pod, "--interval", "100ms") as watch:
+        watch.event("no drift", against="the start")
+        pod.dial("9.9.9.9", 80)
+        out = watch.event("connection", destination_port=80)
+        pod.dial("9.9.9.9", 53)
+        query = watch.event("connection", destination_port=53)
+        watch.ended()
+    assert (out["captured"], [(rule["chain"], rule["rule"]) for rule in out["decided_by"]]) == (
+        True,
+        [("ISTIO_OUTPUT", "-j ISTIO_REDIRECT")],
+    )
+    assert (query["captured"], query["answered_by_port"]) == (True, 15053)
+    assert [rule["chain"] for rule in query["decided_by"]] == ["ISTIO_OUTPUT_DNS"]
+
+
+THEIRS = """
+table ip others {
+  chain out {
+    type nat hook output priority -101
+    tcp dport 80 redirect to :15001
+    tcp dport 443 redirect to :8080
+  }
+}
+"""
+
+
+def test_what_others_redirect_is_not_called_captured(pod: Pod, backend: str) -> None:
+    """Neither to another port nor to that of the proxy: no rule of ours counted it."""
+    pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
+    pod.inside.output("nft", "-f", "-", text=THEIRS)
+    pod.open_listeners()
+    with watching(pod, "--interval", "100ms") as watch:
+        watch.event("no drift", against="the start")
+        assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+        to_proxy = watch.event("connection", destination_port=80)
+        assert str(pod.dial("9.9.9.9", 443)) == "pod:8080"
+        elsewhere = watch.event("connection", destination_port=443)
+        assert str(pod.dial("9.9.9.9", 8080)) == "pod:15001"
+        ours = watch.event("connection", destination_port=8080)
+        watch.ended()
+    told = [(event["captured"], event["redirected_by_others"]) for event in (to_proxy, elsewhere, ours)]
+    assert told == [(False, True), (False, True), (True, False)]
+
+
 def test_drift_is_told_when_it_happens_and_when_it_is_repaired(pod: Pod, backend: str) -> None:
     """From what was there at the start; nft tells at once and by whom, legacy within an interval. Then 0 again."""
     forced = f"--force-iptables-binary={backend}"
