@@ -64,11 +64,14 @@ class Live(Value):
         return held.get(tool.family, Saved(Ruleset(tool.family), ""))
 
     def chains(self) -> Iterator[str]:
-        """The names of all user-defined chains, ours or not."""
+        """The names of all user-defined chains, ours or not, and of those that iptables does not show."""
         for held in (self.nft, self.legacy):
             for saved in held.values():
                 for table in saved.ruleset.tables:
                     yield from table.declared
+        for tables in self.natives.values():
+            for native in tables:
+                yield from (name for name, _ in native.chains)
 
     def table_names(self) -> Iterator[str]:
         """The names of all tables of nf_tables."""

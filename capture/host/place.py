@@ -28,22 +28,52 @@ LISTENING = "0A"
 ROOT = "0"
 """The uid of who opened a socket, in the same place."""
 
-NODE_CHAINS = ("KUBE-", "cali-", "CILIUM_", "FLANNEL-", "CNI-", "WEAVE", "ANTREA-", "OVN-KUBE-")
-"""How the chains of kube-proxy and of network plugins begin. None of them works inside a pod."""
-NODE_TABLES = ("kube-proxy", "cilium", "calico", "flannel-ipv4", "flannel-ipv6")
-"""Tables of nf_tables that are theirs."""
-NODE_INTERFACES = ("cni0", "flannel.", "cali", "cilium_", "kube-ipvs0", "kube-bridge", "nodelocaldns", "antrea-gw")
+# fmt: off
+NODE_CHAINS = (
+    "KUBE-", "KIND-MASQ-AGENT", "IP-MASQ-AGENT", "cali-", "felix-", "CILIUM_", "OLD_CILIUM_", "FLANNEL-", "WEAVE",
+    "ANTREA-", "OVN-KUBE-", "OPENSHIFT-", "AWS-SNAT-CHAIN", "AWS-CONNMARK-CHAIN", "AZURE-NPM", "ISTIO_POSTRT",
+    "ztunnel-",
+)
+"""How the chains begin of the kubelet, kube-proxy, network plugins, and the node agents of meshes. None works inside a
+pod. Those of docker, libvirt and ufw are at home on any host."""
+NODE_TABLES = (
+    "kube-", "calico", "cilium", "flannel-", "ovn-kubernetes", "antrea", "kindnet", "openshift", "talos", "weave",
+)
+"""How their tables of nf_tables begin, and that of an operating system for nodes."""
+NODE_INTERFACES = (
+    "flannel", "cali", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali", "cilium_", "lxc_health", "kube-ipvs0",
+    "kube-bridge", "kube-dummy-if", "kube-lb", "nodelocaldns", "antrea-", "ovn-k8s-", "weave", "vethwe-",
+)
 """How the interfaces begin that they make on a node."""
+NODE_BRIDGES = ("cni0", "cbr0", "br-ex", "azure0")
+"""Bridges that they make there, by their whole names."""
+NODE_ENDS = ("eni", "azv", "gke")
+"""How the host's end of a pod's link begins with the plugins of the clouds, before a hexadecimal number."""
+CNI_CHAINS = "CNI-"
+"""How the chains of the standard network plugins begin: on a node, and where podman or nerdctl use them."""
+WITHOUT_KUBERNETES = ("cni-podman", "nerdctl")
+"""How the bridges of those two begin."""
+# fmt: on
 IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"
 """A variable that the kubelet gives to every container."""
 
 
 def signs_of_a_node(chains: Iterable[str], tables: Iterable[str]) -> list[str]:
     """What here shows that this is a Kubernetes node's namespace; nothing if it is not."""
-    signs = [f"the chain {name}" for name in chains if name.startswith(NODE_CHAINS)]
-    signs += [f"the table {name}" for name in tables if name in NODE_TABLES]
-    signs += [f"the interface {name}" for name in interfaces() if name.startswith(NODE_INTERFACES)]
-    return signs
+    links = interfaces()
+    theirs = NODE_CHAINS if any(link.startswith(WITHOUT_KUBERNETES) for link in links) else (*NODE_CHAINS, CNI_CHAINS)
+    signs = [f"the chain {name}" for name in chains if name.startswith(theirs)]
+    signs += [f"the table {name}" for name in tables if name.startswith(NODE_TABLES)]
+    signs += [f"the interface {name}" for name in links if is_of_a_node(name)]
+    return list(dict.fromkeys(signs))
+
+
+def is_of_a_node(link: str) -> bool:
+    """Whether an interface of this name is a sign of a node."""
+    if link in NODE_BRIDGES or link.startswith(NODE_INTERFACES):
+        return True
+    number = link[3:] if link.startswith(NODE_ENDS) else ""
+    return bool(number) and not number.strip("0123456789abcdef")
 
 
 def interfaces() -> list[str]:

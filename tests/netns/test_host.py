@@ -45,6 +45,25 @@ def test_the_namespace_of_a_node_is_refused(pod: Pod, backend: str, sign: list[s
     assert not any("ISTIO" in line for line in pod.saved(backend))
 
 
+AGENTS = {
+    "a table of a network plugin": "add table inet ovn-kubernetes",
+    "a table of an operating system for nodes": "add table inet talos",
+    "a chain in a table that iptables does not show": "add table inet host; add chain inet host KUBE-KUBELET-CANARY",
+    "a chain of a cloud's plugin": "add table ip nat; add chain ip nat AWS-SNAT-CHAIN-0",
+}
+
+
+@pytest.mark.parametrize("sign", AGENTS.values(), ids=list(AGENTS))
+def test_a_node_is_known_by_what_only_nf_tables_shows(pod: Pod, sign: str) -> None:
+    """A run is refused and names it, and check says the same."""
+    pod.inside.output("nft", sign)
+    result = pod.capture(*EVERYTHING)
+    assert result.status == 1
+    kind, name = "chain" if " chain " in sign else "table", sign.split()[-1]
+    assert f"recognised by: the {kind} {name}" in result.stderr
+    assert name in pod.capture("check", "--no-rehearsal", *EVERYTHING).stdout
+
+
 def test_a_pod_of_that_node_is_not_refused(pod: Pod) -> None:
     """Rules and interfaces of other kinds are no sign of a node."""
     pod.inside.output("iptables-nft", "-t", "nat", "-N", "OTHERS")

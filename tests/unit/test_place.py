@@ -1,0 +1,98 @@
+"""Nodes, and what only looks like one."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.host import place
+
+SIGNS = {
+    "chains": (
+        "KUBE-KUBELET-CANARY",
+        "KUBE-ROUTER-INPUT",
+        "AWS-SNAT-CHAIN-0",
+        "IP-MASQ-AGENT",
+        "KIND-MASQ-AGENT",
+        "cali-PREROUTING",
+        "CILIUM_PRE_nat",
+        "OLD_CILIUM_POST_nat",
+        "FLANNEL-POSTRTG",
+        "WEAVE-NPC",
+        "ANTREA-PREROUTING",
+        "OVN-KUBE-EGRESS-SVC",
+        "OPENSHIFT-MASQUERADE",
+        "CNI-HOSTPORT-DNAT",
+        "ISTIO_POSTRT",
+        "ztunnel-PREROUTING",
+    ),
+    "tables": ("kube-proxy", "ovn-kubernetes", "talos", "calico", "kindnet-network-policies", "flannel-ipv4"),
+    "interfaces": (
+        "flannel.1",
+        "flannel-v6.1",
+        "cilium_host",
+        "eni12d4a061371",
+        "azv1b2c3d4e5f6",
+        "cali0a1b2c3d4e5",
+        "vxlan.calico",
+        "ovn-k8s-mp0",
+        "br-ex",
+        "cni0",
+        "kube-ipvs0",
+        "antrea-gw0",
+        "weave",
+    ),
+}
+NO_SIGNS = {
+    "chains": (
+        "DOCKER",
+        "DOCKER-USER",
+        "DOCKER-ISOLATION-STAGE-1",
+        "LIBVIRT_PRT",
+        "NETAVARK-HOSTPORT-DNAT",
+        "ufw-before-input",
+        "f2b-sshd",
+        "ISTIO_OUTPUT",
+        "ISTIO_PRERT",
+        "PROXY_INIT_OUTPUT",
+        "KUBEVIRT_PREINBOUND",
+    ),
+    "tables": ("docker-bridges", "netavark", "firewalld", "nat", "filter", "wg-quick-wg0", "cni_hostport"),
+    "interfaces": (
+        "lo",
+        "eth0",
+        "ens5",
+        "enp1s0",
+        "eni5np1",
+        "docker0",
+        "virbr0",
+        "cni-podman0",
+        "net1",
+        "k6t-eth0",
+        "wg0",
+    ),
+}
+
+
+def signs(monkeypatch: pytest.MonkeyPatch, kind: str, *names: str) -> list[str]:
+    monkeypatch.setattr(place, "interfaces", lambda: list(names) if kind == "interfaces" else [])
+    return place.signs_of_a_node(names if kind == "chains" else (), names if kind == "tables" else ())
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in SIGNS.items() for name in names])
+def test_a_node_is_known_by_one_thing(monkeypatch: pytest.MonkeyPatch, kind: str, name: str) -> None:
+    """Each of these alone says where we are, and is named."""
+    assert signs(monkeypatch, kind, name) == [f"the {kind[:-1]} {name}"]
+
+
+@pytest.mark.parametrize("kind", NO_SIGNS)
+def test_what_a_pod_or_a_host_has_is_no_sign(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Of docker, podman, libvirt, firewalls, meshes and virtual machines."""
+    assert signs(monkeypatch, kind, *NO_SIGNS[kind]) == []
+
+
+@pytest.mark.parametrize("bridge", ["cni-podman0", "nerdctl0"])
+def test_the_standard_plugins_without_kubernetes_are_no_sign(monkeypatch: pytest.MonkeyPatch, bridge: str) -> None:
+    """podman and nerdctl make the same chains as a runtime does on a node; other signs count beside them."""
+    monkeypatch.setattr(place, "interfaces", lambda: ["eth0", bridge])
+    assert place.signs_of_a_node(["CNI-HOSTPORT-DNAT", "CNI-FORWARD"], ["nat"]) == []
+    assert place.signs_of_a_node(["CNI-FORWARD", "KUBE-SERVICES"], ["nat"]) == ["the chain KUBE-SERVICES"]
