@@ -29,13 +29,14 @@ from rules.live.changes import (
     with_stand_ins,
 )
 from rules.live.meshes import chains_of_other_meshes
+from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.quoting import for_shell, typed
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PROTOCOL
-from rules.plan.plan import NOTHING, Routing
+from rules.plan.plan import NOTHING
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from capture.kernel.iptables import Saved
     from capture.log import Log
     from rules.live.changes import Command
-    from rules.netfilter.routing import PolicyRule
+    from rules.live.routing_changes import RoutingChange
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
     from rules.plan.plan import Plan
@@ -145,32 +146,19 @@ class Restore(Value):
 
 
 class SetRouting(Value):
-    """The ip rule and the route by which packets with our mark stay on this host: add them, or remove them."""
+    """Make a change of ip rules and routes."""
 
-    adds: bool
-    routing: Routing
-    rule_priority: int | None
-    """Of the ip rule, or None if it is not of this step."""
-    has_route: bool
-    """Whether the route is of this step."""
+    change: RoutingChange
 
     def __str__(self) -> str:
-        family = ip_command(self.routing.family)
-        verb = "add" if self.adds else "del"
-        lines = []
-        if self.has_route:
-            lines.append(f"{family} route {verb} local default dev lo table {self.routing.table}")
-        if self.rule_priority is not None:
-            mark = f"fwmark {self.routing.mark:#x} lookup {self.routing.table}"
-            lines.append(f"{family} rule {verb} priority {self.rule_priority} {mark}")
-        return ", ".join(lines)
+        return str(self.change)
 
     @property
     def family(self) -> Family:
-        return self.routing.family
+        return self.change.routing.family
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.set(adds=self.adds)
+        self.set(adds=self.change.adds)
 
     def check(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         """Raises KernelRefused if something else is in the place of what was added.
@@ -178,39 +166,39 @@ class SetRouting(Value):
         The kernel knows a rule or a route by less than all that it says: to one that says something else it answers
         that ours is there already.
         """
-        if not self.adds:
+        if not self.change.adds:
             return
         from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
         from rules.live.routing import found_of_others, is_like_ours
 
         rules, routes = netlink.policy_rules(), netlink.routes()
-        if not any(is_like_ours(rule, self.routing) for rule in rules):
+        if not any(is_like_ours(rule, self.change.routing) for rule in rules):
             raise KernelRefused(
-                f"an ip rule of somebody else's stands in the place of ours for fwmark {self.routing.mark:#x}",
+                f"an ip rule of somebody else's stands in the place of ours for fwmark {self.change.routing.mark:#x}",
                 details=[("what is needed", str(self))],
                 hint=f"see `{ip_command(self.family)} rule`; remove it, or give -t and -r numbers that nobody uses",
             )
-        for found in found_of_others(rules, routes, self.routing):
+        for found in found_of_others(rules, routes, self.change.routing):
             if found.kind in (*REFUSED_FOR, Kind.IP_RULE_BEFORE_OURS):
                 hint = REMEDY.get(found.kind, "run it again: that rule was added meanwhile")
                 raise KernelRefused(said(found), details=[("what is needed", str(self))], hint=hint)
 
     def undo(self) -> None:
-        self.set(adds=not self.adds)
+        self.set(adds=not self.change.adds)
 
     def set(self, *, adds: bool) -> None:
         """The route is there before a rule looks it up, and stays until none does."""
         from capture.kernel import routing
 
-        family, mark, table = self.routing.family, self.routing.mark, self.routing.table
-        if adds and self.has_route:
+        family, mark, table = self.change.routing.family, self.change.routing.mark, self.change.routing.table
+        if adds and self.change.has_route:
             routing.add_route(family, table)
-        if self.rule_priority is not None:
+        if self.change.rule_priority is not None:
             if adds:
-                routing.add_rule(family, self.rule_priority, mark, table)
+                routing.add_rule(family, self.change.rule_priority, mark, table)
             else:
-                routing.remove_rule(family, self.rule_priority, mark, table)
-        if not adds and self.has_route:
+                routing.remove_rule(family, self.change.rule_priority, mark, table)
+        if not adds and self.change.has_route:
             routing.remove_route(family, table)
 
 
@@ -313,7 +301,7 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
     """
     if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
         yield SetPassthroughAddress(adds=True)
-    yield from routing_to_add(live, planned)
+    yield from map(SetRouting, routing_to_add(live.policy_rules, live.local_routes, planned.routing))
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
     places = [(tool, wanted[tool.family]) for tool in (Iptables(backend, family) for family in ORDER)]
     others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
@@ -325,7 +313,7 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
         first, restores = beside_what_is_open(live, wanted, restores)
         yield from first
     yield from handed_over(live, wanted, restores)
-    removals = list(routing_to_remove(live, planned))
+    removals = list(map(SetRouting, routing_to_remove(live.policy_rules, live.local_routes, planned.routing)))
     if restores and removals:
         yield LetPacketsPass(removals[0].family)
     yield from removals
@@ -406,41 +394,6 @@ def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -
         ours = [chain.handle for it, chain in chains.items() if is_ours(table, it)]
         if ours or (is_removal and all(is_as_made(name, it, chain) for it, chain in chains.items())):
             yield TakeAway(tool.family, name, min(ours, default=0))
-
-
-def routing_to_add(live: Live, planned: Plan) -> Iterator[SetRouting]:
-    """What is planned and not there, whoever put there what is, or is there and asked too late.
-
-    Where others leave no place for our ip rule, none is added: see `capture.apply.converge.mind_others_routing`.
-    """
-    if not planned.routing:
-        return
-    from rules.live.routing import is_asked_first, place_for_ours
-
-    routes = {(route.family, route.table) for route in live.local_routes}
-    for wanted in planned.routing:
-        place = None if is_asked_first(live.policy_rules, wanted) else place_for_ours(live.policy_rules, wanted)
-        lacks_route = (wanted.family, wanted.table) not in routes
-        if place is not None or lacks_route:
-            yield SetRouting(True, wanted, place, lacks_route)
-
-
-def routing_to_remove(live: Live, planned: Plan) -> Iterator[SetRouting]:
-    """What carries our signature and is not planned."""
-    tables = {(wanted.family, wanted.table) for wanted in planned.routing}
-    unwanted = {(r.family, r.table) for r in live.local_routes if r.protocol == PROTOCOL} - tables
-    kept: list[PolicyRule | None] = []
-    if planned.routing:
-        from rules.live.routing import ours_to_keep
-
-        kept = [ours_to_keep(live.policy_rules, wanted) for wanted in planned.routing]
-    for rule in live.policy_rules:
-        if rule.protocol == PROTOCOL and rule not in kept:
-            has_route = (rule.family, rule.table) in unwanted
-            unwanted.discard((rule.family, rule.table))
-            yield SetRouting(False, Routing(rule.family, rule.mark, rule.table), rule.priority, has_route)
-    for family, table in sorted(unwanted, key=str):
-        yield SetRouting(False, Routing(family, 0, table), None, True)
 
 
 def apply(doing: Sequence[Act], live: Live, log: Log) -> None:

@@ -9,13 +9,13 @@ things is said: a capture that works does not help a proxy that does not.
 from __future__ import annotations
 
 from capture.apply.probing import FAILED, NOT_PROVED, PROVED, Trial, application, as_planned, tried
-from capture.apply.transaction import routing_to_add
 from capture.errors import CaptureError, ValidationFailed
 from capture.host.listening import heard
 from capture.host.live import read_live
 from capture.kernel.iptables import BACKENDS, Iptables
 from capture.kernel.userns import mapped
 from rules.live.changes import changes
+from rules.live.routing_changes import routing_to_add
 from rules.netfilter.iptables_text import rule_text
 from rules.plan.probes import Ids, paths
 
@@ -138,7 +138,8 @@ def compared(planned: Plan, facts: Facts) -> list[tuple[str, str]] | None:
         now = live.saved(Iptables(backend, ruleset.family)).ruleset
         for change in changes(now, ruleset):
             details += differing(now, ruleset, change)
-    return details + [("missing", str(step)) for step in routing_to_add(live, planned)]
+    lacking = routing_to_add(live.policy_rules, live.local_routes, planned.routing)
+    return details + [("missing", str(change)) for change in lacking]
 
 
 def differing(now: Ruleset, planned: Ruleset, change: Change) -> Iterator[tuple[str, str]]:

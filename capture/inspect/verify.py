@@ -5,12 +5,12 @@ Reads, and takes no lock: what it sees is what packets meet, also while a run is
 
 from __future__ import annotations
 
-from capture.apply.transaction import routing_to_add, routing_to_remove
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, not_permitted, read_live
 from capture.kernel.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import found_of_others, is_like_ours, ours_to_keep
+from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import ClassVar, Final, Literal, TypeAlias
 
-    from capture.apply.transaction import SetRouting
     from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
+    from rules.live.routing_changes import RoutingChange
     from rules.plan.plan import Plan
 
     Verdict: TypeAlias = Literal["as planned", "differs", "nothing"]
@@ -79,7 +79,7 @@ def read(facts: Facts, log: Log, *, counters: bool = False) -> Live:
 
 
 def findings(live: Live, planned: Plan, backend: str) -> Iterator[Finding]:
-    """Every difference; none exactly when a run (`capture.apply.transaction.steps`) has nothing to do or to regret."""
+    """Every difference; none exactly when a run has nothing to do or to regret."""
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
     for here in (backend, *(other for other in BACKENDS if other != backend)):
         for family in Family:
@@ -96,27 +96,27 @@ def findings(live: Live, planned: Plan, backend: str) -> Iterator[Finding]:
 
 
 def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
-    for missing in routing_to_add(live, planned):
+    for missing in routing_to_add(live.policy_rules, live.local_routes, planned.routing):
         rule_is_there = any(is_like_ours(rule, missing.routing) for rule in live.policy_rules)
         lacking = missing.but(rule_priority=None) if rule_is_there else missing
         yield from told(lacking, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
     for wanted in planned.routing:
         yield from found_of_others(live.policy_rules, live.routes, wanted)
-    for extra in routing_to_remove(live, planned):
+    for extra in routing_to_remove(live.policy_rules, live.local_routes, planned.routing):
         if extra.routing not in planned.routing:
             yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_LEFT)
         elif ours_to_keep(live.policy_rules, extra.routing):
             yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED)
 
 
-def told(step: SetRouting, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
-    """A step about routing as findings, in the words in which ip(8) lists things."""
-    family, mark, table = step.routing.family, step.routing.mark, step.routing.table
-    if step.has_route:
+def told(change: RoutingChange, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
+    """A change of routing as findings, in the words in which ip(8) lists things."""
+    family, mark, table = change.routing.family, change.routing.mark, change.routing.table
+    if change.has_route:
         route = Route(family, table, device=LOOPBACK_INTERFACE)
         yield Finding(of_route, family, rule=f"{ip_command(family)} route: {route}")
-    if step.rule_priority is not None:
-        rule = PolicyRule(family, step.rule_priority, mark, table)
+    if change.rule_priority is not None:
+        rule = PolicyRule(family, change.rule_priority, mark, table)
         yield Finding(of_rule, family, rule=f"{ip_command(family)} rule: {rule}")
 
 

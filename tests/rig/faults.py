@@ -127,7 +127,7 @@ def atoms_of(doing: Iterable[Act]) -> list[Atom]:
                 continue
             case SetRouting():
                 parts = str(step).split(", ")
-                for part in parts if step.adds else reversed(parts):
+                for part in parts if step.change.adds else reversed(parts):
                     asked(part)
             case SetPassthroughAddress():
                 asked(str(step))

@@ -43,7 +43,6 @@ MODULES = {
     for top in ("rules", "capture")
     for file in sorted((ROOT / top).rglob("*.py"))
 }
-LOOKING = ("capture.inspect", "capture.preflight", "capture.commands")
 
 
 def room_of(module: str) -> str:
@@ -72,6 +71,13 @@ def test_imports_run_one_way_between_rooms(module: str) -> None:
     for other in IMPORTS[module]:
         if "." in other:  # the package's own name holds the version and nothing else
             assert ROOMS.index(room_of(other)) <= ROOMS.index(room_of(module)), f"{module} imports {other}"
+
+
+def test_those_who_look_do_not_import_those_who_act() -> None:
+    """What a run would change is pure, and asked of `rules.live`. A trial of a run acts, in a namespace of its own."""
+    looking = [module for module in MODULES if room_of(module) == "capture.inspect"]
+    acting = {module: {other for other in IMPORTS[module] if room_of(other) == "capture.apply"} for module in looking}
+    assert {module: others for module, others in acting.items() if others} == {}
 
 
 def test_no_module_comes_back_to_itself() -> None:
