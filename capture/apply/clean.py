@@ -5,8 +5,8 @@ from __future__ import annotations
 from capture.apply.converge import converge_locked
 from capture.errors import CaptureError
 from capture.host.live import read_live
-from capture.kernel import netns
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
+from capture.kernel.locks import locked
 from capture.kernel.process import read_words
 from rules.live.changes import is_our_jump, is_ours, ours_in, recognised
 from rules.live.meshes import mesh_of
@@ -72,7 +72,7 @@ def clean(settings: Settings, facts: Facts, log: Log) -> Cleaned:
 
     Raises CaptureError with the namespace as it was.
     """
-    with netns.locked():
+    with locked(log.warn):
         before = read_live(facts)
         converge_locked(settings, facts, NOTHING, log)
         return outcome(before, read_live(facts))

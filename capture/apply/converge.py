@@ -6,8 +6,8 @@ from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, read_live
 from capture.host.place import signs_of_a_node
-from capture.kernel import netns
 from capture.kernel.iptables import BACKENDS, Iptables
+from capture.kernel.locks import locked
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.netfilter.values import Family
 from rules.plan.names import RULE_PRIORITY
@@ -30,7 +30,7 @@ def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
 
     A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
     """
-    with netns.locked():
+    with locked(log.warn):
         converge_locked(settings, facts, planned, log)
 
 

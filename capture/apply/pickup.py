@@ -64,7 +64,7 @@ class PickUp(Value):
     def check(self, log: Log) -> None:
         """The kernel answered the request itself."""
 
-    def undo(self) -> None:
+    def undo(self, log: Log) -> None:  # one signature for all steps
         """What conntrack knows of them is true, whatever rules there are."""
 
 

@@ -14,7 +14,7 @@ import _signal  # type: ignore[import-not-found] # what `signal` wraps, which ta
 
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import netlink
-from capture.kernel.iptables import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NFT, OUR_TABLES, Iptables
+from capture.kernel.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
 from rules.live.changes import (
     Change,
     RemoveChain,
@@ -83,18 +83,6 @@ class Restore(Value):
     def family(self) -> Family:
         return self.tool.family
 
-    def tell_of_waiting(self, log: Log) -> None:
-        """Say so if iptables will have to wait for its lock, which is one for the whole host."""
-        if self.tool.backend == LEGACY:
-            from capture.kernel.locks import holders_of
-
-            path = self.tool.environ().get("XTABLES_LOCKFILE", LOCK_FILE)
-            holders = holders_of(path)
-            if holders:
-                log.warn(
-                    f"waiting for the lock of iptables, {path}, up to {LOCK_WAIT} s: {', '.join(holders)} holds it"
-                )
-
     def only(self, those: Callable[[str, Command], bool]) -> Restore | None:
         """The same with some commands only, by table and command; None if there are none."""
         parts = (
@@ -105,8 +93,7 @@ class Restore(Value):
         return self.but(changes=some, text=restore_text(some)) if some else None
 
     def do(self, log: Log) -> None:
-        self.tell_of_waiting(log)
-        self.tool.restore(self.changes, self.text)
+        self.tool.restore(self.changes, self.text, log.warn)
 
     def now(self) -> Saved:
         """What is there at this moment; whose it is does not change with what we do."""
@@ -125,24 +112,24 @@ class Restore(Value):
             )
         log.info(f"{self.tool}-save says:", *now.lines())
 
-    def undo(self) -> None:
+    def undo(self, log: Log) -> None:
         """Put back what was in the tables of this step."""
         mine = {change.table for change in self.changes}
         back = changes_back(self.now().ruleset, self.before, self.also)
         back = tuple(change for change in back if change.table in mine)
         if back:
             back, waiting = with_stand_ins(back)
-            self.tool.restore(back, restore_text(back))
+            self.tool.restore(back, restore_text(back), log.warn)
             if waiting:
-                self.replace(waiting)
+                self.replace(waiting, log)
 
-    def replace(self, waiting: Mapping[Rule, Rule]) -> None:
+    def replace(self, waiting: Mapping[Rule, Rule], log: Log) -> None:
         """Put the rules that iptables-restore cannot be given in the places of those that stand in for them."""
         for table in self.tool.save().ruleset.tables:
             for chain, rules in table.chains().items():
                 for position, rule in enumerate(rules, 1):
                     if rule in waiting:
-                        self.tool.replace(table.table, chain, position, waiting[rule])
+                        self.tool.replace(table.table, chain, position, waiting[rule], log.warn)
 
 
 class SetRouting(Value):
@@ -183,7 +170,7 @@ class SetRouting(Value):
                 hint = REMEDY.get(found.kind, "run it again: that rule was added meanwhile")
                 raise KernelRefused(said(found), details=[("what is needed", str(self))], hint=hint)
 
-    def undo(self) -> None:
+    def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=not self.change.adds)
 
     def set(self, *, adds: bool) -> None:
@@ -220,7 +207,7 @@ class SetPassthroughAddress(Value):
     def check(self, log: Log) -> None:
         """The kernel answered the request itself."""
 
-    def undo(self) -> None:
+    def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=not self.adds)
 
     @staticmethod
@@ -242,16 +229,16 @@ class LetPacketsPass(Value):
         return "nothing until packets that met the former rules are through: the next commit lets go what they were for"
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.undo()
+        from capture.kernel.rcu import let_packets_pass
+
+        let_packets_pass()
 
     def check(self, log: Log) -> None:
         """There is nothing to see."""
 
-    def undo(self) -> None:
+    def undo(self, log: Log) -> None:
         """The same on the way back."""
-        from capture.kernel.rcu import let_packets_pass
-
-        let_packets_pass()
+        self.do(log)
 
 
 class TakeAway(Value):
@@ -424,7 +411,8 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
             try:
                 step.do(log)
             except OSError as error:
-                raise KernelRefused(f"the kernel refused `{step}`: {error.strerror or error}") from error
+                what = str(step).partition("\n")[0]
+                raise KernelRefused(f"the kernel refused `{what}`: {error.strerror or error}") from error
         for step in doing:
             step.check(log)
     except BaseException as error:
@@ -442,7 +430,7 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
     for step in reversed(done):
         if step.family not in failed:
             try:
-                step.undo()
+                step.undo(log)
             except (CaptureError, OSError) as second:
                 failed[step.family] = second
     try:

@@ -8,7 +8,7 @@ from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
 from capture.host.native import read_natives
 from capture.kernel import netlink
-from capture.kernel.diagnosis import permission_hint
+from capture.kernel.diagnosis import not_permitted as not_permitted
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from rules.live.changes import holds_ours
@@ -226,10 +226,3 @@ def require(live: Live, backend: str, reason: str) -> None:
             f"the kernel has no nf_tables ({live.nft_error.strerror}), and {reason}",
             hint="try `modprobe nf_tables` on the node, or --force-iptables-binary=legacy",
         )
-
-
-def not_permitted() -> BackendUnusable:
-    return BackendUnusable(
-        "not permitted to read or change the rules of this network namespace; nothing was touched",
-        hint=permission_hint("permission denied"),
-    )

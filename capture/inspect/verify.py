@@ -6,7 +6,8 @@ Reads, and takes no lock: what it sees is what packets meet, also while a run is
 from __future__ import annotations
 
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
-from capture.host.live import choose_backend, not_permitted, read_live
+from capture.host.live import choose_backend, read_live
+from capture.kernel.diagnosis import not_permitted
 from capture.kernel.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import found_of_others, is_like_ours, ours_to_keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.errors import BackendUnusable
 from capture.kernel.process import read_words
 from rules.live.changes import Append, Insert
 from rules.netfilter.iptables_text import extension, target_extension
@@ -119,12 +120,6 @@ def owner_hint(rule: Rule) -> str:
     return ""
 
 
-def lock_hint(stderr: str) -> str:
-    if "xtables lock" in stderr:
-        return "another program holds the lock of iptables: `fuser -v /run/xtables.lock` names it; then run it again"
-    return ""
-
-
 def permission_hint(stderr: str) -> str:
     if "ermission denied" in stderr or "must be root" in stderr or "not permitted" in stderr:
         return (
@@ -137,3 +132,10 @@ def permission_hint(stderr: str) -> str:
             "IPv6) on the node; the nft backend takes neither"
         )
     return ""
+
+
+def not_permitted() -> BackendUnusable:
+    return BackendUnusable(
+        "not permitted to read or change the rules of this network namespace; nothing was touched",
+        hint=permission_hint("permission denied"),
+    )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import nullcontext
 
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from capture.kernel import netlink, netns
-from capture.kernel.diagnosis import lock_hint, missing_module_hint, owner_hint, permission_hint, refused_rule, said
-from capture.kernel.process import FOR_THE_MOMENT, locate, patiently, read_words, run
+from capture.kernel.diagnosis import missing_module_hint, owner_hint, permission_hint, refused_rule, said
+from capture.kernel.locks import flocked
+from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.quoting import arguments, for_shell, lines, typed
@@ -23,7 +25,7 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from typing import Literal, TypeAlias
 
     from capture.kernel.process import Completed
@@ -158,16 +160,19 @@ class Iptables(Value):
             if is_shown and table in OUR_TABLES and len(chains.get(chain, ())) != len(in_kernel):
                 yield f"rules of {chain} in {table}: of {len(in_kernel)} it prints {len(chains.get(chain, ()))}"
 
-    def restore(self, asked: Sequence[Change], text: str) -> None:
-        """Make these changes, each table in one commit; `text` is what they read like. Raises KernelRefused."""
-        done = run(self.command("restore"), "--noflush", f"--wait={LOCK_WAIT}", text=text, environ=self.environ())
+    def restore(self, asked: Sequence[Change], text: str, say: Callable[[str], None]) -> None:
+        """Make these changes, each table in one commit; `text` is what they read like.
+
+        `say` is told for whom we wait. Raises KernelRefused, or LockHeld.
+        """
+        done = self.written(say, "restore", "--noflush", f"--wait={LOCK_WAIT}", text=text)
         if done.status:
             raise self.refusal(asked, done)
 
-    def replace(self, table: str, chain: str, position: int, rule: Rule) -> None:
-        """Put a rule that the kernel once printed in the place of another. Raises KernelRefused."""
+    def replace(self, table: str, chain: str, position: int, rule: Rule, say: Callable[[str], None]) -> None:
+        """Put a rule that the kernel once printed in the place of another. Raises as `restore`."""
         place = (f"--wait={LOCK_WAIT}", "-t", table, "-R", chain, str(position))
-        done = run(self.command(""), *place, *arguments(rule.text), environ=self.environ())
+        done = self.written(say, "", *place, *arguments(rule.text))
         if done.status:
             raise KernelRefused(
                 f"the kernel refused the {self.family.value} rule that was there before",
@@ -175,13 +180,30 @@ class Iptables(Value):
                 family=self.family,
             )
 
+    def written(self, say: Callable[[str], None], verb: str, *arguments: str, text: str = "") -> Completed:
+        """How a program that changes something ended. Raises KernelRefused if it did not end, and LockHeld.
+
+        The legacy backend has a lock, one for the host. We take it and not the child, which would wait for whoever can
+        open the file.
+        """
+        program, path = self.command(verb), os.environ.get("XTABLES_LOCKFILE") or LOCK_FILE
+        # The lock of the namespace is held anyway, and ours is the child's.
+        needs_lock = self.backend == LEGACY and not netns.is_our_lock(path) and path != private_lock()
+        try:
+            with flocked("the lock of iptables", path, LOCK_WAIT, say) if needs_lock else nullcontext():
+                return run(program, *arguments, text=text, environ=self.environ())
+        except TimeoutError as error:
+            raise KernelRefused(f"{program} hangs: {error.strerror}", hint="see what it waited for") from error
+
     def environ(self) -> dict[str, str]:
-        """The environment of a child: without a lock file that it could not open, or that we hold ourselves."""
+        """The environment of a child: with a lock file of its own, for we hold the one that others look at.
+
+        But for one that was chosen and cannot be had: iptables says so.
+        """
         environ = dict(os.environ)
-        if self.backend == LEGACY:
-            chosen = environ.get("XTABLES_LOCKFILE")
-            if netns.is_our_lock(chosen) if chosen else not is_lockable(LOCK_FILE):
-                environ["XTABLES_LOCKFILE"] = private_lock()
+        chosen = environ.get("XTABLES_LOCKFILE")
+        if self.backend == LEGACY and (not chosen or is_lockable(chosen)):
+            environ["XTABLES_LOCKFILE"] = private_lock()
         return environ
 
     def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:
@@ -189,10 +211,10 @@ class Iptables(Value):
         details = [(f"{self}-restore said", said(done))]
         is_legacy = self.backend == LEGACY
         what = f"the kernel refused the {self.family.value} rules"
-        if lock_hint(done.stderr):
+        if "xtables lock" in done.stderr:
             # It says nothing of what the kernel can do in this family.
-            what = f"{self}-restore waited {LOCK_WAIT} s for the lock of iptables, and did not get it"
-            return KernelRefused(what, details=details, hint=lock_hint(done.stderr))
+            what = f"{self}-restore waited for the lock of iptables, which we hold"
+            return KernelRefused(what, details=details, hint="install iptables 1.8.6 or later")
         hint = permission_hint(done.stderr)
         found = None if hint else refused_rule(asked, done.stderr, family=self.family, is_legacy=is_legacy)
         if not found:
@@ -230,9 +252,9 @@ class Saved(Value):
 
 
 def private_lock() -> str:
-    """A lock file that only our children see. Against other runs of ours there is `capture.kernel.netns.locked`."""
+    """A lock file that only our children see."""
     if not _private_locks:
-        _private_locks.append(os.memfd_create("xtables.lock"))
+        _private_locks.append(anonymous("xtables.lock"))
     return f"/proc/{os.getpid()}/fd/{_private_locks[0]}"
 
 
@@ -242,4 +264,4 @@ _private_locks: list[int] = []
 
 def is_lockable(path: str) -> bool:
     """Whether iptables could open or make its lock file there."""
-    return os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK)
+    return os.access(path, os.R_OK) if os.path.exists(path) else os.access(os.path.dirname(path) or ".", os.W_OK)

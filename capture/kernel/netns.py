@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
-from contextlib import contextmanager
 from functools import cache
 
 from capture.errors import NamespaceUnusable
 from capture.kernel.files import open_regular
-from capture.kernel.seam import primitive
 from capture.text import quoted
 
 TYPE_CHECKING = False
@@ -21,8 +17,6 @@ NAMED = "/run/netns"
 """Where ip-netns(8) keeps the namespaces that have a name."""
 OURS = "/proc/thread-self/ns/net"
 RESOLV_CONF = "/etc/resolv.conf"
-LONGEST_WAIT = 60
-"""Seconds: twice what iptables may wait for its own lock."""
 CLONE_NEWNET = 0x40000000
 """linux/sched.h: asks setns(2) to refuse what is not a network namespace."""
 
@@ -57,38 +51,8 @@ def path_of(namespace: str) -> str:
     return named
 
 
-@primitive
-@contextmanager
-def locked() -> Iterator[None]:
-    """Keep other runs of ours out of this namespace; those in other namespaces do not wait.
-
-    The lock is on the file that stands for the namespace (flock(2)), which anyone may open and which nobody can
-    leave locked behind. Raises NamespaceUnusable if another run does not end in time.
-    """
-    handle = os.open(OURS, os.O_RDONLY)
-    try:
-        # Our children hold it as well: if we are killed, nobody comes in before the iptables that we started has ended.
-        os.set_inheritable(handle, True)
-        until = time.monotonic() + LONGEST_WAIT
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise NamespaceUnusable(
-                        f"another run has been at work in this namespace for {LONGEST_WAIT} s; nothing was touched",
-                        hint="see what it waits for: `ps`, or the holder of the iptables lock",
-                    ) from None
-                # flock(2) knows no timeout, and an alarm would be a signal in the middle of everything else.
-                time.sleep(0.005)
-        yield
-    finally:
-        os.close(handle)
-
-
 def is_our_lock(path: str) -> bool:
-    """Whether this path is the file that `locked` locks: some give it to iptables as its lock file."""
+    """Whether this path is the file that a run locks anyway: some give it to iptables as its lock file."""
     try:
         return os.path.samestat(os.stat(path), os.stat(OURS))
     except OSError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # what `signal` wraps, which takes its time to import
 import errno
 import os
 import time
+from contextlib import suppress
 
 from capture.kernel.files import read_text
 from capture.kernel.seam import primitive
@@ -12,13 +14,18 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import TypeVar
 
     R = TypeVar("R")
 
 SUPERUSER_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where iptables is, whatever PATH an unprivileged user was given."""
+LONGEST_CHILD = 30
+"""Seconds that a program of ours may take. Reading or writing 20,000 rules takes one, under a CPU limit of 100m."""
+FOLDERS = ("/dev/shm", "/run", "/tmp")  # noqa: S108 # what is put there has no name
+KILLED = 0.05
+"""Seconds after which one that was killed has gone, if it can go at all."""
 
 
 class Completed(Value):
@@ -31,26 +38,60 @@ class Completed(Value):
 
 @primitive
 def run(program: str, *arguments: str, text: str = "", environ: Mapping[str, str] | None = None) -> Completed:
-    """Run a program to its end. Raises FileNotFoundError or PermissionError if it cannot be started.
+    """Run a program to its end. Raises OSError if it cannot be started, TimeoutError if it does not end in time.
 
     Its three streams are anonymous files rather than pipes: nothing can block, so neither threads nor `select`
     are needed, nor the `subprocess` module, which would cost the init path 5 ms.
     """
     files: list[int] = []
     try:
-        files += map(os.memfd_create, ("stdin", "stdout", "stderr"))
+        files += map(anonymous, ("stdin", "stdout", "stderr"))
         write_all(files[0], text.encode(errors="surrogateescape"))
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
         words = [argument.encode(errors="surrogateescape") for argument in arguments]
-        pid = os.posix_spawn(
-            program, (program, *words), os.environ if environ is None else environ, file_actions=actions
-        )
-        _, status = os.waitpid(pid, 0)
+        status = to_its_end((program, *words), os.environ if environ is None else environ, actions)
         return Completed(os.waitstatus_to_exitcode(status), read_all(files[1]), read_all(files[2]))
     finally:
         for file in files:
             os.close(file)
+
+
+def to_its_end(
+    words: tuple[str | bytes, ...], environ: Mapping[str, str], actions: Sequence[tuple[int, int, int]]
+) -> int:
+    """Start a program in a group of its own and wait for it: its wait status. Raises as `run`."""
+    former = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
+    try:
+        pid = os.posix_spawn(words[0], words, environ, file_actions=actions, setpgroup=0, setsigmask=former)
+        until = time.monotonic() + LONGEST_CHILD
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            left = until - time.monotonic()
+            if left <= 0:
+                # With what it has started, which would hold our locks on.
+                os.killpg(pid, _signal.SIGKILL)
+                time.sleep(KILLED)
+                os.waitpid(pid, os.WNOHANG)
+                raise TimeoutError(errno.ETIMEDOUT, f"it did not end within {LONGEST_CHILD} s, and was killed")
+            # Another thread, where there is one, may be told in our place.
+            _signal.sigtimedwait((_signal.SIGCHLD,), min(left, 0.05))
+        return ended[1]
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, former)
+
+
+def anonymous(name: str) -> int:
+    """A file without a name that goes with its last descriptor. Raises OSError."""
+    try:
+        return os.memfd_create(name)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            raise
+        refused = error
+    for folder in FOLDERS:
+        with suppress(OSError):
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    raise refused
 
 
 def patiently(ask: Callable[[], R]) -> R:

@@ -54,8 +54,13 @@ if TYPE_CHECKING:
         def let_packets_pass(self) -> None:
             """Return when every packet that is in netfilter has left it."""
 
-        def locked(self) -> AbstractContextManager[None]:
+        def locked(self, say: Callable[[str], None]) -> AbstractContextManager[None]:
             """Keep other runs of ours out of this namespace."""
+
+        def flocked(
+            self, lock: str, path: str, longest: float, say: Callable[[str], None], *, unseen: float, must: bool
+        ) -> AbstractContextManager[None]:
+            """Hold a lock of this file."""
 
 
 _standing_in: list[Kernel] = []

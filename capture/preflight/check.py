@@ -453,11 +453,12 @@ def listed(found: list[str]) -> str:
 
 
 def another_run() -> Fact:
-    holders = locks.holders_of(netns.OURS)
-    if holders is None:
-        return Fact("namespace", "other runs", "not known: /proc/locks cannot be read", UNKNOWN, "mount /proc")
-    value = f"one is at work: {listed(holders)}" if holders else "none at work"
-    remedy = f"a run waits for it, up to {netns.LONGEST_WAIT} s" if holders else ""
+    try:
+        holders = locks.runs_at_work()
+    except (CaptureError, OSError) as error:
+        return Fact("namespace", "other runs", f"not known: {error}", UNKNOWN, "mount /proc")
+    value = f"one is at work: {locks.in_words(holders)}" if holders else "none at work"
+    remedy = f"a run waits for it, up to {locks.LONGEST_WAIT} s" if holders else ""
     return Fact("namespace", "other runs", value, WARN if holders else OK, remedy)
 
 
@@ -572,9 +573,7 @@ def lock(here: Here) -> Iterator[Fact]:
     if chosen and netns.is_our_lock(chosen):
         yield Fact("backend", name, f"{path} is the namespace itself, which a run locks anyway", OK, needed=needed)
         return
-    # iptables opens its lock file for reading, and makes it if it is not there; of its own path we ask more than that.
-    can_be_opened = os.access(path, os.R_OK) if chosen and os.path.exists(path) else is_lockable(path)
-    if not can_be_opened:
+    if not is_lockable(path):
         if chosen:
             remedy = "XTABLES_LOCKFILE must name a file that can be opened or made; or unset it"
             yield Fact("backend", name, f"{path} (XTABLES_LOCKFILE) cannot be opened", MISSING, remedy, needed)
@@ -582,12 +581,12 @@ def lock(here: Here) -> Iterator[Fact]:
             yield Fact("backend", name, f"{path} cannot be opened; a run uses one of its own", OK, needed=needed)
         return
     holders = locks.holders_of(path)
-    if holders is None:
-        value = f"{path} can be opened; who holds it, /proc/locks does not tell"
-        yield Fact("backend", name, value, UNKNOWN, "make /proc/locks readable", needed)
-    elif holders:
+    if any(holder is None or holder.is_privileged for holder in holders):
         remedy = f"a run waits for it, up to {LOCK_WAIT} s for each family, and then fails"
-        yield Fact("backend", name, f"{path} is held by {listed(holders)}", WARN, remedy, needed)
+        yield Fact("backend", name, f"{path} is held by {locks.in_words(holders)}", WARN, remedy, needed)
+    elif holders:
+        value = f"{path} is held by {locks.in_words(holders)}, who may not change rules: a run passes it by"
+        yield Fact("backend", name, value, OK, needed=needed)
     else:
         yield Fact("backend", name, f"{path} can be opened, and nobody holds it", OK, needed=needed)
 

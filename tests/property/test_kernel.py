@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from capture.kernel.iptables import BACKENDS, Iptables
+from capture.log import Log
 from rules.live.changes import changes, restore_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
@@ -34,7 +35,7 @@ def converge(tool: Iptables, planned: Ruleset) -> None:
     """Make the changes, and see that the kernel's own words need none."""
     asked = changes(tool.save().ruleset, planned)
     if asked:
-        tool.restore(asked, restore_text(tuple(asked)))
+        tool.restore(asked, restore_text(tuple(asked)), Log().warn)
     assert changes(tool.save().ruleset, planned) == ()
 
 

@@ -13,7 +13,6 @@ import fcntl
 import os
 import shutil
 import signal
-import sys
 import traceback
 from dataclasses import dataclass, field
 from enum import Enum
@@ -32,9 +31,10 @@ from capture.apply.pickup import PickUp
 from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
 from capture.host.facts import read_facts
 from capture.host.live import read_live
-from capture.kernel import iptables, netns, routing
+from capture.kernel import iptables, locks, netns, routing
 from capture.kernel.iptables import LEGACY, Iptables
 from capture.kernel.process import SUPERUSER_PATH
+from capture.output import open_streams
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.netfilter.values import Family
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from capture.apply.transaction import Act
+    from capture.log import Log
     from tests.rig.pod import Pod
 
 # What a run imports when it needs it, here at once: some faults leave nothing readable where the code may be.
@@ -326,8 +327,8 @@ def kill_after_the_first_undoing() -> None:
     """SIGKILL when the step that failed was undone, before those that were done are."""
     undo = Restore.undo
 
-    def undone(step: Restore) -> None:
-        undo(step)
+    def undone(step: Restore, log: Log) -> None:
+        undo(step, log)
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(Restore, "undo", undone)  # noqa: B010 # a step is frozen, its class is not
@@ -409,8 +410,10 @@ def say_it_to_a_full_disk() -> None:
 
 def hold_the_lock_of_runs() -> None:
     """As another run would hold it; nobody waits for it long."""
-    netns.LONGEST_WAIT = 0
-    fcntl.flock(os.open(netns.OURS, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_EX)
+    locks.LONGEST_WAIT = 0
+    held = locks.enlisted()
+    assert held
+    held.detach()
 
 
 def nothing_can_be_written(folder: Path, *, read_only: bool) -> None:
@@ -458,7 +461,7 @@ def run(pod: Pod, *arguments: str, fault: Armed | None = None) -> Result:
         try:
             os.dup2(said, 1)
             os.dup2(said, 2)
-            sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115 # open to the end
+            open_streams()
             environ = {**pod.environ(), **fault.environ}
             os.environ.clear()
             os.environ.update(environ)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
@@ -29,6 +29,7 @@ from rules.plan.names import PASSTHROUGH, PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 ORDER = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 TABLES = ("raw", "mangle", "nat", "filter", "security")
@@ -240,12 +241,17 @@ class Memory:
         return [0] * len(requests)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None]) -> Iterator[None]:  # noqa: ARG002 # nobody is waited for
         self.act("lock")
         try:
             yield
         finally:
             self.acts.append("unlock")
+
+    @staticmethod
+    def flocked(*_: object, **__: object) -> AbstractContextManager[None]:
+        """Nobody else is here."""
+        return nullcontext()
 
     def sent(self, asked: Sequence[bytes]) -> int:
         """Requests to delete empty chains and tables, as one transaction."""

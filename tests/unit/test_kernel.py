@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -120,21 +122,15 @@ def test_a_plain_name_counts_only_if_it_is_known_to_be_of_the_backend(
         tool.command("save")
 
 
-def test_a_lock_file_that_can_be_opened_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it is everybody's lock that protects us, and nothing is said in the environment."""
-    monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
-    monkeypatch.setattr(iptables, "LOCK_FILE", str(tmp_path / "xtables.lock"))
-    assert "XTABLES_LOCKFILE" not in Iptables("legacy", Family.V4).environ()
-
-
-def test_a_lock_file_that_cannot_be_opened_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a file that stands for this namespace; not for nft, which has no lock; and an operator's choice stands."""
-    monkeypatch.delenv("XTABLES_LOCKFILE", raising=False)
-    monkeypatch.setattr(iptables, "LOCK_FILE", str(tmp_path / "read-only" / "xtables.lock"))
-    assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"].startswith(f"/proc/{os.getpid()}/fd/")
-    assert "XTABLES_LOCKFILE" not in Iptables("nft", Family.V4).environ()
-    monkeypatch.setenv("XTABLES_LOCKFILE", "/dev/null")
-    assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"] == "/dev/null"
+def test_a_child_has_a_lock_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """We hold the one that others look at. Not for nft, which has no lock; of what is no lock file, iptables speaks."""
+    for chosen in ("", str(tmp_path / "xtables.lock"), "/dev/null"):
+        monkeypatch.setenv("XTABLES_LOCKFILE", chosen)
+        assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"].startswith(f"/proc/{os.getpid()}/fd/")
+        assert Iptables("nft", Family.V4).environ()["XTABLES_LOCKFILE"] == chosen
+    none = str(tmp_path / "none" / "xtables.lock")
+    monkeypatch.setenv("XTABLES_LOCKFILE", none)
+    assert Iptables("legacy", Family.V4).environ()["XTABLES_LOCKFILE"] == none
 
 
 def test_a_child_gets_its_input_and_its_streams_are_kept_apart() -> None:
@@ -144,6 +140,30 @@ def test_a_child_gets_its_input_and_its_streams_are_kept_apart() -> None:
     assert (done.status, len(done.stdout), done.stderr) == (3, len(big), "aside\n")
     with pytest.raises(FileNotFoundError):
         run("/no/such/program")
+
+
+def test_a_child_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it has started, and in time."""
+    monkeypatch.setattr(process, "LONGEST_CHILD", 0.3)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"did not end within 0\.3 s, and was killed"):
+        run("/bin/sh", "-c", "sleep 100 & echo $! > /proc/self/fd/1; wait")
+    assert time.monotonic() - began < 20
+    assert run("/bin/sh", "-c", "exit 7").status == 7
+
+
+@pytest.mark.parametrize("refused", [errno.EPERM, errno.ENOSYS])
+def test_where_no_file_can_be_in_memory_it_is_one_without_a_name(monkeypatch: pytest.MonkeyPatch, refused: int) -> None:
+    """As under a seccomp filter that does not know memfd_create(2)."""
+
+    def memfd_create(_: str) -> int:
+        raise OSError(refused, os.strerror(refused))
+
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    assert run("/bin/cat", text="through").stdout == "through"
+    monkeypatch.setattr(process, "FOLDERS", ())
+    with pytest.raises(OSError, match=os.strerror(refused)):
+        run("/bin/cat")
 
 
 def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
