@@ -401,7 +401,7 @@ class _Attempt:
             probe = seen and self.probes.get((seen.protocol, seen.source, seen.source_port))
             if not seen or not probe or key(probe.path) in self.outcomes:
                 continue
-            port = seen.answers_port
+            port = seen.answered_by_port
             if seen.is_redirected and (seen.family, seen.protocol, port) in self.foreign:
                 self.settle(probe, f"it was sent to port {port}", landed=port)
             elif not seen.is_redirected and probe.path.protocol == "udp" and probe.path.leaves:

@@ -38,7 +38,7 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
     `timeout`, in seconds, bounds the whole; when all is well a fraction of a second is enough.
     """
     who = heard(planned.rulesets, facts)
-    for place in who.places:
+    for place in who.proxy:
         log.info(str(place))
     for warning in who.warnings:
         log.warn(warning)

@@ -11,11 +11,12 @@ import click
 from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DONE, NOTHING_HERE
 from capture.host.facts import read_facts
-from capture.inspect.status import status_of
+from capture.inspect.status import Status, status_of
 from capture.inspect.verify import read
 from capture.kernel import netns
 from capture.log import Log
 from capture.output import say, say_json
+from capture.schemas.answers import as_json
 from rules.live.drift import count
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.routing import ip_command
@@ -23,7 +24,7 @@ from rules.netfilter.routing import ip_command
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.inspect.status import Held, Passthrough, Status
+    from capture.inspect.status import CountedRule, Passthrough
     from capture.settings.declared import Settings
 
 MOST_RULES = 40
@@ -32,27 +33,20 @@ UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 @click.command(cls=SettingsCommand)
-@output_option("what is installed")
+@output_option("what is installed", Status)
 def command(output: str) -> None:
     """Show what is installed in the namespace now: what it captures, its rules with their counters, its routing.
 
     Needs no settings and compares with none; --network-namespace and those of the log count. Exit status 0: something
     of ours is here; 3: nothing; 1: cannot tell.
     """
-    if output == "schema":
-        from capture.schemas.inspect import StatusModel
-
-        say_json(StatusModel.model_json_schema())
-        return
     with reporting():
         found = status_here(said_settings())
     if output == "json":
-        from capture.schemas.inspect import status_model
-
-        say_json(status_model(found).model_dump(mode="json"))
+        say_json(as_json(found))
     else:
         say(*report(found))
-    sys.exit(DONE if found.is_there else NOTHING_HERE)
+    sys.exit(DONE if found.installed else NOTHING_HERE)
 
 
 def status_here(settings: Settings) -> Status:
@@ -66,34 +60,32 @@ def status_here(settings: Settings) -> Status:
 
 def report(found: Status) -> Iterator[str]:
     """What is captured, in a line for each family; then what it is made of."""
-    if not found.is_there:
+    if not found.installed:
         yield "nothing of ours is here"
-    for backend, captured in found.captures:
-        yield f"{captured.family.value}, {backend} backend: {captured}"
+    for each in found.captures:
+        yield f"{each.installed.family.value}, {each.backend} backend: {each.installed}"
     yield from proxy(found)
-    for each in found.in_the_way:
-        yield f"mind: {each}"
+    yield from (f"mind: {each}" for each in found.in_the_way)
     yield from meshes(found)
     yield from routing(found)
-    for backend, family, table, chain in found.chains:
-        place = (backend, family, table, chain)
-        rules = [rule for rule in found.rules if (rule.backend, rule.family, rule.table, rule.chain) == place]
+    for chain in found.chains:
         yield ""
-        yield f"{backend} {family.value} {table} {chain}: {count(len(rules), 'rule')}"
-        yield from listed(rules)
+        place = f"{chain.backend} {chain.family.value} {chain.table} {chain.chain}"
+        yield f"{place}: {count(len(chain.rules), 'rule')}"
+        yield from listed(chain.rules)
 
 
 def proxy(found: Status) -> Iterator[str]:
     """Who listens where the rules send things, and what is wrong with that."""
     if found.heard.unseen:
         yield f"who listens is not known: {found.heard.unseen}"
-    for place in found.heard.places:
+    for place in found.heard.proxy:
         yield str(place)
     for warning in found.heard.warnings:
         yield f"mind: {warning}"
 
 
-def listed(rules: Sequence[Held]) -> Iterator[str]:
+def listed(rules: Sequence[CountedRule]) -> Iterator[str]:
     """A chain's rules: position, packets, rule, why."""
     shown = rules[:MOST_RULES]
     texts = [rule_text(held.rule) for held in shown]
@@ -111,18 +103,18 @@ def listed(rules: Sequence[Held]) -> Iterator[str]:
 
 
 def routing(found: Status) -> Iterator[str]:
-    for rule in found.policy_rules:
+    for rule in found.ip_rules:
         yield f"{ip_command(rule.family)} rule: {rule}"
     for route in found.routes:
         yield f"{ip_command(route.family)} route: {route}"
     if found.passthrough:
         yield f"ip -6 addr: {passthrough(found.passthrough)}"
-    if found.is_there and not (found.passthrough and found.passthrough.is_ours and found.passthrough.age is not None):
+    if found.installed and not (found.passthrough and found.passthrough.ours and found.passthrough.age is not None):
         yield "age: not known"
 
 
 def passthrough(address: Passthrough) -> str:
-    whose = "::6/128" if address.is_ours else "::6/128, put there by others"
+    whose = "::6/128" if address.ours else "::6/128, put there by others"
     return whose if address.age is None else f"{whose}, added {ago(address.age)} ago"
 
 
@@ -139,8 +131,8 @@ def ago(seconds: float) -> str:
 def meshes(found: Status) -> Iterator[str]:
     """One line for each mesh and place."""
     places: dict[str, list[str]] = {}
-    for mesh, backend, family, table, chain in found.other_meshes:
-        places.setdefault(f"{mesh}, {backend} {family.value} {table}", []).append(chain)
+    for each in found.other_meshes:
+        places.setdefault(f"{each.mesh}, {each.backend} {each.family.value} {each.table}", []).append(each.chain)
     for place, chains in places.items():
         yield f"mind: chains of {place}: {', '.join(chains)}"
     if found.native_tables:

@@ -14,10 +14,11 @@ import click
 from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings, style
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
 from capture.host.facts import read_facts
-from capture.inspect.watch import Watch, against_plan, against_start, woken_by_signals
+from capture.inspect.watch import Event, Watch, against_plan, against_start, events_of, woken_by_signals
 from capture.kernel import netns
 from capture.log import Log, timestamp
 from capture.output import nobody_reads, say, say_json
+from capture.schemas.answers import as_json
 from capture.settings import parsers
 from capture.text import ESC, one_line
 from rules.live.drift import count
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.host.facts import Facts
-    from capture.inspect.watch import Drift, Row, Seen, Tick
+    from capture.inspect.watch import Drift, Reference, Row, Seen, Tick
     from capture.settings.declared import Settings
     from rules.live.attribution import Decision
 
@@ -76,7 +77,7 @@ def seconds(ctx: click.Context, option: click.Parameter, value: str | None) -> f
 @click.option("--interval", default="1s", callback=seconds, metavar="DURATION", help="How often to look. Default 1s.")
 @click.option("--count", "most", type=click.IntRange(min=1), help="End after so many intervals.")
 @click.option("--for", "for_", callback=seconds, metavar="DURATION", help="End after so long.")
-@output_option("what is seen")
+@output_option("what is seen", Event)
 def command(interval: float, most: int | None, for_: float | None, output: str) -> None:
     """Follow the capture: which rules count, who is captured and who bypasses the proxy, and drift as it happens.
 
@@ -84,11 +85,6 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
     a table is redrawn in place; elsewhere it is a line for each thing seen; `--output json` prints JSON lines. Ends
     at SIGINT or SIGTERM. Exit status 0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
     """
-    if output == "schema":
-        from capture.schemas.inspect import WatchModel
-
-        say_json(WatchModel.model_json_schema())
-        return
     with reporting(), woken_by_signals() as wake:
         settings = said_settings()
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
@@ -129,7 +125,7 @@ def follow(
     return left
 
 
-def views(output: str) -> Callable[[Sequence[str], str], View]:
+def views(output: str) -> Callable[[Sequence[str], Reference], View]:
     if output == "json":
         return JsonLines
     return Screen if sys.stdout.isatty() else Lines
@@ -138,7 +134,7 @@ def views(output: str) -> Callable[[Sequence[str], str], View]:
 class View(ABC):
     """How what is seen is shown."""
 
-    def __init__(self, notes: Sequence[str], against: str) -> None:
+    def __init__(self, notes: Sequence[str], against: Reference) -> None:
         self.notes = notes
         self.against = against
 
@@ -168,7 +164,7 @@ class Lines(View):
         if tick.more:
             say(f"{now} and at least {count(tick.more, 'connection')} more")
         for row in tick.rows:
-            if row.recently:
+            if row.packets:
                 say(f"{now} counted {of_row(row)}")
         if tick.drift_is_new:
             for line in of_drift(tick, self.against):
@@ -178,9 +174,9 @@ class Lines(View):
 def of_connection(seen: Seen) -> str:
     made = seen.connection
     ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
-    fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.is_captured]
-    fate = "redirected" if seen.is_redirected_by_others else fate
-    to = f", answered by {end(made.answers_from, made.answers_port)}" if made.is_redirected else ""
+    fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.captured]
+    fate = "redirected" if seen.redirected_by_others else fate
+    to = f", answered by {end(made.answered_by, made.answered_by_port)}" if made.is_redirected else ""
     return f"{'out' if seen.is_outbound else 'in '} {fate} {ends}{to}; {by(seen)}"
 
 
@@ -189,12 +185,12 @@ def by(seen: Seen) -> str:
     if not seen.decided_by:
         return "no rule of ours counted it"
     if len(seen.decided_by) == 1:
-        return of_decision(seen.decided_by[0][1])
-    return f"one of {', '.join(f'{each.chain} {each.position}' for _, each in seen.decided_by)}"
+        return of_decision(seen.decided_by[0])
+    return f"one of {', '.join(f'{each.chain} {each.position}' for each in seen.decided_by)}"
 
 
 def of_decision(decision: Decision) -> str:
-    return f"{decision.chain} {decision.position}" + (f": {decision.rule.why}" if decision.rule.why else "")
+    return f"{decision.chain} {decision.position}" + (f": {decision.why}" if decision.why else "")
 
 
 def end(ip: object, port: int) -> str:
@@ -203,7 +199,7 @@ def end(ip: object, port: int) -> str:
 
 def of_row(row: Row) -> str:
     family = "" if row.family is Family.V4 else " IPv6"
-    return f"{row.recently} more, {row.since_start} since the start{family}: {of_decision(row.decision)}"
+    return f"{row.packets} more, {row.since_start} since the start{family}: {of_decision(row.decision)}"
 
 
 def of_drift(tick: Tick, against: str) -> Iterator[str]:
@@ -222,17 +218,15 @@ class JsonLines(View):
     """A JSON object for each thing seen."""
 
     def show(self, tick: Tick, *, is_first: bool) -> None:
-        from capture.schemas.inspect import watch_events
-
         now = timestamp(time.time_ns())
-        for event in watch_events(tick, now, self.notes if is_first else (), self.against, is_first=is_first):
-            say_json(event.model_dump(mode="json"), indent=None)
+        for event in events_of(tick, now, self.notes if is_first else (), self.against, is_first=is_first):
+            say_json(as_json(event), indent=None)
 
 
 class Screen(View):
     """A table, redrawn in place."""
 
-    def __init__(self, notes: Sequence[str], against: str) -> None:
+    def __init__(self, notes: Sequence[str], against: Reference) -> None:
         super().__init__(notes, against)
         self.recent: list[str] = []
         self.last: Tick | None = None
@@ -269,14 +263,14 @@ class Screen(View):
         yield ""
         yield style(f"{'':4} {'fate':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
         for row in sorted(tick.rows, key=lambda row: -row.since_start)[: max(height - 10, 5)]:
-            rate = row.recently / tick.seconds if tick.seconds else 0.0
+            rate = row.packets / tick.seconds if tick.seconds else 0.0
             decision = row.decision
             fate = "captured" if decision.captures else "bypass"
             family = {Family.V4: "v4", Family.V6: "v6"}[row.family]
-            why = decision.rule.why or rule_text(decision.rule)
+            why = decision.why or rule_text(decision.rule)
             line = f"{family:4} {fate:8} {rate:8.1f} {row.since_start:8} {row.total:10}  "
             line += f"{decision.table} {decision.chain} {decision.position}: {why}"
-            yield style(line, bold=True) if row.recently else line
+            yield style(line, bold=True) if row.packets else line
 
 
 def cut(line: str, width: int) -> str:

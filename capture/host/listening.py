@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 class Heard(Value):
     """Who listens where some rules send things."""
 
-    places: tuple[Place, ...] = ()
-    loops: tuple[str, ...] = ()
-    """DNS servers here whose own queries are captured, in a sentence each."""
+    proxy: tuple[Place, ...] = ()
+    """Where our rules send things, and who listens there."""
+    resolvers: tuple[str, ...] = ()
+    """DNS servers in the namespace whose own queries are captured, in a sentence each."""
     unseen: str = ""
     """Why it cannot be told, if it cannot."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong, in sentences."""
-        return (*(f"{place}: {problem}" for place in self.places for problem in place.problems), *self.loops)
+        return (*(f"{place}: {problem}" for place in self.proxy for problem in place.problems), *self.resolvers)
 
 
 def heard(rulesets: Sequence[Ruleset], facts: Facts) -> Heard:

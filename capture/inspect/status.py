@@ -22,10 +22,12 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import ClassVar
 
     from capture.host.facts import Facts
     from capture.host.listening import Heard
     from capture.host.live import Live
+    from capture.kernel.iptables import Backend
     from rules.netfilter.routing import PolicyRule, Route
     from rules.netfilter.rulesets import Rule
 
@@ -35,106 +37,173 @@ CACHE_INFO = struct.Struct("=IIII")
 WRAPS = 1 << 32
 
 
-class Held(Value):
-    """One rule of ours, and what it has counted."""
+class Captures(Value):
+    """What the rules of one family capture in one backend, told from the rules themselves."""
 
-    backend: str
-    family: Family
-    table: str
-    chain: str
+    backend: Backend
+    """Of iptables."""
+    installed: Installed
+    """What that is."""
+
+    TOLD: ClassVar = (
+        "backend",
+        "installed.family",
+        "installed.outbound_port",
+        "installed.all_outbound",
+        "installed.inbound_port",
+        "installed.all_inbound",
+        "installed.mode",
+        "installed.dns",
+        "installed.proxy_uids",
+        "installed.proxy_gids",
+        "installed.refuses",
+        "installed.sentence",
+    )
+
+
+class CountedRule(Value):
+    """A rule of ours, with what it has counted."""
+
     position: int
+    """In its chain, counted from 1."""
     rule: Rule
-    """With its why, as far as its shape tells."""
+    """As iptables-save writes it, without command and chain."""
     count: Count
+
+    TOLD: ClassVar = ("position", "rule", "count.packets", "count.bytes", "why", "setting")
+
+    @property
+    def why(self) -> str:
+        """What it is for, as its shape tells; several if they look alike, empty if its shape is none of ours."""
+        return self.rule.why
+
+    @property
+    def setting(self) -> str:
+        """The setting behind it, if only one can be."""
+        return self.rule.setting
+
+
+class Chain(Value):
+    """A chain of ours, or a built-in one with our jumps in it."""
+
+    backend: Backend
+    """Of iptables."""
+    family: Family
+    """Whose table it is."""
+    table: str
+    """raw, mangle, nat or filter."""
+    chain: str
+    """Its name."""
+    rules: tuple[CountedRule, ...]
+    """Its rules in order; of a built-in chain, our jumps."""
 
 
 class Passthrough(Value):
-    """`::6`, which is on an interface."""
+    """`::6`, from which the proxy hands inbound IPv6 to the application."""
 
-    is_ours: bool
+    ours: bool
     """Whether it carries our signature."""
     age: float | None
-    """How many seconds ago it was added, if the kernel tells; about 16 months are the longest it can."""
+    """How many seconds ago it was added; None if the kernel does not tell. About 16 months are the longest it can."""
+
+
+class OtherMesh(Value):
+    """A chain of another mesh."""
+
+    mesh: str
+    """Whose it is, by its name."""
+    backend: Backend
+    """Of iptables."""
+    family: Family
+    """Whose table it is in."""
+    table: str
+    """Which table."""
+    chain: str
+    """The chain."""
 
 
 class Status(Value):
-    """What is ours in a namespace, and what of others is in its way."""
+    """What `capture status` shows: what is ours in a namespace, and what of others is in its way."""
 
-    captures: tuple[tuple[str, Installed], ...]
+    installed: bool
+    """Whether anything of ours is in the namespace: exit status 0, else 3."""
+    captures: tuple[Captures, ...]
     """For each backend and family that holds chains of ours."""
-    chains: tuple[tuple[str, Family, str, str], ...]
-    """Our chains, and the built-in ones that jump to them: backend, family, table, chain."""
-    rules: tuple[Held, ...]
-    """Our rules, in order."""
-    policy_rules: tuple[PolicyRule, ...]
-    """Our ip rules."""
+    chains: tuple[Chain, ...]
+    """Our chains and hooks, by backend, family and table."""
+    ip_rules: tuple[PolicyRule, ...]
+    """Those that carry our signature."""
     routes: tuple[Route, ...]
-    """Our routes."""
+    """Likewise."""
     passthrough: Passthrough | None
-    in_the_way: tuple[Finding, ...]
-    """Rules of others above our jumps that can take traffic away, or that turn conntrack off; ip rules and routes of
-    others in the way of ours."""
-    other_meshes: tuple[tuple[str, str, Family, str, str], ...]
-    """Chains of other meshes: the mesh, backend, family, table, chain."""
-    native_tables: tuple[str, ...]
-    """Tables of nf_tables that another mesh programs without iptables."""
-    is_there: bool
-    """Whether anything of ours is."""
+    """`::6`; None if it is on no interface."""
     heard: Heard
     """Who listens where our rules send things."""
+    in_the_way: tuple[Finding, ...]
+    """Rules of others by which traffic gets past ours: above our jumps, or turning conntrack off; and ip rules and
+    routes of others in the way of ours."""
+    other_meshes: tuple[OtherMesh, ...]
+    """Chains of other meshes."""
+    native_tables: tuple[str, ...]
+    """Tables of nf_tables that another mesh programs without iptables."""
+
+    TOLD: ClassVar = (
+        "installed",
+        "captures",
+        "chains",
+        "ip_rules",
+        "routes",
+        "passthrough",
+        "heard.proxy",
+        "heard.resolvers",
+        "in_the_way",
+        "other_meshes",
+        "native_tables",
+    )
 
 
 def status_of(live: Live, facts: Facts) -> Status:
     """What this live state, which was read with its counters, holds of ours, and who listens where it leads."""
-    captures, chains, rules, in_the_way, meshes, rulesets = [], [], [], [], [], []
+    captures, chains, in_the_way, meshes, rulesets = [], [], [], [], []
     for backend in BACKENDS:
         for family in Family:
             ruleset = live.saved(Iptables(backend, family)).ruleset
-            meshes += [(mesh, backend, family, table, chain) for mesh, table, chain in chains_of_other_meshes(ruleset)]
+            meshes += [OtherMesh(mesh, backend, family, *place) for mesh, *place in chains_of_other_meshes(ruleset)]
             if not any(map(holds_ours, ruleset.tables)):
                 continue
-            captures.append((backend, installed(ruleset)))
+            captures.append(Captures(backend, installed(ruleset)))
             rulesets.append(ruleset)
             chains += list(chains_of(live, backend, family))
-            rules += list(held(live, backend, family))
             in_the_way += list(usurpers(live, backend, family))
     in_the_way += list(others_routing(live))
     return Status(
+        holds_any(live),
         tuple(captures),
         tuple(chains),
-        tuple(rules),
         tuple(rule for rule in live.policy_rules if rule.protocol == PROTOCOL),
         tuple(route for route in live.local_routes if route.protocol == PROTOCOL),
         Passthrough(live.passthrough.protocol == PROTOCOL, passthrough_age()) if live.passthrough else None,
+        heard(rulesets, facts),
         tuple(in_the_way),
         tuple(meshes),
         tuple(native_tables(live.table_names())),
-        holds_any(live),
-        heard(rulesets, facts),
     )
 
 
-def chains_of(live: Live, backend: str, family: Family) -> Iterator[tuple[str, Family, str, str]]:
-    for table in live.saved(Iptables(backend, family)).ruleset.tables:
-        now = table.chains()
-        hooks = [chain for chain in now if table.is_built_in(chain)]
-        for chain in (*hooks, *table.declared):
-            has_jump = any(is_our_jump(table, rule) for rule in now[chain]) if chain in hooks else False
-            if has_jump or is_ours(table, chain):
-                yield backend, family, table.table, chain
-
-
-def held(live: Live, backend: str, family: Family) -> Iterator[Held]:
-    """Our rules with counters: all of our chains, and our jumps in the built-in ones."""
+def chains_of(live: Live, backend: Backend, family: Family) -> Iterator[Chain]:
+    """Our chains with all their rules, and the built-in ones that jump to them with those jumps; with counters."""
     saved = live.saved(Iptables(backend, family))
     counted = counters(saved.text)
     for table in explained(saved.ruleset).tables:
-        for chain, rules in table.chains().items():
-            is_chain = is_ours(table, chain)
-            for position, rule in enumerate(rules, 1):
-                if is_chain or (table.is_built_in(chain) and is_our_jump(table, rule)):
-                    count = counted.get((table.table, chain, position), Count(0, 0))
-                    yield Held(backend, family, table.table, chain, position, rule, count)
+        chains = table.chains()
+        for chain in (*filter(table.is_built_in, chains), *table.declared):
+            ours = [
+                CountedRule(position, rule, counted.get((table.table, chain, position), Count(0, 0)))
+                for position, rule in enumerate(chains[chain], 1)
+                if is_ours(table, chain) or is_our_jump(table, rule)
+            ]
+            if ours if table.is_built_in(chain) else is_ours(table, chain):
+                yield Chain(backend, family, table.table, chain, tuple(ours))
 
 
 def usurpers(live: Live, backend: str, family: Family) -> Iterator[Finding]:

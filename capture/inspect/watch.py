@@ -12,7 +12,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from capture.host.live import choose_backend
 from capture.inspect.verify import findings, others_routing, read
@@ -31,7 +31,7 @@ from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
+    from typing import ClassVar, Literal
 
     from capture.host.facts import Facts
     from capture.host.live import Live
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     Tool: TypeAlias = tuple[str, Family]
     Drift: TypeAlias = Callable[[Live], tuple[Finding, ...]]
+    Reference: TypeAlias = Literal["the settings", "the start"]
 
 QUIET, LONGEST_QUIET = 0.05, 0.5
 """Seconds without a further change after which a change counts as made, and how long is waited for that at most."""
@@ -59,21 +60,26 @@ class Seen(Value):
 
     connection: Connection
     is_outbound: bool
-    decided_by: tuple[tuple[str, Decision], ...]
-    """The rules that may have, each with its backend: one if it can be told, none if no rule of ours did."""
+    decided_by: tuple[Decision, ...]
+    """The rule that decided. Several if conntrack does not know enough to tell, none if no rule of ours counted."""
     is_certain: bool = True
     """Whether these rules counted as often as connections are laid to them."""
 
     @property
-    def is_captured(self) -> bool | None:
+    def direction(self) -> Literal["out", "in"]:
+        """out: a process of the namespace made it."""
+        return "out" if self.is_outbound else "in"
+
+    @property
+    def captured(self) -> bool | None:
         """Whether a rule of ours gave it to the proxy; None if that cannot be told."""
-        captures = {decision.captures for _, decision in self.decided_by}
+        captures = {decision.captures for decision in self.decided_by}
         if not captures:
             return False
         return captures.pop() if len(captures) == 1 and self.is_certain else None
 
     @property
-    def is_redirected_by_others(self) -> bool:
+    def redirected_by_others(self) -> bool:
         """Whether somebody else's rule changed where it goes."""
         return self.connection.is_redirected and not self.decided_by
 
@@ -81,15 +87,16 @@ class Seen(Value):
 class Row(Value):
     """A rule that decides, and how often it has."""
 
-    backend: str
     family: Family
+    """Whose rule it is."""
     decision: Decision
+    """The rule."""
     total: int
-    """Packets since the rule was made; in the nat table each stands for a connection."""
+    """Packets since the rule was made."""
     since_start: int
-    """Of these, those since the watch began."""
-    recently: int
-    """And those of the last interval."""
+    """Packets since the watch began."""
+    packets: int
+    """In this interval; in the nat table each stands for a connection."""
 
 
 class Tick(Value):
@@ -111,10 +118,138 @@ class Tick(Value):
     """The programs that changed nf_tables in this interval, where the kernel tells."""
 
 
-class Notes(Value):
-    """What a watch can and cannot see, to be said once."""
+# --- the lines for programs ---------------------------------------------------------------------------------
 
-    texts: tuple[str, ...]
+
+class Note(Value):
+    """What this watch cannot see; said once."""
+
+    time: str
+    """RFC 3339 in UTC."""
+    text: str
+    """In words."""
+
+    TOLD: ClassVar = ("event", "time", "text")
+
+    @property
+    def event(self) -> Literal["note"]:
+        """Tells the kinds of lines apart."""
+        return "note"
+
+
+class Made(Value):
+    """A new connection."""
+
+    time: str
+    """RFC 3339 in UTC: the end of the interval in which it was made."""
+    seen: Seen
+
+    TOLD: ClassVar = (
+        "event",
+        "time",
+        "seen.connection.family",
+        "seen.connection.protocol",
+        "seen.direction",
+        "seen.connection.source",
+        "seen.connection.source_port",
+        "seen.connection.destination",
+        "seen.connection.destination_port",
+        "seen.connection.answered_by",
+        "seen.connection.answered_by_port",
+        "seen.captured",
+        "seen.redirected_by_others",
+        "seen.decided_by",
+    )
+
+    @property
+    def event(self) -> Literal["connection"]:
+        """Tells the kinds of lines apart."""
+        return "connection"
+
+
+class More(Value):
+    """More connections than were listed in an interval."""
+
+    time: str
+    """RFC 3339 in UTC."""
+    connections: int
+    """At least so many."""
+
+    TOLD: ClassVar = ("event", "time", "connections")
+
+    @property
+    def event(self) -> Literal["more"]:
+        """Tells the kinds of lines apart."""
+        return "more"
+
+
+class Counted(Value):
+    """A rule that counted in an interval."""
+
+    time: str
+    """RFC 3339 in UTC."""
+    row: Row
+    seconds: float
+    """How long the interval was."""
+
+    TOLD: ClassVar = (
+        "event",
+        "time",
+        "row.family",
+        "rule",
+        "row.packets",
+        "seconds",
+        "row.since_start",
+        "row.total",
+    )
+
+    @property
+    def event(self) -> Literal["counters"]:
+        """Tells the kinds of lines apart."""
+        return "counters"
+
+    @property
+    def rule(self) -> Decision:
+        """The rule."""
+        return self.row.decision
+
+
+class Drifted(Value):
+    """What differs has changed. The first line of a watch says what differs at the start."""
+
+    time: str
+    """RFC 3339 in UTC."""
+    against: Reference
+    """What it is measured against."""
+    changed_by: tuple[str, ...]
+    """Programs that changed nf_tables in this interval, where the kernel tells."""
+    findings: tuple[Finding, ...]
+    """All that differs now, as verify tells it."""
+
+    TOLD: ClassVar = ("event", "time", "against", "changed_by", "findings")
+
+    @property
+    def event(self) -> Literal["drift", "no drift"]:
+        """`no drift` if nothing differs (any more)."""
+        return "drift" if self.findings else "no drift"
+
+
+Event: TypeAlias = Note | Made | More | Counted | Drifted
+"""A line of `capture watch --output json`."""
+
+
+def events_of(tick: Tick, now: str, notes: Sequence[str], against: Reference, *, is_first: bool) -> Iterator[Event]:
+    """The lines of one interval."""
+    yield from (Note(now, note) for note in notes)
+    yield from (Made(now, seen) for seen in tick.seen)
+    if tick.more:
+        yield More(now, tick.more)
+    yield from (Counted(now, row, round(tick.seconds, 3)) for row in tick.rows if row.packets)
+    if tick.drift_is_new or is_first:
+        yield Drifted(now, against, tick.changed_by, tick.drift)
+
+
+# --- drift --------------------------------------------------------------------------------------------------
 
 
 def against_plan(settings: Settings, planned: Plan) -> Drift:
@@ -319,16 +454,18 @@ class Watch:
                 count = counts.get(key, Count(0, 0))
                 if count.packets:
                     since = count.packets - self.before(key, count, self.base)
-                    found.append(Row(*tool, decision, count.packets, since, recently.get(key, 0)))
+                    found.append(
+                        Row(tool[1], decision.but(backend=tool[0]), count.packets, since, recently.get(key, 0))
+                    )
         return tuple(found)
 
     def attributed(self, made: Connection, moved: frozenset[tuple[Tool, Place]]) -> Seen:
-        found: list[tuple[str, Decision]] = []
+        found: list[Decision] = []
         for counted in (moved, self.moved_before):
             for (backend, family), ruleset in self.rulesets():
                 places = {place for tool, place in counted if tool == (backend, family)}
                 if family is made.family and places:
-                    found += ((backend, decision) for decision in decided_by(ruleset, made, self.local, places))
+                    found += (each.but(backend=backend) for each in decided_by(ruleset, made, self.local, places))
             if found:
                 break
         return Seen(made, is_outbound(made, self.local), tuple(found))
@@ -351,8 +488,8 @@ def place_of(seen: Seen) -> tuple[Tool, Place] | None:
     """The one rule of nat that redirected a connection, if it can be told."""
     if not seen.connection.is_redirected or len(seen.decided_by) != 1:
         return None
-    ((backend, decision),) = seen.decided_by
-    return (backend, seen.connection.family), (decision.table, decision.chain, decision.position)
+    (decision,) = seen.decided_by
+    return (decision.backend, seen.connection.family), (decision.table, decision.chain, decision.position)
 
 
 class _Quiet:

@@ -12,10 +12,11 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
 # linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
-PROTOCOLS = {"tcp": 6, "udp": 17}
+PROTOCOLS: dict[Literal["tcp", "udp"], int] = {"tcp": 6, "udp": 17}
 REQUEST = struct.Struct("=BBBxI48x")
 """struct inet_diag_req_v2: family, protocol, extensions, states as a mask, and no socket in particular."""
 MESSAGE = struct.Struct("=BBxx2s2s16s16sIIIIIIII")
@@ -32,8 +33,7 @@ LISTENING, UNCONNECTED = 10, 7
 class Socket(Value):
     """A socket, and whose it is."""
 
-    protocol: str
-    """`tcp` or `udp`."""
+    protocol: Literal["tcp", "udp"]
     address: IPv4Address | IPv6Address
     port: int
     peer: IPv4Address | IPv6Address
@@ -73,7 +73,7 @@ def connections() -> tuple[Socket, ...]:
     return tuple(sockets("tcp", 0xFFF & ~(1 << LISTENING) & ~(1 << UNCONNECTED)))
 
 
-def sockets(protocol: str, states: int) -> Iterator[Socket]:
+def sockets(protocol: Literal["tcp", "udp"], states: int) -> Iterator[Socket]:
     """The sockets of this protocol, of both families, that are in one of these states. Raises OSError."""
     for family in netlink.FAMILIES:
         request = REQUEST.pack(family, PROTOCOLS[protocol], 0, states)

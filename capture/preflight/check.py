@@ -404,10 +404,10 @@ def proxy(here: Here) -> Iterator[Fact]:
     found = heard(here.planned.rulesets, here.facts)
     if found.unseen:
         yield Fact("proxy", "listeners", found.unseen, UNKNOWN, "allow AF_NETLINK sockets", needed=False)
-    for each in found.places:
+    for each in found.proxy:
         what, _, who = str(each).partition(": ")
         yield Fact("proxy", what, who, WARN if each.problems else OK, "; ".join(each.problems))
-    for loop in found.loops:
+    for loop in found.resolvers:
         who, _, remedy = loop.rpartition("; ")
         yield Fact("proxy", "DNS servers", who, WARN, remedy)
 

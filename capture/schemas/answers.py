@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
+from operator import attrgetter
 from typing import Any
 
 from rules.netfilter.iptables_text import rule_text
@@ -19,7 +20,7 @@ def as_json(value: Any) -> Any:
         case Rule():
             return rule_text(value)
         case Value():
-            return {name: as_json(getattr(value, name)) for name in told(type(value))}
+            return {name.rpartition(".")[2]: as_json(attrgetter(name)(value)) for name in told(type(value))}
         case Enum():
             return value.value
         case IPv4Address() | IPv6Address():
@@ -31,6 +32,9 @@ def as_json(value: Any) -> Any:
 
 
 def told(kind: type[Value]) -> tuple[str, ...]:
-    """What JSON has of a kind of value: the fields and properties that its `TOLD` names, or else every field."""
+    """What JSON has of a kind of value: the fields and properties that its `TOLD` names, or else every field.
+
+    `rule.why` names a field of a field: JSON has it as `why`, beside the others.
+    """
     names: tuple[str, ...] = getattr(kind, "TOLD", kind.__match_args__)
     return names

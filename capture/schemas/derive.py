@@ -42,12 +42,14 @@ def schema(command: str, kind: Any) -> dict[str, Any]:
 @cache
 def model(kind: type[Value]) -> type[BaseModel]:
     """The pydantic model of a kind of value. Raises TypeError if it tells what is not described, or has no JSON."""
-    hints, described = hints_of(kind), descriptions(kind)
     fields: dict[str, Any] = {}
-    for name in told(kind):
-        if not described.get(name):
-            raise TypeError(f"{kind.__name__}.{name} has no docstring, which is its description in JSON")
-        fields[name] = (json_type(hints[name]), Field(description=described[name]))
+    for path in told(kind):
+        *way, name = path.split(".")
+        owner = reduce(hint_of, way, kind)
+        described = descriptions(owner).get(name)
+        if not described:
+            raise TypeError(f"{owner.__name__}.{name} has no docstring, which is its description in JSON")
+        fields[name] = (json_type(hint_of(owner, name)), Field(description=described))
     return create_model(
         f"{kind.__name__}Model",
         __doc__=inspect.cleandoc(kind.__doc__ or ""),
@@ -60,8 +62,10 @@ def json_type(hint: Any) -> Any:
     """What a field with this annotation is in JSON, as `capture.schemas.answers.as_json` writes it."""
     arguments = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
-        union = reduce(or_, map(json_type, arguments))
-        return union if NoneType in arguments else Annotated[union, Field(discriminator=told(arguments[0])[0])]
+        kinds = tuple(dict.fromkeys(map(json_type, arguments)))
+        union = reduce(or_, kinds)
+        are_lines = len(kinds) > 1 and all(issubclass(each, Value) for each in arguments)
+        return Annotated[union, Field(discriminator=told(arguments[0])[0])] if are_lines else union
     if get_origin(hint) is tuple and arguments[1:] == (...,):
         return GenericAlias(list, (json_type(arguments[0]),))
     if get_origin(hint) is Literal or hint in (str, bool, int, float, NoneType):
@@ -75,12 +79,12 @@ def json_type(hint: Any) -> Any:
     raise TypeError(f"JSON has nothing for {hint}")
 
 
-def hints_of(kind: type[Value]) -> dict[str, Any]:
-    """What the annotations of a kind's fields and properties mean, by name."""
-    names = Names(kind.__module__)
-    properties = {name: it.fget for name, it in vars(kind).items() if isinstance(it, property) and name in told(kind)}
-    answers = {name: get_type_hints(asked, {}, names)["return"] for name, asked in properties.items()}
-    return get_type_hints(kind, {}, names) | answers
+def hint_of(kind: type[Value], name: str) -> Any:
+    """What the annotation of a kind's field or property means."""
+    names, declared = Names(kind.__module__), vars(kind)[name]
+    if isinstance(declared, property):
+        return get_type_hints(declared.fget, {}, names)["return"]
+    return get_type_hints(kind, {}, names)[name]
 
 
 def descriptions(kind: type[Value]) -> dict[str, str]:
@@ -95,7 +99,7 @@ def descriptions(kind: type[Value]) -> dict[str, str]:
                 found[name] = text
             case _:
                 pass
-    return {name: re.sub(r"\bNone\b", "null", inspect.cleandoc(text)) for name, text in found.items()}
+    return {name: re.sub(r"\bNone\b", "null", " ".join(text.split())) for name, text in found.items()}
 
 
 class Names(dict[str, Any]):

@@ -20,36 +20,43 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv6Address
-    from typing import TypeAlias
+    from typing import ClassVar, Literal, TypeAlias
 
     from rules.live.installed import Installed
     from rules.netfilter.rulesets import Ruleset
     from rules.simulator.simulate import Host
 
     Address: TypeAlias = IPv4Address | IPv6Address
+    What: TypeAlias = Literal["outbound TCP", "inbound TCP", "DNS"]
 
-OUTBOUND, INBOUND, DNS = "outbound TCP", "inbound TCP", "DNS"
+OUTBOUND: What = "outbound TCP"
+INBOUND: What = "inbound TCP"
+DNS: What = "DNS"
 NOWHERE = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}
 """Addresses of nobody (RFC 5737, RFC 3849): where a packet goes that is asked about as any."""
 
 
 class Listener(Value):
-    """A socket that listens, and whose it is."""
+    """A socket that listens where rules send something, and whose it is."""
 
-    protocol: str
-    """`tcp` or `udp`."""
+    protocol: Literal["tcp", "udp"]
+    """What it hears."""
     address: Address
+    """On which address."""
     port: int
+    """On which port."""
     uid: int
     """Of the process, if it can be seen; else of whoever opened the socket."""
     gid: int | None = None
-    """Of the process, if it can be seen."""
+    """Of the process; None if it cannot be seen."""
     process: str = ""
-    """The process, `pid 7 (envoy)`, if it can be seen."""
+    """The process, as in `pid 7 (envoy)`; empty if it cannot be seen."""
     only_ipv6: bool = False
     """Whether a listener of IPv6 hears no IPv4."""
     is_transparent: bool = False
     """Whether it takes what TPROXY hands it."""
+
+    TOLD: ClassVar = ("protocol", "address", "uid", "gid", "process")
 
     def hears(self, family: Family) -> bool:
         """Whether it hears anything of this family."""
@@ -70,12 +77,15 @@ class Listener(Value):
 class Place(Value):
     """A port to which rules send something, who listens there, and what is wrong with that."""
 
-    what: str
-    """`outbound TCP`, `inbound TCP` or `DNS`."""
+    what: What
+    """What is sent there."""
     port: int
+    """Where."""
     listeners: tuple[Listener, ...]
+    """Who listens there; empty if nobody does."""
     problems: tuple[str, ...]
-    """In sentences without a subject, which is what is sent there. That nobody listens yet is no problem."""
+    """What keeps what is sent there from arriving, or from being passed on, in sentences without a subject. That nobody
+    listens yet is no problem."""
 
     def __str__(self) -> str:
         heard = "; ".join(dict.fromkeys(map(str, self.listeners))) or "nobody listens"
@@ -97,7 +107,7 @@ def places(
     """
     listening = tuple(found)
     captures = {ruleset.family: installed(ruleset) for ruleset in rulesets}
-    asked: dict[tuple[str, int], list[Family]] = {}
+    asked: dict[tuple[What, int], list[Family]] = {}
     for family, captured in captures.items():
         for what, port in ports_of(captured, host):
             asked.setdefault((what, port), []).append(family)
@@ -119,7 +129,7 @@ def places(
     return tuple(told)
 
 
-def ports_of(captured: Installed, host: Host) -> Iterator[tuple[str, int]]:
+def ports_of(captured: Installed, host: Host) -> Iterator[tuple[What, int]]:
     if captured.outbound_port:
         yield OUTBOUND, captured.outbound_port
     if captured.inbound_port:
@@ -158,9 +168,9 @@ def wrong(
         )
     if what == INBOUND and captured.mode == "TPROXY" and not any(each.is_transparent for each in hearing):
         yield "no listener is transparent (IP_TRANSPARENT), so what TPROXY hands over is not taken"
-    proxy = ", ".join([f"uid {uid}" for uid in captured.uids] + [f"gid {gid}" for gid in captured.gids])
+    proxy = ", ".join([f"uid {uid}" for uid in captured.proxy_uids] + [f"gid {gid}" for gid in captured.proxy_gids])
     for each in hearing:
-        is_proxy = each.uid in captured.uids or each.gid in captured.gids
+        is_proxy = each.uid in captured.proxy_uids or each.gid in captured.proxy_gids
         if what == DNS and not is_proxy and has_zones(rulesets, family):
             yield (
                 f"{each} is not the proxy ({proxy}), and only the proxy's answers are kept in the zone of the queries: "

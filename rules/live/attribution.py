@@ -34,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from ipaddress import IPv4Address, IPv6Address
-    from typing import TypeAlias
+    from typing import ClassVar, TypeAlias
 
     from rules.netfilter.counters import Place
     from rules.netfilter.fields import Known
@@ -49,32 +49,51 @@ class Connection(Value):
     """A new connection, as conntrack books it: where its first packet went, and where the answers come from."""
 
     family: Family
+    """Of its addresses."""
     protocol: str
-    """`tcp`, `udp`, or a number."""
+    """tcp, udp, or a number."""
     source: Ip
+    """The address of who made it."""
     source_port: int
+    """And the port."""
     destination: Ip
+    """The address that was asked for."""
     destination_port: int
-    answers_from: Ip
-    """The destination, unless it was changed."""
-    answers_port: int
+    """And the port."""
+    answered_by: Ip
+    """The address that answers: another than was asked for if it was redirected."""
+    answered_by_port: int
+    """And the port."""
     zone: int = 0
 
     @property
     def is_redirected(self) -> bool:
         """Whether its destination was changed."""
-        return (self.answers_from, self.answers_port) != (self.destination, self.destination_port)
+        return (self.answered_by, self.answered_by_port) != (self.destination, self.destination_port)
 
 
 class Decision(Value):
-    """A rule that may have decided."""
+    """A rule that decides about connections."""
 
     table: str
+    """nat, or mangle in TPROXY mode."""
     chain: str
+    """A chain of ours."""
     position: int
+    """In its chain, counted from 1."""
     rule: Rule
+    """As iptables-save writes it, without command and chain."""
     captures: bool
-    """Whether it hands the connection to the proxy."""
+    """Whether it hands the connection to the proxy, or lets it go."""
+    backend: str = ""
+    """nft or legacy."""
+
+    TOLD: ClassVar = ("backend", "table", "chain", "position", "rule", "captures", "why")
+
+    @property
+    def why(self) -> str:
+        """What it is for, as its shape tells."""
+        return self.rule.why
 
 
 def decisions(ruleset: Ruleset) -> Iterator[Decision]:
@@ -131,7 +150,7 @@ def decided_by(
     found = list(asked(ruleset.table(NAT), hook, made, local, counted))
     if made.is_redirected:
         table = ruleset.table(NAT)
-        return tuple(each for each in found if leads_to(table, each, made.answers_port))
+        return tuple(each for each in found if leads_to(table, each, made.answered_by_port))
     handed = [each for each in asked(ruleset.table(MANGLE), hook, made, local, counted) if each.captures]
     return tuple(handed) or tuple(each for each in found if not each.captures)
 

@@ -12,34 +12,38 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
 
 class Installed(Value):
-    """What one family's rules capture in one backend."""
+    """What the rules of one family capture in one backend, told from the rules themselves."""
 
     family: Family
+    """Whose rules they are."""
     outbound_port: int | None
-    """Where outbound TCP goes, if any is captured."""
+    """Where outbound TCP goes; None if none is captured."""
     all_outbound: bool
     """Whether that is all that is not excluded, and not only listed destinations or ports."""
     inbound_port: int | None
-    """Where inbound TCP goes, if any is captured."""
+    """Where inbound TCP goes; None if none is captured."""
     all_inbound: bool
     """Likewise."""
-    mode: str
-    """REDIRECT or TPROXY; empty if nothing inbound is captured."""
+    mode: Literal["REDIRECT", "TPROXY", ""]
+    """How inbound TCP gets there; empty if none is captured."""
     dns: str
-    """The port, or address and port, where DNS queries go; empty if they are not captured."""
-    uids: tuple[int, ...]
+    """The port, or address and port, to which DNS queries go; empty if they are not captured."""
+    proxy_uids: tuple[int, ...]
     """Who is taken for the proxy."""
-    gids: tuple[int, ...]
+    proxy_gids: tuple[int, ...]
     """The same by gid."""
     refuses: bool
-    """Whether some traffic that leaves is refused: UDP that the proxy cannot take, or a family that is not captured."""
+    """Whether some of what leaves is refused: UDP that the proxy cannot take, or a family that is not captured."""
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """All of this in a line."""
         parts = []
         if self.outbound_port:
             parts.append(f"{'' if self.all_outbound else 'listed '}outbound TCP → {self.outbound_port}")
@@ -50,9 +54,12 @@ class Installed(Value):
             parts.append(f"DNS → {self.dns}")
         if self.refuses:
             parts.append("some of what leaves is refused")
-        owners = [f"uid {uid}" for uid in self.uids] + [f"gid {gid}" for gid in self.gids]
+        owners = [f"uid {uid}" for uid in self.proxy_uids] + [f"gid {gid}" for gid in self.proxy_gids]
         proxy = f"; the proxy is {', '.join(owners)}" if owners else ""
         return f"{', '.join(parts) or 'nothing is captured'}{proxy}"
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 def installed(live: Ruleset) -> Installed:

@@ -17,7 +17,9 @@ class Count(Value):
     """What a rule has matched since it was made. In the nat table a packet stands for a connection."""
 
     packets: int
+    """How many packets it matched; in the nat table each is the first of a connection."""
     bytes: int
+    """How many bytes these had."""
 
 
 def counters(text: str) -> dict[Place, Count]:

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from ipaddress import IPv4Address, IPv6Address
+    from typing import ClassVar
 
     from rules.netfilter.values import Network
 
@@ -36,7 +37,9 @@ class PolicyRule(Value):
     """An ip rule (ip-rule(8)): what it asks of a packet, and what is done if all of it holds."""
 
     family: Family
+    """For which packets."""
     priority: int
+    """Its place among the ip rules."""
     mark: int = 0
     """The fwmark that it asks for, of which the bits of `mask` count."""
     table: int = 0
@@ -64,6 +67,8 @@ class PolicyRule(Value):
     """Routes with so long a prefix or a shorter one do not count."""
     more: tuple[str, ...] = ()
     """What else it asks for or does, which we do not speak."""
+
+    TOLD: ClassVar = ("family", "priority", "mark", "table")
 
     @property
     def is_plain(self) -> bool:
@@ -97,7 +102,9 @@ class Route(Value):
     """A route of a routing table (ip-route(8))."""
 
     family: Family
+    """For which packets."""
     table: int
+    """In which routing table it is."""
     protocol: int = 0
     """Who says to have put it there (rtm_protocol)."""
     destination: Network | None = None
@@ -108,6 +115,8 @@ class Route(Value):
     tos: int = 0
     device: str = ""
     via: IPv4Address | IPv6Address | None = None
+
+    TOLD: ClassVar = ("family", "table")
 
     @property
     def prefix(self) -> int:
