@@ -12,20 +12,18 @@ import click
 from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
 from capture.errors import DONE, FAILED
 from capture.output import say, say_json
-from capture.preflight.check import Fact, check
+from capture.preflight.check import Checked, Fact, check
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
+from capture.schemas.answers import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from pydantic import BaseModel
-
 WIDTH = 100
 COLOURS = {OK: "green", WARN: "yellow", MISSING: "red", UNKNOWN: "cyan"}
 
 
 @click.command(cls=SettingsCommand)
-@output_option("the facts")
+@output_option("the facts", Checked)
 @click.option(
     "--no-rehearsal",
     is_flag=True,
@@ -38,55 +36,13 @@ def command(output: str, no_rehearsal: bool) -> None:
     it may, the rules are tried in a network namespace of their own, which vanishes at once. Exit status 1 if something
     that these settings need is missing.
     """
-    if output == "schema":
-        say_json(answer_model().model_json_schema())
-        return
     with reporting():
-        facts = check(said_settings(), os.environ, rehearse=not no_rehearsal)
-    works = not any(fact.prevents for fact in facts)
+        checked = Checked(tuple(check(said_settings(), os.environ, rehearse=not no_rehearsal)))
     if output == "json":
-        told = [{field: getattr(fact, field) for field in fact.__match_args__} for fact in facts]
-        say_json(answer_model()(works=works, facts=told).model_dump())
+        say_json(as_json(checked))
     else:
-        say(*report(facts))
-    sys.exit(DONE if works else FAILED)
-
-
-def answer_model() -> type[BaseModel]:
-    """What `--output json` prints."""
-    from typing import Literal
-
-    from pydantic import BaseModel, ConfigDict
-
-    class FactModel(BaseModel):
-        """One fact."""
-
-        model_config = ConfigDict(use_attribute_docstrings=True, title="Fact")
-
-        area: str
-        """What it is about."""
-        name: str
-        """What was looked at."""
-        value: str
-        """What was found."""
-        verdict: Literal["ok", "warn", "missing", "unknown"]
-        """ok; warn: a run works, but mind this; missing: it does not; unknown: not to be seen from here."""
-        remedy: str
-        """What to do if the verdict is not ok."""
-        needed: bool
-        """Whether a run with these settings depends on it."""
-
-    class CheckModel(BaseModel):
-        """Whether a run with these settings would work here, and every fact that was looked at."""
-
-        model_config = ConfigDict(use_attribute_docstrings=True, title="Check")
-
-        works: bool
-        """Whether nothing that is needed is missing."""
-        facts: list[FactModel]
-        """Every fact, in the order of the table."""
-
-    return CheckModel
+        say(*report(checked.facts))
+    sys.exit(DONE if checked.works else FAILED)
 
 
 def report(facts: Sequence[Fact]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from capture.inspect.verify import others_routing
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, NFT, Iptables
 from capture.output import say, say_json
+from capture.schemas.answers import as_json
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.live.changes import ours_in
@@ -42,21 +43,65 @@ from rules.simulator.simulate import (
     in_any_order,
     written,
 )
+from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import ClassVar
 
     from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.settings.declared import Settings
     from rules.plan.plan import Plan
-    from rules.simulator.simulate import Address, Step
+    from rules.simulator.simulate import Address, Step, Trace
 
 FIRST_APPLICATION = 1000
 SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 FAMILIES = {4: Family.V4, 6: Family.V6}
 RESOLVER_OPTIONS = "timeout:1 attempts:1"
 """For resolv.conf(5): a name that nobody knows is not waited for."""
+
+
+class Answered(Value):
+    """What becomes of a packet, and why."""
+
+    trace: Trace
+    notes: tuple[str, ...]
+    """What was assumed."""
+    sentence: str
+    """The answer in one sentence."""
+
+    TOLD: ClassVar = (
+        "outcome",
+        "to_address",
+        "to_port",
+        "decided_by",
+        "trace.packet",
+        "trace.steps",
+        "trace.depends_on",
+        "notes",
+        "sentence",
+    )
+
+    @property
+    def outcome(self) -> Became:
+        """What becomes of it: captured, redirected by others, let go, stopped, or that it depends."""
+        return self.trace.became
+
+    @property
+    def to_address(self) -> Address | None:
+        """Where it goes in the end; None if nowhere, or if that depends."""
+        return self.trace.address
+
+    @property
+    def to_port(self) -> int | None:
+        """To which port; None likewise."""
+        return self.trace.port
+
+    @property
+    def decided_by(self) -> Step | None:
+        """The rule that decided it; None if it fell through them all, or something other than a rule decided."""
+        return self.trace.decided
 
 
 class TraceCommand(SettingsCommand):
@@ -97,7 +142,7 @@ class TraceCommand(SettingsCommand):
 @click.option("--mark", metavar="MARK", help="The fwmark that it has from the start.")
 @click.option("--live", is_flag=True, help="Ask the rules that the namespace holds, not those of the settings.")
 @click.option("--all-rules", is_flag=True, help="Show every rule that is asked, not only those that match.")
-@output_option("the trace")
+@output_option("the trace", Answered)
 def command(**asked: Any) -> None:
     """Tell what becomes of a packet, and which rule decides it, of which setting.
 
@@ -105,18 +150,10 @@ def command(**asked: Any) -> None:
     privilege is needed. With --live it is followed through the rules that are there, of both backends, which takes
     the rights to read them. Ends with status 5 if it depends on rules of others that cannot be asked.
     """
-    if asked["output"] == "schema":
-        from capture.schemas.trace import TraceModel
-
-        say_json(TraceModel.model_json_schema())
-        return
     with reporting():
         answer = Answer(Question(asked), said_settings())
     if asked["output"] == "json":
-        from capture.schemas.trace import model_of
-
-        made = model_of(answer.trace, answer.sentence, answer.notes, answer.said, answer.backend_of)
-        say_json(made.model_dump())
+        say_json(as_json(answer.told()))
     else:
         say(*answer.lines(all_rules=asked["all_rules"]))
     if answer.trace.became is Became.DEPENDS:
@@ -350,6 +387,20 @@ class Answer:
         )
 
     # --- words --------------------------------------------------------------------------------------------
+
+    def told(self) -> Answered:
+        """The answer, each step with what the operator said and the backend that holds it."""
+
+        def known(step: Step) -> Step:
+            option = self.said(step.rule.setting) if step.rule.setting else ""
+            return step.but(option=option, backend=self.backend_of(step))
+
+        trace = self.trace
+        decided = known(trace.decided) if trace.decided else None
+        steps, depends_on = tuple(map(known, trace.steps)), tuple(map(known, trace.depends_on))
+        return Answered(
+            trace.but(steps=steps, depends_on=depends_on, decided=decided), tuple(self.notes), self.sentence
+        )
 
     def said(self, name: str) -> str:
         """How the operator said a setting: `flag -x "10.0.0.0/8"`.

@@ -50,9 +50,11 @@ from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import ClassVar
 
     from capture.host.facts import Facts
     from capture.host.live import Choice, Live
+    from capture.preflight.modules import Verdict
     from capture.preflight.trial import Rehearsal
     from capture.settings.declared import Settings
     from capture.settings.resolve import Resolved
@@ -86,12 +88,15 @@ class Fact(Value):
     """One thing that was found out, and what it means for a run with these settings."""
 
     area: str
+    """What it is about."""
     name: str
+    """What was looked at."""
     value: str
-    verdict: str
-    """`ok`; `warn`: a run works, but mind this; `missing`: it does not; `unknown`: not to be seen from here."""
+    """What was found."""
+    verdict: Verdict
+    """ok; warn: a run works, but mind this; missing: it does not; unknown: not to be seen from here."""
     remedy: str = ""
-    """What to do about a verdict that is not ok."""
+    """What to do if the verdict is not ok."""
     needed: bool = True
     """Whether a run with these settings depends on it."""
 
@@ -99,6 +104,20 @@ class Fact(Value):
     def prevents(self) -> bool:
         """Whether a run fails for it."""
         return self.needed and self.verdict == MISSING
+
+
+class Checked(Value):
+    """Whether a run with these settings would work here, and every fact that was looked at."""
+
+    facts: tuple[Fact, ...]
+    """Every fact, in the order of the table."""
+
+    TOLD: ClassVar = ("works", "facts")
+
+    @property
+    def works(self) -> bool:
+        """Whether nothing that is needed is missing."""
+        return not any(fact.prevents for fact in self.facts)
 
 
 class Here:
@@ -214,7 +233,7 @@ def programs(here: Here) -> Iterator[Fact]:
             yield Fact("programs", str(tool), f"{version}: {where}", verdict, remedy, needed)
 
 
-def version_of(program: str, backend: str) -> tuple[str, str, str]:
+def version_of(program: str, backend: str) -> tuple[Verdict, str, str]:
     """The verdict on an iptables program, its version, and a remedy. `--version` looks at nothing."""
     try:
         done = run(program, "--version")
@@ -523,7 +542,7 @@ def legacy_tables(here: Here) -> Iterator[Fact]:
         needed = here.acts and here.backend == LEGACY and here.must_have(family)
         names = read_words(LEGACY_TABLES[family])
         proved = bool(here.rehearsal and here.backend == LEGACY and family in here.rehearsal.families)
-        verdicts = []
+        verdicts: list[tuple[Verdict, str, str]] = []
         for table in wanted or [NAT]:
             module = TABLE_MODULES[family][table]
             symbol = f"IP{'6' if family is Family.V6 else ''}_NF_{table.upper()}"
@@ -541,7 +560,7 @@ def legacy_tables(here: Here) -> Iterator[Fact]:
         yield Fact("backend", f"legacy {family.value} tables", value, verdict, remedy, needed)
 
 
-def worst(verdicts: list[str]) -> str:
+def worst(verdicts: list[Verdict]) -> Verdict:
     return max(verdicts, key=(OK, WARN, UNKNOWN, MISSING).index, default=OK)
 
 
@@ -621,7 +640,7 @@ def rules(here: Here) -> Iterator[Fact]:
         yield Fact(area, name, shown, verdict, remedy, any(here.must_have(e.family) for e, _ in pairs))
 
 
-def judge(here: Here, extension: modules.Extension) -> tuple[str, str]:
+def judge(here: Here, extension: modules.Extension) -> tuple[Verdict, str]:
     if here.rehearsal and extension.family in here.rehearsal.families:
         return OK, "proved by the rehearsal"
     return modules.of_extension(extension)

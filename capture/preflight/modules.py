@@ -17,10 +17,17 @@ from rules.netfilter.values import Family
 from rules.value import Value
 
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from rules.netfilter.rulesets import Rule
     from rules.plan.plan import Plan
 
-OK, WARN, MISSING, UNKNOWN = "ok", "warn", "missing", "unknown"
+    Verdict: TypeAlias = Literal["ok", "warn", "missing", "unknown"]
+
+OK: Verdict = "ok"
+WARN: Verdict = "warn"
+MISSING: Verdict = "missing"
+UNKNOWN: Verdict = "unknown"
 MATCH, TARGET = "match", "target"
 ON_DEMAND = "the kernel loads it on demand, if the node has it"
 IN_CORE = frozenset({"RETURN", "ACCEPT", "DROP"})
@@ -90,7 +97,7 @@ def all_extensions(family: Family) -> list[Extension]:
     return matches + [Extension(TARGET, name, family) for name in sorted(TARGETS.keys() - IN_CORE)]
 
 
-def of_extension(extension: Extension) -> tuple[str, str]:
+def of_extension(extension: Extension) -> tuple[Verdict, str]:
     """The verdict on an extension, and what it rests on."""
     registered = read_words(REGISTERED[extension.family][extension.kind == TARGET]) or ()
     if extension.name in registered:
@@ -98,7 +105,7 @@ def of_extension(extension: Extension) -> tuple[str, str]:
     return of_module(extension.modules, extension.symbols)
 
 
-def of_module(modules: tuple[str, ...], symbols: tuple[str, ...]) -> tuple[str, str]:
+def of_module(modules: tuple[str, ...], symbols: tuple[str, ...]) -> tuple[Verdict, str]:
     """The verdict on what is called one of these as a module, and one of those in the kernel's configuration."""
     for name in modules:
         if name in loaded() or os.path.isdir(f"{SYS_MODULE}/{name}"):

@@ -24,9 +24,10 @@ class Rule(Value):
     matches: tuple[Match, ...]
     target: Target
     why: str = ""
-    """What this rule is for, in the words of someone reading a trace. Empty in what was read from the kernel."""
+    """What this rule is for, in the words of someone reading a trace. Empty if that is not known, as of
+    what was read from the kernel."""
     setting: str = ""
-    """The field of `Intent` that asked for it; empty if every capture has this rule."""
+    """The setting that asked for it, by its name in their schema; empty if every capture has this rule."""
     text: str = ""
     """In what was read from the kernel: how it printed the rule, to the letter."""
 

@@ -84,7 +84,7 @@ from rules.value import Value, assert_never
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import NoReturn, TypeAlias
+    from typing import ClassVar, NoReturn, TypeAlias
 
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition, Known
@@ -122,28 +122,49 @@ class Packet(Value):
     """The packet that is asked about."""
 
     direction: Direction
+    """Whether a process in the namespace sends it, or it comes from outside."""
     family: Family
+    """Of its addresses."""
     protocol: str
     """By its name in /etc/protocols: `tcp`, `udp`."""
     source: Address
+    """Who sends it."""
     destination: Address
+    """To whom."""
     port: int
     """Its destination port."""
     interface: str
     """The one it arrives on, or by which it would leave if no rule touched it."""
     source_port: int | None = None
-    """None stands for one that the kernel chose."""
+    """Where it is sent from; None stands for one that the kernel chose."""
     uid: int | None = None
-    """Whose socket sends it. None: no socket does, the kernel made it, or it comes from outside."""
+    """Whose socket sends it; None if no socket does: the kernel made it, or it comes from outside."""
     gid: int | None = None
+    """The group that it is sent with, likewise."""
     mark: int = 0
+    """The fwmark that it has from the start."""
     state: str = NEW
-    """What conntrack makes of it: one of `STATES`. ESTABLISHED is a later packet in the direction of the first."""
+    """What conntrack makes of it, by netfilter's names. ESTABLISHED is a later packet in the direction of the first."""
     answers: tuple[Address, int] | None = None
     """Where the first packet of its connection was sent, if this one goes the other way. No rule of nat is asked about
     an answer; behind POSTROUTING it comes from there again."""
     connmark: int | None = None
     """What its connection remembers. None: what the first packet left there."""
+
+    TOLD: ClassVar = (
+        "direction",
+        "family",
+        "protocol",
+        "source",
+        "source_port",
+        "destination",
+        "port",
+        "interface",
+        "uid",
+        "gid",
+        "mark",
+        "state",
+    )
 
 
 class Local(Value):
@@ -246,14 +267,34 @@ class Step(Value):
     hook: str
     """The built-in chain in which the walk through this table began."""
     table: str
+    """Whose chain it is."""
     chain: str
+    """The chain that has it."""
     position: int
     """In its chain, counted from 1."""
     rule: Rule
+    """As iptables-save has it, without `-A` and the chain."""
     matched: bool | None
-    """None if that cannot be told."""
+    """Whether the packet met it; None if that cannot be told."""
     layer: int = 0
     """Which of the rulesets has it, where there are several (one of each backend)."""
+    option: str = ""
+    """The setting that asked for it, with value and origin; empty if none did."""
+    backend: str = ""
+    """Of rules that the namespace holds, nft or legacy; else empty."""
+
+    TOLD: ClassVar = (
+        "hook",
+        "table",
+        "chain",
+        "position",
+        "rule",
+        "rule.why",
+        "option",
+        "rule.setting",
+        "matched",
+        "backend",
+    )
 
 
 class Became(Enum):
@@ -287,11 +328,13 @@ class Trace(Value):
     """What becomes of a packet, and every rule it was asked on the way."""
 
     packet: Packet
+    """The packet that was asked about."""
     became: Became
     address: Address | None
     """Where it goes in the end; None if nowhere, or if that depends."""
     port: int | None
     steps: tuple[Step, ...]
+    """Every rule it was asked."""
     decided: Step | None
     """The rule that decided it; none if it fell through them all, or a policy or the routing decided."""
     reason: str = ""
@@ -309,7 +352,7 @@ class Trace(Value):
     one_of: str = ""
     """All the places of which that rule chooses one, where they are too many to be followed."""
     depends_on: tuple[Step, ...] = ()
-    """The rules that could not be asked and that make a difference."""
+    """The rules that cannot be asked and that make a difference, if it depends."""
     ways: tuple[Trace, ...] = ()
     """What could become of it, one of each kind, if it depends."""
 

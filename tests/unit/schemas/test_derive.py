@@ -32,7 +32,7 @@ def printed(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("name", ["clean", "diff", "status", "verify", "watch"])
+@pytest.mark.parametrize("name", ["check", "clean", "diff", "status", "trace", "verify", "watch"])
 def test_every_command_names_and_describes_all_that_it_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The dialect, a name with the format's version in it, and a description of each kind and each field."""
     answer = printed(name, capsys)
