@@ -92,15 +92,15 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
     if facts.processes and not settings.cleanup_only and (settings.dry_run or not settings.run_validation):
         warn_of_listeners(facts, planned, log)
     if settings.dry_run:
-        dry_run(settings, facts, planned, log)
+        dry_run(settings, planned, log)
         return
     if settings.skip_rule_apply and not settings.cleanup_only:
         log.info("--skip-rule-apply: the rules are left as they are")
     elif settings.cleanup_only:
-        remove(settings, facts, log)
+        remove(settings, log)
     else:
         try:
-            planned = converge_or_leave_ipv6(settings, facts, resolved, planned, log)
+            planned = converge_or_leave_ipv6(settings, resolved, planned, log)
         except KernelRefused as refused:
             if refused.setting:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
@@ -123,11 +123,11 @@ def warn_of_listeners(facts: Facts, planned: Plan, log: Log) -> None:
         log.warn(warning)
 
 
-def remove(settings: Settings, facts: Facts, log: Log) -> None:
+def remove(settings: Settings, log: Log) -> None:
     """Remove what is ours, and say what that was and what was left alone. Raises CaptureError if anything remains."""
     from capture.apply.clean import clean
 
-    cleaned = clean(settings, facts, log)
+    cleaned = clean(settings, log)
     for thing in cleaned.removed:
         log.info(f"Removed {thing}")
     for thing in cleaned.left:
@@ -136,19 +136,19 @@ def remove(settings: Settings, facts: Facts, log: Log) -> None:
     log.info("Nothing of ours is left" if cleaned.removed else "Nothing of ours is here: nothing to remove")
 
 
-def converge_or_leave_ipv6(settings: Settings, facts: Facts, resolved: Resolved, planned: Plan, log: Log) -> Plan:
+def converge_or_leave_ipv6(settings: Settings, resolved: Resolved, planned: Plan, log: Log) -> Plan:
     """Converge; where only a missing address made IPv6 part of the plan, and the kernel cannot do it, without IPv6.
 
     The result is the plan that is in place. Raises CaptureError.
     """
     try:
-        converge(settings, facts, planned, log)
+        converge(settings, planned, log)
     except KernelRefused as refused:
         if refused.family is not Family.V6 or resolved.needs_ipv6 or planned is NOTHING:
             raise
         log.warn(f"IPv6 is not captured: {refused.in_one_line}")
         planned = plan(resolved.intent.but(families=(Family.V4,)))
-        converge(settings, facts, planned, log)
+        converge(settings, planned, log)
     return planned
 
 
@@ -162,9 +162,9 @@ def warn_of_a_refusal(live: Live, settings: Settings, planned: Plan, log: Log) -
         log.warn(f"a run would be refused: {first}", *more)
 
 
-def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
+def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
-    live, backend = live_if_permitted(settings, facts, planned, log)
+    live, backend = live_if_permitted(settings, planned, log)
     if not live.legacy_is_known:
         log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
     sections = []
@@ -188,14 +188,14 @@ def dry_run(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
             ) from error
 
 
-def live_if_permitted(settings: Settings, facts: Facts, planned: Plan, log: Log) -> tuple[Live, str]:
+def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live, str]:
     """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace.
 
     Raises CaptureError or OSError if that would say that there is nothing to remove.
     """
     forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
-        live = read_live(facts)
+        live = read_live()
         if not settings.cleanup_only:
             warn_of_a_refusal(live, settings, planned, log)
         return live, choose_backend(live, forced, native=native).backend

@@ -22,7 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
@@ -67,15 +66,15 @@ class Cleaned(Value):
             )
 
 
-def clean(settings: Settings, facts: Facts, log: Log) -> Cleaned:
+def clean(settings: Settings, log: Log) -> Cleaned:
     """Remove everything of ours from this namespace, in both backends, whatever settings put it there.
 
     Raises CaptureError with the namespace as it was.
     """
     with locked(log.warn):
-        before = read_live(facts)
-        converge_locked(settings, facts, NOTHING, log)
-        return outcome(before, read_live(facts))
+        before = read_live()
+        converge_locked(settings, NOTHING, log)
+        return outcome(before, read_live())
 
 
 def outcome(before: Live, after: Live) -> Cleaned:

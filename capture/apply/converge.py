@@ -15,7 +15,6 @@ from rules.plan.plan import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
@@ -25,26 +24,26 @@ ATTEMPTS = 3
 """How often we look and write, if others change the rules in between."""
 
 
-def converge(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
+def converge(settings: Settings, planned: Plan, log: Log) -> None:
     """Make the namespace hold what is planned, and nothing else of ours.
 
     A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
     """
     with locked(log.warn):
-        converge_locked(settings, facts, planned, log)
+        converge_locked(settings, planned, log)
 
 
-def converge_locked(settings: Settings, facts: Facts, planned: Plan, log: Log) -> None:
+def converge_locked(settings: Settings, planned: Plan, log: Log) -> None:
     """The same for a caller that keeps other runs out itself."""
     for attempt in range(1, ATTEMPTS + 1):
-        live = read_live(facts)
+        live = read_live()
         try:
             converge_from(live, settings, planned, log)
             return
         except NotPutBack:
             raise
         except KernelRefused as refused:
-            if attempt == ATTEMPTS or same_rules(live, read_live(facts)):
+            if attempt == ATTEMPTS or same_rules(live, read_live()):
                 raise
             log.warn(f"others changed rules meanwhile, trying again ({attempt} of {ATTEMPTS - 1}): {refused.what}")
 

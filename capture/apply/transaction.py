@@ -286,7 +286,7 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
 
     `take_over` removes the chains of other meshes in the same commits.
     """
-    if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
+    if planned.passthrough_address and live.passthrough is None:
         yield SetPassthroughAddress(adds=True)
     yield from map(SetRouting, routing_to_add(live.policy_rules, live.local_routes, planned.routing))
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}

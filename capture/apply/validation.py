@@ -49,7 +49,7 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
         trial = Trial(intent, planned, facts, port, listeners)
         asked = list(as_planned(list(paths(intent, port, ids)), trial))
         outcomes = tried(asked, trial, timeout)
-    differences = compared(planned, facts)
+    differences = compared(planned)
     for outcome in outcomes:
         say = log.error if outcome.result == FAILED else log.info
         say(str(outcome))
@@ -124,10 +124,10 @@ def unproved(intent: Intent, differences: list[tuple[str, str]] | None) -> Itera
             yield f"{family.value} tcp, from outside: a pod cannot send itself what arrives from outside, {rules}"
 
 
-def compared(planned: Plan, facts: Facts) -> list[tuple[str, str]] | None:
+def compared(planned: Plan) -> list[tuple[str, str]] | None:
     """What of the live rules and of the routing differs from the plan; None if we may not read them."""
     try:
-        live = read_live(facts)
+        live = read_live()
     except (CaptureError, OSError):
         return None
     if isinstance(live.nft_error, PermissionError):

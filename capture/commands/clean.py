@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -11,7 +10,6 @@ from capture import init
 from capture.apply.clean import Cleaned, clean
 from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DONE, FAILED
-from capture.host.facts import read_facts
 from capture.kernel import netns
 from capture.log import Log
 from capture.output import say, say_json
@@ -31,13 +29,12 @@ def command(output: str) -> None:
         settings = said_settings()
         if settings.network_namespace:
             netns.enter(settings.network_namespace)
-        facts = read_facts(os.environ)
         # The answer is on stdout: of the log, what went wrong is enough.
         log = Log("warn" if settings.log_output_level == "info" else settings.log_output_level)
         if settings.dry_run:
-            init.dry_run(settings, facts, NOTHING, Log(settings.log_output_level))
+            init.dry_run(settings, NOTHING, Log(settings.log_output_level))
             return
-        cleaned = clean(settings, facts, log)
+        cleaned = clean(settings, log)
     if output == "json":
         say_json(as_json(cleaned))
     else:

@@ -42,9 +42,9 @@ def command(color: str, why: bool, output: str) -> None:
     """
     with reporting():
         settings = said_settings()
-        facts, resolved = looked_up(settings)
+        _, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
-        found = diff(compared(settings, facts, plan(resolved.intent), log))
+        found = diff(compared(settings, plan(resolved.intent), log))
     if output == "json":
         say_json(as_json(found))
     else:

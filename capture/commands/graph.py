@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -148,7 +147,6 @@ def outline(ruleset: Ruleset) -> list[object]:
 
 def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[Picture], int]:
     """One picture for each family of what the namespace holds, and the exit status."""
-    from capture.host.facts import read_facts
     from capture.host.live import choose_backend, read_live
     from capture.kernel import netns
     from capture.kernel.iptables import BACKENDS, Iptables
@@ -158,7 +156,7 @@ def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[
         planned = plan(resolved_here(settings).intent)
     elif settings.network_namespace:
         netns.enter(settings.network_namespace)
-    live = read_live(read_facts(os.environ), counters=True)
+    live = read_live(counters=True)
     backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
     where = f" of {settings.network_namespace}" if settings.network_namespace else ""
     pictures = []

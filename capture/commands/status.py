@@ -55,7 +55,7 @@ def status_here(settings: Settings) -> Status:
         netns.enter(settings.network_namespace)
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
     facts = read_facts(os.environ)
-    return status_of(read(facts, log, counters=True), facts)
+    return status_of(read(log, counters=True), facts)
 
 
 def report(found: Status) -> Iterator[str]:

@@ -233,7 +233,7 @@ class Answer:
         planned = plan(self.resolved.intent)
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True
-        live = self.read_live(known) if question.live else None
+        live = self.read_live() if question.live else None
         self.host = self.host_of(known, planned, live)
         self.packet = self.packet_of(known)
         of_family = self.explained(live, self.ruleset(planned)) if live else (self.ruleset(planned),)
@@ -245,9 +245,9 @@ class Answer:
         """What the settings mean for the family of the packet."""
         return next(ruleset for ruleset in planned.rulesets if ruleset.family is self.packet.family)
 
-    def read_live(self, known: Facts) -> Live:
+    def read_live(self) -> Live:
         """What the namespace holds, in whatever backend; what of it cannot be followed is noted."""
-        live = read_live(known)
+        live = read_live()
         if isinstance(live.nft_error, PermissionError):
             raise not_permitted()
         self.backends = tuple(name for name in BACKENDS if live.holds_rules(name))

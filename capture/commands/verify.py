@@ -43,9 +43,9 @@ def command(witness: str | None, strict: bool, output: str) -> None:
     """
     with reporting():
         settings = said_settings()
-        facts, resolved = looked_up(settings)
+        _, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
-        found = compared(settings, facts, plan(resolved.intent), log).but(strict=strict)
+        found = compared(settings, plan(resolved.intent), log).but(strict=strict)
         if witness:
             confirm(found)
     if output == "json":

@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.host.facts import Facts
     from capture.kernel.netlink import Address, NftChain
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.routing import PolicyRule, Route
@@ -46,8 +45,6 @@ class Live(Value):
     """Those of every table but the kernel's own."""
     passthrough: Address | None = None
     """`::6`, if it is on an interface."""
-    can_have_passthrough: bool = False
-    """Whether lo may have it."""
     nft_chains: dict[tuple[Family, str], dict[str, NftChain]] = {}  # noqa: RUF012 # a default that nobody changes
     """The chains of those tables."""
     other_nft_tables: frozenset[str] = frozenset()
@@ -98,7 +95,7 @@ class Live(Value):
         )
 
 
-def read_live(facts: Facts, *, counters: bool = False) -> Live:
+def read_live(*, counters: bool = False) -> Live:
     """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
 
     With `counters`, the saved texts have packet counters (`rules.netfilter.counters` reads them).
@@ -147,7 +144,7 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         nft, legacy = map(all_beside_ambient, (nft, legacy))
     try:
         rules, routes = netlink.policy_rules(), netlink.routes()
-        # Asked again, although `facts` knows addresses: those were read before other runs were kept out.
+        # Asked again, although `capture.host.facts` did: that was before other runs were kept out.
         addresses = netlink.addresses()
     except OSError as refused:
         raise LiveStateUnreadable(
@@ -162,7 +159,6 @@ def read_live(facts: Facts, *, counters: bool = False) -> Live:
         rules,
         routes,
         next((address for address in addresses if address.ip in PASSTHROUGH[Family.V6]), None),
-        facts.lo_has_ipv6,
         nft_chains,
         other_nft_tables,
         place.has_sockets(),

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import ClassVar, Final, Literal, TypeAlias
 
-    from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
@@ -62,16 +61,16 @@ class Comparison(Value):
         return DIFFERENT if holds_any(self.live) else NOTHING
 
 
-def compared(settings: Settings, facts: Facts, planned: Plan, log: Log) -> Comparison:
+def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     """Read the namespace we are in, and compare. Raises CaptureError if that cannot be told."""
-    live = read(facts, log)
+    live = read(log)
     backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
     return Comparison(live, planned, backend, tuple(findings(live, planned, backend)))
 
 
-def read(facts: Facts, log: Log, *, counters: bool = False) -> Live:
+def read(log: Log, *, counters: bool = False) -> Live:
     """What is live, if all of it may be seen. Raises CaptureError."""
-    live = read_live(facts, counters=counters)
+    live = read_live(counters=counters)
     if isinstance(live.nft_error, PermissionError):
         raise not_permitted()
     if not live.legacy_is_known:
@@ -130,7 +129,7 @@ def others_routing(live: Live) -> Iterator[Finding]:
 
 def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:
     text = f"ip -6 addr: {PASSTHROUGH[Family.V6]} dev {LOOPBACK_INTERFACE}"
-    if planned.passthrough_address and live.can_have_passthrough and live.passthrough is None:
+    if planned.passthrough_address and live.passthrough is None:
         why = "the proxy hands inbound IPv6 to the application from it"
         yield Finding(Kind.ADDRESS_MISSING, Family.V6, rule=text, why=why)
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:

@@ -307,9 +307,8 @@ class Watch:
 
     def __init__(self, facts: Facts, log: Log) -> None:
         """Raises CaptureError if the rules cannot be read."""
-        self.facts = facts
         self.log = log
-        self.start = self.live = read(facts, log, counters=True)
+        self.start = self.live = read(log, counters=True)
         self.notes: list[str] = []
         self.connections = self.subscribed(events.connections, "new connections are not seen")
         self.rules = self.subscribed(events.rule_changes, "changes of the rules are looked for in every interval")
@@ -365,7 +364,7 @@ class Watch:
             self.take_connections()
             if changed or polls or self.seen or untold >= UNTOLD or ended:
                 untold = 0
-                self.live = read(self.facts, QUIETLY, counters=True)
+                self.live = read(QUIETLY, counters=True)
                 found = drifted(self.live)
             else:
                 found = drift

@@ -147,7 +147,7 @@ class Here:
     def look(self) -> tuple[Live | None, Exception | None]:
         """Read what the namespace holds, exactly as a run does; or why that cannot be."""
         try:
-            return read_live(self.facts), None
+            return read_live(), None
         except (CaptureError, OSError) as error:
             return None, error
 
@@ -735,7 +735,8 @@ def addresses(here: Here) -> Iterator[Fact]:
     bypassing = (
         here.facts.usable(Family.V6) and Family.V6 not in captured and here.settings.ipv6 not in ("off", "reject")
     )
-    remedy = "IPv6 bypasses the proxy: --ipv6=auto captures it, --ipv6=reject refuses it" if bypassing else ""
+    ways = "--ipv6=auto captures it, --ipv6=reject" if here.facts.lo_has_ipv6 else "--ipv6=reject"
+    remedy = f"IPv6 bypasses the proxy: {ways} refuses what is sent" if bypassing else ""
     shown = " and ".join(family.value for family in captured)
     if here.resolved.intent.ipv6 == "reject":
         shown += "; IPv6 is refused"
@@ -751,13 +752,9 @@ def ipv6(here: Here) -> Iterator[Fact]:
         yield Fact(area, name, "not in the kernel", MISSING if wanted else OK, remedy, wanted)
         return
     off = [f"{path} is 1" for path in IPV6_SWITCHES.values() if read_words(path) == ["1"]]
-    routes = any(routing.family is Family.V6 for routing in here.planned.routing)
-    if here.facts.lo_has_ipv6 or not wanted:
-        yield Fact(area, name, ", ".join(off) or "enabled", OK, needed=wanted)
-        return
-    why = "the IPv6 route of TPROXY" if routes else "the address ::6, from which the proxy passes inbound IPv6 on,"
-    remedy = f"{why} needs IPv6 on lo: set {IPV6_SWITCHES['lo']} to 0, or --ipv6=off"
-    yield Fact(area, name, ", ".join(off) or "disabled on lo", MISSING if routes else WARN, remedy, wanted)
+    lacks = not here.facts.lo_has_ipv6 and bool(here.facts.usable(Family.V6))
+    remedy = f"what is captured goes over lo: set {IPV6_SWITCHES['lo']} to 0 to have IPv6 captured" if lacks else ""
+    yield Fact(area, name, ", ".join(off) or "enabled", WARN if lacks else OK, remedy, needed=wanted or lacks)
 
 
 def routing(here: Here) -> Iterator[Fact]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from capture.apply import transaction
 from capture.errors import CaptureError, KernelRefused
-from capture.host.facts import Facts
 from capture.host.live import read_live
 from capture.kernel import netns
 from capture.kernel.iptables import private_lock
@@ -125,7 +124,7 @@ def rehearsed(planned: Plan, backend: str, without_ipv6: Plan | None) -> Rehears
 
 def perform(planned: Plan, backend: str) -> None:
     """What a run does between reading what is there and saying that it is done. Raises CaptureError."""
-    live = read_live(Facts((), lo_has_ipv6=planned.passthrough_address))
+    live = read_live()
     transaction.apply(list(transaction.steps(live, planned, backend)), live, Log("none"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.errors import BadSettings, Refusal
 from capture.host import facts
+from capture.host.facts import LO_DISABLES_IPV6
 from capture.kernel.netns import RESOLV_CONF
 from capture.settings.declared import DECLARED_BY_NAME, Origin
 from capture.settings.parsers import Name, cidr, nameserver
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.host.facts import Facts
+    from capture.kernel.netlink import Address
     from capture.settings.declared import Settings
     from rules.netfilter.values import Network
 
@@ -159,8 +161,13 @@ class _Resolution:
         choice = self.settings.ipv6
         if choice == "on" and not self.facts.has_ipv6:
             self.refuse("ipv6", "asks for IPv6, which this kernel does not have; give auto or off")
-        if choice in ("on", "off", "reject"):
-            return both if choice == "on" else ipv4
+        if choice in ("off", "reject"):
+            return ipv4
+        if self.facts.has_ipv6 and not self.facts.lo_has_ipv6:
+            self.tell_of_lo(ipv6)
+            return ipv4
+        if choice == "on":
+            return both
         if not usable:
             known = "the addresses cannot be read" if self.facts.addresses is None else "there is no usable address yet"
             if not self.facts.has_ipv6:
@@ -173,11 +180,26 @@ class _Resolution:
             shown = ", ".join(str(address.ip) for address in ipv6)
             self.warnings.append(
                 f"IPv6 is not captured: the first address is {usable[0].ip}, but the pod also has {shown}, and what is "
-                "sent or received there bypasses the proxy; --ipv6=auto captures it, --ipv6=reject refuses it"
+                "sent or received there bypasses the proxy; --ipv6=auto captures it, --ipv6=reject refuses what is "
+                "sent"
             )
         elif self.settings.dual_stack:
             self.warnings.append("--dual-stack is without effect: there is no usable IPv6 address")
         return ipv4
+
+    def tell_of_lo(self, usable: tuple[Address, ...]) -> None:
+        """IPv6 that is captured goes over lo: where lo has none, capturing would only take away what works."""
+        what = f"lo has no IPv6 here ({LO_DISABLES_IPV6} is 1), and what is captured goes over lo"
+        if self.settings.ipv6 == "on":
+            self.refuse("ipv6", f"asks for IPv6, but {what}; set that to 0, or give auto or off")
+        elif usable:
+            shown = ", ".join(str(address.ip) for address in usable)
+            self.warnings.append(
+                f"IPv6 is not captured: {what}. What is sent or received by {shown} bypasses the proxy; --ipv6=reject "
+                "refuses what is sent"
+            )
+        elif self.settings.dual_stack:
+            self.warnings.append(f"--dual-stack is without effect: {what}")
 
     # --- DNS ----------------------------------------------------------------------------------------------
 

@@ -237,7 +237,7 @@ def other_protocols(intent: Intent) -> Iterator[Point]:
 def other_families(intent: Intent) -> Iterator[Point]:
     if Family.V6 not in intent.families:
         if intent.ipv6 == "reject":
-            text = "TCP and UDP that applications begin; what arrives is not captured"
+            text = "TCP and UDP that applications begin beyond the link; what arrives is not captured"
             yield Point("IPv6", REFUSED, text, ("ipv6",))
         else:
             yield Point("IPv6", PASSES, "all of it, in both directions", ("ipv6", "dual_stack"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
 
 from tests.rig import ADDRESSES, APP, PROXY, Call, Landing, Pod
+from tests.rig.namespace import entered
 
 USER = 1500
 
@@ -147,6 +151,71 @@ def test_refusing_ipv6_spares_answers_and_loopback(pod: Pod, backend: str) -> No
     assert str(pod.dial_in(443, version=6, proto="udp")) == "pod:443"
     assert str(pod.dial("::1", 8080)) == "pod:8080"
     assert str(udp(pod, APP, host="2001:db8::1")) == AT_ONCE
+
+
+def test_refusing_ipv6_spares_what_does_not_leave_the_link(pod: Pod, backend: str) -> None:
+    """DHCPv6, mDNS and calls to a neighbour's link-local address arrive as before."""
+    pod.applied(*forced(backend, "--ipv6", "reject"))
+    with entered(pod.inside):
+        eth0 = socket.if_nametoindex("eth0")
+    with entered(pod.outside), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as listener:
+        link = socket.if_nametoindex("eth0")
+        listener.settimeout(2)
+        listener.bind(("::", 5353))
+        for group in ("ff02::fb", "ff02::1:2"):
+            joined = socket.inet_pton(socket.AF_INET6, group) + struct.pack("=I", link)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, joined)
+        shown = pod.outside.output("ip", "-6", "-brief", "addr", "show", "dev", "eth0", "scope", "link").split()
+        neighbour = next(word.split("/")[0] for word in shown if word.startswith("fe80"))
+        with entered(pod.inside), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            for to in ("ff02::fb", "ff02::1:2", neighbour):
+                sender.sendto(to.encode(), (to, 5353, 0, eth0))
+                assert listener.recv(99) == to.encode()
+    pod.traffic.listen(pod.outside, [80], where="ext")
+    with entered(pod.inside), socket.socket(socket.AF_INET6) as caller:
+        caller.settimeout(2)
+        caller.connect((neighbour, 80, 0, eth0))
+
+
+CHOICES = (["--ipv6=auto"], ["--dual-stack"], ["--ipv6=auto", "-m", "TPROXY"])
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
+def test_where_lo_has_no_ipv6_it_is_left_as_it_works(pod: Pod, backend: str, choice: list[str]) -> None:
+    """Captured, it would be sent over lo and nowhere: it is said, verify and check know it, IPv4 is captured."""
+    pod.inside.output("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
+    result = pod.applied(*forced(backend, *choice))
+    assert "IPv6 is not captured: lo has no IPv6 here" in result.stderr
+    for port in (15001, 15006):
+        pod.traffic.listen(pod.inside, [port], where="pod", uid=PROXY, transparent="TPROXY" in choice)
+    pod.traffic.listen(pod.inside, [8080], where="pod")
+    pod.traffic.listen(pod.outside, [80], where="ext")
+    assert [str(pod.dial("2001:db8::1", 80)), str(pod.dial_in(8080, version=6))] == ["ext:80", "pod:8080"]
+    assert [str(pod.dial("9.9.9.9", 80)), str(pod.dial_in(8080))] == ["pod:15001", "pod:15006"]
+    assert pod.capture("verify", *forced(backend, *choice)).status == 0
+    told = " ".join(pod.capture("check", *forced(backend, *choice)).stdout.split())
+    assert "what is captured goes over lo: set /proc/sys/net/ipv6/conf/lo/disable_ipv6 to 0" in told
+
+
+def test_ipv6_is_refused_where_lo_has_none(pod: Pod) -> None:
+    """--ipv6=on there can only take away what works; nothing is touched."""
+    pod.inside.output("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")
+    before = pod.state()
+    result = pod.capture("--ipv6=on")
+    assert result.status == 2
+    assert 'flag --ipv6 "on": asks for IPv6, but lo has no IPv6 here' in result.stderr
+    assert pod.state() == before
+
+
+def test_a_missing_passthrough_address_is_a_difference(pod: Pod) -> None:
+    """Without ::6 the proxy cannot hand inbound IPv6 on: verify says so, and a rerun adds it."""
+    pod.applied("--ipv6=on")
+    pod.inside.ip("-6", "addr", "del", "::6/128", "dev", "lo")
+    verified = pod.capture("verify", "--ipv6=on")
+    assert verified.status == 4
+    assert "`ip -6 addr: ::6/128 dev lo` is missing" in verified.stdout
+    pod.applied("--ipv6=on")
+    assert pod.capture("verify", "--ipv6=on").status == 0
 
 
 def test_ipv6_choices_that_contradict_are_refused(pod: Pod) -> None:

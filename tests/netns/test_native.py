@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.host.facts import read_facts
 from capture.host.live import read_live
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.simulator.simulate import Became, in_any_order
@@ -112,7 +111,7 @@ def rule(chance: random.Random, family: str, kind: str, hook: str, chain: str) -
 
 def live_in(pod: Pod) -> Live:
     with entered(pod.inside):
-        return read_live(read_facts({}))
+        return read_live()
 
 
 def traced(live: Live, call: Call, pod: Pod, here: Host) -> Trace:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
-from capture.host.facts import read_facts
 from capture.host.live import Live, read_live
 from capture.inspect.libiptc import Difference, libiptc_differences
 from capture.kernel.iptables import Saved
@@ -41,7 +40,7 @@ def tables(pod: Pod) -> list[str]:
 
 def live_of(pod: Pod) -> Live:
     with entered(pod.inside):
-        return read_live(read_facts({}))
+        return read_live()
 
 
 def seen(pod: Pod, live: Live, backend: str = "legacy") -> list[Difference]:

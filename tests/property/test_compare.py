@@ -141,7 +141,6 @@ def test_as_planned_is_exactly_where_a_run_has_nothing_to_do(data: st.DataObject
         tuple(sorted(rules, key=lambda rule: rule.priority)),
         tuple(routes),
         data.draw(passthroughs) if "address" in drifted else clean_address,
-        data.draw(st.booleans()),
     )
     found = [finding for finding in findings(live, planned, backend) if finding.repaired_by_rerun]
     assert bool(found) == bool(list(transaction.steps(live, planned, backend)))

@@ -147,7 +147,7 @@ def steps_in(pod: Pod, arguments: Sequence[str], backend: str) -> list[Act]:
         settings = Settings.load(list(arguments), {})
         facts = read_facts({}, f"/etc/netns/{pod.inside.name}/resolv.conf")
         planned = NOTHING if settings.cleanup_only else plan(resolve(settings, facts).intent)
-        return list(transaction.steps(read_live(facts), planned, backend))
+        return list(transaction.steps(read_live(), planned, backend))
 
 
 # --- the faults -------------------------------------------------------------------------------------------

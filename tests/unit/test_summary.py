@@ -23,6 +23,7 @@ def said(line: str, **changed: object) -> dict[str, list[tuple[str, str]]]:
     return points
 
 
+REJECTED = "TCP and UDP that applications begin beyond the link; what arrives is not captured"
 POINTS: list[tuple[str, str, tuple[str, str] | None]] = [
     ("", "outbound TCP", ("captured", "IPv4 to everywhere: goes to the proxy's port 15001")),
     ("--ipv6 on", "outbound TCP", ("captured", "IPv4 and IPv6 to everywhere: goes to the proxy's port 15001")),
@@ -62,7 +63,11 @@ POINTS: list[tuple[str, str, tuple[str, str] | None]] = [
     ),
     ("--redirect-dns --capture-all-dns", "DNS to others", None),
     ("--udp 443=reject", "UDP", ("refused", "what leaves for port 443, the proxy's own aside")),
-    ("--ipv6 reject", "IPv6", ("refused", "TCP and UDP that applications begin; what arrives is not captured")),
+    (
+        "--ipv6 reject",
+        "IPv6",
+        ("refused", REJECTED),
+    ),
     ("--ipv6 on", "IPv6", None),
     ("", "IPv6", ("not captured", "all of it, in both directions")),
     ("--drop-invalid", "invalid packets", ("dropped", "what arrives and conntrack cannot place")),

@@ -6,7 +6,9 @@ they are refused here. TCP is answered with a reset, so that a client falls back
 
 from __future__ import annotations
 
-from rules.netfilter.matches import CtState, DPort
+from ipaddress import IPv6Network
+
+from rules.netfilter.matches import CtState, DPort, Dst
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Drop, Jump, Reject
 from rules.netfilter.values import OUTPUT, Family
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from rules.plan.intent import Intent
 
 NEW = CtState(frozenset({"NEW"}))
+ON_THE_LINK = (IPv6Network("fe80::/10"), IPv6Network("ff02::/16"))
+"""Addresses and groups of link-local scope (RFC 4291, 2.5.6 and 2.7)."""
 NOBODY_THERE = {Family.V4: "icmp-port-unreachable", Family.V6: "icmp6-port-unreachable"}
 
 
@@ -46,6 +50,7 @@ def refused_family(intent: Intent) -> Block:
     return Block.of(
         ISTIO_OUTPUT,
         allowed(intent),
+        on_the_link(),
         outbound.excluded_destinations(intent, Family.V6),
         new_connections(),
     )
@@ -66,6 +71,13 @@ def udp(intent: Intent, family: Family) -> Iterator[Rule]:
     for entry in intent.udp:
         why = f"the policy for UDP to this port: {entry.policy}"
         yield when(UDP, DPort(entry.ports), NEW).then(targets[entry.policy], why=why, setting="udp")
+
+
+def on_the_link() -> Iterator[Rule]:
+    """What no router passes on is no way past the proxy, and hosts are set up by it: DHCPv6, mDNS."""
+    for network in ON_THE_LINK:
+        why = "what does not leave the link, such as DHCPv6 and mDNS"
+        yield when(Dst(network)).then(BYPASS, why=why, setting="ipv6")
 
 
 def new_connections() -> Iterator[Rule]:
