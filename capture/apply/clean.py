@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture.apply.converge import converge_locked
 from capture.errors import CaptureError
 from capture.host.live import read_live
+from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
 from capture.kernel.locks import locked
 from capture.kernel.process import read_words
@@ -33,7 +34,7 @@ class Thing(Value):
     """Something in a namespace."""
 
     where: str
-    """The table with its tool, such as `iptables-nft nat`; or `routing`, `lo`, `nf_tables …`, `legacy`."""
+    """The table with its tool, such as `iptables-nft nat`; or `routing`, `lo`, `conntrack`, `nf_tables …`, `legacy`."""
     what: str
     """What it is."""
     why: str = ""
@@ -144,6 +145,7 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
         if tool.backend == LEGACY and not theirs and not table.declared:
             yield Thing(place(tool, table), "the empty table", "the kernel cannot take a legacy table back")
     yield from maybe_of_istio(before, after)
+    yield from close_wait_timeout(before)
     ours_before = [rule for rule in before.policy_rules if rule.protocol == PROTOCOL]
     looked_up = {(rule.family, rule.table) for rule in ours_before} | {
         (route.family, route.table) for route in before.local_routes
@@ -162,6 +164,14 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
     if not after.legacy_is_known:
         unseen = [path for path in LEGACY_TABLES.values() if read_words(path) is None]
         yield Thing("legacy", "tables, if there are any", f"only uid 0 may read {' and '.join(unseen)}")
+
+
+def close_wait_timeout(before: Live) -> Iterator[Thing]:
+    """What a run with --close-wait-timeout has set stays: the kernel knows no value from before."""
+    value = next(iter(read_words(CLOSE_WAIT_FILE) or ()), "")
+    if value and value != str(DEFAULT_CLOSE_WAIT) and any(before.holds_ours(backend) for backend in BACKENDS):
+        why = "a run with --close-wait-timeout may have set it, and what it was before is not known"
+        yield Thing("conntrack", f"{CLOSE_WAIT} = {value}", f"{why}; the kernel's default is {DEFAULT_CLOSE_WAIT}")
 
 
 def maybe_of_istio(before: Live, after: Live) -> Iterator[Thing]:

@@ -9,7 +9,7 @@ from capture.host.place import signs_of_a_node
 from capture.kernel.iptables import BACKENDS, Iptables
 from capture.kernel.locks import locked
 from rules.live.meshes import chains_of_other_meshes, native_tables
-from rules.netfilter.values import Family
+from rules.netfilter.values import RAW, Family
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import NOTHING
 
@@ -60,6 +60,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
     if planned is not NOTHING:
         refuse(live, settings)
         mind_others_routing(live, planned, log)
+        mind_what_is_not_tracked(live, planned, log)
     chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
     doing = list(
@@ -99,6 +100,17 @@ def mind_others_routing(live: Live, planned: Plan, log: Log) -> None:
             passed = [rule for rule in asked_before(live.policy_rules, wanted) if rule.priority < RULE_PRIORITY]
             what = f"The {wanted.family.value} ip rule goes to priority {place}, before those of others:"
             log.info(what, *(f"  {rule}" for rule in passed))
+
+
+def mind_what_is_not_tracked(live: Live, planned: Plan, log: Log) -> None:
+    """Say which rules of others keep from conntrack what is to be captured: they stay in force."""
+    for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family):
+        now = live.saved(tool).ruleset
+        if now.table(RAW).blocks:
+            from rules.live.drift import REMEDY, not_tracked, said
+
+            for found in not_tracked(now, next(each for each in planned.rulesets if each.family is tool.family)):
+                log.warn(f"{found.but(backend=tool.backend).place}: {said(found)}; {REMEDY[found.kind]}")
 
 
 def needed(wanted: Routing) -> str:

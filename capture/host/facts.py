@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_LINKS = 100
 """Parts of a path that are followed, links included. The kernel follows 40 links (path_resolution(7))."""
+LOGS_OF_ALL = "/proc/sys/net/netfilter/nf_log_all_netns"
+"""Shown in the first network namespace alone. In any other, LOG is silent unless it is 1 there (nf_log_syslog.c)."""
 LO_DISABLES_IPV6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 
@@ -38,6 +40,8 @@ class Facts(Value):
     """Why it cannot be read."""
     processes: tuple[Process, ...] = ()
     """Who else is in the namespace, as far as we may look."""
+    kernel_logs: bool = True
+    """Whether the target LOG writes anything here: it does in the node's own namespace."""
     ssh_ports: tuple[tuple[int, str], ...] = ()
     """Ports by which somebody may be logged in here, and how each was found."""
 
@@ -63,7 +67,8 @@ def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
     text, error = read_text(resolv_conf) if resolv_conf else (None, "")
     processes = tuple(place.processes())
     ssh_ports = place.ssh_ports(processes, addresses or (), environ)
-    return Facts(addresses, has_ipv6, lo_has_ipv6, text, error, processes, ssh_ports)
+    kernel_logs = os.path.exists(LOGS_OF_ALL)
+    return Facts(addresses, has_ipv6, lo_has_ipv6, text, error, processes, kernel_logs, ssh_ports)
 
 
 def read_text(path: str) -> tuple[str | None, str]:

@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from capture.log import Log
 
 CLOSE_WAIT = "net.netfilter.nf_conntrack_tcp_timeout_close_wait"
+CLOSE_WAIT_FILE = f"/proc/sys/{CLOSE_WAIT.replace('.', '/')}"
+DEFAULT_CLOSE_WAIT = 60
+"""Seconds: what the kernel gives to a new namespace (tcp_timeouts of nf_conntrack_proto_tcp.c)."""
 
 
 def set_close_wait_timeout(seconds: int, log: Log) -> None:
@@ -16,9 +19,8 @@ def set_close_wait_timeout(seconds: int, log: Log) -> None:
     See the kernel's Documentation/networking/nf_conntrack-sysctl.rst. Failing to set it is reported, not raised:
     the capture works without.
     """
-    path = f"/proc/sys/{CLOSE_WAIT.replace('.', '/')}"
     try:
-        with open(path, "r+", encoding="ascii") as file:
+        with open(CLOSE_WAIT_FILE, "r+", encoding="ascii") as file:
             before = file.read().strip()
             if before != str(seconds):
                 file.seek(0)

@@ -20,7 +20,7 @@ from capture.host.facts import read_facts, read_text
 from capture.host.listening import heard, not_of_the_proxy
 from capture.host.live import choose_backend, read_live
 from capture.kernel import locks, netlink, netns
-from capture.kernel.conntrack import CLOSE_WAIT
+from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
 from capture.kernel.diagnosis import permission_hint
 from capture.kernel.iptables import (
     BACKENDS,
@@ -807,7 +807,7 @@ def of_others(name: str, found: list[Finding], free: str, *, needed: bool) -> Fa
 
 def conntrack(here: Here) -> Iterator[Fact]:
     """The sysctl that --close-wait-timeout sets; a run that cannot is a warning, no failure."""
-    path = f"/proc/sys/{CLOSE_WAIT.replace('.', '/')}"
+    path = CLOSE_WAIT_FILE
     needed = here.acts and here.settings.close_wait_timeout is not None
     value = next(iter(read_words(path) or []), "")
     if value:
@@ -819,6 +819,17 @@ def conntrack(here: Here) -> Iterator[Fact]:
     else:
         remedy = "the module nf_conntrack makes it; if it is still missing after the rules: `modprobe nf_conntrack`"
         yield Fact("conntrack", "close_wait timeout", f"{path} cannot be read", UNKNOWN, remedy, needed)
+
+
+def logging(here: Here) -> Iterator[Fact]:
+    """Whether what --log-connections log writes is seen anywhere."""
+    needed = here.acts and here.settings.log_connections == "log"
+    if here.facts.kernel_logs:
+        yield Fact("logging", "kernel log", "LOG writes to it from here", OK, needed=needed)
+    else:
+        value = "not written from a pod's namespace, unless net.netfilter.nf_log_all_netns is 1 on the node"
+        remedy = "--log-connections nflog, which needs no such setting" if needed else ""
+        yield Fact("logging", "kernel log", value, WARN if needed else OK, remedy, needed)
 
 
 def dns(here: Here) -> Iterator[Fact]:
@@ -870,6 +881,7 @@ AREAS = (
     addresses,
     routing,
     conntrack,
+    logging,
     dns,
     validation,
     kubernetes,

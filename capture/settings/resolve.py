@@ -246,6 +246,11 @@ class _Resolution:
         for name in ("probe_port", "probe_timeout"):
             if said.origins[name].kind == "flag" and not said.run_validation:
                 self.warnings.append(f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation")
+        if said.log_connections == "log" and not self.facts.kernel_logs:
+            self.warnings.append(
+                f"{said.origins['log_connections']}: in a pod the kernel logs nothing, unless "
+                "net.netfilter.nf_log_all_netns is 1 on the node; nflog logs everywhere"
+            )
         if said.native_nftables:
             self.warnings.append("--native-nftables: the rules go to nf_tables through iptables-nft")
 

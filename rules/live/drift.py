@@ -11,7 +11,7 @@ from enum import Enum
 from rules.live.changes import above, is_our_jump, is_our_rule, is_ours, placed, recognised
 from rules.live.precedence import DEEPEST, implies, may_both_hold
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy
+from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy, Zone
 from rules.netfilter.values import NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import OURS
 from rules.value import Value
@@ -129,6 +129,7 @@ class Finding(Value):
 
 ANOTHER_TABLE = "remove it, or give -r a table that nobody uses"
 REMEDY = {
+    Kind.NOT_TRACKED: "the rule is not ours: remove it where it is made",
     Kind.IP_RULE_AT_ZERO: "no place is before it; give it a priority above 0",
     Kind.MARK_SHARED: "give -t a mark that nobody uses",
     Kind.ROUTE_TAKES_ALL: ANOTHER_TABLE,
@@ -149,7 +150,7 @@ RERUN = {
     Kind.JUMP_MOVED: "a rerun puts it back in its place",
     Kind.OLDER_LEFT: "a rerun removes it",
     Kind.OTHERS_ABOVE: "a rerun puts our jumps above it",
-    Kind.NOT_TRACKED: "a rerun cannot repair this, the rule is not ours: remove it where it is made",
+    Kind.NOT_TRACKED: f"a rerun cannot repair this, {REMEDY[Kind.NOT_TRACKED]}",
     Kind.IP_RULE_MISSING: "a rerun adds it",
     Kind.IP_RULE_DOUBLED: "a rerun removes it",
     Kind.IP_RULE_LEFT: "a rerun removes it",
@@ -385,42 +386,62 @@ def first_not_below(rising: Sequence[int], value: int) -> int:
 def not_tracked(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
     """The rules of others in raw that keep from conntrack what the plan captures.
 
-    Such packets never meet the nat table, and a connection without a state cannot be remembered by its mark.
+    Such packets never meet the nat table, and a connection without a state cannot be remembered by its mark. Behind our
+    jump a packet that has its zone from us is out of their reach (`xt_ct_target` of net/netfilter/xt_CT.c).
     """
     raw = live.table(RAW)
     found = {}
     for hook in (PREROUTING, OUTPUT):
-        for chain, position, rule, matches in passing(raw, hook, (), DEEPEST, set()):
-            if any(captures(planned.table(name), hook, matches, DEEPEST) for name in (NAT, "mangle")):
+        jumps = [at for at, rule in enumerate(raw.chains().get(hook, ()), 1) if is_our_jump(raw, rule)]
+        for first, chain, position, rule, met in passing(raw, hook, (), DEEPEST, set()):
+            captured = [c for name in (NAT, "mangle") for c in captures(planned.table(name), hook, met, DEEPEST)]
+            if jumps and jumps[0] < first:
+                captured = [conditions for conditions in captured if not has_zone(planned.table(RAW), hook, conditions)]
+            if captured:
                 found[chain, position] = finding(Kind.NOT_TRACKED, live.family, RAW, chain, position, 0, rule)
     return tuple(found.values())
 
 
 def passing(
-    table: TableRules, chain: str, matches: tuple[Match, ...], deepest: int, seen: set[str]
-) -> Iterator[tuple[str, int, Rule, tuple[Match, ...]]]:
-    """Rules of others that turn conntrack off, below this chain, with all that a packet met to get there."""
+    table: TableRules, chain: str, matches: tuple[Match, ...], deepest: int, seen: set[str], first: int = 0
+) -> Iterator[tuple[int, str, int, Rule, tuple[Match, ...]]]:
+    """Rules of others that turn conntrack off, below this chain, with all that a packet met to get there.
+
+    Each with the position of the rule in the first chain by which it was reached.
+    """
     seen.add(chain)
     for position, rule in enumerate(table.chains().get(chain, ()), 1):
         met = (*matches, *rule.matches)
         words = rule.target.text.split() if isinstance(rule.target, ForeignTarget) else []
         if words == ["-j", "NOTRACK"] or (words[:2] == ["-j", "CT"] and "--notrack" in words):
-            yield chain, position, rule, met
+            yield first or position, chain, position, rule, met
         following = rule.target.chain if isinstance(rule.target, Jump) else words[1] if words[:1] == ["-g"] else ""
         if following and deepest and following not in seen and not is_ours(table, following):
-            yield from passing(table, following, met, deepest - 1, seen)
+            yield from passing(table, following, met, deepest - 1, seen, first or position)
 
 
-def captures(table: TableRules, chain: str, packet: tuple[Match, ...], deepest: int) -> bool:
-    """Whether some packet of those that meet all these matches is captured in this chain."""
+def captures(table: TableRules, chain: str, packet: tuple[Match, ...], deepest: int) -> Iterator[tuple[Match, ...]]:
+    """Of the packets that meet all these matches, those that are captured in this chain: by all that they meet."""
     for rule in table.chains().get(chain, ()):
         if not may_both_hold(rule.matches, packet):
             continue
+        met = (*packet, *rule.matches)
         match rule.target:
             case Redirect() | Dnat() | Tproxy():
-                return True
-            case Jump(following) if deepest and captures(table, following, (*packet, *rule.matches), deepest - 1):
-                return True
-            case Return() | Accept() if all(any(implies(met, asked) for met in packet) for asked in rule.matches):
-                return False
-    return False
+                yield met
+            case Jump(following) if deepest:
+                yield from captures(table, following, met, deepest - 1)
+            case Return() | Accept() if holds(rule.matches, packet):
+                return
+
+
+def has_zone(raw: TableRules, hook: str, packet: tuple[Match, ...]) -> bool:
+    """Whether our rules give a zone to every packet that meets all these matches."""
+    chains = raw.chains()
+    led = [rule.target.chain for rule in chains.get(hook, ()) if isinstance(rule.target, Jump)]
+    return any(isinstance(rule.target, Zone) and holds(rule.matches, packet) for chain in led for rule in chains[chain])
+
+
+def holds(matches: tuple[Match, ...], packet: tuple[Match, ...]) -> bool:
+    """Whether what a packet meets implies all of these."""
+    return all(any(implies(met, asked) for met in packet) for asked in matches)

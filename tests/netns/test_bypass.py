@@ -253,6 +253,15 @@ def test_captured_connections_can_be_logged(pod: Pod, backend: str) -> None:
     )
 
 
+def test_a_log_that_nobody_sees_is_said(pod: Pod) -> None:
+    """LOG is silent in a pod's namespace; a run and check say so, and what to use. NFLOG is not."""
+    silent = pod.applied("--log-connections", "log").stderr
+    assert "in a pod the kernel logs nothing" in silent
+    assert "nflog logs everywhere" in silent
+    assert "--log-connections nflog" in pod.capture("check", "--log-connections", "log", "--no-rehearsal").stdout
+    assert "logs nothing" not in pod.applied("--log-connections", "nflog").stderr
+
+
 @pytest.mark.parametrize("rate", [1, 3, 7, 33, 60, 85, 99, 100])
 def test_a_rate_is_spelled_back_as_it_was_given(pod: Pod, backend: str, rate: int) -> None:
     """Or a rerun would find a difference where there is none."""
@@ -269,6 +278,17 @@ def test_the_close_wait_timeout_is_set(pod: Pod) -> None:
     result = pod.applied("--close-wait-timeout", "1h30m")
     assert pod.inside.output("sysctl", "-n", CLOSE_WAIT).strip() == "5400"
     assert f"{CLOSE_WAIT} is 5400 s now, and was" in result.stderr
+
+
+def test_a_removal_says_that_the_close_wait_timeout_stays(pod: Pod) -> None:
+    """Where it is not the kernel's default, with that; a removal where it is says nothing of it."""
+    pod.applied()
+    assert CLOSE_WAIT not in pod.capture("clean").stdout
+    pod.applied("--close-wait-timeout", "1h")
+    said = pod.capture("clean").stdout
+    assert f"conntrack: {CLOSE_WAIT} = 3600 (a run with --close-wait-timeout may have set it" in said
+    assert "the kernel's default is 60" in said
+    assert CLOSE_WAIT not in pod.capture("clean").stdout, "nothing of ours was there"
 
 
 def test_a_close_wait_timeout_that_cannot_be_set_is_no_failure(pod: Pod) -> None:

@@ -140,6 +140,34 @@ def test_a_dns_server_in_the_pod_answers_whoever_asks(pod: Pod, backend: str, ve
     assert str(pod.traffic.call(elsewhere)) == "proxy:15053"
 
 
+DNS_UNTRACKED = "-p udp --dport 53 -j CT --notrack"
+
+
+@pytest.mark.parametrize("resolver", [[], ["--dns-capture-address", "127.0.0.1"]], ids=["the proxy's", "another"])
+def test_conntrack_turned_off_by_others_is_told_where_it_takes_anything(
+    resolving: Pod, backend: str, resolver: list[str]
+) -> None:
+    """Above our jump DNS is lost, and a run and verify say so. Behind it a query has its zone already, and is out of
+    reach, if it has one; what has none is lost there too, and that is said.
+    """
+    settings = [*ARGS, *resolver, f"--force-iptables-binary={backend}"]
+    resolving.applied(*settings)
+    for where, rule, dns_is_lost, tcp_is_lost in (
+        ("-I", DNS_UNTRACKED, True, False),
+        ("-A", DNS_UNTRACKED, bool(resolver), False),
+        ("-A", "-p udp -j NOTRACK", bool(resolver), False),
+        ("-A", "-p tcp --dport 80 -j NOTRACK", False, True),
+        ("-I", "-d 9.9.9.9 -p udp --dport 53 -j NOTRACK", False, False),
+    ):
+        resolving.inside.output(f"iptables-{backend}", "-t", "raw", where, "OUTPUT", *rule.split())
+        assert (str(query(resolving, 4, "udp", APP)) != "pod:15053") is dns_is_lost, rule
+        assert (str(resolving.dial("9.9.9.9", 80)) != "pod:15001") is tcp_is_lost, rule
+        is_lost = dns_is_lost or tcp_is_lost
+        assert ("keeps packets from conntrack" in resolving.applied(*settings).stderr) is is_lost, rule
+        assert resolving.capture("verify", *settings).status == (4 if is_lost else 0), rule
+        resolving.inside.output(f"iptables-{backend}", "-t", "raw", "-D", "OUTPUT", *rule.split())
+
+
 def test_excluded_ports_hold_for_dns_too(resolving: Pod) -> None:
     """-o 53 beats DNS capture in both protocols; for one user, so does an exception of theirs."""
     resolving.applied(*ARGS, "-o", "53")

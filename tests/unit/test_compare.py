@@ -187,6 +187,16 @@ def test_rules_that_turn_conntrack_off_for_what_is_not_captured_are_not(lines: l
     assert not_tracked(raw(*lines), PLANNED) == ()
 
 
+@pytest.mark.parametrize(("port", "is_found"), [(15053, False), (8600, True)])
+def test_what_has_its_zone_from_us_is_out_of_reach(port: int, is_found: bool) -> None:
+    """Behind our jump conntrack cannot be turned off for DNS that has a zone; for what has none, it can."""
+    planned = ruleset(Intent(redirect_dns=True, capture_all_dns=True, dns_capture_port=port), Family.V4)
+    ours = [f":{chain} - [0:0]" for chain in planned.table("raw").declared]
+    jump, off = "-A OUTPUT -p udp -j ISTIO_OUTPUT_DNS", "-A OUTPUT -p udp -j NOTRACK"
+    assert bool(not_tracked(raw(*ours, jump, off), planned)) is is_found
+    assert not_tracked(raw(*ours, off, jump), planned)
+
+
 def test_ten_thousand_rules_are_compared_in_no_time() -> None:
     """Reversed, doubled and emptied: the time grows with the length of the chain, not with its square."""
     networks = tuple(network(f"10.{at // 256}.{at % 256}.0/24") for at in range(10_000))
