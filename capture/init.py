@@ -82,22 +82,26 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
     """Apply, print or remove, as the settings say. Raises CaptureError with the namespace as it was."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
+    if settings.cleanup_only:
+        log.info("Settings:", *described(settings, None))
+        if settings.dry_run:
+            dry_run(settings, NOTHING, log)
+        else:
+            remove(settings, log)
+        return
     facts = read_facts(environ, settings.nameservers_file)
     resolved = resolve(settings, facts)
     log.info("Settings:", *described(settings, resolved))
-    if not settings.cleanup_only:
-        for warning in resolved.warnings:
-            log.warn(warning)
-    planned = NOTHING if settings.cleanup_only else plan(resolved.intent)
-    if facts.processes and not settings.cleanup_only and (settings.dry_run or not settings.run_validation):
+    for warning in resolved.warnings:
+        log.warn(warning)
+    planned = plan(resolved.intent)
+    if facts.processes and (settings.dry_run or not settings.run_validation):
         warn_of_listeners(facts, planned, log)
     if settings.dry_run:
         dry_run(settings, planned, log)
         return
-    if settings.skip_rule_apply and not settings.cleanup_only:
+    if settings.skip_rule_apply:
         log.info("--skip-rule-apply: the rules are left as they are")
-    elif settings.cleanup_only:
-        remove(settings, log)
     else:
         try:
             planned = converge_or_leave_ipv6(settings, resolved, planned, log)
@@ -109,7 +113,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
             from capture.kernel.conntrack import set_close_wait_timeout
 
             set_close_wait_timeout(int(settings.close_wait_timeout), log)
-    if settings.run_validation and not settings.cleanup_only:
+    if settings.run_validation:
         from capture.apply.validation import validate
 
         validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
@@ -208,13 +212,13 @@ def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live
         return Live({}, {}, nothing, None), forced or NFT
 
 
-def described(settings: Settings, resolved: Resolved) -> Iterator[str]:
+def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:
     """The settings that somebody gave or that were derived, each with its origin."""
     for name, declared in DECLARED_BY_NAME.items():
         origin = settings.origins[name]
         if origin.text is not None:
             yield f"  {declared.shown}={on_one_line(origin.text)} ({origin})"
-        elif name in resolved.derived:
+        elif resolved and name in resolved.derived:
             value = getattr(resolved.intent, name)
             yield f"  {declared.shown}={','.join(map(str, value))} ({resolved.derived[name]})"
 

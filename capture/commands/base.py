@@ -15,13 +15,13 @@ import click
 
 from capture import __version__
 from capture.commands import COMMANDS
-from capture.errors import CaptureError
+from capture.errors import BadSettings, CaptureError
 from capture.host.facts import read_facts
 from capture.kernel import netns
 from capture.log import Log
 from capture.output import complain, say_json
 from capture.settings.argv import read_argv
-from capture.settings.declared import DECLARED, FLAGS, SWITCHES, Said, Settings
+from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, Said, Settings
 from capture.settings.resolve import resolve
 from capture.text import ESC, one_line
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from capture.errors import Refusal
     from capture.host.facts import Facts
+    from capture.settings.argv import Argument
     from capture.settings.resolve import Resolved
 
     F = TypeVar("F", bound=Callable[..., Any])
@@ -38,7 +40,24 @@ SETTINGS_KEY = "capture.settings.declared"
 
 
 class SettingsCommand(click.Command):
-    """A command that takes every setting, besides options and words of its own."""
+    """A command that takes every setting, besides options and words of its own.
+
+    It `uses` some, and takes no notice of the others. Where it does not `need` them, those that cannot be understood
+    are left out, but for the `least`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        uses: frozenset[str] | None = None,
+        least: frozenset[str] = LOOKING,
+        needs: Callable[[dict[str, Any]], bool] = lambda _: True,
+        **named: Any,
+    ) -> None:
+        super().__init__(*arguments, **named)
+        self.uses = uses
+        self.least = least
+        self.needs = needs
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
@@ -57,8 +76,19 @@ class SettingsCommand(click.Command):
         rest = super().parse_args(ctx, for_click)
         said = [argument for argument in arguments if argument.flag not in own]
         with reporting():
-            ctx.meta[SETTINGS_KEY] = Settings.from_arguments(said, unreadable, os.environ)
+            ctx.meta[SETTINGS_KEY] = self.settings(said, unreadable, ctx.params)
         return rest
+
+    def settings(self, said: list[Argument], unreadable: list[Refusal], asked: dict[str, Any]) -> Settings:
+        """Raises BadSettings."""
+        try:
+            return Settings.from_arguments(said, unreadable, os.environ, self.uses)
+        except BadSettings as refused:
+            if self.needs(asked):
+                raise
+            settings = Settings.from_arguments(said, unreadable, os.environ, self.least)
+            leave_out(settings, refused)
+            return settings
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
@@ -128,6 +158,22 @@ def said_settings() -> Settings:
 def resolved_here(settings: Settings) -> Resolved:
     """The settings resolved against this host, with what will surprise said on stderr."""
     return looked_up(settings)[1]
+
+
+def leave_out(settings: Settings, refused: BadSettings) -> None:
+    """Say which settings are not taken into account."""
+    log = Log(settings.log_output_level, as_json=settings.log_as_json)
+    log.warn("the settings are left out of account:", *(f"  {refusal}" for refusal in refused.refusals))
+
+
+def looked_up_or_without(settings: Settings, least: frozenset[str] = LOOKING) -> tuple[Settings, Facts, Resolved]:
+    """The same; and the settings, without those that mean nothing on this host."""
+    try:
+        return settings, *looked_up(settings)
+    except BadSettings as refused:
+        leave_out(settings, refused)
+        settings = settings.only(least)
+        return settings, *looked_up(settings)
 
 
 def looked_up(settings: Settings) -> tuple[Facts, Resolved]:

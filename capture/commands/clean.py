@@ -14,10 +14,11 @@ from capture.kernel import netns
 from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.settings.declared import REMOVING
 from rules.plan.plan import NOTHING
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=REMOVING)
 @output_option("what was removed and what was left alone", Cleaned)
 def command(output: str) -> None:
     """Remove everything of ours, and say what that was, what was left alone, and why.

@@ -14,6 +14,7 @@ from capture.inspect.verify import STATUS, compared
 from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.settings.declared import MEANING
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ COLOURS = {"-": "red", "+": "green", "@": "cyan", "#": "yellow"}
 HEADINGS = ("---", "+++")
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=MEANING)
 @click.option(
     "--color",
     type=click.Choice(["auto", "always", "never"]),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
+from capture.commands.base import SettingsCommand, looked_up_or_without, reporting, resolved_here, said_settings
 from capture.errors import DONE, NOTHING_HERE
-from capture.settings.declared import DECLARED
+from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
 from rules.live.reasons import explained
 from rules.netfilter.counters import counters
 from rules.netfilter.values import Family
@@ -33,7 +33,7 @@ MOST_SAID = 16
 """How many entries of a list the subtitle shows."""
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=MEANING, least=LOOKING | BACKEND, needs=lambda asked: not asked["live"])
 @click.option("--format", "written_as", type=click.Choice(FORMATS), default="svg", help="How the picture is written.")
 @click.option("--family", type=click.Choice(list(FAMILIES)), default="ipv4", help="Whose chains are drawn.")
 @click.option("--live", is_flag=True, help="Draw what the namespace holds, with counters and the rules of others.")
@@ -153,7 +153,8 @@ def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[
 
     planned: Plan | None = None
     if [*as_said(settings, "environment"), *as_said(settings, "flag")]:
-        planned = plan(resolved_here(settings).intent)
+        settings, _, resolved = looked_up_or_without(settings, LOOKING | BACKEND)
+        planned = plan(resolved.intent)
     elif settings.network_namespace:
         netns.enter(settings.network_namespace)
     live = read_live(counters=True)

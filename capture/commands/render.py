@@ -7,12 +7,13 @@ import sys
 import click
 
 from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
+from capture.settings.declared import MEANING
 from rules.live.changes import changes, restore_text
 from rules.netfilter.rulesets import Ruleset
 from rules.plan.plan import plan
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=MEANING)
 @click.option("--family", type=click.Choice(["ipv4", "ipv6", "both"]), default="both", help="Only one family's rules.")
 @click.option("--why", is_flag=True, help="Say above each rule what it is for.")
 def command(family: str, why: bool) -> None:

@@ -17,6 +17,7 @@ from capture.kernel import netns
 from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.settings.declared import LOOKING
 from rules.live.drift import count
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.routing import ip_command
@@ -32,7 +33,7 @@ MOST_RULES = 40
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=LOOKING)
 @output_option("what is installed", Status)
 def command(output: str) -> None:
     """Show what is installed in the namespace now: what it captures, its rules with their counters, its routing.

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import (
+    SettingsCommand,
+    looked_up,
+    looked_up_or_without,
+    output_option,
+    reporting,
+    said_settings,
+)
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.host import facts
 from capture.host.live import not_permitted, read_live
@@ -20,7 +27,7 @@ from capture.kernel.iptables import BACKENDS, NFT, Iptables
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from capture.settings import parsers
-from capture.settings.declared import DECLARED_BY_NAME
+from capture.settings.declared import DECLARED_BY_NAME, MEANING
 from rules.live.changes import ours_in
 from rules.live.reasons import explained
 from rules.netfilter.fields import STATES
@@ -119,7 +126,7 @@ class TraceCommand(SettingsCommand):
         return super().parse_args(ctx, words)
 
 
-@click.command(cls=TraceCommand)
+@click.command(cls=TraceCommand, uses=MEANING, needs=lambda asked: not asked["live"])
 @click.argument("to", metavar="[HOST]:PORT", nargs=-1)
 @click.option("--out", "outward", is_flag=True, help="A process in the pod sends it. This is the default.")
 @click.option("--in", "inward", is_flag=True, help="It arrives from outside.")
@@ -227,9 +234,12 @@ class Answer:
 
     def __init__(self, question: Question, settings: Settings) -> None:
         self.question = question
-        self.settings = settings
         self.notes = list(question.notes)
-        known, self.resolved = looked_up(settings)
+        self.settings = settings
+        if question.live:
+            self.settings, known, self.resolved = looked_up_or_without(settings)
+        else:
+            known, self.resolved = looked_up(settings)
         planned = plan(self.resolved.intent)
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True

@@ -13,6 +13,7 @@ from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, Comparison, compa
 from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.settings.declared import MEANING
 from rules.live.drift import Kind, count
 from rules.plan.plan import plan
 
@@ -27,7 +28,7 @@ MOST_OF_A_KIND = 20
 """Findings of one kind in one chain that the text lists."""
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=MEANING)
 @click.option(
     "--witness",
     type=click.Choice(["libiptc"]),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings, style
+from capture.commands.base import SettingsCommand, looked_up_or_without, output_option, reporting, said_settings, style
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
 from capture.host.facts import read_facts
 from capture.inspect.watch import Event, Watch, against_plan, against_start, events_of, woken_by_signals
@@ -20,6 +20,7 @@ from capture.log import Log, timestamp
 from capture.output import nobody_reads, say, say_json
 from capture.schemas.answers import as_json
 from capture.settings import parsers
+from capture.settings.declared import BACKEND, LOOKING, MEANING
 from capture.text import ESC, one_line
 from rules.live.drift import count
 from rules.netfilter.iptables_text import rule_text
@@ -34,20 +35,6 @@ if TYPE_CHECKING:
     from capture.settings.declared import Settings
     from rules.live.attribution import Decision
 
-SHAPE_NOTHING = frozenset(
-    {
-        "network_namespace",
-        "force_iptables_binary",
-        "native_nftables",
-        "log_output_level",
-        "log_as_json",
-        "log_target",
-        "log_caller",
-        "log_stacktrace_level",
-        "vklog",
-    }
-)
-"""Settings that ask for no rule: with none but these, what was there at the start is what is held to."""
 SHORTEST = 0.05
 """Seconds of an interval, so that a watch stays cheap."""
 RECENT = 12
@@ -73,7 +60,7 @@ def seconds(ctx: click.Context, option: click.Parameter, value: str | None) -> f
         raise
 
 
-@click.command(cls=SettingsCommand)
+@click.command(cls=SettingsCommand, uses=MEANING, needs=lambda _: False)
 @click.option("--interval", default="1s", callback=seconds, metavar="DURATION", help="How often to look. Default 1s.")
 @click.option("--count", "most", type=click.IntRange(min=1), help="End after so many intervals.")
 @click.option("--for", "for_", callback=seconds, metavar="DURATION", help="End after so long.")
@@ -102,12 +89,17 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
 
 def held_to(settings: Settings) -> tuple[Facts, Drift | None]:
     """What the host answers, and what drift is measured against, if settings say it."""
-    if any(setting.name not in SHAPE_NOTHING for setting, _, _ in settings.given()):
-        facts, resolved = looked_up(settings)
-        return facts, against_plan(settings, plan(resolved.intent))
+    if is_meant(settings):
+        settings, facts, resolved = looked_up_or_without(settings)
+        return facts, against_plan(settings, plan(resolved.intent)) if is_meant(settings) else None
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
     return read_facts(os.environ), None
+
+
+def is_meant(settings: Settings) -> bool:
+    """Whether these settings ask for any rule."""
+    return any(setting.name not in LOOKING | BACKEND for setting, _, _ in settings.given())
 
 
 def follow(

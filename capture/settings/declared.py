@@ -18,6 +18,7 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from ipaddress import IPv4Address, IPv6Address
     from typing import Any, TypeVar
 
@@ -444,16 +445,28 @@ class Settings:
 
     @classmethod
     def from_arguments(
-        cls, arguments: Sequence[Argument], unreadable: Sequence[Refusal], environ: Mapping[str, str]
+        cls,
+        arguments: Sequence[Argument],
+        unreadable: Sequence[Refusal],
+        environ: Mapping[str, str],
+        uses: AbstractSet[str] | None = None,
     ) -> Settings:
-        """The same for a command line that was split into its flags already."""
+        """The same for a command line that was split into its flags already.
+
+        Only the settings that the command `uses` are read; by default all, of a removal those that it uses.
+        """
         refusals = list(unreadable)
         given = {DECLARED_BY_FLAG[argument.flag].name: argument for argument in arguments}
+        if uses is None and asks_for(DECLARED_BY_NAME["cleanup_only"], given.get("cleanup_only"), environ):
+            uses = REMOVING
         values: dict[str, Any] = {}
         origins: dict[str, Origin] = {}
         warnings: list[str] = []
-        for setting in DECLARED:
-            origin = origin_of(setting, given.get(setting.name), environ)
+        for setting in DECLARED if uses is None else filter(lambda setting: setting.name in uses, DECLARED):
+            argument = given.get(setting.name)
+            if argument is None:
+                warnings += links(setting, environ)
+            origin = origin_of(setting, argument, environ)
             if origin is None or origin.text is None:
                 continue
 
@@ -462,10 +475,14 @@ class Settings:
                 origins[setting.name] = origin
                 warnings += [f"{origin}: {surprise}" for surprise in setting.surprises(origin.text)]
             except ValueError as refused:
-                refusals.append(Refusal(str(origin), origin.text, f"{refused}{service_link(origin)}"))
+                refusals.append(Refusal(str(origin), origin.text, str(refused)))
         if refusals:
             raise BadSettings(refusals)
         return cls(values, origins, warnings)
+
+    def only(self, names: AbstractSet[str]) -> Settings:
+        """These settings, as if the others were not given."""
+        return Settings({name: getattr(self, name) for name in names}, {name: self.origins[name] for name in names})
 
     @property
     def nameservers_file(self) -> str:
@@ -485,24 +502,45 @@ class Settings:
 def origin_of(setting: Said, argument: Argument | None, environ: Mapping[str, str]) -> Origin | None:
     """The place that decides this setting, if it was set at all.
 
-    An empty variable counts as not set, as in istio-iptables, but where `empty_counts`.
+    An empty variable counts as not set, as in istio-iptables, but where `empty_counts`; so does a link to a Service.
     """
     if argument is not None:
         return Origin("flag", argument.flag, argument.value)
     for name in setting.env:
         text = environ.get(name)
-        if text or (text is not None and setting.empty_counts):
+        if (text and not linked_service(name, text)) or (text == "" and setting.empty_counts):
             return Origin("environment", name, text)
     return None
 
 
-def service_link(origin: Origin) -> str:
-    """Kubernetes gives every container variables named after the Services around it, and one may be named envoy."""
-    text = origin.text or ""
-    if origin.kind == "environment" and origin.name.endswith("_PORT") and text.startswith(("tcp://", "udp://")):
-        service = origin.name.removesuffix("_PORT").lower()
-        return f" (it looks like a link to the Service {quoted(service)}; set the flag, or enableServiceLinks: false)"
-    return ""
+def asks_for(switch: Said, argument: Argument | None, environ: Mapping[str, str]) -> bool:
+    """Whether a switch is on, as far as it can be understood."""
+    origin = origin_of(switch, argument, environ)
+    return origin is not None and parsers.GO_BOOLEANS.get(origin.text or "", False)
+
+
+def linked_service(name: str, text: str) -> str:
+    """The Service that a variable is a link to; empty if it is none.
+
+    Kubernetes gives every container `NAME_PORT=tcp://ADDRESS:PORT` for each Service around it, as Docker does for a
+    link, and one may be named envoy.
+    """
+    protocol, is_url, rest = text.partition("://")
+    host, _, port = rest.rpartition(":")
+    is_link = name.endswith("_PORT") and is_url and protocol in ("tcp", "udp", "sctp") and host and port.isdecimal()
+    return name.removesuffix("_PORT").lower().replace("_", "-") if is_link else ""
+
+
+def links(setting: Said, environ: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable of a setting that is a link to a Service."""
+    for name in setting.env:
+        text = environ.get(name, "")
+        service = linked_service(name, text)
+        if service:
+            yield (
+                f"environment {name} {quoted(text)} is a link to the Service {quoted(service)}, and no setting: it is "
+                "passed over; enableServiceLinks: false in the pod spec keeps it away"
+            )
 
 
 DECLARED: tuple[Said, ...] = tuple(value for value in vars(Settings).values() if isinstance(value, Said))
@@ -513,3 +551,24 @@ DECLARED_BY_NAME = {setting.name: setting for setting in DECLARED}
 DECLARED_BY_FLAG = {flag: setting for setting in DECLARED for flag in (setting.short, setting.long) if flag}
 FLAGS = frozenset(DECLARED_BY_FLAG)
 SWITCHES = frozenset(flag for flag, setting in DECLARED_BY_FLAG.items() if setting.is_switch)
+
+OF_THE_LOG = frozenset({"log_output_level", "log_as_json", "log_target", "log_caller", "log_stacktrace_level", "vklog"})
+LOOKING = OF_THE_LOG | {"network_namespace"}
+"""What a command uses that tells what is there, whatever is meant."""
+BACKEND = frozenset({"force_iptables_binary", "native_nftables"})
+REMOVING = LOOKING | {"cleanup_only", "dry_run", "dry_run_file"}
+"""What a removal uses."""
+MEANING = frozenset(DECLARED_BY_NAME) - {
+    "dry_run",
+    "dry_run_file",
+    "cleanup_only",
+    "skip_rule_apply",
+    "run_validation",
+    "probe_port",
+    "probe_timeout",
+    "close_wait_timeout",
+    "cni_mode",
+    "reconcile",
+    "force_apply",
+}
+"""What a command uses that tells what is meant, and does not do it."""

@@ -148,7 +148,7 @@ def shown(text: str) -> str:
 
 VARIABLES: list[tuple[str, str, str]] = [
     ("ENVOY_PORT", "0", PORT),
-    ("ENVOY_PORT", "tcp://10.96.7.7:8080", 'a link to the Service "envoy"'),
+    ("ENVOY_PORT", "tcp://10.96.7.7", PORT),
     ("INBOUND_CAPTURE_PORT", "15006 ", PORT),
     ("INBOUND_TUNNEL_PORT", "15008.0", PORT),
     ("PROXY_UID", "4294967295", ID),

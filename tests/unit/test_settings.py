@@ -16,7 +16,18 @@ from pydantic import ValidationError
 
 from capture.errors import BadSettings
 from capture.host.facts import Facts
-from capture.settings.declared import DECLARED, DECLARED_BY_FLAG, DECLARED_BY_NAME, Said, Settings
+from capture.settings.argv import read_argv
+from capture.settings.declared import (
+    DECLARED,
+    DECLARED_BY_FLAG,
+    DECLARED_BY_NAME,
+    FLAGS,
+    LOOKING,
+    REMOVING,
+    SWITCHES,
+    Said,
+    Settings,
+)
 from capture.settings.model import SettingsModel
 from capture.settings.parsers import Name
 from capture.settings.resolve import resolve
@@ -151,13 +162,57 @@ def test_the_origin_has_the_flag_as_it_was_typed() -> None:
     ]
 
 
-def test_a_link_to_a_service_is_recognised() -> None:
-    """Kubernetes sets ENVOY_PORT for a Service called envoy: the message says so."""
-    with pytest.raises(BadSettings, match='a link to the Service "envoy"; set the flag'):
-        load(ENVOY_PORT="tcp://10.96.0.7:80")
-    with pytest.raises(BadSettings) as refused:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ENVOY_PORT", "tcp://10.96.0.7:80"),
+        ("ENVOY_PORT", "udp://10.96.0.7:80"),
+        ("ENVOY_PORT", "sctp://[fd00::7]:80"),
+        ("INBOUND_CAPTURE_PORT", "tcp://172.17.0.2:8080"),
+        ("IPTABLES_PROBE_PORT", "tcp://10.96.0.7:80"),
+        ("CAPTURE_DNS_CAPTURE_PORT", "tcp://10.96.0.7:80"),
+    ],
+)
+def test_a_link_to_a_service_is_no_setting(name: str, text: str) -> None:
+    """Kubernetes sets ENVOY_PORT for a Service called envoy: it is passed over, and a warning says so."""
+    loaded = load(**{name: text})
+    assert list(loaded.given()) == []
+    (warning,) = loaded.warnings
+    assert f'environment {name} "{text}" is a link to the Service' in warning
+    assert load("-p", "80", ENVOY_PORT="tcp://10.96.0.7:80").warnings == ()
+
+
+@pytest.mark.parametrize("text", ["tcp://10.96.0.7", "tcp://:80", "http://10.96.0.7:80", "tcp://10.96.0.7:", "tcp:80"])
+def test_what_is_no_link_is_refused_as_anything_else(text: str) -> None:
+    """And no flag is a link."""
+    with pytest.raises(BadSettings, match="is not a port"):
+        load(ENVOY_PORT=text)
+    with pytest.raises(BadSettings, match="is not a port"):
         load("-p", "tcp://10.96.0.7:80")
-    assert "Service" not in str(refused.value)
+
+
+GARBAGE = {"ENVOY_PORT": "rubbish", "PROXY_UID": "-1", "INVALID_DROP": "perhaps", "FORCE_IPTABLES_BINARY": "best"}
+
+
+@pytest.mark.parametrize("uses", [LOOKING, REMOVING])
+def test_what_is_not_used_is_not_judged(uses: frozenset[str]) -> None:
+    """Neither a variable nor a flag; what is used is, and a flag that does not exist."""
+    arguments, unreadable = read_argv(["-z", "x", "-u", "²"], FLAGS, switches=SWITCHES)
+    assert list(Settings.from_arguments(arguments, unreadable, GARBAGE, uses).given()) == []
+    with pytest.raises(BadSettings, match="LOG_AS_JSON"):
+        Settings.from_arguments([], [], {"LOG_AS_JSON": "perhaps"}, uses)
+    with pytest.raises(BadSettings, match="--frobnicate"):
+        Settings.from_arguments(*read_argv(["--frobnicate"], FLAGS, switches=SWITCHES), environ={}, uses=uses)
+
+
+def test_a_removal_uses_what_a_removal_uses() -> None:
+    """However it is asked for."""
+    assert load("--cleanup-only", **GARBAGE).cleanup_only
+    assert load(CLEANUP_ONLY="true", **GARBAGE).cleanup_only
+    with pytest.raises(BadSettings, match="PROXY_UID"):
+        load("--cleanup-only=false", **GARBAGE)
+    with pytest.raises(BadSettings, match="--cleanup-only"):
+        load("--cleanup-only=perhaps")
 
 
 # --- the grammar of a command line ------------------------------------------------------------------------
