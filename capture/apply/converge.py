@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, read_live
+from capture.host.neighbours import found_among_others
 from capture.host.place import signs_of_a_node
 from capture.kernel.iptables import BACKENDS, Iptables
 from capture.kernel.locks import locked
@@ -76,6 +77,8 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
                 tool = Iptables(chosen.backend, ruleset.family)
                 log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
+    for found in found_among_others(live, planned.rulesets, planned.routing, chosen.backend):
+        log.warn(str(found))
 
 
 def mind_others_routing(live: Live, planned: Plan, log: Log) -> None:

@@ -21,6 +21,7 @@ from capture.commands.base import (
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.host import facts
 from capture.host.live import not_permitted, read_live
+from capture.host.neighbours import name_of
 from capture.inspect.verify import others_routing
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, NFT, Iptables
@@ -551,11 +552,3 @@ def one_interface(text: str) -> str:
 def is_outside(address: Address) -> bool:
     """Whether others could answer to it."""
     return not (address.is_loopback or address.is_link_local or address in PASSTHROUGH[Family.V6])
-
-
-def name_of(address: netlink.Address) -> str:
-    """The interface of an address; empty if it is gone."""
-    try:
-        return socket.if_indextoname(address.interface)
-    except OSError:
-        return ""

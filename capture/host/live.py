@@ -55,6 +55,8 @@ class Live(Value):
     """Whether we may see which legacy tables there are: only uid 0 may."""
     natives: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # likewise
     """What packets of each family can meet in nf_tables and iptables does not show."""
+    addresses: tuple[Address, ...] = ()
+    """Those of the namespace."""
 
     def saved(self, tool: Iptables) -> Saved:
         held = self.nft if tool.backend == NFT else self.legacy
@@ -164,6 +166,7 @@ def read_live(*, counters: bool = False) -> Live:
         place.has_sockets(),
         legacy_is_known=None not in legacy_tables.values(),
         natives=natives,
+        addresses=addresses,
     )
 
 

@@ -6,7 +6,7 @@ import struct
 import time
 
 from capture.host.listening import heard
-from capture.inspect.verify import holds_any, others_routing
+from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, Iptables
 from rules.live.changes import above, holds_ours, is_our_jump, is_ours, ours_in
@@ -175,6 +175,7 @@ def status_of(live: Live, facts: Facts) -> Status:
             rulesets.append(ruleset)
             chains += list(chains_of(live, backend, family))
             in_the_way += list(usurpers(live, backend, family))
+    in_the_way += list(others_in_the_way(live))
     in_the_way += list(others_routing(live))
     return Status(
         holds_any(live),

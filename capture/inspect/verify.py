@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, read_live
+from capture.host.neighbours import found_among_others
 from capture.kernel.diagnosis import not_permitted
 from capture.kernel.iptables import BACKENDS, LEGACY_TABLES, Iptables
+from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import found_of_others, is_like_ours, ours_to_keep
 from rules.live.routing_changes import routing_to_add, routing_to_remove
@@ -91,6 +93,7 @@ def findings(live: Live, planned: Plan, backend: str) -> Iterator[Finding]:
         for family in Family:
             for found in not_tracked(live.saved(Iptables(here, family)).ruleset, wanted[family]):
                 yield found.but(backend=here)
+    yield from found_among_others(live, planned.rulesets, planned.routing, backend)
     yield from routing_findings(live, planned)
     yield from address_findings(live, planned)
 
@@ -118,6 +121,15 @@ def told(change: RoutingChange, of_route: Kind, of_rule: Kind) -> Iterator[Findi
     if change.rule_priority is not None:
         rule = PolicyRule(family, change.rule_priority, mark, table)
         yield Finding(of_rule, family, rule=f"{ip_command(family)} rule: {rule}")
+
+
+def others_in_the_way(live: Live) -> Iterator[Finding]:
+    """What rules of others elsewhere do to what ours capture: in native tables, in filters, in the other backend."""
+    kept = (rule for rule in live.policy_rules if rule.protocol == PROTOCOL and rule.mark)
+    routing = tuple(Routing(rule.family, rule.mark, rule.table) for rule in kept)
+    for backend in BACKENDS:
+        ours = [ours_in(live.saved(Iptables(backend, family)).ruleset) for family in Family]
+        yield from found_among_others(live, ours, routing, backend)
 
 
 def others_routing(live: Live) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from capture.host.live import choose_backend
-from capture.inspect.verify import findings, others_routing, read
+from capture.inspect.verify import findings, others_in_the_way, others_routing, read
 from capture.kernel import events
 from capture.kernel.files import read_text
 from capture.kernel.iptables import BACKENDS, Iptables
@@ -271,6 +271,7 @@ def against_start(start: Live) -> Drift:
             now = live.saved(Iptables(backend, family)).ruleset
             for found in (*compare(now, ruleset), *not_tracked(now, ruleset)):
                 yield found.but(backend=backend)
+        yield from others_in_the_way(live)
         yield from routing_since(start, live)
         yield from others_routing(live)
 

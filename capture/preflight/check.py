@@ -19,6 +19,7 @@ from capture.host import place
 from capture.host.facts import read_facts, read_text
 from capture.host.listening import heard, not_of_the_proxy
 from capture.host.live import choose_backend, read_live
+from capture.host.neighbours import found_among_others
 from capture.kernel import locks, netlink, netns
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
 from capture.kernel.diagnosis import permission_hint
@@ -463,6 +464,8 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):
         remedy = "both act on traffic: keep rules in one of them"
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)
+    for each in found_among_others(live, here.planned.rulesets, here.planned.routing, here.backend):
+        yield Fact("namespace", each.kind.value, f"{each.place}: {said(each)}", WARN, each.rerun)
 
 
 def listed(found: list[str]) -> str:

@@ -41,6 +41,11 @@ class Kind(Enum):
     OLDER_LEFT = "rule of an older version left over"
     OTHERS_ABOVE = "rule of others above ours"
     NOT_TRACKED = "not tracked"
+    TABLE_DORMANT = "table dormant"
+    OTHERS_TAKE_ALL = "rule of others asked before ours takes everything"
+    OTHERS_TAKE_SOME = "rule of others asked before ours takes some"
+    CAPTURED_IS_DROPPED = "what is captured is dropped"
+    DROPPED_ANYWAY = "what is captured is dropped as it was before"
     IP_RULE_MISSING = "ip rule missing"
     IP_RULE_DOUBLED = "ip rule doubled"
     IP_RULE_LEFT = "ip rule left over"
@@ -64,7 +69,7 @@ class Finding(Value):
     family: Family
     """Whose table, rule, route or address it is."""
     table: str = ""
-    """raw, mangle, nat or filter; empty for ip rules, routes and addresses."""
+    """raw, mangle, nat or filter; of a native table its family and name; empty for ip rules, routes and addresses."""
     chain: str = ""
     """The chain; empty likewise."""
     position: int | None = None
@@ -127,9 +132,14 @@ class Finding(Value):
         return self.sentence
 
 
+WAKE_UP = "wake it up (`nft add table {} {}`), or remove it and run again"
 ANOTHER_TABLE = "remove it, or give -r a table that nobody uses"
 REMEDY = {
     Kind.NOT_TRACKED: "the rule is not ours: remove it where it is made",
+    Kind.OTHERS_TAKE_ALL: "it is not ours to remove: take it away where it is made, or exclude what it is for",
+    Kind.OTHERS_TAKE_SOME: "exclude what it is for from the capture, or take it away where it is made",
+    Kind.CAPTURED_IS_DROPPED: "accept there what arrives at that port",
+    Kind.DROPPED_ANYWAY: "if it is to get through, accept there what arrives at that port",
     Kind.IP_RULE_AT_ZERO: "no place is before it; give it a priority above 0",
     Kind.MARK_SHARED: "give -t a mark that nobody uses",
     Kind.ROUTE_TAKES_ALL: ANOTHER_TABLE,
@@ -151,6 +161,11 @@ RERUN = {
     Kind.OLDER_LEFT: "a rerun removes it",
     Kind.OTHERS_ABOVE: "a rerun puts our jumps above it",
     Kind.NOT_TRACKED: f"a rerun cannot repair this, {REMEDY[Kind.NOT_TRACKED]}",
+    Kind.TABLE_DORMANT: "a rerun cannot repair this",
+    Kind.OTHERS_TAKE_ALL: f"a rerun cannot repair this: {REMEDY[Kind.OTHERS_TAKE_ALL]}",
+    Kind.OTHERS_TAKE_SOME: REMEDY[Kind.OTHERS_TAKE_SOME],
+    Kind.CAPTURED_IS_DROPPED: f"a rerun cannot repair this: {REMEDY[Kind.CAPTURED_IS_DROPPED]}",
+    Kind.DROPPED_ANYWAY: REMEDY[Kind.DROPPED_ANYWAY],
     Kind.IP_RULE_MISSING: "a rerun adds it",
     Kind.IP_RULE_DOUBLED: "a rerun removes it",
     Kind.IP_RULE_LEFT: "a rerun removes it",
@@ -166,11 +181,21 @@ RERUN = {
     Kind.ADDRESS_LEFT: "a rerun removes it",
 }
 """What a rerun does about each kind, or what helps."""
-NOTES = frozenset({Kind.MARK_SHARED, Kind.ROUTE_BEHIND_OURS})
+NOTES = frozenset({Kind.MARK_SHARED, Kind.ROUTE_BEHIND_OURS, Kind.OTHERS_TAKE_SOME, Kind.DROPPED_ANYWAY})
 """What takes nothing of what is planned, and is told all the same."""
 REFUSED_FOR = frozenset({Kind.IP_RULE_AT_ZERO, Kind.ROUTE_TAKES_ALL})
 """What nothing of ours can be put before: a run is refused."""
-BEYOND_A_RERUN = NOTES | REFUSED_FOR | {Kind.NOT_TRACKED, Kind.ROUTE_TAKES_SOME}
+BEYOND_A_RERUN = (
+    NOTES
+    | REFUSED_FOR
+    | {
+        Kind.NOT_TRACKED,
+        Kind.ROUTE_TAKES_SOME,
+        Kind.TABLE_DORMANT,
+        Kind.OTHERS_TAKE_ALL,
+        Kind.CAPTURED_IS_DROPPED,
+    }
+)
 """What is not ours to repair."""
 
 
@@ -208,6 +233,19 @@ def said(found: Finding) -> str:
                 f"the rule of others {rule} keeps packets from conntrack that are to be captured, so the nat table "
                 "never sees them"
             )
+        case Kind.TABLE_DORMANT:
+            return (
+                "the table is dormant: the kernel asks none of its chains, and nothing is captured; "
+                f"{WAKE_UP.format('ip' if found.family is Family.V4 else 'ip6', found.table)}"
+            )
+        case Kind.OTHERS_TAKE_ALL:
+            return f"the rule of others {rule} is asked before ours and takes everything, such as: {found.why}"
+        case Kind.OTHERS_TAKE_SOME:
+            return f"the rule of others {rule} is asked before ours and takes some of it, such as: {found.why}"
+        case Kind.CAPTURED_IS_DROPPED | Kind.DROPPED_ANYWAY:
+            by = f"the rule of others {rule}" if found.table else found.rule
+            before = ", as it was before" if found.kind is Kind.DROPPED_ANYWAY else ""
+            return f"what is captured is dropped{before}, such as {found.why}: {by}"
         case Kind.IP_RULE_MISSING | Kind.ROUTE_MISSING | Kind.ADDRESS_MISSING:
             return f"{rule} is missing"
         case Kind.IP_RULE_DOUBLED:

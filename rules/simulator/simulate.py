@@ -351,6 +351,8 @@ class Trace(Value):
     """Whether that rule names an address, and not only a port of this host."""
     one_of: str = ""
     """All the places of which that rule chooses one, where they are too many to be followed."""
+    untracked: Step | None = None
+    """The rule that keeps it from conntrack, and so from nat."""
     depends_on: tuple[Step, ...] = ()
     """The rules that cannot be asked and that make a difference, if it depends."""
     ways: tuple[Trace, ...] = ()
@@ -394,7 +396,7 @@ def simulate(
         first = simulate(of_family, packet.but(state=NEW), host, natives, order)
         if first.became is Became.DEPENDS:
             return first.but(packet=packet)
-    rules = _Rules(of_family, natives, order)
+    rules = prepared(of_family, natives, order)
     ended: list[tuple[Trace, list[Step]]] = []
     waiting: list[tuple[int, ...]] = [()]
     while waiting:
@@ -450,6 +452,21 @@ class _Rules:
             self.meanings[id(rule)] = known
         return known
 
+
+def prepared(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> _Rules:
+    """The rules by their hooks. Whoever asks about many packets asks the same rules."""
+    key = (*map(id, rulesets), -1, *map(id, natives), -1, *order)
+    known = _prepared.get(key)
+    if known is None:
+        if len(_prepared) >= MOST_PREPARED:
+            _prepared.clear()
+        # What is kept here cannot give its id to something else.
+        known = _prepared[key] = (_Rules(rulesets, natives, order), (*rulesets, *natives))
+    return known[0]
+
+
+MOST_PREPARED = 32
+_prepared: dict[tuple[int, ...], tuple[_Rules, tuple[Ruleset | NativeTable, ...]]] = {}
 
 CONNTRACK_WORDS = ("-j CT", "CONNMARK", "conntrack", "state", "conn", "helper", "cluster", "ct ")
 
@@ -808,6 +825,7 @@ class _Walk:
             self.bound,
             self.names_address,
             self.one_of if self.bound and address else "",
+            self.untracked,
             depends_on,
         )
 
@@ -1002,7 +1020,8 @@ def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, native
     Of two base chains at one place, one in each backend or table, the kernel asks the younger one first, and nothing
     tells which that is (`rules.netfilter.hooks.stations`).
     """
-    layers = undecided(stations(rulesets, natives))
+    of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is packet.family)
+    layers = undecided(prepared(of_family, natives, ()).hooks)
     count = range(len(layers))
     orders = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
     traces = [simulate(rulesets, packet, host, natives, [layers[at] for at in order]) for order in orders]

@@ -163,3 +163,97 @@ def test_native_tables_of_others_act_as_the_simulator_says(
             pod.applied("--cleanup-only")
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:10])
     assert set(seen) >= {Became.REDIRECTED, Became.CAPTURED_OUTBOUND}, seen
+
+
+# --- named by every command -------------------------------------------------------------------------------
+
+SETTINGS = ("-u", str(PROXY), "--ipv6", "off")
+EARLY = """
+table ip nat {
+  chain EARLY {
+    type nat hook output priority -110
+    ip protocol tcp redirect to :8080
+  }
+}
+"""
+DORMANT = "table ip nat { flags dormant; }"
+
+
+def told_by_all(pod: Pod, backend: str, status: int, *said: str) -> None:
+    """A run, verify, status and check say this; verify ends with this status."""
+    forced = f"--force-iptables-binary={backend}"
+    run = pod.applied(*SETTINGS, forced)
+    looked = {
+        "a run": (0, run.stderr),
+        **{
+            command: (done.status, done.stdout)
+            for command in ("verify", "status", "check")
+            for done in [pod.capture(command, *SETTINGS, *([forced] if command != "status" else []))]
+        },
+    }
+    assert looked["verify"][0] == status
+    for command, (_, text) in looked.items():
+        for words in said:
+            assert words in " ".join(text.split()), f"{command}: {text}"
+
+
+def test_a_dormant_table_is_named_by_every_command() -> None:
+    """Nothing is captured, and they say so, and what wakes it up does."""
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        pod.inside.output("nft", "-f", "-", text=DORMANT)
+        told_by_all(pod, "nft", 4, "the table is dormant: the kernel asks none of its chains", "`nft add table ip nat`")
+        assert str(pod.dial("9.9.9.9", 80)) == "ext:80"
+        trace = pod.capture("trace", "--live", "9.9.9.9:80")
+        assert "the table ip nat is dormant" in trace.stdout
+        assert "not captured" in trace.stdout
+        pod.inside.output("nft", "add", "table", "ip", "nat")
+        assert pod.capture("verify", *SETTINGS).status == 0
+        assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+def test_a_base_chain_that_takes_everything_first_is_named_by_every_command(backend: str) -> None:
+    """In a table that we share with it, or beside the other backend's."""
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        pod.inside.output("nft", "-f", "-", text=EARLY)
+        told_by_all(pod, backend, 4, "`ip protocol tcp redirect to :8080` is asked before ours and takes everything")
+        assert str(pod.dial("9.9.9.9", 80)) == "pod:8080"
+        trace = pod.capture("trace", "--live", "9.9.9.9:80")
+        assert "redirected by rule 1 of EARLY of the table ip nat (ip protocol tcp redirect to :8080)" in trace.stdout
+
+
+NARROW = """
+table inet theirs {
+  chain out {
+    type nat hook output priority -101
+    ip daddr 9.9.9.9 tcp dport 443 redirect to :8080
+  }
+}
+"""
+
+
+def test_a_base_chain_that_takes_some_is_named_and_no_difference(backend: str) -> None:
+    """Exit status 0; with --strict 4."""
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        pod.inside.output("nft", "-f", "-", text=NARROW)
+        rule = "`ip daddr 9.9.9.9 tcp dport 443 redirect to :8080` is asked before ours and takes some of it"
+        told_by_all(pod, backend, 0, rule, "TCP to 9.9.9.9 port 443 goes to 127.0.0.1:8080")
+        assert pod.capture("verify", "--strict", *SETTINGS).status == 4
+        assert str(pod.dial("9.9.9.9", 443)) == "pod:8080"
+        assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+def test_a_filter_that_drops_what_was_redirected_is_named_by_every_command(backend: str) -> None:
+    """A host whose INPUT lets in port 80 and not the proxy's."""
+    rules = "*filter\n:INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -p tcp --dport 80 -j ACCEPT\nCOMMIT\n"
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        pod.inside.output(f"iptables-{backend}-restore", text=rules)
+        assert str(pod.dial_in(80)) == "pod:80"
+        told_by_all(pod, backend, 4, "port 15006 of the proxy: the policy of INPUT of the filter table is DROP")
+        assert str(pod.dial_in(80)) == "timeout"
+        pod.inside.output(f"iptables-{backend}", "-A", "INPUT", "-p", "tcp", "--dport", "15006", "-j", "ACCEPT")
+        assert pod.capture("verify", *SETTINGS).status == 0
+        assert str(pod.dial_in(80)) == "pod:15006"

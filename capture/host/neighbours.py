@@ -1,0 +1,60 @@
+"""What rules of others do to what a plan captures in this namespace, in every table and backend."""
+
+from __future__ import annotations
+
+from _socket import if_indextoname
+
+from capture.kernel.iptables import BACKENDS, Iptables
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.host.live import Live
+    from capture.kernel.netlink import Address
+    from rules.live.drift import Finding
+    from rules.netfilter.rulesets import Ruleset
+    from rules.netfilter.values import Family
+    from rules.plan.plan import Routing
+
+
+def found_among_others(
+    live: Live, planned: Sequence[Ruleset], routing: tuple[Routing, ...], backend: str
+) -> Iterator[Finding]:
+    """What of others is in the way of these rules of ours, once they are in place in this backend."""
+    for ruleset in planned:
+        if not ruleset.tables or not (live.natives.get(ruleset.family) or holds_any(live)):
+            continue
+        held = tuple((name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS)
+        asked = (ruleset, held, live.natives.get(ruleset.family, ()), live.addresses, routing, backend)
+        if _answered.get(ruleset.family, (None,))[0] != asked:
+            from rules.simulator import neighbours, simulate
+
+            local = [simulate.Local(name_of(its), its.ip, its.prefix) for its in live.addresses]
+            outside = [address.interface for address in local if address.interface != "lo"]
+            host = simulate.Host(tuple(local), outside[0] if outside else "eth0", routing)
+            found = neighbours.found_among_others(*asked[:3], host, backend)
+            _answered[ruleset.family] = (asked, found)
+        yield from _answered[ruleset.family][1]
+
+
+_answered: dict[Family, tuple[object, tuple[Finding, ...]]] = {}
+"""The last answer, with its question: a watch asks again and again."""
+
+
+def holds_any(live: Live) -> bool:
+    """Whether a backend holds rules, ours or not, or drops by a policy."""
+    return any(
+        table.blocks or table.policies
+        for held in (live.nft, live.legacy)
+        for saved in held.values()
+        for table in saved.ruleset.tables
+    )
+
+
+def name_of(address: Address) -> str:
+    """The interface of an address; empty if it is gone."""
+    try:
+        return if_indextoname(address.interface)
+    except OSError:
+        return ""
