@@ -6,12 +6,8 @@ import _signal  # type: ignore[import-not-found] # what `signal` wraps, which ta
 import os
 import sys
 
-from capture.commands import COMMANDS
-from capture.errors import in_words
-from capture.output import complain, open_streams
-
-NEED_CLICK = COMMANDS - {"apply"} | {"--help", "-h", "--version", "help", "version"}
-"""First arguments that need click. Any other command line is one that istio-iptables would be given."""
+NEED_CLICK = frozenset({"--help", "-h", "--version", "help", "version"})
+"""First arguments that need click, besides the commands. Any other line is one that istio-iptables would be given."""
 
 HELP = frozenset({"--help", "-h"})
 
@@ -22,6 +18,10 @@ def main() -> None:
     # is ignored, and then no child's status is to be had.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    # Our own modules only now, lest Ctrl-C in the midst of loading them ends in a traceback.
+    from capture.errors import in_words
+    from capture.output import complain, open_streams
+
     open_streams()
     try:
         status = dispatch(sys.argv[1:])
@@ -36,7 +36,9 @@ def main() -> None:
 
 def dispatch(argv: list[str]) -> int:
     """The exit status of this command line."""
-    if NEED_CLICK.intersection(argv[:1]) or not HELP.isdisjoint(argv):
+    from capture.commands import COMMANDS
+
+    if (COMMANDS - {"apply"} | NEED_CLICK).intersection(argv[:1]) or not HELP.isdisjoint(argv):
         from capture.commands.base import main as commands
 
         commands(argv)
