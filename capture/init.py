@@ -93,7 +93,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
     resolved = resolve(settings, facts)
     log.info("Settings:", *described(settings, resolved))
     for warning in resolved.warnings:
-        log.warn(warning)
+        log.warn(str(warning))
     planned = plan(resolved.intent)
     if facts.processes and (settings.dry_run or not settings.run_validation):
         warn_of_listeners(facts, planned, log)

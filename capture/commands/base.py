@@ -184,7 +184,7 @@ def looked_up(settings: Settings) -> tuple[Facts, Resolved]:
     resolved = resolve(settings, found)
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
     for warning in resolved.warnings:
-        log.warn(warning)
+        log.warn(str(warning))
     return found, resolved
 
 

@@ -14,7 +14,7 @@ from capture.errors import BadSettings
 from capture.host.facts import read_text
 from capture.settings.declared import DECLARED_BY_NAME, Settings
 from capture.settings.model import written
-from capture.settings.resolve import resolve
+from capture.settings.resolve import NO_EFFECT, resolve
 from rules.analysis.reachability import unmet
 from rules.explain import lint
 from rules.explain.summary import summary
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from capture.host.facts import Facts
-    from capture.settings.declared import Said
+    from capture.settings.declared import Said, SettingsWarning
     from capture.settings.resolve import Resolved
     from rules.analysis.reachability import Unmet
     from rules.netfilter.rulesets import Rule, Ruleset
@@ -222,25 +222,30 @@ SHAPE_RULES = frozenset({"dual_stack", "envoy_user", "resolv_conf"})
 """Settings that shape rules without being a field of `Intent`."""
 COMPATIBLE = "Accepted for compatibility;"
 """How the help of a setting begins that has no effect."""
-NOTED = ("host bits", "--native-nftables", "without effect", "is passed over")
-"""What makes a warning of `resolve` a note here."""
+NOTED = frozenset({"host-bits", "through-iptables-nft", NO_EFFECT, "passed-over"})
+"""The warnings of `resolve`, by their code, that are notes here."""
+KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
+"""Those that say of a setting without effect why that is so on this host."""
 
 
 def found(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[FindingModel]:
     """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
-    models, warnings = [], list(resolved.warnings)
+    models, left = [], list(resolved.warnings)
     for finding in lint.findings(resolved.intent, alternatives(said, facts, resolved)):
         text = finding.text.format_map(Called(options))
-        if finding.code == "no-effect" and not finding.entries:
-            text = said_better(text, finding.settings[0], options, warnings)
-        if text in warnings:
-            warnings.remove(text)
+        same: list[SettingsWarning] = []
+        if finding.code != NO_EFFECT:
+            same = [it for it in left if it.code == finding.code and it.setting in finding.settings]
+        elif not finding.entries:
+            same = [it for it in left if it.code in KNOWS_MORE and it.setting == finding.settings[0]]
+            text = str(same[0]) if same else text
+        left = [it for it in left if it not in same]
         models.append(model(finding, text))
-    for warning in warnings:
-        severity = lint.NOTE if any(words in warning for words in NOTED) else lint.SURPRISE
-        models.append(model(lint.Finding(severity, "warning", (), warning), warning))
+    for warning in left:
+        severity = lint.NOTE if warning.code in NOTED else lint.SURPRISE
+        models.append(model(lint.Finding(severity, "warning", (), str(warning)), str(warning)))
     for setting, text in beyond_the_rules(said):
-        models.append(model(lint.Finding(lint.NOTE, "no-effect", (setting.name,), text), text))
+        models.append(model(lint.Finding(lint.NOTE, NO_EFFECT, (setting.name,), text), text))
     return sorted(models, key=lambda it: lint.SEVERITIES.index(it.severity))
 
 
@@ -252,19 +257,6 @@ class Called(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return self.options.call(name)
-
-
-def said_better(text: str, name: str, options: Options, warnings: list[str]) -> str:
-    """The warning about the same setting, taken out of the list: it knows what the host answered."""
-    calls = (options.call(name), DECLARED_BY_NAME[name].shown)
-    beginnings = tuple(f"{call} is without effect" for call in calls)
-    if name == "redirect_dns":
-        beginnings += ("DNS is not captured: ",)
-    for warning in warnings:
-        if warning.startswith(beginnings):
-            warnings.remove(warning)
-            return warning
-    return text
 
 
 def model(finding: lint.Finding, text: str) -> FindingModel:

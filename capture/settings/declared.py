@@ -42,6 +42,22 @@ class Origin(Value):
         return f"{self.kind} {self.name}".strip()
 
 
+class SettingsWarning(Value):
+    """What was understood, and will surprise all the same."""
+
+    code: str
+    """What kind of warning it is, in a word for programs."""
+    setting: str
+    """The setting it is about, the one to change, by its field."""
+    what: str
+    """What is so."""
+    fix: str = ""
+    """What helps, if anything does."""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}" if self.fix else self.what
+
+
 class Said:
     """One declaration. As a class attribute of `Settings` it stands for the value an instance will have."""
 
@@ -426,7 +442,9 @@ class Settings:
     )
     vklog: str = said(parsers.text, "", "--vklog", about="Accepted for compatibility; changes nothing.")
 
-    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, Origin], warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], origins: Mapping[str, Origin], warnings: Sequence[SettingsWarning] = ()
+    ) -> None:
         for setting in DECLARED:
             self.__dict__[setting.name] = values.get(setting.name, setting.default)
         self.origins = {setting.name: origins.get(setting.name, Origin("default")) for setting in DECLARED}
@@ -461,7 +479,7 @@ class Settings:
             uses = REMOVING
         values: dict[str, Any] = {}
         origins: dict[str, Origin] = {}
-        warnings: list[str] = []
+        warnings: list[SettingsWarning] = []
         for setting in DECLARED if uses is None else filter(lambda setting: setting.name in uses, DECLARED):
             argument = given.get(setting.name)
             if argument is None:
@@ -473,7 +491,8 @@ class Settings:
             try:
                 values[setting.name] = setting.read(origin.text)
                 origins[setting.name] = origin
-                warnings += [f"{origin}: {surprise}" for surprise in setting.surprises(origin.text)]
+                surprises = setting.surprises(origin.text)
+                warnings += (SettingsWarning("host-bits", setting.name, f"{origin}: {it}") for it in surprises)
             except ValueError as refused:
                 refusals.append(Refusal(str(origin), origin.text, str(refused)))
         if refusals:
@@ -531,15 +550,16 @@ def linked_service(name: str, text: str) -> str:
     return name.removesuffix("_PORT").lower().replace("_", "-") if is_link else ""
 
 
-def links(setting: Said, environ: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each variable of a setting that is a link to a Service."""
+def links(setting: Said, environ: Mapping[str, str]) -> Iterator[SettingsWarning]:
+    """A warning for each variable of a setting that is a link to a Service."""
     for name in setting.env:
         text = environ.get(name, "")
         service = linked_service(name, text)
         if service:
-            yield (
-                f"environment {name} {quoted(text)} is a link to the Service {quoted(service)}, and no setting: it is "
-                "passed over; enableServiceLinks: false in the pod spec keeps it away"
+            link = f"environment {name} {quoted(text)} is a link to the Service {quoted(service)}"
+            what = f"{link}, and no setting: it is passed over"
+            yield SettingsWarning(
+                "passed-over", setting.name, what, "enableServiceLinks: false in the pod spec keeps it away"
             )
 
 

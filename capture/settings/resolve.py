@@ -6,7 +6,7 @@ from capture.errors import BadSettings, Refusal
 from capture.host import facts
 from capture.host.facts import LO_DISABLES_IPV6
 from capture.kernel.netns import RESOLV_CONF
-from capture.settings.declared import DECLARED_BY_NAME, Origin
+from capture.settings.declared import DECLARED_BY_NAME, Origin, SettingsWarning
 from capture.settings.parsers import Name, cidr, nameserver
 from capture.text import on_one_line, quoted
 from rules.netfilter.values import ALL, All, Family, Ports
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rules.netfilter.values import Network
 
 DEFAULT_PROXY_UID = 1337
+NO_EFFECT = "no-effect"
+"""The code of warnings of settings that change nothing; `rules.explain.lint` has it too."""
 
 
 class Resolved(Value):
@@ -33,7 +35,7 @@ class Resolved(Value):
     intent: Intent
     derived: dict[str, Origin]
     """The origin of each value that was derived, by the setting's name."""
-    warnings: tuple[str, ...]
+    warnings: tuple[SettingsWarning, ...]
     needs_ipv6: bool
     """Whether IPv6 was asked for, or the pod has an address in it: then a kernel that cannot capture it is an error."""
 
@@ -93,6 +95,9 @@ class _Resolution:
         intent = Intent(**(as_said | worked_out))
         needs_ipv6 = said.dual_stack or said.ipv6 in ("on", "auto") or bool(self.facts.usable(Family.V6))
         return Resolved(intent, self.derived, tuple(self.warnings), needs_ipv6)
+
+    def warn(self, code: str, setting: str, what: str, fix: str = "") -> None:
+        self.warnings.append(SettingsWarning(code, setting, what, fix))
 
     # --- refusals -----------------------------------------------------------------------------------------
 
@@ -172,19 +177,19 @@ class _Resolution:
             known = "the addresses cannot be read" if self.facts.addresses is None else "there is no usable address yet"
             if not self.facts.has_ipv6:
                 return ipv4
-            self.warnings.append(f"{known}, so both IPv4 and IPv6 are captured")
+            self.warn("both-families", "ipv6", f"{known}, so both IPv4 and IPv6 are captured")
             return both
         if usable[0].ip.version == 6 or (ipv6 and (self.settings.dual_stack or choice == "auto")):
             return both
         if ipv6:
             shown = ", ".join(str(address.ip) for address in ipv6)
-            self.warnings.append(
+            what = (
                 f"IPv6 is not captured: the first address is {usable[0].ip}, but the pod also has {shown}, and what is "
-                "sent or received there bypasses the proxy; --ipv6=auto captures it, --ipv6=reject refuses what is "
-                "sent"
+                "sent or received there bypasses the proxy"
             )
+            self.warn("ipv6-not-captured", "ipv6", what, "--ipv6=auto captures it, --ipv6=reject refuses what is sent")
         elif self.settings.dual_stack:
-            self.warnings.append("--dual-stack is without effect: there is no usable IPv6 address")
+            self.warn(NO_EFFECT, "dual_stack", "--dual-stack is without effect: there is no usable IPv6 address")
         return ipv4
 
     def tell_of_lo(self, usable: tuple[Address, ...]) -> None:
@@ -194,12 +199,10 @@ class _Resolution:
             self.refuse("ipv6", f"asks for IPv6, but {what}; set that to 0, or give auto or off")
         elif usable:
             shown = ", ".join(str(address.ip) for address in usable)
-            self.warnings.append(
-                f"IPv6 is not captured: {what}. What is sent or received by {shown} bypasses the proxy; --ipv6=reject "
-                "refuses what is sent"
-            )
+            what = f"IPv6 is not captured: {what}. What is sent or received by {shown} bypasses the proxy"
+            self.warn("ipv6-not-captured", "ipv6", what, "--ipv6=reject refuses what is sent")
         elif self.settings.dual_stack:
-            self.warnings.append(f"--dual-stack is without effect: {what}")
+            self.warn(NO_EFFECT, "dual_stack", f"--dual-stack is without effect: {what}")
 
     # --- DNS ----------------------------------------------------------------------------------------------
 
@@ -214,56 +217,62 @@ class _Resolution:
             self.refuse("redirect_dns", what + instead)
             return ()
         if said.network_namespace and said.nameservers_file == RESOLV_CONF:
-            self.warnings.append(
+            what = (
                 f"the nameservers are those of {RESOLV_CONF} here, because the namespace "
-                f"{quoted(said.network_namespace)} has no resolv.conf of its own; --resolv-conf names another file"
+                f"{quoted(said.network_namespace)} has no resolv.conf of its own"
             )
+            self.warn("nameservers-of-another", "resolv_conf", what, "--resolv-conf names another file")
         found, unreadable = nameservers_in(self.facts.resolv_conf)
         for line in unreadable:
-            self.warnings.append(f"{said.nameservers_file}: {quoted(line)} names no address and is passed over")
+            what = f"{said.nameservers_file}: {quoted(line)} names no address and is passed over"
+            self.warn("passed-over", "resolv_conf", what)
         if not found:
-            self.warnings.append(
-                f"DNS is not captured: {said.nameservers_file} names no nameserver; --capture-all-dns captures all"
-            )
+            what = f"DNS is not captured: {said.nameservers_file} names no nameserver"
+            self.warn("dns-not-captured", "redirect_dns", what, "--capture-all-dns captures all")
         return found
 
     def warn_of_settings_without_effect(self) -> None:
         said = self.settings
         if said.inbound_ports_exclude and not isinstance(said.inbound_ports, All):
-            self.warnings.append(
-                f"{said.origins['inbound_ports_exclude']} is without effect: {said.origins['inbound_ports']} lists "
-                "the captured ports already"
-            )
+            lists = f"{said.origins['inbound_ports']} lists the captured ports already"
+            what = f"{said.origins['inbound_ports_exclude']} is without effect: {lists}"
+            self.warn(NO_EFFECT, "inbound_ports_exclude", what)
         if said.owner_groups_exclude and not isinstance(said.owner_groups, All):
-            self.warnings.append(
-                f"{said.origins['owner_groups_exclude']} is without effect: {said.origins['owner_groups']} lists "
-                "the captured groups already"
-            )
+            lists = f"{said.origins['owner_groups']} lists the captured groups already"
+            what = f"{said.origins['owner_groups_exclude']} is without effect: {lists}"
+            self.warn(NO_EFFECT, "owner_groups_exclude", what)
         if said.owner_groups == ():
-            self.warnings.append(f"{said.origins['owner_groups']} is empty: nothing outbound is captured")
+            what = f"{said.origins['owner_groups']} is empty: nothing outbound is captured"
+            self.warn("captures-nothing", "owner_groups", what)
         if said.capture_all_dns and not said.redirect_dns:
-            self.warnings.append("--capture-all-dns is without effect without --redirect-dns")
+            what = "--capture-all-dns is without effect without --redirect-dns"
+            self.warn(NO_EFFECT, "capture_all_dns", what)
         for name in ("probe_port", "probe_timeout"):
             if said.origins[name].kind == "flag" and not said.run_validation:
-                self.warnings.append(f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation")
+                what = f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation"
+                self.warn(NO_EFFECT, name, what)
         if said.log_connections == "log" and not self.facts.kernel_logs:
-            self.warnings.append(
+            what = (
                 f"{said.origins['log_connections']}: in a pod the kernel logs nothing, unless "
-                "net.netfilter.nf_log_all_netns is 1 on the node; nflog logs everywhere"
+                "net.netfilter.nf_log_all_netns is 1 on the node"
             )
+            self.warn("not-logged", "log_connections", what, "nflog logs everywhere")
         if said.native_nftables:
-            self.warnings.append("--native-nftables: the rules go to nf_tables through iptables-nft")
+            what = "--native-nftables: the rules go to nf_tables through iptables-nft"
+            self.warn("through-iptables-nft", "native_nftables", what)
 
     def warn_of_owners(self, uids: tuple[int, ...], gids: tuple[int, ...]) -> None:
         if 0 in uids:
             origin = self.derived.get("proxy_uid", self.settings.origins["proxy_uid"])
-            self.warnings.append(f"{origin}: with uid 0 as the proxy, nothing that root sends is captured")
+            what = f"{origin}: with uid 0 as the proxy, nothing that root sends is captured"
+            self.warn("owner-clash", "proxy_uid", what)
         elif 0 in gids:
             origin = self.derived.get("proxy_gid", self.settings.origins["proxy_gid"])
-            self.warnings.append(
+            what = (
                 f"{origin}: with gid 0 as the proxy, nothing is captured that a process of group 0 sends: by default "
                 "that is every process of root, and in OpenShift every container"
             )
+            self.warn("owner-clash", "proxy_gid", what)
 
     def warn_of_processes(self, uids: tuple[int, ...], gids: tuple[int, ...]) -> None:
         said = self.settings
@@ -275,24 +284,25 @@ class _Resolution:
         ports = (said.proxy_port, said.inbound_capture_port)
         for process in not_of_the_proxy(alike, self.facts.processes, ports):
             who = f"uid {process.uid}" if process.uid in uids else f"gid {process.gid}"
-            self.warnings.append(
-                f"pid {process.pid} ({process.name}) runs as {who}: it is taken for the proxy and never captured"
-            )
+            what = f"pid {process.pid} ({process.name}) runs as {who}: it is taken for the proxy and never captured"
+            self.warn("taken-for-the-proxy", "proxy_uid" if process.uid in uids else "proxy_gid", what)
 
     def tell_of_ssh(self) -> None:
         if self.settings.inbound_ports and not self.settings.capture_ssh:
             for port, how in self.facts.ssh_ports:
-                self.warnings.append(f"port {port} is not captured: {how}; --capture-ssh captures it all the same")
+                what = f"port {port} is not captured: {how}"
+                self.warn("ssh-not-captured", "capture_ssh", what, "--capture-ssh captures it all the same")
 
     def warn_of_own_ports(self) -> None:
         """A listed port on which the proxy itself listens would be captured into itself."""
         said = self.settings
         if isinstance(said.inbound_ports, All):
             return
-        for own in (said.proxy_port, said.inbound_capture_port):
+        for name in ("proxy_port", "inbound_capture_port"):
+            own = getattr(said, name)
             if any(ports.first <= own <= ports.last for ports in said.inbound_ports):
                 origin = said.origins["inbound_ports"]
-                self.warnings.append(f"{origin} captures port {own}, which is the proxy's own")
+                self.warn("own-port", name, f"{origin} captures port {own}, which is the proxy's own")
 
 
 def nameservers_in(text: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:

@@ -19,8 +19,6 @@ from rules.netfilter.values import Family
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from capture.inspect.explanation import FindingModel
 
 POD = Facts((Address(ip_address("10.244.0.5"), 24),), resolv_conf="nameserver 10.96.0.10\n")
@@ -286,7 +284,7 @@ def test_what_apply_warns_of_is_found_once(line: str) -> None:
     """In the words of the warning."""
     facts = DUAL if line == "--dual" else POD.but(processes=(Process(7, "app", 4242),), resolv_conf="")
     said = Settings.load(line.split(), {})
-    warnings: Sequence[str] = resolve(said, facts).warnings
+    warnings = [str(warning) for warning in resolve(said, facts).warnings]
     assert warnings
     told = texts(*line.split(), facts=facts)
     for warning in warnings:
@@ -338,3 +336,12 @@ def test_rules_without_effect_and_settings_without_rules_are_told_apart() -> Non
     assert lint.findings(resolved.intent, {}) == tuple(
         it for it in lint.findings(resolved.intent, {"outbound_cidrs_exclude": without}) if it.code != "no-effect"
     )
+
+
+def test_a_warning_is_known_by_its_code_and_not_by_its_words() -> None:
+    """A value that reads like the sentence of another warning does not make a note of what is a surprise."""
+    facts = POD.but(processes=(Process(7, "is without effect, has host bits", 4242),))
+    (one,) = findings("-u", "4242", facts=facts)
+    assert (one.severity, one.code) == ("surprise", "warning")
+    (warning,) = resolve(Settings.load(["-u", "4242"], {}), facts).warnings
+    assert (warning.code, warning.setting, warning.fix) == ("taken-for-the-proxy", "proxy_uid", "")

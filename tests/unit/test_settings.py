@@ -178,7 +178,7 @@ def test_a_link_to_a_service_is_no_setting(name: str, text: str) -> None:
     loaded = load(**{name: text})
     assert list(loaded.given()) == []
     (warning,) = loaded.warnings
-    assert f'environment {name} "{text}" is a link to the Service' in warning
+    assert f'environment {name} "{text}" is a link to the Service' in str(warning)
     assert load("-p", "80", ENVOY_PORT="tcp://10.96.0.7:80").warnings == ()
 
 
@@ -331,7 +331,7 @@ def test_a_duration_has_an_end() -> None:
 def test_host_bits_are_cleared_with_a_warning() -> None:
     """What was taken is said; a bare address and a proper network are no surprise."""
     loaded = load("-x", "10.1.2.3/8,10.0.0.0/8,10.9.9.9", "-i", "*", ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR="127.1.2.3/8")
-    assert loaded.warnings == (
+    assert tuple(map(str, loaded.warnings)) == (
         "flag -x: 10.1.2.3/8 has host bits, which mean nothing to a rule: taken as 10.0.0.0/8",
         "environment ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR: 127.1.2.3/8 has host bits, which mean nothing to a rule: "
         "taken as 127.0.0.0/8",
