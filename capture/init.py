@@ -13,6 +13,7 @@ from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersF
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.kernel import netns
+from capture.kernel.diagnosis import BY_SETTING
 from capture.kernel.files import write_text
 from capture.kernel.iptables import LEGACY_TABLES, NFT
 from capture.log import TERMINATION_LOG, Log
@@ -108,6 +109,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         except KernelRefused as refused:
             if refused.setting:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
+                refused.hint = refused.hint.replace(BY_SETTING, DECLARED_BY_NAME[refused.setting].shown)
             raise
         if settings.close_wait_timeout:
             from capture.kernel.conntrack import set_close_wait_timeout

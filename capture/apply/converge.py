@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
+    from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.plan.plan import Plan, Routing
 
 ATTEMPTS = 3
@@ -52,9 +53,14 @@ def converge_locked(settings: Settings, planned: Plan, log: Log) -> None:
 def same_rules(one: Live, other: Live) -> bool:
     """Whether two readings found the same rules, ours and those of others."""
     return all(
-        one.saved(tool).ruleset == other.saved(tool).ruleset
+        filled(one.saved(tool).ruleset) == filled(other.saved(tool).ruleset)
         for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
     )
+
+
+def filled(ruleset: Ruleset) -> list[TableRules]:
+    """The tables that hold anything: an empty legacy one stays of what was undone, and is nobody's change."""
+    return [table for table in ruleset.tables if table.declared or any(block.rules for block in table.blocks)]
 
 
 def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> None:

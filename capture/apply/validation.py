@@ -64,7 +64,11 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
             what = "the rules are not as planned, although every path that could be tried works"
         elif differences:
             what += ", and the rules are not as planned"
-        raise ValidationFailed(what, details=details, hint="run capture with the same settings to put the rules right")
+        hint = "run capture with the same settings to put the rules right"
+        if not differences:
+            # Another run would change nothing.
+            hint = "`capture trace --live` shows which rule, ours or of others, decides such a connection"
+        raise ValidationFailed(what, details=details, hint=hint)
     if not proved:
         reasons = sorted({outcome.seen for outcome in outcomes}) or ["there is nothing to capture"]
         raise ValidationFailed("nothing could be proved", details=[("because", reason) for reason in reasons])

@@ -66,6 +66,10 @@ if TYPE_CHECKING:
 FIRST_APPLICATION = 1000
 SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 FAMILIES = {4: Family.V4, 6: Family.V6}
+BOUND_SOCKET = (
+    "a socket that is bound to an interface (SO_BINDTODEVICE, `curl --interface eth0`) hangs instead: what is captured "
+    "goes over lo"
+)
 RESOLVER_OPTIONS = "timeout:1 attempts:1"
 """For resolv.conf(5): a name that nobody knows is not waited for."""
 
@@ -251,6 +255,8 @@ class Answer:
         natives = live.natives.get(self.packet.family, ()) if live else ()
         self.trace = in_any_order(of_family, self.packet, self.host, natives)
         self.sentence = conclusion(self.trace, self.said)
+        if self.trace.bound and self.trace.became.is_captured and self.packet.direction is Direction.OUT:
+            self.notes.append(BOUND_SOCKET)
 
     def ruleset(self, planned: Plan) -> Ruleset:
         """What the settings mean for the family of the packet."""

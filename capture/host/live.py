@@ -11,6 +11,7 @@ from capture.kernel import netlink
 from capture.kernel.diagnosis import not_permitted as not_permitted
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
+from capture.kernel.rights import legacy_unseen_hint
 from rules.live.changes import holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
 from rules.netfilter.routing import LOCAL
@@ -210,6 +211,12 @@ def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
 def require(live: Live, backend: str, reason: str) -> None:
     if isinstance(live.nft_error, PermissionError):
         raise not_permitted()
+    if not any(Iptables(each, Family.V4).is_installed for each in BACKENDS):
+        programs = [f"{Iptables(each, Family.V4)}-restore" for each in BACKENDS]
+        raise BackendUnusable(
+            f"no iptables is installed: neither {' nor '.join(programs)} is on the PATH",
+            hint="install iptables 1.8.7 or later; the kernel is not to blame",
+        )
     if not Iptables(backend, Family.V4).is_installed:
         raise BackendUnusable(
             f"the {backend} backend of iptables is not installed, and {reason}",
@@ -218,10 +225,10 @@ def require(live: Live, backend: str, reason: str) -> None:
     if backend == LEGACY and not live.legacy_is_known:
         raise BackendUnusable(
             f"only uid 0 may read {LEGACY_TABLES[Family.V4]}, without which the legacy tables cannot be saved",
-            hint="run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend",
+            hint=legacy_unseen_hint(),
         )
     if backend == NFT and live.nft_error:
         raise BackendUnusable(
             f"the kernel has no nf_tables ({live.nft_error.strerror}), and {reason}",
-            hint="try `modprobe nf_tables` on the node, or --force-iptables-binary=legacy",
+            hint=f"try `modprobe nf_tables` on the node{Iptables(NFT, Family.V4).or_the_other}",
         )

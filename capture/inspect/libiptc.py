@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.kernel.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
 from capture.kernel.process import read_words, run
+from capture.kernel.rights import legacy_unseen_hint
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import Foreign
@@ -74,7 +75,7 @@ def libiptc_differences(live: Live, backend: str) -> list[Difference]:
     if not live.legacy_is_known:
         raise BackendUnusable(
             f"only uid 0 may read {LEGACY_TABLES[Family.V4]}, without which libiptc would make tables by asking",
-            hint="run as root",
+            hint=legacy_unseen_hint(),
         )
     found: list[Difference] = []
     for name, family in ARGUMENTS.items():

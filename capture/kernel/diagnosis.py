@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from capture.errors import BackendUnusable
+from capture.kernel import netlink
 from capture.kernel.process import read_words
+from capture.kernel.rights import FROM_OUTSIDE, NET_RAW, denied_hint, effective, how_to_add
 from rules.live.changes import Append, Insert
 from rules.netfilter.iptables_text import extension, target_extension
 from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
@@ -107,35 +109,52 @@ def owner_hint(rule: Rule) -> str:
     from capture.kernel.userns import owner_of_the_namespace, unmapped
 
     if owner_of_the_namespace() is False:
-        return (
-            "the kernel refuses an owner match from outside the user namespace that owns the network namespace: run in "
-            "it (nsenter --user --net --target PID)"
-        )
+        return FROM_OUTSIDE
     unknown = unmapped(uids, gids)
-    if unknown:
-        return (
-            f"the kernel refuses an owner match for an id that the user namespace does not map: map {unknown[0]}, or "
-            "give --proxy-uid and --proxy-gid that are mapped"
-        )
-    return ""
+    return unmapped_hint(unknown) if unknown else ""
 
 
-def permission_hint(stderr: str) -> str:
+BY_SETTING = "the setting that asked for it"
+
+
+def unmapped_hint(unknown: Sequence[str], flags: str = "") -> str:
+    """What to do about ids that our user namespace does not map, and these flags asked for."""
+    return (
+        "the kernel refuses an owner match for an id that the user namespace does not map: map "
+        f"{' and '.join(unknown)}, which takes root outside of it (newuidmap(1); in a pod, hostUsers: true), or give "
+        f"another by {flags or BY_SETTING}"
+    )
+
+
+def permission_hint(stderr: str, *, is_legacy: bool = False) -> str:
     if "ermission denied" in stderr or "must be root" in stderr or "not permitted" in stderr:
-        return (
-            "this takes CAP_NET_ADMIN (with the legacy backend also CAP_NET_RAW) in the user namespace that owns the "
-            "network namespace: in a pod, securityContext.capabilities.add"
-        )
-    if "initialize" in stderr and "table" in stderr:
-        return (
-            "the legacy backend takes CAP_NET_RAW besides CAP_NET_ADMIN, and the module iptable_nat (ip6table_nat for "
-            "IPv6) on the node; the nft backend takes neither"
-        )
+        return denied_hint()
+    if is_legacy and "initialize" in stderr and "table" in stderr:
+        return legacy_hint()
     return ""
+
+
+def legacy_hint() -> str:
+    """Why the legacy backend has no table for us: iptables says the same of each cause."""
+    try:
+        netlink.nft_tables()
+        nft, instead = "", "; the nft backend does without"
+    except OSError as error:
+        nft, instead = error.strerror or str(error), ""
+    if effective(NET_RAW) is False:
+        return f"the legacy backend takes CAP_NET_RAW besides CAP_NET_ADMIN: {how_to_add('NET_RAW')}{instead}"
+    modules = "`modprobe iptable_nat ip6table_nat`"
+    if nft:
+        return (
+            f"this kernel has neither nf_tables ({nft}) nor the legacy tables, or does not let us at them, as in a "
+            "sandbox such as gVisor: traffic cannot be captured here. On a node of your own, `modprobe nf_tables` or "
+            f"{modules}"
+        )
+    return f"the kernel has no such table: {modules} on the node{instead}"
 
 
 def not_permitted() -> BackendUnusable:
     return BackendUnusable(
         "not permitted to read or change the rules of this network namespace; nothing was touched",
-        hint=permission_hint("permission denied"),
+        hint=denied_hint(),
     )

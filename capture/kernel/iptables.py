@@ -80,6 +80,12 @@ class Iptables(Value):
     def is_installed(self) -> bool:
         return bool(self.path("restore") and self.path("save"))
 
+    @property
+    def or_the_other(self) -> str:
+        """The other backend as a remedy, if it is one."""
+        other = next(name for name in BACKENDS if name != self.backend)
+        return f", or use --force-iptables-binary={other}" if self.but(backend=other).is_installed else ""
+
     def require(self) -> None:
         """Raises BackendUnusable if a program is missing that doing, reading back or undoing takes."""
         for verb in ("restore", "save"):
@@ -90,8 +96,7 @@ class Iptables(Value):
         if path is None:
             raise BackendUnusable(
                 f"{self}{verb and '-'}{verb} is not installed",
-                hint=f"install iptables with its {self.backend} backend, or choose the other with "
-                "--force-iptables-binary",
+                hint=f"install iptables 1.8.7 or later with its {self.backend} backend{self.or_the_other}",
             )
         return path
 
@@ -112,7 +117,7 @@ class Iptables(Value):
         except OSError as error:
             raise LiveStateUnreadable(
                 f"{program} cannot be run, so what the namespace holds is not known: {error.strerror}",
-                hint="reinstall iptables, or choose the other backend with --force-iptables-binary",
+                hint=f"reinstall iptables{self.or_the_other}",
             ) from error
 
     def saved(self, program: str, *, counters: bool) -> Saved:
@@ -124,7 +129,7 @@ class Iptables(Value):
             raise LiveStateUnreadable(
                 f"{self}-save failed, so what the namespace holds is not known; nothing was changed",
                 details=[("it said", said(done))],
-                hint=permission_hint(done.stderr),
+                hint=permission_hint(done.stderr, is_legacy=self.backend == LEGACY),
             )
         notes = [line for _, line in lines(done.stdout) if line.startswith("# Table `")]
         for line in notes:
@@ -215,7 +220,7 @@ class Iptables(Value):
             # It says nothing of what the kernel can do in this family.
             what = f"{self}-restore waited for the lock of iptables, which we hold"
             return KernelRefused(what, details=details, hint="install iptables 1.8.6 or later")
-        hint = permission_hint(done.stderr)
+        hint = permission_hint(done.stderr, is_legacy=is_legacy)
         found = None if hint else refused_rule(asked, done.stderr, family=self.family, is_legacy=is_legacy)
         if not found:
             return KernelRefused(what, details=details, hint=hint, family=self.family)

@@ -22,7 +22,7 @@ from capture.host.live import choose_backend, read_live
 from capture.host.neighbours import found_among_others
 from capture.kernel import locks, netlink, netns
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
-from capture.kernel.diagnosis import permission_hint
+from capture.kernel.diagnosis import unmapped_hint
 from capture.kernel.iptables import (
     BACKENDS,
     LEGACY,
@@ -35,10 +35,22 @@ from capture.kernel.iptables import (
     is_lockable,
 )
 from capture.kernel.process import read_words, run
+from capture.kernel.rights import (
+    FROM_OUTSIDE,
+    NAMES,
+    NET_ADMIN,
+    NET_RAW,
+    SYS_ADMIN,
+    denied_hint,
+    effective,
+    how_to_add,
+    legacy_unseen_hint,
+)
 from capture.kernel.userns import covers, mapped, owner_of_the_namespace, unmapped
 from capture.log import TERMINATION_LOG
 from capture.preflight import modules, trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
+from capture.settings.declared import DECLARED_BY_NAME
 from capture.settings.resolve import nameservers_in, resolve
 from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
 from rules.live.meshes import chains_of_other_meshes, native_tables
@@ -62,10 +74,6 @@ if TYPE_CHECKING:
     from rules.live.drift import Finding
     from rules.plan.plan import Plan
 
-NET_ADMIN, NET_RAW, SYS_ADMIN = 12, 13, 21
-"""linux/capability.h."""
-NAMES = {NET_ADMIN: "CAP_NET_ADMIN", NET_RAW: "CAP_NET_RAW", SYS_ADMIN: "CAP_SYS_ADMIN"}
-ADD_CAPABILITY = "in a pod, securityContext.capabilities.add: [{}]; on a host, run as root"
 OLDEST_IPTABLES = (1, 8, 7)
 IPV6_SWITCHES = {
     "all": "/proc/sys/net/ipv6/conf/all/disable_ipv6",
@@ -139,7 +147,6 @@ class Here:
         self.acts = not settings.dry_run and (settings.cleanup_only or not settings.skip_rule_apply)
         """Whether a run would touch the kernel at all."""
         self.planned: Plan = NOTHING if settings.cleanup_only or not self.acts else plan(self.resolved.intent)
-        self.capabilities = capabilities()
         self.live, self.live_error = self.look()
         self.choice, self.choice_error = self.choose()
         self.nft_error = self.live.nft_error if self.live else nft_error()
@@ -268,13 +275,13 @@ def permissions(here: Here) -> Iterator[Fact]:
         (NET_RAW, legacy),
         (SYS_ADMIN, bool(here.settings.network_namespace)),
     ):
-        name = NAMES[number]
-        if here.capabilities is None:
+        name, is_effective = NAMES[number], effective(number)
+        if is_effective is None:
             yield Fact(area, name, "/proc/self/status cannot be read", UNKNOWN, "mount /proc", needed)
-        elif here.capabilities >> number & 1:
+        elif is_effective:
             yield Fact(area, name, "effective", OK, needed=needed)
         else:
-            yield Fact(area, name, "not effective", MISSING, ADD_CAPABILITY.format(name[4:]), needed)
+            yield Fact(area, name, "not effective", MISSING, how_to_add(name[4:]), needed)
     if not here.not_entered:
         yield from user_namespace(here)
         yield writable_namespace(here)
@@ -286,33 +293,27 @@ def uid(here: Here) -> Fact:
     if all(read_words(path) is not None for path in LEGACY_TABLES.values()):
         return Fact(area, name, str(os.geteuid()), OK, needed=needed)
     value = f"{os.geteuid()}: only uid 0 may read {LEGACY_TABLES[Family.V4]}"
-    remedy = "run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend"
-    return Fact(area, name, value, MISSING, remedy, needed)
-
-
-def capabilities() -> int | None:
-    """The effective capabilities of this process, as a mask."""
-    for line in modules.lines_of("/proc/self/status"):
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return None
+    return Fact(area, name, value, MISSING, legacy_unseen_hint(), needed)
 
 
 def user_namespace(here: Here) -> Iterator[Fact]:
     """Whether ours owns the network namespace, and knows the users that the rules ask for."""
     area = "permissions"
-    asked = owners(here.planned)
+    asked_uids, asked_gids = owners(here.planned)
     uids = mapped("/proc/self/uid_map")
     value = "all ids" if covers(uids, 0, (1 << 32) - 2) else ", ".join(f"{a}-{b}" for a, b in uids) or "none"
-    unknown = unmapped(*asked)
+    unknown = unmapped(list(asked_uids), list(asked_gids))
     if unknown:
+        settings = [
+            (asked_uids if kind == "uid" else asked_gids)[int(number)] for kind, number in map(str.split, unknown)
+        ]
+        flags = " or ".join(DECLARED_BY_NAME[name].shown for name in dict.fromkeys(settings) if name)
         yield Fact(
             area,
             "user namespace",
             f"maps uids {value}, but not {', '.join(unknown)}",
             MISSING,
-            "the kernel refuses an owner match for an id that the user namespace does not map: map it, or give "
-            "--proxy-uid and --proxy-gid that are mapped",
+            unmapped_hint(unknown, flags),
         )
     else:
         yield Fact(area, "user namespace", f"maps {value}", OK)
@@ -327,29 +328,29 @@ def user_namespace(here: Here) -> Iterator[Fact]:
             "owner of the namespace",
             "another user namespace",
             MISSING,
-            "the kernel refuses an owner match from outside the user namespace that owns the network namespace: run "
-            "in it (nsenter --user --net --target PID)",
-            needed=bool(asked[0] or asked[1]),
+            FROM_OUTSIDE,
+            needed=bool(asked_uids or asked_gids),
         )
 
 
-def owners(planned: Plan) -> tuple[list[int], list[int]]:
-    """The uids and gids that the rules ask for."""
-    uids: dict[int, None] = {}
-    gids: dict[int, None] = {}
+def owners(planned: Plan) -> tuple[dict[int, str], dict[int, str]]:
+    """The uids and gids that the rules ask for, each with the setting that it is of."""
+    uids: dict[int, str] = {}
+    gids: dict[int, str] = {}
     for ruleset in planned.rulesets:
         for _, _, rule in ruleset.rules():
             for match in rule.matches:
                 match match.match if isinstance(match, Not) else match:
                     case OwnerUid(uid):
-                        uids[uid] = None
+                        uids.setdefault(uid, rule.setting)
                     case OwnerUids(first, last):
-                        uids[first] = uids[last] = None
+                        uids.setdefault(first, rule.setting)
+                        uids.setdefault(last, rule.setting)
                     case OwnerGid(gid):
-                        gids[gid] = None
+                        gids.setdefault(gid, rule.setting)
                     case _:
                         pass
-    return list(uids), list(gids)
+    return uids, gids
 
 
 def writable_namespace(here: Here) -> Fact:
@@ -361,7 +362,7 @@ def writable_namespace(here: Here) -> Fact:
             name,
             "not ours to read or write",
             MISSING,
-            permission_hint("permission denied"),
+            denied_hint(),
             needed=here.acts,
         )
     return Fact(area, name, "ours to read and write", OK, needed=here.acts)
@@ -505,9 +506,7 @@ def backends(here: Here) -> Iterator[Fact]:
     if here.choice:
         yield Fact(area, "backend", f"{here.choice.backend}: {here.choice.reason}", OK, needed=here.acts)
     elif isinstance(here.nft_error, PermissionError):
-        yield Fact(
-            area, "backend", "not known without CAP_NET_ADMIN", UNKNOWN, ADD_CAPABILITY.format("NET_ADMIN"), here.acts
-        )
+        yield Fact(area, "backend", "not known, for the rules are not ours to read", UNKNOWN, denied_hint(), here.acts)
     elif here.choice_error:
         what, hint = told(here.choice_error)
         yield Fact(area, "backend", what, MISSING, hint, here.acts)
@@ -529,10 +528,8 @@ def nf_tables(here: Here) -> Fact:
     if error is None:
         return Fact("backend", name, "in the kernel", OK, needed=needed)
     if isinstance(error, PermissionError):
-        return Fact(
-            "backend", name, "not shown without CAP_NET_ADMIN", UNKNOWN, ADD_CAPABILITY.format("NET_ADMIN"), needed
-        )
-    remedy = "`modprobe nf_tables` on the node, or --force-iptables-binary=legacy"
+        return Fact("backend", name, "not shown: permission denied", UNKNOWN, denied_hint(), needed)
+    remedy = f"`modprobe nf_tables` on the node{Iptables(NFT, Family.V4).or_the_other}"
     return Fact("backend", name, f"not in the kernel ({error.strerror})", MISSING, remedy, needed)
 
 
@@ -553,7 +550,8 @@ def legacy_tables(here: Here) -> Iterator[Fact]:
                 verdicts.append((OK, f"{table} works" if proved else f"{table} is in use", ""))
             else:
                 verdict, why = modules.of_module((module,), (symbol,))
-                remedy = f"`modprobe {module}` on the node, or --force-iptables-binary=nft"
+                instead = Iptables(LEGACY, family).or_the_other if here.nft_error is None else ""
+                remedy = f"`modprobe {module}` on the node{instead}"
                 verdicts.append((verdict, f"{table}: {why}", remedy))
         verdict = worst([each[0] for each in verdicts])
         remedy = next((each[2] for each in verdicts if each[0] == verdict and verdict != OK), "")
@@ -575,8 +573,7 @@ def held_in(here: Here, live: Live, backend: str) -> Fact:
             "backend", name, "only uid 0 may see the legacy tables", UNKNOWN, "run as root to see", needed=False
         )
     if backend == NFT and isinstance(live.nft_error, PermissionError):
-        remedy = ADD_CAPABILITY.format("NET_ADMIN")
-        return Fact("backend", name, "not shown without CAP_NET_ADMIN", UNKNOWN, remedy, needed=False)
+        return Fact("backend", name, "not shown: permission denied", UNKNOWN, denied_hint(), needed=False)
     if live.holds_ours(backend):
         if here.choice and here.planned is not NOTHING:
             left = list(steps(live, here.planned, here.choice.backend))

@@ -45,7 +45,8 @@ class Point(Value):
 def summary(intent: Intent) -> tuple[Point, ...]:
     """What is captured first, then what is not. The order is that in which people ask."""
     points = [*outbound(intent), *inbound(intent), *dns(intent), *virtual_machines(intent), *never(intent)]
-    points += [*exclusions(intent), *other_protocols(intent), *other_families(intent), *always()]
+    points += [*exclusions(intent), *other_protocols(intent), *other_families(intent)]
+    points += [*bound_sockets(intent), *always()]
     order = (CAPTURED, REFUSED, DROPPED, PASSES)
     return tuple(sorted(points, key=lambda point: order.index(point.fate)))
 
@@ -243,6 +244,13 @@ def other_families(intent: Intent) -> Iterator[Point]:
             yield Point("IPv6", PASSES, "all of it, in both directions", ("ipv6", "dual_stack"))
     if Family.V4 not in intent.families:
         yield Point("IPv4", PASSES, "all of it, in both directions")
+
+
+def bound_sockets(intent: Intent) -> Iterator[Point]:
+    """REDIRECT sends to lo what a bound socket may send by its own interface only."""
+    if any(captures_outbound(intent, family) for family in intent.families):
+        text = "outbound TCP of one that is bound to an interface (SO_BINDTODEVICE, `curl --interface eth0`): it hangs"
+        yield Point("bound sockets", DROPPED, text, ("outbound_cidrs_exclude",))
 
 
 def always() -> Iterator[Point]:

@@ -1,7 +1,8 @@
 """Run a program to which the kernel refuses a netlink protocol: `python deny.py ERRNO PROTOCOL COMMAND…`.
 
 By a seccomp filter on socket(AF_NETLINK, …, PROTOCOL), which is how sandboxes do it, and hosts that are short of
-something look from inside.
+something look from inside. With `legacy` for a protocol, the legacy tables of iptables, which are asked for by
+getsockopt(…, IPT_SO_GET_INFO).
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import sys
 
 AF_NETLINK = 16
 SOCKET = {"x86_64": 41, "aarch64": 198}
-"""The number of the system call by machine (asm/unistd.h)."""
+GETSOCKOPT = {"x86_64": 55, "aarch64": 209}
+"""The numbers of the system calls by machine (asm/unistd.h)."""
+IPT_SO_GET_INFO = 64
+"""linux/netfilter_ipv4/ip_tables.h, and the same for IPv6."""
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 """Of classic BPF (linux/bpf_common.h)."""
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2
 
 
-def deny(number: int, protocol: int) -> None:
-    """From now on, for this process and its children."""
-    asked = [(0, SOCKET[os.uname().machine]), (16, AF_NETLINK), (32, protocol)]
+def deny(number: int, protocol: int | None) -> None:
+    """From now on, for this process and its children; None denies the legacy tables."""
+    asked = [(0, GETSOCKOPT[os.uname().machine]), (32, IPT_SO_GET_INFO)]
+    if protocol is not None:
+        asked = [(0, SOCKET[os.uname().machine]), (16, AF_NETLINK), (32, protocol)]
     program = []
     for left, (offset, value) in enumerate(asked):
         program.append((LOAD, 0, 0, offset))
@@ -36,5 +42,5 @@ def deny(number: int, protocol: int) -> None:
 
 
 if __name__ == "__main__":
-    deny(int(sys.argv[1]), int(sys.argv[2]))
+    deny(int(sys.argv[1]), None if sys.argv[2] == "legacy" else int(sys.argv[2]))
     os.execvp(sys.argv[3], sys.argv[3:])  # noqa: S606 # a shell would add nothing
