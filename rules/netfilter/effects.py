@@ -37,6 +37,8 @@ class Bind(Value):
     ends: tuple[End, ...]
     is_here: bool = False
     """Whether the new address is this host's, as REDIRECT has it."""
+    is_mapped: bool = False
+    """Whether each address of a network becomes its counterpart of another, as NETMAP has it."""
 
 
 class BindSource(Value):

@@ -362,8 +362,9 @@ def connmark(options: dict[str, str]) -> Effect:
 def conntrack(options: dict[str, str]) -> Effect:
     if "--notrack" in options:
         return NoTrack()
-    zone = options.get("--zone") or options.get("--zone-orig") or "0"
-    return Zone(int(zone, 0)) if zone.isdigit() and zone != "0" else Nothing()
+    # A zone of one direction only (--zone-orig, --zone-reply) keeps answers known.
+    zone = options.get("--zone", "0")
+    return Zone(int(zone)) if zone.isdigit() and int(zone) else Nothing()
 
 
 def redirect(options: dict[str, str]) -> Effect:
@@ -391,10 +392,10 @@ def dnat(options: dict[str, str]) -> Effect:
 
 
 def netmap(options: dict[str, str]) -> Effect:
-    """Each address of one network becomes its counterpart of the other; which one, nothing else needs to know."""
+    """Each address of one network becomes its counterpart of the other."""
     network = ip_network(options["--to"], strict=False)
     first = int(network.network_address)
-    return Bind((((first, first + network.num_addresses), None),))
+    return Bind((((first, first + network.num_addresses), None),), is_mapped=True)
 
 
 def tproxy(options: dict[str, str]) -> Effect:

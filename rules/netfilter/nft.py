@@ -79,6 +79,8 @@ if TYPE_CHECKING:
 FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 """NFPROTO_* of linux/netfilter.h."""
 DORMANT = 1
+NETMAP = 1 << 6
+"""NF_NAT_RANGE_NETMAP of linux/netfilter/nf_nat.h."""
 INTERVAL, IS_MAP = 4, 8
 """NFT_SET_INTERVAL and NFT_SET_MAP."""
 INTERVAL_END, CATCH_ALL = 1, 2
@@ -910,6 +912,8 @@ class _Program:
                 )
             else:
                 effect = self.bound(self.span(low, high, size), self.span(first, last, 2))
+                if number(read.get(7)) & NETMAP and isinstance(effect, Bind):
+                    effect = effect.but(is_mapped=True)
             self.do(effect, f"dnat to {end_words(effect, self.reader.family)}")
         self.is_over = True
 

@@ -14,13 +14,13 @@ from itertools import islice
 from rules.analysis.reachability import Walk
 from rules.live.changes import is_our_rule, is_ours
 from rules.live.drift import Finding, Kind
-from rules.netfilter.effects import Choice, Goto, Then
+from rules.netfilter.effects import Choice, Goto, NoTrack, Then
 from rules.netfilter.fields import DESTINATION, DPORT, GID, MARK, PROTOCOL, PROTOCOLS, SOURCE, SPORT, UID, Among
 from rules.netfilter.hooks import stations
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.meaning import conditions, effect
 from rules.netfilter.spans import common
-from rules.netfilter.targets import Dnat, Jump, Redirect, Tproxy
+from rules.netfilter.targets import Dnat, Jump, Redirect, Tproxy, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.plan.probes import ELSEWHERE
@@ -71,7 +71,7 @@ def without_ours(ruleset: Ruleset, planned: Ruleset | None) -> Ruleset:
 
     def is_left_out(table: TableRules, chain: str) -> bool:
         is_shared = planned is not None and table.is_built_in(chain) and chain in planned.table(table.table).chains()
-        return table.table == RAW or is_shared or is_ours(table, chain)
+        return (is_shared and table.table != RAW) or is_ours(table, chain)
 
     tables = []
     for table in ruleset.tables:
@@ -112,7 +112,7 @@ class Neighbours:
             trace = in_any_order((self.planned, *self.others), packet, self.host, self.natives)
             if (trace.became, trace.address, trace.port) == (wanted.became, wanted.address, wanted.port):
                 continue
-            if trace.became in (Became.DROPPED, Became.REFUSED):
+            if trace.became in (Became.DROPPED, Became.REFUSED) and not is_zoned(trace.decided):
                 if packet in usual:
                     dropped.setdefault((packet.direction, packet.protocol), []).append(trace)
                 continue
@@ -145,7 +145,12 @@ class Neighbours:
         """The rules of others that took it, or that it depends on."""
         asked = [*trace.depends_on, *(way.decided for way in (trace, *trace.ways) if way.decided)]
         asked += [step for way in (trace, *trace.ways) for step in (way.bound, way.untracked) if step]
-        yield from dict.fromkeys(step for step in asked if step.layer > 0)
+        # What iptables' raw table keeps from conntrack is told by `rules.live.drift.not_tracked`.
+        yield from dict.fromkeys(
+            step
+            for step in asked
+            if step.layer > 0 and not (step.table == RAW and isinstance(effect(step.rule.target), NoTrack))
+        )
 
     def taking(self, its: Sequence[tuple[Packet, Trace, Step]], *, takes_all: bool) -> Finding:
         packet, trace, step = its[0]
@@ -153,7 +158,8 @@ class Neighbours:
         ways = (trace, *trace.ways)
         way = next((way for way in ways if step in (way.decided, way.bound, way.untracked)), trace)
         end = end_of(way).removeprefix("it ")
-        what = f"{described(packet)} {end}" if end else described(packet)
+        lost = f", which is lost: {way.reason}" if way.reason and not end else ""
+        what = f"{described(packet)} {end}" if end else f"{described(packet)}{lost}"
         may = trace.became is Became.DEPENDS
         return Finding(
             Kind.OTHERS_TAKE_ALL if takes_all else Kind.OTHERS_TAKE_SOME,
@@ -284,6 +290,11 @@ class Neighbours:
 
     def address(self, number: int) -> Address:
         return IPv4Address(number) if self.family is Family.V4 else IPv6Address(number)
+
+
+def is_zoned(step: Step | None) -> bool:
+    """Whether a rule keeps it in a zone of conntrack that its answers are not in."""
+    return step is not None and isinstance(effect(step.rule.target), Zone)
 
 
 def ends(station: Station, chain: str, met: tuple[Condition, ...], depth: int = 0) -> Iterator[tuple[Condition, ...]]:

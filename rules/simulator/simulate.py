@@ -150,6 +150,8 @@ class Packet(Value):
     an answer; behind POSTROUTING it comes from there again."""
     connmark: int | None = None
     """What its connection remembers. None: what the first packet left there."""
+    is_later: bool = False
+    """Whether it is no first packet of TCP, although conntrack knows no connection of it."""
 
     TOLD: ClassVar = (
         "direction",
@@ -353,6 +355,8 @@ class Trace(Value):
     """All the places of which that rule chooses one, where they are too many to be followed."""
     untracked: Step | None = None
     """The rule that keeps it from conntrack, and so from nat."""
+    hindered: str = ""
+    """Why its connection fails all the same."""
     depends_on: tuple[Step, ...] = ()
     """The rules that cannot be asked and that make a difference, if it depends."""
     ways: tuple[Trace, ...] = ()
@@ -402,7 +406,19 @@ def simulate(
     while waiting:
         choices = waiting.pop()
         walk = _Walk(rules, packet, host, choices, first)
-        ended.append((walk.ended(), [step for step, _ in walk.chosen]))
+        trace = walk.ended()
+        is_first = packet.state == NEW and not packet.answers
+        if is_first and trace.bound and trace.address and walk.zoned and not is_ours(walk.zoned):
+            answers = simulate(of_family, answer_to(trace, host), host, natives, order)
+            if answers.zone != trace.zone:
+                why = f"its answers are in zone {answers.zone} of conntrack, where nobody knows its connection"
+                trace = trace.but(became=Became.DROPPED, address=None, port=None, decided=walk.zoned, reason=why)
+        if is_first and walk.untracked and trace.address and packet.protocol == "tcp":
+            # Conntrack takes what follows of the answers for the middle of a new connection (nf_conntrack_tcp_loose).
+            answers = simulate(of_family, answer_to(trace, host).but(answers=None, is_later=True), host, natives, order)
+            if answers.bound:
+                trace = trace.but(hindered=f"but its answers are {verdict(answers)}, so it fails")
+        ended.append((trace, [step for step, _ in walk.chosen]))
         # What was met for the first time on this way went the first way: walk each of the others as well.
         waiting += [
             (*walk.choices[:at], other)
@@ -412,6 +428,24 @@ def simulate(
         if len(ended) + len(waiting) > MOST_WORLDS:
             break
     return judged(ended, complete=not waiting)
+
+
+def answer_to(trace: Trace, host: Host) -> Packet:
+    """The first answer to a packet that was sent somewhere else, as raw is asked about it."""
+    packet, address = trace.packet, trace.address
+    stays = address is None or host.is_local(address)
+    return packet.but(
+        direction=Direction.OUT if stays else Direction.IN,
+        source=address or packet.destination,
+        source_port=trace.port,
+        destination=packet.source,
+        port=packet.source_port or EPHEMERAL[0],
+        interface=host.leaves_on(packet.family, packet.source) if stays else packet.interface,
+        uid=None,
+        gid=None,
+        mark=0,
+        answers=(packet.destination, packet.port),
+    )
 
 
 def judged(ended: list[tuple[Trace, list[Step]]], *, complete: bool) -> Trace:
@@ -547,6 +581,8 @@ class _Walk:
         self.untracked: Step | None = None
         """The rule that keeps it from conntrack."""
         self.zone = 0
+        self.zoned: Step | None = None
+        """The rule that put it in its conntrack zone."""
         self.has_socket = packet.direction is Direction.OUT and packet.uid is not None
         self.arrives, self.leaves = "", ""
         self.goes = packet.interface
@@ -729,7 +765,11 @@ class _Walk:
             if here is None:
                 raise _Ended(Became.DROPPED, step, f"{self.arrives} has no address to redirect it to")
         for addresses, ports in done.ends:
-            for number in few(addresses) if addresses else [int(here or self.destination)]:
+            numbers = few(addresses) if addresses else [int(here or self.destination)]
+            if addresses and done.is_mapped:
+                size = addresses[1] - addresses[0]
+                numbers = [addresses[0] + int(self.destination) % size]
+            for number in numbers:
                 for port in few(ports) if ports else [self.port]:
                     yield address_of_family(self.packet.family, number), port
 
@@ -826,6 +866,7 @@ class _Walk:
             self.names_address,
             self.one_of if self.bound and address else "",
             self.untracked,
+            "",
             depends_on,
         )
 
@@ -841,7 +882,7 @@ class _Walk:
             step = Step(station.hook, station.table, name, position, rule, matched, station.layer)
             self.steps.append(step)
             if matched is None:
-                matched = not isinstance(done, Nothing | Zone) and self.choose(step, 2) == 1
+                matched = not isinstance(done, Nothing) and self.choose(step, 2) == 1
             outcome = self.perform(station, step, done, depth) if matched else None
             if isinstance(outcome, _Back):
                 return None
@@ -883,7 +924,7 @@ class _Walk:
                     self.connmark = None
             case Zone(zone):
                 if not self.is_tracked and not self.zone:
-                    self.zone = zone
+                    self.zone, self.zoned = zone, step
             case NoTrack():
                 if not self.is_tracked:
                     self.state, self.untracked = UNTRACKED, step
@@ -962,7 +1003,8 @@ class _Walk:
         has_ports = packet.protocol in ("tcp", "udp")
         source_port = EPHEMERAL if self.source_port is None else one(self.source_port)
         uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)
-        flags = FIRST_FLAGS if packet.state == NEW else LATER_FLAGS if packet.state == ESTABLISHED else (0, 256)
+        is_later = packet.is_later or packet.state == ESTABLISHED
+        flags = LATER_FLAGS if is_later else FIRST_FLAGS if packet.state == NEW else (0, 256)
         rewritten = (0, 4) if packet.answers else one(DNAT) if self.is_tracked and self.bound else one(UNTOUCHED)
         self.view = (
             (0, 256) if number is None else one(number),
@@ -1060,7 +1102,8 @@ def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
         return f"it depends on {why}{f': {ends}' if ends else ''}"
     reason = reason_of(trace, said)
     decided = f"{verdict(trace)} {reason}" if trace.became.is_a_deed else f"{verdict(trace)}, {reason}"
-    return ": ".join(filter(None, (decided, end_of(trace))))
+    end = ", ".join(filter(None, (end_of(trace), trace.hindered)))
+    return ": ".join(filter(None, (decided, end)))
 
 
 def reason_of(trace: Trace, said: Callable[[str], str]) -> str:

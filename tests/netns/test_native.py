@@ -17,7 +17,7 @@ from capture.kernel.iptables import BACKENDS, Iptables
 from rules.simulator.simulate import Became, in_any_order
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered, predicted
-from tests.rig.pod import PROXY
+from tests.rig.pod import GATEWAY, PROXY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -257,3 +257,71 @@ def test_a_filter_that_drops_what_was_redirected_is_named_by_every_command(backe
         pod.inside.output(f"iptables-{backend}", "-A", "INPUT", "-p", "tcp", "--dport", "15006", "-j", "ACCEPT")
         assert pod.capture("verify", *SETTINGS).status == 0
         assert str(pod.dial_in(80)) == "pod:15006"
+
+
+# --- targets and matches of iptables that others use ------------------------------------------------------
+
+CERTAIN = (
+    "mangle OUTPUT -p tcp -j DSCP --set-dscp 10",
+    "mangle OUTPUT -p tcp -j TOS --set-tos 0x10",
+    "mangle PREROUTING -j TTL --ttl-set 64",
+    "mangle PREROUTING -m connmark --mark 0x0 -j CONNMARK --set-xmark 0x1/0x1",
+    "mangle OUTPUT -j MARK --set-xmark 0x1/0xff",
+    "mangle OUTPUT -j MARK --xor-mark 0x1",
+    "mangle POSTROUTING -p tcp -j CLASSIFY --set-class 1:1",
+    "mangle OUTPUT -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+    "raw PREROUTING -p tcp --dport 8080 -j CT --zone 7",
+    "raw PREROUTING -p tcp --dport 8080 -j CT --zone-orig 7",
+    "raw OUTPUT -p tcp --dport 80 -j CT --zone 3",
+    "raw OUTPUT -p tcp -j CT --notrack",
+    "raw PREROUTING -p tcp --dport 8080 -j NOTRACK",
+    "nat OUTPUT -p tcp --dport 80 -j REDIRECT",
+    "nat OUTPUT -p tcp --dport 80 -j DNAT --to-destination 1.1.1.1",
+    "nat OUTPUT -d 9.9.9.8/30 -p tcp -j NETMAP --to 1.1.1.0/30",
+    "nat PREROUTING -p tcp -m addrtype --dst-type LOCAL -j ACCEPT",
+    "nat OUTPUT -p tcp -m iprange --dst-range 9.9.9.0-9.9.9.255 -j ACCEPT",
+    "nat OUTPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j ACCEPT",
+    "nat OUTPUT -d 0.0.0.9/0.0.0.255 -p tcp -j ACCEPT",
+    "nat OUTPUT -p tcp -m owner --socket-exists -j ACCEPT",
+    "nat OUTPUT -f -j ACCEPT",
+    "nat OUTPUT -p tcp -g ISTIO_REDIRECT",
+)
+UNCERTAIN = (
+    "filter INPUT -p tcp -j NFQUEUE --queue-num 0 --queue-bypass",
+    "nat OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 8080-9080",
+    "nat OUTPUT -p tcp -m owner --gid-owner 1000 --suppl-groups -j ACCEPT",
+    "nat OUTPUT -p tcp -m length --length 40:80 -j ACCEPT",
+    "nat OUTPUT -p tcp -m limit --limit 1/s -j ACCEPT",
+)
+
+
+def test_rules_of_others_are_followed_as_far_as_they_can_be_told(backend: str) -> None:
+    """One rule above ours, and one call: it lands where the answer says, or at one of the ends that it names."""
+    wrong = []
+    with Pod(ipv6=False) as pod:
+        ready_v4(pod)
+        numbers = drawn.Calls(pod, random.Random(0)).numbers  # noqa: S311 # packets are no secrets
+        here = predicted.host(ipv6=False)
+        for line in (*CERTAIN, *UNCERTAIN):
+            table, chain, *words = line.split()
+            pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
+            pod.inside.output(f"iptables-{backend}", "-t", table, "-I", chain, *words)
+            out = Call(pod.inside, "9.9.9.9", 80, 1000, 1000, "tcp", None, next(numbers))
+            inward = Call(pod.outside, "10.244.0.5", 8080, 0, 0, "tcp", GATEWAY[4], next(numbers))
+            call = inward if chain in ("PREROUTING", "INPUT") else out
+            trace = traced(live_in(pod), call, pod, here)
+            (landing,) = pod.traffic.land([call], patience=SHORT)
+            expected = {"timeout"} if trace.hindered else landings_of(trace)
+            if trace.one_of:
+                expected = {str(landing)}
+            if str(landing) not in expected or (trace.became is Became.DEPENDS) is (line in CERTAIN):
+                wrong.append(f"{line}: landed {landing}, predicted {expected} {trace.became}")
+            pod.inside.output(f"iptables-{backend}", "-t", table, "-D", chain, "1")
+    assert not wrong, "\n".join(wrong)
+
+
+def ready_v4(pod: Pod) -> None:
+    pod.open_listeners()
+    for namespace in (pod.inside, pod.outside):
+        namespace.output("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    assert str(pod.dial(GATEWAY[4], 80)) == "ext:80"

@@ -133,6 +133,15 @@ def test_a_dormant_table_of_ours_is_named() -> None:
     assert found_among_others(planned, (("nft", held),), (), HERE, "legacy") == ()
 
 
+def test_a_zone_in_which_answers_are_not_known_is_named() -> None:
+    """A narrow one as well; and what raw keeps from conntrack is told elsewhere."""
+    text = "*raw\n-A PREROUTING -p tcp -m tcp --dport 8080 -j {}\nCOMMIT\n"
+    (told,) = found(text=text.format("CT --zone 7"))
+    assert (told.kind, told.table, told.chain, told.position) == (Kind.OTHERS_TAKE_SOME, "raw", "PREROUTING", 1)
+    assert "in zone 0 of conntrack" in told.sentence
+    assert found(text=text.format("CT --notrack")) == ()
+
+
 def test_rules_of_others_in_the_other_backend_are_looked_at() -> None:
     """Which table is younger is not known, so they may take it."""
     text = "*nat\n-A OUTPUT -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 9999\nCOMMIT\n"

@@ -501,7 +501,7 @@ def test_the_walk_goes_on_behind_targets_of_others_with_the_marks_computed(rules
         ("-j DNAT --to-destination :81", {"9.9.9.9:81"}),
         ("-j DNAT --to-destination 1.1.1.1-1.1.1.3 --persistent", {"1.1.1.1:80", "1.1.1.2:80", "1.1.1.3:80"}),
         ("-j DNAT --to-destination 1.1.1.1:5-6", {"1.1.1.1:5", "1.1.1.1:6"}),
-        ("-j NETMAP --to 1.1.1.0/31", {"1.1.1.0:80", "1.1.1.1:80"}),
+        ("-j NETMAP --to 1.1.1.0/24", {"1.1.1.9:80"}),
     ],
 )
 def test_a_rule_that_sends_elsewhere_names_all_that_it_can_be(target: str, ends: set[str]) -> None:
@@ -530,7 +530,33 @@ def test_what_is_kept_from_conntrack_is_asked_no_rule_of_nat() -> None:
         trace = followed(f"*raw\n-A OUTPUT -p tcp {target}\nCOMMIT\n{rules}")
         assert trace.became is Became.BYPASSED
         assert trace.reason == "rule 1 of OUTPUT of the raw table keeps it from conntrack, so no rule of nat is asked"
+        assert conclusion(trace, str).endswith("it leaves the pod, to 9.9.9.9:80")
     assert followed(f"*raw\n-A OUTPUT -p tcp -j CT --helper ftp\nCOMMIT\n{rules}").became is Became.REDIRECTED
+
+
+def test_a_zone_that_answers_are_not_in_loses_the_connection() -> None:
+    """It is redirected, but no answer is known to be one. A zone for both, or without redirection, loses nothing."""
+    redirect = f"*nat\n{NEEDS.replace('-A C', '-A OUTPUT')}\nCOMMIT\n"
+    there = "*raw\n-A OUTPUT -p tcp -m tcp --dport 80 -j CT --zone 7\n{}COMMIT\n"
+    trace = followed(there.format("") + redirect)
+    assert (trace.became, trace.reason) == (
+        Became.DROPPED,
+        "its answers are in zone 0 of conntrack, where nobody knows its connection",
+    )
+    assert "(-p tcp --dport 80 -j CT --zone 7), for its answers" in conclusion(trace, str)
+    both = "-A OUTPUT -p tcp -m tcp --sport 1 -j CT --zone 7\n"
+    assert followed(there.format(both) + redirect).became is Became.REDIRECTED
+    assert followed(there.format("")).became is Became.BYPASSED
+
+
+def test_what_is_kept_from_conntrack_fails_where_its_answers_are_captured() -> None:
+    """They are the middle of a connection that nobody knows, and so of a new one."""
+    inward = "-A PREROUTING -p tcp -j REDIRECT --to-ports 15006"
+    text = f"*raw\n-A OUTPUT -p tcp -m tcp --dport 80 -j NOTRACK\nCOMMIT\n*nat\n{inward}\nCOMMIT\n"
+    assert conclusion(followed(text), str).endswith(
+        "it leaves the pod, to 9.9.9.9:80, but its answers are redirected, so it fails"
+    )
+    assert followed(text.replace("-p tcp -j REDIRECT", "-p tcp --syn -j REDIRECT")).hindered == ""
 
 
 @pytest.mark.parametrize("target", ["-j SYNPROXY --mss 1460", "-j A_TARGET_THAT_NOBODY_KNOWS"])
