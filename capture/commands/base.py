@@ -124,14 +124,14 @@ def help_of(setting: Said) -> tuple[str, str]:
     return flags or f"${setting.env[0]}", f"{setting.about}  [{about}]" if flags else setting.about
 
 
-def output_option(what: str, kind: Any = None) -> Callable[[F], F]:
+def output_option(what: str, kind: Any) -> Callable[[F], F]:
     """`--output text|json|schema`, as every command that looks has it.
 
     `kind` is the kind of value, or the union of them, that is printed; its schema is printed here, and that is all.
     """
 
     def answered(ctx: click.Context, option: click.Parameter, output: str) -> str:  # noqa: ARG001 # click's signature
-        if output == "schema" and kind is not None:
+        if output == "schema":
             from capture.schemas.derive import schema
 
             with reporting():

@@ -10,16 +10,18 @@ import click
 
 from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
 from capture.host.facts import read_facts
+from capture.inspect.explanation import Explanation, explanation
 from capture.kernel import netns
 from capture.output import say, say_json
+from capture.schemas.answers import as_json
 from rules.explain.summary import CAPTURED, PASSES
 from rules.explain.words import listed
 from rules.netfilter.values import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from capture.inspect.explanation import ChainModel, Explanation, FamilyModel, FindingModel, PointModel, RuleModel
+    from capture.inspect.explanation import Finding, OfFamily, Point, WordedChain, WordedRule
 
 WIDTH = 100
 COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
@@ -29,24 +31,19 @@ FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
 
 @click.command(cls=SettingsCommand)
 @click.option("--family", type=click.Choice(list(FAMILIES)), default="both", help="Only one family's rules.")
-@output_option("the explanation")
+@output_option("the explanation", Explanation)
 def command(family: str, output: str) -> None:
     """Say in words what these settings mean: what is captured, what will surprise, and each rule with its reason.
 
     Looks at nothing but this host's addresses, users and nameservers. Findings are no failure: the status is 0.
     """
-    from capture.inspect.explanation import Explanation, explanation
-
-    if output == "schema":
-        say_json(Explanation.model_json_schema())
-        return
     with reporting():
         said = said_settings()
         if said.network_namespace:
             netns.enter(said.network_namespace)
         told = explanation(said, read_facts(os.environ, said.nameservers_file), FAMILIES[family])
     if output == "json":
-        say_json(told.model_dump())
+        say_json(as_json(told))
     else:
         say(*text(told))
 
@@ -62,7 +59,7 @@ def text(told: Explanation) -> Iterator[str]:
 # --- what is captured ---------------------------------------------------------------------------------------
 
 
-def points(told: list[PointModel]) -> Iterator[str]:
+def points(told: Sequence[Point]) -> Iterator[str]:
     width = max(len(point.subject) for point in told) + 2
     for fate in dict.fromkeys(point.fate for point in told):
         yield heading(HEADINGS[fate])
@@ -77,7 +74,7 @@ def points(told: list[PointModel]) -> Iterator[str]:
 # --- findings -----------------------------------------------------------------------------------------------
 
 
-def findings(told: list[FindingModel]) -> Iterator[str]:
+def findings(told: Sequence[Finding]) -> Iterator[str]:
     yield heading("Findings" if told else "Findings: none")
     width = max((len(finding.severity) for finding in told), default=0) + 2
     for finding in told:
@@ -92,23 +89,23 @@ def findings(told: list[FindingModel]) -> Iterator[str]:
 # --- rules --------------------------------------------------------------------------------------------------
 
 
-def rules(family: FamilyModel) -> Iterator[str]:
+def rules(family: OfFamily) -> Iterator[str]:
     if not family.ways:
-        yield heading(f"{family.family}: no rules")
+        yield heading(f"{family.family.value}: no rules")
         yield ""
     for way in family.ways:
-        yield heading(f"{family.family}, {way.what}")
+        yield heading(f"{family.family.value}, {way.what}")
         for chain in way.chains:
             yield from chain_text(chain)
         yield ""
     if family.besides:
-        yield heading(f"{family.family}, besides rules")
+        yield heading(f"{family.family.value}, besides rules")
         for besides in family.besides:
             yield from wrapped(besides, "  ")
         yield ""
 
 
-def chain_text(chain: ChainModel) -> Iterator[str]:
+def chain_text(chain: WordedChain) -> Iterator[str]:
     origin = f", from {listed(chain.sent_from)}" if chain.sent_from else ""
     yield style(f"  {chain.table} {chain.chain}{origin}", bold=True)
     if not chain.rules:
@@ -117,7 +114,7 @@ def chain_text(chain: ChainModel) -> Iterator[str]:
         yield from rule_lines(rule)
 
 
-def rule_lines(rule: RuleModel) -> Iterator[str]:
+def rule_lines(rule: WordedRule) -> Iterator[str]:
     yield from wrapped(rule.words, f"  {rule.position:>4} ")
     option = rule.option.words() if rule.option else "always"
     yield from dimmed(wrapped(f"{rule.why} · {option}", "       "))

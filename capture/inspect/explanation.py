@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from capture.errors import BadSettings
 from capture.host.facts import read_text
 from capture.settings.declared import DECLARED_BY_NAME, Settings
@@ -19,11 +17,11 @@ from rules.analysis.reachability import unmet
 from rules.explain import lint
 from rules.explain.summary import summary
 from rules.explain.words import rule_words
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.names import PASSTHROUGH
 from rules.plan.plan import plan
+from rules.value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,13 +40,7 @@ if TYPE_CHECKING:
 ARRIVES, SENDS, NOWHERE = "what arrives", "what a local process sends", "what nothing leads to"
 
 
-class _Said(BaseModel):
-    """What every model of this module has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Option(_Said):
+class Option(Value):
     """A setting with its value, and who gave it."""
 
     name: str
@@ -75,7 +67,7 @@ class Option(_Said):
         return f"{self.shown} {value}, {f'derived {self.derived_from}' if self.derived_from else 'by default'}"
 
 
-class PointModel(_Said):
+class Point(Value):
     """One line of what is captured and what is not."""
 
     subject: str
@@ -84,11 +76,11 @@ class PointModel(_Said):
     """`captured`, `not captured`, `refused` or `dropped`."""
     text: str
     """What exactly, and where it goes."""
-    options: list[Option]
+    options: tuple[Option, ...]
     """The settings that decide it."""
 
 
-class FindingModel(_Said):
+class Finding(Value):
     """Something about these settings that will surprise."""
 
     severity: str
@@ -99,18 +91,18 @@ class FindingModel(_Said):
     """The sentence."""
     advice: str
     """What to do; may be empty."""
-    settings: list[str]
+    settings: tuple[str, ...]
     """The settings involved, the one to change first."""
-    entries: list[str]
+    entries: tuple[str, ...]
     """The entries of a list that it is about, if not all."""
 
 
-class RuleModel(_Said):
+class WordedRule(Value):
     """A rule, in words and as iptables has it."""
 
     position: int
     """Its place in the chain, counted from 1; in a built-in chain, among our own rules."""
-    rule: str
+    rule: Rule
     """As iptables-save prints it, without chain."""
     words: str
     """What it asks for, and what becomes of that."""
@@ -120,51 +112,51 @@ class RuleModel(_Said):
     """The setting that asked for it; null if every capture has this rule."""
     never_matches: bool
     """Whether no packet can meet it."""
-    taken_by: list[int]
+    taken_by: tuple[int, ...]
     """If so: the rules of this chain that take before it what it asks for."""
 
 
-class ChainModel(_Said):
+class WordedChain(Value):
     """The rules of a chain."""
 
     table: str
     """raw, mangle, nat or filter."""
     chain: str
     """Its name."""
-    sent_from: list[str]
+    sent_from: tuple[str, ...]
     """The chains of this table that lead here."""
-    rules: list[RuleModel]
+    rules: tuple[WordedRule, ...]
     """In order."""
 
 
-class WayModel(_Said):
+class Way(Value):
     """The chains that a packet may meet, in that order."""
 
     what: str
     """`what arrives`, `what a local process sends`, or `what nothing leads to`."""
-    chains: list[ChainModel]
+    chains: tuple[WordedChain, ...]
     """Each chain once, where it can first be met."""
 
 
-class FamilyModel(_Said):
+class OfFamily(Value):
     """The rules of one address family."""
 
-    family: str
-    """`IPv4` or `IPv6`."""
-    ways: list[WayModel]
+    family: Family
+    """Whose rules they are."""
+    ways: tuple[Way, ...]
     """Empty if this family has no rules."""
-    besides: list[str]
+    besides: tuple[str, ...]
     """What is put in place besides rules: ip rules, routes, addresses."""
 
 
-class Explanation(_Said):
+class Explanation(Value):
     """What these settings mean on this host."""
 
-    points: list[PointModel]
+    points: tuple[Point, ...]
     """What is captured and what is not."""
-    findings: list[FindingModel]
+    findings: tuple[Finding, ...]
     """What will surprise, the worst first."""
-    families: list[FamilyModel]
+    families: tuple[OfFamily, ...]
     """The rules."""
 
 
@@ -174,17 +166,17 @@ def explanation(said: Settings, facts: Facts, families: tuple[Family, ...]) -> E
     options = Options(said, resolved)
     planned = plan(resolved.intent)
     return Explanation(
-        points=[
-            PointModel(
+        points=tuple(
+            Point(
                 subject=point.subject,
                 fate=point.fate,
                 text=point.text,
-                options=[options.of(name) for name in point.settings],
+                options=tuple(options.of(name) for name in point.settings),
             )
             for point in summary(resolved.intent)
-        ],
-        findings=found(said, facts, resolved, options),
-        families=[family_model(it, planned, options) for it in planned.rulesets if it.family in families],
+        ),
+        findings=tuple(found(said, facts, resolved, options)),
+        families=tuple(of_family(it, planned, options) for it in planned.rulesets if it.family in families),
     )
 
 
@@ -228,7 +220,7 @@ KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
 """Those that say of a setting without effect why that is so on this host."""
 
 
-def found(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[FindingModel]:
+def found(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
     """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
     models, left = [], list(resolved.warnings)
     for finding in lint.findings(resolved.intent, alternatives(said, facts, resolved)):
@@ -259,14 +251,14 @@ class Called(dict[str, str]):
         return self.options.call(name)
 
 
-def model(finding: lint.Finding, text: str) -> FindingModel:
-    return FindingModel(
+def model(finding: lint.Finding, text: str) -> Finding:
+    return Finding(
         severity=finding.severity,
         code=finding.code,
         text=text,
         advice=finding.advice,
-        settings=list(finding.settings),
-        entries=list(finding.entries),
+        settings=finding.settings,
+        entries=finding.entries,
     )
 
 
@@ -312,16 +304,16 @@ def beyond_the_rules(said: Settings) -> Iterator[tuple[Said, str]]:
 # --- rules ------------------------------------------------------------------------------------------------
 
 
-def family_model(ruleset: Ruleset, planned: Plan, options: Options) -> FamilyModel:
+def of_family(ruleset: Ruleset, planned: Plan, options: Options) -> OfFamily:
     idle = {(it.table, it.chain, it.position): it for it in unmet(ruleset)}
-    return FamilyModel(
-        family=ruleset.family.value,
-        ways=[
-            WayModel(what=what, chains=[chain_model(ruleset, *place, idle, options) for place in places])
+    return OfFamily(
+        family=ruleset.family,
+        ways=tuple(
+            Way(what=what, chains=tuple(worded(ruleset, *place, idle, options) for place in places))
             for what, places in ways(ruleset)
             if places
-        ],
-        besides=list(besides(ruleset.family, planned)),
+        ),
+        besides=tuple(besides(ruleset.family, planned)),
     )
 
 
@@ -351,26 +343,26 @@ def reached(chains: Mapping[str, tuple[Rule, ...]], chain: str) -> list[str]:
     return list(order)
 
 
-def chain_model(
+def worded(
     ruleset: Ruleset, table: str, chain: str, idle: Mapping[tuple[str, str, int], Unmet], options: Options
-) -> ChainModel:
+) -> WordedChain:
     chains = ruleset.table(table).chains()
     rules = []
     for position, rule in enumerate(chains[chain], 1):
         never = idle.get((table, chain, position))
         rules.append(
-            RuleModel(
+            WordedRule(
                 position=position,
-                rule=rule_text(rule),
+                rule=rule,
                 words=rule_words(rule),
                 why=rule.why,
                 option=options.of(rule.setting) if rule.setting else None,
                 never_matches=never is not None,
-                taken_by=list(never.by) if never else [],
+                taken_by=tuple(never.by) if never else (),
             )
         )
-    callers = [name for name, its in chains.items() if any(rule.target == Jump(chain) for rule in its)]
-    return ChainModel(table=table, chain=chain, sent_from=callers, rules=rules)
+    callers = (name for name, its in chains.items() if any(rule.target == Jump(chain) for rule in its))
+    return WordedChain(table=table, chain=chain, sent_from=tuple(callers), rules=tuple(rules))
 
 
 def besides(family: Family, planned: Plan) -> Iterator[str]:

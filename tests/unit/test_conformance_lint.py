@@ -143,7 +143,7 @@ def test_entries_without_effect_can_go_together(case: dict[str, Any]) -> None:
 def test_what_was_read_by_hand_is_what_is_found(case: dict[str, Any]) -> None:
     """Case by case, for those that somebody thought about."""
     told = explanation(Settings.load(words_of(case), case["env"]), facts_of(case), tuple(Family)).findings
-    assert {it.settings[0]: it.entries for it in told if it.code == "no-effect"} == READ_BY_HAND[case["id"]]
+    assert {it.settings[0]: list(it.entries) for it in told if it.code == "no-effect"} == READ_BY_HAND[case["id"]]
 
 
 def test_each_kind_of_finding_is_found_as_often_as_ever() -> None:

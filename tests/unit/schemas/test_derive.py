@@ -7,9 +7,11 @@ from importlib import import_module
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from capture.apply.clean import Cleaned, Thing
+from capture.commands import COMMANDS
 from capture.inspect.hunks import ChainDiff, Diff, Hunk, Line
 from capture.schemas.answers import as_json
 from capture.schemas.derive import DIALECT, VERSION, model, schema
@@ -20,9 +22,19 @@ from rules.netfilter.values import Family
 from rules.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import ClassVar, TypeAlias
 
     Answer: TypeAlias = IPv4Address | None
+
+
+def printing() -> Iterator[str]:
+    """The commands that print a schema of their JSON; that of `settings` is of the settings themselves."""
+    for name in COMMANDS:
+        options = import_module(f"capture.commands.{name}").command.params
+        choices = [option.type.choices for option in options if isinstance(option.type, click.Choice)]
+        if name != "settings" and any("schema" in each for each in choices):
+            yield name
 
 
 def printed(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -32,7 +44,7 @@ def printed(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("name", ["check", "clean", "diff", "status", "trace", "verify", "watch"])
+@pytest.mark.parametrize("name", sorted(printing()))
 def test_every_command_names_and_describes_all_that_it_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The dialect, a name with the format's version in it, and a description of each kind and each field."""
     answer = printed(name, capsys)
