@@ -171,6 +171,7 @@ def warn_of_a_refusal(live: Live, settings: Settings, planned: Plan, log: Log) -
 def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
     live, backend = live_if_permitted(settings, planned, log)
+    planned = live.beside(planned)
     if not live.legacy_is_known:
         log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
     sections = []

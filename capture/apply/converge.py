@@ -40,7 +40,9 @@ def converge_locked(settings: Settings, planned: Plan, log: Log) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         live = read_live()
         try:
-            converge_from(live, settings, planned, log)
+            wanted = live.beside(planned)
+            tell_of_ssh(planned, wanted, log)
+            converge_from(live, settings, wanted, log)
             return
         except NotPutBack:
             raise
@@ -48,6 +50,15 @@ def converge_locked(settings: Settings, planned: Plan, log: Log) -> None:
             if attempt == ATTEMPTS or same_rules(live, read_live()):
                 raise
             log.warn(f"others changed rules meanwhile, trying again ({attempt} of {ATTEMPTS - 1}): {refused.what}")
+
+
+def tell_of_ssh(planned: Plan, wanted: Plan, log: Log) -> None:
+    """Say which ports stay as they are, although nobody is seen to be logged in there now."""
+    if wanted is not planned and planned.intent and wanted.intent:
+        for ports in wanted.intent.ssh_ports:
+            if ports not in planned.intent.ssh_ports:
+                why = "a former run left it alone for SSH; --capture-ssh captures it all the same"
+                log.warn(f"port {ports} is not captured: {why}")
 
 
 def same_rules(one: Live, other: Live) -> bool:

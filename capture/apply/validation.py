@@ -136,6 +136,7 @@ def compared(planned: Plan) -> list[tuple[str, str]] | None:
         return None
     if isinstance(live.nft_error, PermissionError):
         return None
+    planned = live.beside(planned)
     backend = next((backend for backend in BACKENDS if live.holds_ours(backend)), BACKENDS[0])
     details: list[tuple[str, str]] = []
     for ruleset in planned.rulesets:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from capture.kernel.netlink import Address, NftChain
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.routing import PolicyRule, Route
+    from rules.plan.plan import Plan
 
 PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
 TRY_AGAIN = "the host may be short of memory or of open files: run it again"
@@ -62,6 +63,15 @@ class Live(Value):
     def saved(self, tool: Iptables) -> Saved:
         held = self.nft if tool.backend == NFT else self.legacy
         return held.get(tool.family, Saved(Ruleset(tool.family), ""))
+
+    def beside(self, planned: Plan) -> Plan:
+        """The same plan, and what is live and is to be left as it is: see `rules.live.exemptions`."""
+        held = [saved.ruleset for held in (self.nft, self.legacy) for saved in held.values()]
+        if not held:
+            return planned
+        from rules.live.exemptions import beside_live
+
+        return beside_live(planned, held)
 
     def chains(self) -> Iterator[str]:
         """The names of all user-defined chains, ours or not, and of those that iptables does not show."""

@@ -23,8 +23,19 @@ INTERFACES = "/proc/thread-self/net/dev"
 SOCKETS = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
 COUNTED = ("TCP:", "TCP6:", "UDP:", "UDP6:")
-LISTENING = "0A"
-"""TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp spells it (proc_net_tcp.rst)."""
+LISTENING, ESTABLISHED = "0A", "01"
+"""TCP_LISTEN and TCP_ESTABLISHED of net/tcp_states.h, as /proc/net/tcp spells it (proc_net_tcp.rst)."""
+SSH_SERVERS = ("sshd", "sshd-session", "dropbear")
+"""The names of SSH servers: since OpenSSH 9.8 a session has a program of its own."""
+SSH_PORT = 22
+ACTIVATORS = ("systemd", "init", "inetd", "xinetd")
+"""Who listens in place of a server and starts it when somebody comes; pid 1, whatever its name."""
+SSH_UNITS = ("ssh.socket", "sshd.socket")
+UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/lib/systemd/system")
+LISTENS = "ListenStream"
+FIRST_PASSING = 32768
+"""From here on a port is one that the kernel gave to a connection that begins here (ip_local_port_range)."""
+MOST_ANCESTORS = 64
 ROOT = "0"
 """The uid of who opened a socket, in the same place."""
 
@@ -129,18 +140,75 @@ def ssh_ports(
     if IN_KUBERNETES in environ:
         return ()
     ports: dict[int, str] = {}
-    session = environ.get("SSH_CONNECTION", "").split()
-    if len(session) == 4 and is_port(session[3]) and session[2] in {str(address.ip) for address in addresses}:
-        ports[int(session[3])] = "this SSH session came in there"
+    here = {str(address.ip) for address in addresses}
+    for its_environ, whose in ((environ, "this SSH session came in there"), *of_ancestors()):
+        session = its_environ.get("SSH_CONNECTION", "").split()
+        if len(session) == 4 and is_port(session[3]) and session[2] in here:
+            ports.setdefault(int(session[3]), whose)
     # Anybody may call himself so, and would have a port left alone.
-    servers = [process for process in found if process.name == "sshd" and not process.uid]
-    if servers:
-        listening = listening_sockets()
-        for server in servers:
-            for inode in sockets_of(server.pid):
-                if inode in listening:
-                    ports.setdefault(listening[inode], f"sshd (pid {server.pid}) listens there")
+    of_root = [process for process in found if not process.uid]
+    servers = [process for process in of_root if process.name in SSH_SERVERS]
+    activators = [process for process in of_root if process.pid == 1 or process.name in ACTIVATORS]
+    if servers or activators:
+        ports = {**of_servers(servers, activators), **ports}
     return tuple(sorted(ports.items()))
+
+
+def of_servers(servers: list[Process], activators: list[Process]) -> dict[int, str]:
+    """The ports on which SSH servers listen, or have sessions, or are started by those who listen for them."""
+    ports: dict[int, str] = {}
+    listening, talking = listening_sockets(), connected_sockets()
+    for server in servers:
+        for inode in sockets_of(server.pid):
+            if inode in listening:
+                ports[listening[inode]] = f"{server.name} (pid {server.pid}) listens there"
+            elif talking.get(inode, FIRST_PASSING) < FIRST_PASSING or talking.get(inode) in listening.values():
+                ports.setdefault(talking[inode], f"{server.name} (pid {server.pid}) has a session there")
+    for activator in activators:
+        for inode in sockets_of(activator.pid):
+            if inode in listening and listening[inode] in (SSH_PORT, *ports_of_units()):
+                what = f"{activator.name} (pid {activator.pid}) listens there and starts sshd"
+                ports.setdefault(listening[inode], what)
+    return ports
+
+
+def ports_of_units() -> set[int]:
+    """The ports at which systemd listens for sshd, by its unit files (systemd.socket(5)), in force or not."""
+    ports = set()
+    for folder in UNIT_FOLDERS:
+        for unit in SSH_UNITS:
+            for path in (f"{folder}/{unit}", *(f"{folder}/{unit}.d/{name}" for name in names_in(f"{folder}/{unit}.d"))):
+                try:
+                    lines = read_text(path).split("\n")
+                except OSError:
+                    continue
+                said = (line.partition("=")[2].strip().rpartition(":")[2] for line in lines if line.startswith(LISTENS))
+                ports |= {int(port) for port in said if is_port(port)}
+    return ports
+
+
+def names_in(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def of_ancestors() -> Iterator[tuple[dict[str, str], str]]:
+    """The environment of whoever began us, and of whoever began him, each with how to call his SSH session.
+
+    sudo takes the variable away, and a service has none; the shell above still has it.
+    """
+    pid = os.getppid()
+    for _ in range(MOST_ANCESTORS):
+        try:
+            it = process(pid)
+            variables = read_text(f"/proc/{pid}/environ").split("\0")
+        except (OSError, KeyError, ValueError):
+            return  # it ended meanwhile, or is none of our business
+        environ = dict(variable.partition("=")[::2] for variable in variables)
+        yield environ, f"the SSH session of {it.name} (pid {pid}), which began this, came in there"
+        pid = it.parent
 
 
 def is_port(text: str) -> bool:
@@ -162,6 +230,15 @@ def has_sockets() -> bool:
 
 def listening_sockets() -> dict[str, int]:
     """The ports of listening TCP sockets of this namespace that are root's, by inode."""
+    return sockets_in(LISTENING)
+
+
+def connected_sockets() -> dict[str, int]:
+    """Our ports of the established TCP connections of this namespace that are root's, by inode."""
+    return sockets_in(ESTABLISHED)
+
+
+def sockets_in(state: str) -> dict[str, int]:
     found = {}
     for path in SOCKETS:
         try:
@@ -169,7 +246,7 @@ def listening_sockets() -> dict[str, int]:
         except OSError:
             continue
         for words in map(str.split, lines):
-            if words[3] == LISTENING and words[7] == ROOT:
+            if words[3] == state and words[7] == ROOT:
                 found[words[9]] = int(words[1].rpartition(":")[2], 16)
     return found
 

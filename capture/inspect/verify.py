@@ -66,6 +66,7 @@ class Comparison(Value):
 def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     """Read the namespace we are in, and compare. Raises CaptureError if that cannot be told."""
     live = read(log)
+    planned = live.beside(planned)
     backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
     return Comparison(live, planned, backend, tuple(findings(live, planned, backend)))
 

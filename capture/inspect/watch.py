@@ -257,7 +257,7 @@ def against_plan(settings: Settings, planned: Plan) -> Drift:
 
     def drift(live: Live) -> tuple[Finding, ...]:
         chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
-        return tuple(found for found in findings(live, planned, chosen.backend) if not found.is_note)
+        return tuple(found for found in findings(live, live.beside(planned), chosen.backend) if not found.is_note)
 
     return drift
 

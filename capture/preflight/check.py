@@ -148,6 +148,7 @@ class Here:
         """Whether a run would touch the kernel at all."""
         self.planned: Plan = NOTHING if settings.cleanup_only or not self.acts else plan(self.resolved.intent)
         self.live, self.live_error = self.look()
+        self.planned = self.live.beside(self.planned) if self.live else self.planned
         self.choice, self.choice_error = self.choose()
         self.nft_error = self.live.nft_error if self.live else nft_error()
         self.rehearsal: Rehearsal | None = self.rehearsed() if rehearse and not self.not_entered else None
@@ -402,6 +403,9 @@ def namespace(here: Here) -> Iterator[Fact]:
     remedy = "run it as another user and group: it is taken for the proxy and never captured" if as_proxy else ""
     yield Fact(area, "processes as the proxy", ", ".join(as_proxy) or "none", WARN if as_proxy else OK, remedy)
     ports = [f"{port} ({how})" for port, how in here.facts.ssh_ports]
+    found = {port for port, _ in here.facts.ssh_ports}
+    kept = here.planned.intent.ssh_ports if here.planned.intent else ()
+    ports += [f"{each} (a former run left it alone)" for each in kept if each.first not in found]
     left = bool(ports) and bool(here.resolved.intent.inbound_ports) and not here.settings.capture_ssh
     remedy = "--capture-ssh captures it all the same" if left else ""
     yield Fact(area, "SSH ports", ", ".join(ports) or "none", WARN if left else OK, remedy)

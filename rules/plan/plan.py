@@ -41,6 +41,8 @@ class Plan(Value):
     routing: tuple[Routing, ...] = ()
     passthrough_address: bool = False
     """Whether `::6` is to be on lo."""
+    intent: Intent | None = None
+    """What it is the plan of; None for a removal."""
 
 
 NOTHING = Plan(tuple(map(Ruleset, Family)))
@@ -53,6 +55,7 @@ def plan(intent: Intent) -> Plan:
         tuple(ruleset(intent, family) for family in Family),
         tuple(routing(intent)),
         passthrough_address=Family.V6 in intent.families,
+        intent=intent,
     )
 
 

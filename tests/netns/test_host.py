@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.rig.namespace import entered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,8 +128,105 @@ def test_the_port_of_the_running_session_is_left_alone(pod: Pod) -> None:
     pod.applied(*EVERYTHING, "-b", "22,80", env=session)
     assert str(pod.dial_in(22)) == "pod:22"
     assert str(pod.dial_in(80)) == "pod:15006"
+    pod.applied("--cleanup-only")
     pod.applied(*EVERYTHING, env={"SSH_CONNECTION": "10.244.0.9 50022 198.51.100.1 22"})
     assert str(pod.dial_in(22)) == "pod:15006"
+
+
+def test_what_was_left_to_ssh_stays_so(pod: Pod, backend: str) -> None:
+    """A rerun without the variable, as by cron or at boot, changes nothing; verify, diff and check see no difference.
+
+    Other settings keep it as well, and in the other mode; --capture-ssh ends it.
+    """
+    arguments = [*EVERYTHING, f"--force-iptables-binary={backend}"]
+    pod.open_listeners()
+    pod.applied(*arguments, env={"SSH_CONNECTION": "10.244.0.9 50022 10.244.0.5 22"})
+    assert pod.capture("verify", *arguments).status == 0
+    assert pod.capture("diff", *arguments).status == 0
+    assert "22 (a former run left it alone)" in pod.capture("check", "--no-rehearsal", *arguments).stdout
+    again = pod.applied(*arguments)
+    assert "already in place" in again.stderr
+    assert "port 22 is not captured: a former run left it alone for SSH" in again.stderr
+    for mode in ("TPROXY", "REDIRECT"):
+        pod.applied(*arguments, "-d", "80,8080", "-m", mode)
+        assert str(pod.dial_in(22)) == "pod:22"
+    pod.applied(*arguments, "-d", ",".join(map(str, range(30000, 30016, 1))))
+    assert str(pod.dial_in(22)) == "pod:22"
+    pod.applied(*arguments, "--capture-ssh")
+    assert str(pod.dial_in(22)) == "pod:15006"
+    pod.applied(*arguments)
+    assert str(pod.dial_in(22)) == "pod:15006"
+
+
+def test_sixteen_excluded_ports_leave_nothing_to_ssh(pod: Pod, backend: str) -> None:
+    """A list that is packed into multiport matches has no match of one port, by which SSH's is known."""
+    arguments = [*EVERYTHING, f"--force-iptables-binary={backend}"]
+    pod.open_listeners()
+    pod.applied(*arguments, "-d", ",".join(map(str, [22, *range(1024, 1054, 2)])))
+    assert str(pod.dial_in(22)) == "pod:22"
+    pod.applied(*arguments)
+    assert str(pod.dial_in(22)) == "pod:15006"
+
+
+def test_a_session_is_found_above_sudo(pod: Pod) -> None:
+    """sudo takes SSH_CONNECTION away; the shell in which it was typed still has it."""
+    pod.open_listeners()
+    script = 'env -u SSH_CONNECTION "$@"; status=$?; exit $status'
+    result = pod.inside.run(
+        *("sh", "-c", script, "sh", *pod.command(*EVERYTHING)),
+        env={**pod.environ(), "SSH_CONNECTION": "10.244.0.9 50022 10.244.0.5 22"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert "port 22 is not captured: the SSH session of sh (pid" in result.stderr
+    assert str(pod.dial_in(22)) == "pod:22"
+
+
+SESSION = """
+import socket, sys
+server = socket.create_server(("10.244.0.5", 22))
+print("ready", flush=True)
+session, _ = server.accept()
+server.close()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""A server that has one session and no longer listens."""
+
+
+@pytest.mark.parametrize("name", ["sshd", "sshd-session"])
+def test_a_session_is_found_by_its_connection(pod: Pod, tmp_path: Path, name: str) -> None:
+    """Nobody listens, no variable is there: the established connection of root's sshd names the port."""
+    program = tmp_path / name
+    program.symlink_to(sys.executable)
+    command = ["ip", "netns", "exec", pod.inside.name, str(program), "-c", SESSION]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        with entered(pod.outside), socket.create_connection(("10.244.0.5", 22)):
+            assert process.stdout.readline() == b"ready\n"
+            result = pod.applied(*EVERYTHING)
+        process.kill()
+    assert f"port 22 is not captured: {name} (pid {process.pid}) has a session there" in result.stderr
+
+
+ACTIVATED = """
+import socket, subprocess, sys
+server = socket.create_server(("10.244.0.5", 22))
+other = socket.create_server(("10.244.0.5", 80))
+sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
+def test_socket_activation_is_an_ssh_server(pod: Pod) -> None:
+    """pid 1 listens on port 22 and no sshd runs: the port is left alone; another of pid 1's is not."""
+    result = pod.inside.run(
+        *("unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", ACTIVATED, *pod.command(*EVERYTHING)),
+        env=pod.environ(),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "port 22 is not captured: python" in result.stderr
+    assert "(pid 1) listens there and starts sshd" in result.stderr
+    assert "port 80 is not captured" not in result.stderr
 
 
 def test_in_a_pod_an_sshd_is_an_application_like_any_other(pod: Pod, tmp_path: Path) -> None:

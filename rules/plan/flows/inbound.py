@@ -7,7 +7,7 @@ built-in chain is a jump that can be known by its name.
 
 from __future__ import annotations
 
-from rules.netfilter.matches import DPort
+from rules.netfilter.matches import DPort, DPorts
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import PREROUTING, All, Ports
@@ -102,10 +102,13 @@ def excluded_sources(intent: Intent, family: Family) -> Iterator[Rule]:
 
 
 def ssh(intent: Intent) -> Iterator[Rule]:
-    """On a host that somebody came to by SSH, or nobody would come in any more."""
+    """On a host that somebody came to by SSH, or nobody would come in any more.
+
+    Each port in a multiport match of its own, which nothing else of ours is: so a later run knows it again.
+    """
     if not intent.capture_ssh:
-        for ports in port_matches(intent.ssh_ports):
-            yield when(TCP, ports).then(BYPASS, why="the SSH server of this host", setting="capture_ssh")
+        for ports in intent.ssh_ports:
+            yield when(TCP, DPorts((ports,))).then(BYPASS, why="the SSH server of this host", setting="capture_ssh")
 
 
 def excluded_ports(intent: Intent) -> Iterator[Rule]:

@@ -65,7 +65,8 @@ def port_matches(ports: tuple[Ports, ...]) -> Iterator[DPort | DPorts]:
             batch, room = [], MULTIPORT_PLACES
         batch.append(entry)
         room -= places(entry)
-    yield DPorts(tuple(batch))
+    is_one_port = len(batch) == 1 and places(batch[0]) == 1  # which as a multiport match is of SSH
+    yield DPort(batch[0]) if is_one_port else DPorts(tuple(batch))
 
 
 def merged(ports: Iterable[Ports]) -> list[Ports]:
