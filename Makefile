@@ -7,16 +7,19 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format docs bench image lock clean root packages
+.PHONY: help demo test test-all check lint types format docs bench image lock clean root packages
 
 help: ## Say what can be made.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: root $(READY) ## Capture a pod's traffic in throw-away namespaces and show where each connection landed.
 	@$(RUN) -m tests.demo
 
 test: root check ## Lint, types and all tests, those that ask the kernel included.
 	@$(RUN) -m pytest -n auto --dist worksteal $(TESTS)
+
+test-all: root check ## The same, with 200,000 drawn cases for the readers of what is live (10 minutes more).
+	@CAPTURE_FUZZ_CASES=200000 $(RUN) -m pytest -n auto --dist worksteal $(TESTS)
 
 check: lint types ## Lint, format and strict types.
 

@@ -30,7 +30,8 @@ from rules.live.changes import (
 )
 from rules.live.meshes import chains_of_other_meshes
 from rules.live.routing_changes import routing_to_add, routing_to_remove
-from rules.netfilter.quoting import for_shell, typed
+from rules.netfilter.iptables_text import rule_text
+from rules.netfilter.quoting import MARKER, for_shell, typed
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from capture.apply.pickup import PickUp
     from capture.host.live import Live
     from capture.kernel.iptables import Saved
+    from capture.kernel.native import Native
     from capture.log import Log
     from rules.live.changes import Command
     from rules.live.routing_changes import RoutingChange
@@ -75,6 +77,8 @@ class Restore(Value):
     """All that was there, so that undoing it finds every jump's place."""
     also: frozenset[str] = frozenset()
     """The chains of others that are taken over."""
+    native: dict[tuple[str, str], Native] = {}  # noqa: RUF012 # a default that nobody changes
+    """What of it iptables-restore cannot put back: see `Saved`."""
 
     def __str__(self) -> str:
         return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
@@ -129,7 +133,7 @@ class Restore(Value):
             for chain, rules in table.chains().items():
                 for position, rule in enumerate(rules, 1):
                     if rule in waiting:
-                        self.tool.replace(table.table, chain, position, waiting[rule], log.warn)
+                        self.tool.replace(table.table, chain, position, waiting[rule], self.native, log.warn)
 
 
 class SetRouting(Value):
@@ -316,7 +320,7 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) 
     needed = changes(before, planned, also)
     if needed:
         refuse_if_used(tool, before, needed, also)
-        yield Restore(tool, needed, restore_text(needed), planned, before, also)
+        yield Restore(tool, needed, restore_text(needed), planned, before, also, live.saved(tool).native)
 
 
 def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:
@@ -329,12 +333,20 @@ def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], al
                 theirs = not is_ours(table, block.chain, also)
                 target = chain_named(rule.target) if theirs else ""
                 if target in going and not (table.is_built_in(block.chain) and is_our_jump(table, rule, also)):
-                    place = f"{tool} -t {table.table} -A {for_shell(block.chain)}"
-                    raise ChainInUse(
-                        f"a rule of others leads to {target}, which is to be removed; nothing was touched",
-                        details=[("the rule", f"{place} {typed(rule.text)}")],
-                        hint="delete that rule first: the same command with -D in place of -A",
-                    )
+                    what = f"a rule of others leads to {target}, which is to be removed; nothing was touched"
+                    hint = remedy(tool, table.table, block.chain, rule)
+                    raise ChainInUse(what, details=[("the rule", rule_text(rule))], hint=hint)
+
+
+def remedy(tool: Iptables, table: str, chain: str, rule: Rule) -> str:
+    """How to delete this rule of others first, as one types it."""
+    if rule.text.startswith(MARKER):
+        family = "ip" if tool.family is Family.V4 else "ip6"
+        from capture.kernel.native import handle_in
+
+        of = f"{family} {table} {for_shell(chain)} handle {handle_in(rule.text)}"
+        return f"delete that rule first: nft delete rule {of}"
+    return f"delete that rule first: {tool} -t {table} -D {for_shell(chain)} {typed(rule.text)}"
 
 
 def chain_named(target: Target) -> str:

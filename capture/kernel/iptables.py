@@ -17,17 +17,18 @@ from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
 from rules.netfilter import iptables_parse
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.quoting import arguments, for_shell, lines, typed
+from rules.netfilter.quoting import MARKER, arguments, for_shell, lines, typed
 from rules.netfilter.rulesets import Ruleset
-from rules.netfilter.values import BUILT_IN, Family
+from rules.netfilter.values import Family
 from rules.plan.names import OURS
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal, TypeAlias
 
+    from capture.kernel.native import Native
     from capture.kernel.process import Completed
     from rules.live.changes import Change
     from rules.netfilter.rulesets import Rule
@@ -46,6 +47,9 @@ LEGACY_TABLES = {
     Family.V6: "/proc/thread-self/net/ip6_tables_names",
 }
 """Where the kernel names the legacy tables of a namespace, to uid 0."""
+
+CANNOT_PARSE = "Parsing nftables rule failed"
+"""What iptables-nft-save says, and ends, at a rule with an expression that it does not know."""
 
 LOCK_WAIT = 30
 """Seconds that iptables may wait for its lock, as istio-iptables asks."""
@@ -122,8 +126,15 @@ class Iptables(Value):
 
     def saved(self, program: str, *, counters: bool) -> Saved:
         """The same, tried once. Raises OSError, and its NotAllTold, where another attempt may do better."""
-        done = run(program, *(["-c"] if counters else []), environ=self.environ())
-        if done.status:
+        options = ["-c"] if counters else []
+        done = run(program, *options, environ=self.environ())
+        text, unprinted = done.stdout, frozenset[str]()
+        if done.status and self.backend == NFT and CANNOT_PARSE in done.stderr:
+            # It ends at the first rule that it does not know: table by table.
+            each = {name: run(program, *options, "-t", name, environ=self.environ()) for name in self.tables()}
+            text = "".join(done.stdout for done in each.values() if not done.status)
+            unprinted = frozenset(name for name, done in each.items() if done.status)
+        elif done.status:
             if any(os.strerror(number) in done.stderr for number in FOR_THE_MOMENT):
                 raise NotAllTold(said(done))
             raise LiveStateUnreadable(
@@ -131,39 +142,67 @@ class Iptables(Value):
                 details=[("it said", said(done))],
                 hint=permission_hint(done.stderr, is_legacy=self.backend == LEGACY),
             )
-        notes = [line for _, line in lines(done.stdout) if line.startswith("# Table `")]
-        for line in notes:
-            if "is incompatible" in line and named_in(line) in OUR_TABLES:
-                raise LiveStateUnreadable(
-                    f"{self}-save cannot read a table that we share, because other software filled it with nft",
-                    details=[("it said", line)],
-                    hint="`nft list ruleset` shows the table; it has to be emptied, or its owner moved to another one",
-                )
+        if self.backend == NFT:
+            return self.told_by_nf_tables(text, unprinted, counters=counters)
+        told = self.parsed(text)
+        for table in self.tables():
+            if table not in {each.table for each in told.tables}:
+                raise NotAllTold(f"the table {table}")
+        return Saved(told, text)
+
+    def parsed(self, text: str) -> Ruleset:
+        """Raises NotAllTold for what is cut off."""
         try:
-            saved = Saved(Ruleset(self.family, iptables_parse.tables(done.stdout)), done.stdout)
+            return Ruleset(self.family, iptables_parse.tables(text))
         except iptables_parse.NotSaveText as error:
             raise NotAllTold(str(error)) from error
-        lacking = next(self.lacking(saved.ruleset, {named_in(line) for line in notes}), "")
-        if lacking:
-            raise NotAllTold(lacking)
-        return saved
 
-    def lacking(self, told: Ruleset, in_part: Container[str]) -> Iterator[str]:
-        """What the kernel names and iptables-save did not print; `in_part` are tables of which it says so itself."""
-        printed = {table.table: table.chains() for table in told.tables}
+    def tables(self) -> Iterable[str]:
+        """The tables that the kernel names, as far as anything of ours can be in them. Raises OSError."""
         if self.backend == LEGACY:
-            there: Iterable[str] = read_words(LEGACY_TABLES[self.family]) or ()
-            rules = {}
-        else:
-            there = netlink.nft_tables()[0][self.family] & OUR_TABLES
-            rules = netlink.nft_rules(self.family)
-        yield from (f"the table {table}" for table in there if table not in printed)
+            return read_words(LEGACY_TABLES[self.family]) or ()
+        return sorted(netlink.nft_tables()[0][self.family] & OUR_TABLES)
+
+    def told_by_nf_tables(self, text: str, unprinted: frozenset[str], *, counters: bool) -> Saved:
+        """What iptables-nft-save printed, held against the kernel, and completed by what it does not print."""
+        notes = (line for _, line in lines(text) if line.startswith("# Table `") and "is incompatible" in line)
+        noted = frozenset(map(named_in, notes))
+        there, rules = self.tables(), netlink.nft_rules(self.family)
+        unprinted |= noted & OUR_TABLES
+        if unprinted:
+            from capture.kernel.unprinted import printed
+
+            chains = netlink.nft_chains()
+            shown = (
+                printed(self, table, chains.get((self.family, table), {}), rules, counters=counters)
+                for table in sorted(unprinted.intersection(there))
+            )
+            text += "".join(f"{line}\n" for table in shown for line in table)
+        told = self.parsed(text)
+        held = {table.table: table.chains() for table in told.tables}
+        needs_more = False
+        for table in there:
+            if table not in held:
+                raise NotAllTold(f"the table {table}")
         for (table, chain), in_kernel in rules.items():
-            chains = printed.get(table, {})
-            is_shown = chain in chains or chain in OURS.get(table, ())
-            is_shown |= chain in BUILT_IN.get(table, ()) and table not in in_part
-            if is_shown and table in OUR_TABLES and len(chains.get(chain, ())) != len(in_kernel):
-                yield f"rules of {chain} in {table}: of {len(in_kernel)} it prints {len(chains.get(chain, ()))}"
+            if table in OUR_TABLES:
+                count = len(held.get(table, {}).get(chain, ()))
+                if count != len(in_kernel) and not self.is_hidden(table, chain):
+                    raise NotAllTold(f"rules of {chain} in {table}: of {len(in_kernel)} it prints {count}")
+                needs_more |= count != len(in_kernel) or any(map(may_leave_out, in_kernel))
+        if not (needs_more or unprinted):
+            return Saved(told, text)
+        from capture.kernel.unprinted import completed, native_among_ours
+
+        told = told.but(tables=tuple(completed(self.family, table, rules) for table in told.tables))
+        return Saved(told, text, native_among_ours(self.family, told, rules))
+
+    def is_hidden(self, table: str, chain: str) -> bool:
+        """Whether this is a base chain that iptables does not print, because it is none of its own."""
+        from capture.kernel.unprinted import is_printed
+
+        found = netlink.nft_chains().get((self.family, table), {}).get(chain)
+        return found is not None and not is_printed(table, chain, found)
 
     def restore(self, asked: Sequence[Change], text: str, say: Callable[[str], None]) -> None:
         """Make these changes, each table in one commit; `text` is what they read like.
@@ -174,8 +213,29 @@ class Iptables(Value):
         if done.status:
             raise self.refusal(asked, done)
 
-    def replace(self, table: str, chain: str, position: int, rule: Rule, say: Callable[[str], None]) -> None:
-        """Put a rule that the kernel once printed in the place of another. Raises as `restore`."""
+    def replace(
+        self,
+        table: str,
+        chain: str,
+        position: int,
+        rule: Rule,
+        native: Mapping[tuple[str, str], Native],
+        say: Callable[[str], None],
+    ) -> None:
+        """Put a rule that the kernel once told in the place of another. Raises as `restore`."""
+        if rule.text.startswith(MARKER):
+            from capture.kernel.native import handle_in, put_back
+
+            try:
+                there = netlink.nft_rules(self.family)[table, chain][position - 1]
+                put_back(self.family, table, chain, there, native[table, handle_in(rule.text)])
+            except (OSError, LookupError) as error:
+                raise KernelRefused(
+                    f"the kernel refused the native {self.family.value} rule that was there before",
+                    details=[("the rule", rule_text(rule)), ("it said", str(error))],
+                    family=self.family,
+                ) from error
+            return
         place = (f"--wait={LOCK_WAIT}", "-t", table, "-R", chain, str(position))
         done = self.written(say, "", *place, *arguments(rule.text))
         if done.status:
@@ -240,6 +300,28 @@ class NotAllTold(InterruptedError):
         return self.strerror or ""
 
 
+def may_leave_out(rule: Mapping[int, bytes]) -> bool:
+    """Whether iptables-nft-save may have left out a part of this rule without a word: a native set, or a range.
+
+    Told in a moment, and of some rules too many; `capture.kernel.nft_words.left_out` tells exactly.
+    """
+    raw = rule.get(netlink.NFTA_RULE_EXPRESSIONS, b"")
+    if b"lookup\0" in raw or b"range\0" in raw:
+        return True
+    at = raw.find(COMPARISON)
+    while at >= 0:
+        if raw[at + WHERE_ITS_OP_ENDS : at + WHERE_ITS_OP_ENDS + 1] > NOT_EQUAL:
+            return True
+        at = raw.find(COMPARISON, at + 1)
+    return False
+
+
+COMPARISON, WHERE_ITS_OP_ENDS = b"cmp\0", 23
+"""The name of the expression; a nest, a register and the operator follow (NFTA_EXPR_DATA, NFTA_CMP_SREG and _OP)."""
+NOT_EQUAL = b"\1"
+"""NFT_CMP_NEQ; those above it compare by size."""
+
+
 def named_in(note: str) -> str:
     """The table in "# Table `nat' is incompatible, use 'nft' tool."."""
     return note.partition("`")[2].partition("'")[0]
@@ -250,6 +332,11 @@ class Saved(Value):
 
     ruleset: Ruleset
     text: str
+    native: dict[tuple[str, str], Native] = {}  # noqa: RUF012 # a default that nobody changes
+    """Of nf_tables, rules in our chains, and such that lead to them, that iptables has no words for: see `MARKER`.
+
+    By table and handle.
+    """
 
     def lines(self) -> list[str]:
         """The text line by line: a comment may have line breaks in it, which end none."""

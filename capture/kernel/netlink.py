@@ -72,7 +72,7 @@ NFTA_TABLE_NAME, NFTA_TABLE_FLAGS = 1, 2
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 2, 3, 4
 NFTA_CHAIN_POLICY, NFTA_CHAIN_USE, NFTA_CHAIN_TYPE = 5, 6, 7
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
-NFTA_RULE_TABLE, NFTA_RULE_CHAIN = 1, 2
+NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 1, 2, 4
 HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 FAMILIES = {2: Family.V4, 10: Family.V6}
@@ -367,12 +367,15 @@ def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def attributes(raw: bytes) -> dict[int, bytes]:
     """The attributes of a message, by type."""
-    found = {}
+    return dict(pairs(raw))
+
+
+def pairs(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """The same one by one, with their types: in a list all have one."""
     at = 0
     while at + ATTRIBUTE.size <= len(raw):
         length, kind = ATTRIBUTE.unpack_from(raw, at)
         if length < ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = raw[at + ATTRIBUTE.size : at + length]
+            return
+        yield kind & 0x3FFF, raw[at + ATTRIBUTE.size : at + length]
         at += length + 3 & ~3
-    return found

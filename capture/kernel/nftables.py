@@ -75,12 +75,12 @@ def message(family: Family, kind: int, *attributes: tuple[int, str]) -> bytes:
 
 
 @primitive
-def sent(asked: Sequence[bytes]) -> int:
-    """Send these in one batch. The error number of the first that was refused, or 0."""
+def sent(asked: Sequence[bytes], flags: int = NONREC) -> int:
+    """Send these in one batch, with these flags. The error number of the first that was refused, or 0."""
     mark = struct.pack("=BB", 0, 0) + struct.pack(">H", NFT_SUBSYSTEM)
     batch = framed(BATCH_BEGIN, REQUEST, 0, mark)
     for number, request in enumerate(asked, 1):
-        batch += framed(struct.unpack("=H", request[:2])[0], REQUEST_ACK | NONREC, number, request[2:])
+        batch += framed(struct.unpack("=H", request[:2])[0], REQUEST_ACK | flags, number, request[2:])
     batch += framed(BATCH_END, REQUEST, 0, mark)
     refused = 0
     with talking(NETLINK_NETFILTER) as kernel:

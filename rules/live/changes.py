@@ -5,7 +5,7 @@ Within one table iptables-restore commits everything at once, so no packet ever 
 
 from __future__ import annotations
 
-from rules.netfilter.iptables_text import COMMENT, is_one_line, reads_back, restore_rule
+from rules.netfilter.iptables_text import COMMENT, is_restorable, reads_back, restore_rule
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump
@@ -268,7 +268,7 @@ def with_stand_ins(asked: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[
     waiting: dict[Rule, Rule] = {}
 
     def written(command: Command) -> Command:
-        if not isinstance(command, Append | Insert) or is_one_line(command.rule):
+        if not isinstance(command, Append | Insert) or is_restorable(command.rule):
             return command
         comment = Foreign(f'{COMMENT}"capture puts a rule back here: {len(waiting) + 1}"')
         stand_in = Rule((comment,), ForeignTarget(""))

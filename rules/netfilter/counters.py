@@ -34,5 +34,11 @@ def counters(text: str) -> dict[Place, Count]:
             packets, _, size = line[1:].partition("]")[0].partition(":")
             chain = command(line)[1]
             positions[chain] = positions.get(chain, 0) + 1
-            found[table, chain, positions[chain]] = Count(int(packets), int(size))
+            if is_number(packets) and is_number(size):
+                found[table, chain, positions[chain]] = Count(int(packets), int(size))
     return found
+
+
+def is_number(text: str) -> bool:
+    """Whether it is one of the kernel's, which have 64 bits."""
+    return text.isascii() and text.isdigit() and len(text) <= 20

@@ -27,7 +27,7 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.quoting import FREE_TEXT, command, lines, tokens, unquoted
+from rules.netfilter.quoting import FREE_TEXT, MARKER, command, lines, tokens, unquoted
 from rules.netfilter.rulesets import Block, Rule, TableRules
 from rules.netfilter.targets import (
     Accept,
@@ -73,10 +73,10 @@ def tables(text: str) -> tuple[TableRules, ...]:
     for number, line in lines(text):
         if not line or line[0] == "#":
             continue
-        if line[0] == "*":
+        if line[0] == "*" and not name:
             name, declared, policies, blocks, chain, rules = line[1:].strip(), {}, [], [], "", []
-        elif not name:
-            raise NotSaveText(f"line {number} stands outside of a table: {line!r}")
+        elif not name or line[0] == "*":
+            raise NotSaveText(f"line {number} stands {'inside' if name else 'outside'} of a table: {line!r}")
         elif line == "COMMIT":
             if rules:
                 blocks.append(Block(chain, tuple(rules)))
@@ -102,12 +102,17 @@ def tables(text: str) -> tuple[TableRules, ...]:
                     blocks.append(Block(chain, tuple(rules)))
                 chain, rules = of, []
             try:
-                rules.append(rule(tokens(said), declared, said))
+                rules.append(rule(tokens(unmarked(said)), declared, said))
             except IndexError:
                 raise NotSaveText(f"line {number} ends too early: {line!r}") from None
     if name:
         raise NotSaveText(f"the table {name} is not committed: the text was cut off")
     return tuple(found)
+
+
+def unmarked(text: str) -> str:
+    """The rule's words without what says that iptables-save would not print them: see `capture.kernel.nft_words`."""
+    return text.partition("]")[2] if text.startswith(MARKER) else text
 
 
 def rule(words: list[str], chains: Container[str], text: str = "") -> Rule:

@@ -22,7 +22,7 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.quoting import quoted, restorable
+from rules.netfilter.quoting import MARKER, quoted, restorable
 from rules.netfilter.targets import (
     Accept,
     Dnat,
@@ -71,9 +71,9 @@ def restore_rule(rule: Rule) -> str:
     return restorable(rule.text) if rule.text else rule_text(rule)
 
 
-def is_one_line(rule: Rule) -> bool:
-    """Whether iptables-restore can be given this rule: it reads line by line, and a comment may have a line break."""
-    return "\n" not in rule.text
+def is_restorable(rule: Rule) -> bool:
+    """Whether iptables-restore can be given this rule: it reads line by line, and has no words for native ones."""
+    return "\n" not in rule.text and not rule.text.startswith(MARKER) and UNSUPPORTED not in rule.text
 
 
 def reads_back(rule: Rule) -> bool:
@@ -82,9 +82,11 @@ def reads_back(rule: Rule) -> bool:
     Some modules compare more than they print (xt_recent), so it is sure only where we know every option.
     """
     known = (not isinstance(match, Foreign | Native) or match.text.startswith(COMMENT) for match in rule.matches)
-    return is_one_line(rule) and not isinstance(rule.target, NativeTarget) and all(known)
+    return is_restorable(rule) and not isinstance(rule.target, NativeTarget) and all(known)
 
 
+UNSUPPORTED = "[unsupported revision]"
+"""What iptables-save prints of a match that only another iptables knows."""
 COMMENT = "-m comment --comment "
 
 

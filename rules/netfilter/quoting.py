@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MARKER = "[nf_tables "
+"""How the text of a rule begins that iptables-save does not print: see `capture.kernel.nft_words`."""
 NEVER_QUOTED = frozenset({"-A", "-N", "-D", "-I", "-i", "-o", "-j", "-g", "-m", "-p"})
 """What stands behind these is printed as it is."""
 FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--string", "--helper", "--name"})
@@ -122,20 +124,36 @@ def quoted(word: str) -> str:
 QUOTES_NEEDED = frozenset(" \t\n\"'\\")
 
 
-def restorable(text: str) -> str:
-    """A rule that iptables-save printed, as iptables-restore reads it again: to the letter, but for a stray quote.
+def as_saved(value: str) -> str:
+    """The value as iptables-save prints it (xtables_save_string)."""
+    if value and NEVER_QUOTES.issuperset(value):
+        return value
+    return '"' + "".join(f"\\{character}" if character in "\"\\'" else character for character in value) + '"'
 
-    In the name of an interface or a chain iptables-save prints one as it is, and iptables-restore takes it for the
-    beginning of a quoted word.
+
+NEVER_QUOTES = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def restorable(text: str) -> str:
+    """A rule that iptables-save printed, as iptables-restore reads it: to the letter, but for stray quotes and tabs.
+
+    In names of interfaces and chains iptables-save prints them as they are; to iptables-restore a quoted word begins
+    with the one, and ends with the other.
     """
-    if '"' not in text:
+    if STRAY.isdisjoint(text):
         return text
-    words = tokens(text)
-    before = ["", *words]
     return " ".join(
-        quoted(word) if '"' in word and (word[0] != '"' or behind in NEVER_QUOTED) else word
-        for behind, word in zip(before, words, strict=False)
+        quoted(value) if not STRAY.isdisjoint(word) and not is_quoted_as_a_whole(word, value) else word
+        for word, value in zip(tokens(text), arguments(text), strict=True)
     )
+
+
+STRAY = frozenset('"\t')
+
+
+def is_quoted_as_a_whole(word: str, value: str) -> bool:
+    """Whether iptables-restore, too, takes these quotes for those of the whole word."""
+    return word != value and '"' not in word[1:-1].replace("\\\\", "").replace('\\"', "")
 
 
 def arguments(text: str) -> list[str]:

@@ -71,7 +71,7 @@ def test_removing_stops_at_no_rule(pod: Pod, backend: str) -> None:
 
 
 def test_a_hint_can_be_typed(pod: Pod, backend: str) -> None:
-    """The rule of others that keeps our chain here is printed as a command for a shell; with -D it takes it away."""
+    """The rule of others that keeps our chain here is printed as a command for a shell, which takes it away."""
     pod.applied(f"--force-iptables-binary={backend}")
     comment = "caf\udce9 $(touch /) `id` \n'\"\\ !x"
     pod.inside.output(f"iptables-{backend}", "-t", "nat", "-N", "ot'h$ers")
@@ -79,6 +79,6 @@ def test_a_hint_can_be_typed(pod: Pod, backend: str) -> None:
     pod.inside.output(f"iptables-{backend}", "-t", "nat", "-A", "ot'h$ers", *rule)
     refused = pod.capture("clean")
     assert refused.status == 1
-    (told,) = [line.partition(": ")[2].strip() for line in refused.stderr.split("\n") if "the rule:" in line]
-    pod.inside.output("bash", "-c", told.replace(" -A ", " -D ", 1))
+    (told,) = [line.partition("first: ")[2] for line in refused.stderr.split("\n") if line.startswith("hint:")]
+    pod.inside.output("bash", "-c", told)
     assert pod.applied("clean").stdout.endswith("nothing of ours is left\n")

@@ -253,7 +253,7 @@ class Memory:
         """Nobody else is here."""
         return nullcontext()
 
-    def sent(self, asked: Sequence[bytes]) -> int:
+    def sent(self, asked: Sequence[bytes], flags: int = nftables.NONREC) -> int:  # noqa: ARG002 # it is only asked to delete
         """Requests to delete empty chains and tables, as one transaction."""
         before = deepcopy(self.tables)
         for request in asked:

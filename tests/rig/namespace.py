@@ -56,17 +56,17 @@ class Namespace:
         return f"{netns.NAMED}/{self.name}"
 
     def run(self, *command: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program in this namespace, to its end, whatever its exit status."""
-        return subprocess.run(
+        """Run a program in this namespace, to its end, whatever its exit status. Bytes that are no UTF-8 are kept."""
+        done = subprocess.run(
             ["ip", "netns", "exec", self.name, *command],
-            input=text,
+            input=text.encode(errors="surrogateescape"),
             env=env,
             capture_output=True,
-            encoding="utf-8",
-            errors="surrogateescape",
             timeout=60,
             check=False,
         )
+        said = (stream.decode(errors="surrogateescape") for stream in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(done.args, done.returncode, *said)
 
     def output(self, *command: str, text: str = "") -> str:
         """The same for a program that must succeed; its stdout."""

@@ -9,17 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.netfilter.quoting import arguments, for_shell, lines, quoted, restorable, tokens, typed, unquoted
-
-LEFT_ALONE = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-
-
-def saved(value: str) -> str:
-    """A word as iptables-save prints it (xtables_save_string)."""
-    if value and LEFT_ALONE.issuperset(value):
-        return value
-    return '"' + "".join(f"\\{char}" if char in "\"\\'" else char for char in value) + '"'
-
+from rules.netfilter.quoting import arguments, as_saved, for_shell, lines, quoted, restorable, tokens, typed, unquoted
 
 values = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b"").decode(errors="surrogateescape"))
 hard = st.lists(
@@ -31,7 +21,7 @@ hard = st.lists(
 @given(comments=st.lists(values | hard, min_size=1, max_size=4))
 def test_any_value_is_one_word_and_itself_again(comments: list[str]) -> None:
     """Whatever bytes it has: what reads like an option is none, and line breaks are part of it."""
-    words = [word for comment in comments for word in ("--comment", saved(comment))]
+    words = [word for comment in comments for word in ("--comment", as_saved(comment))]
     text = " ".join(["-m", "comment", *words, "-j", "ACCEPT"])
     assert tokens(text) == ["-m", "comment", *words, "-j", "ACCEPT"]
     assert arguments(text)[3:-2:2] == comments
@@ -83,7 +73,7 @@ def test_what_is_typed_into_a_shell_is_what_was_there() -> None:
     """bash takes the words of a hint for the values that the kernel holds, byte for byte."""
     every = [bytes([byte]).decode(errors="surrogateescape") for byte in range(1, 256)]
     comments = ["".join(every), 'a "b" $HOME `id` !x \\ it\'s', "\n-j DROP\n", "\u2028é\x85"]
-    text = " ".join(f"--comment {saved(comment)}" for comment in comments) + " -o a\"b'"
+    text = " ".join(f"--comment {as_saved(comment)}" for comment in comments) + " -o a\"b'"
     script = f"printf '%s\\0' {typed(text)}"
     said = subprocess.run(
         ["bash", "-c", script.encode(errors="surrogateescape")], capture_output=True, check=True

@@ -1,0 +1,187 @@
+"""Beside the rules of real tools: no run of ours touches one of theirs, whether it works, fails or removes."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from capture.kernel import netlink
+from capture.kernel.iptables import Iptables, may_leave_out
+from capture.kernel.nft_words import left_out, text_of
+from rules.netfilter import iptables_parse
+from rules.netfilter.matches import Foreign
+from rules.netfilter.quoting import tokens
+from rules.netfilter.values import Family
+from tests.rig import Namespace, entered, neighbours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.rig import Pod
+
+OTHER_MESHES = ("ambient", "consul", "linkerd")
+"""Beside these a run is refused."""
+SETTINGS = ["--ipv6=on", "-u", "1337"]
+OTHER = ["--ipv6=on", "-u", "1338", "-m", "TPROXY", "--redirect-dns", "--capture-all-dns", "--drop-invalid"]
+NATIVE_ONLY = {name for name in neighbours.NAMES if not (neighbours.CASES / name / "rules.v4").exists()}
+
+
+def others(pod: Pod) -> list[str]:
+    return neighbours.rules_in(pod.inside)
+
+
+@pytest.mark.parametrize("case", neighbours.NAMES)
+def test_the_rules_of_others_are_the_same_bytes(pod: Pod, backend: str, case: str, tmp_path: Path) -> None:
+    """Whatever a run does in the tables that it shares with them, also where iptables-save cannot print these."""
+    if backend == "legacy" and case in NATIVE_ONLY:
+        pytest.skip("rules for nft only")
+    beside = neighbours.prepare(pod.inside, case, backend)
+    before = others(pod)
+    assert before
+    forced = f"--force-iptables-binary={backend}"
+    refusing = tmp_path / f"iptables-{backend}-restore"
+    refusing.write_text("#!/bin/sh\necho no >&2; exit 1\n")
+    refusing.chmod(0o755)
+    expected = 1 if case in OTHER_MESHES else 0
+    for settings in (SETTINGS, SETTINGS, OTHER, OTHER):
+        done = pod.capture(*settings, *beside, forced)
+        assert done.status == expected, done.stderr
+        assert others(pod) == before, settings
+    assert expected or "already in place" in done.stderr
+    ours = neighbours.rules_in(pod.inside, ours=True)
+    failed = pod.capture(*SETTINGS, *beside, forced, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert failed.status == 1
+    assert expected or "the namespace is as it was" in failed.stderr
+    assert neighbours.rules_in(pod.inside, ours=True) == ours
+    removed = pod.capture("clean")
+    assert removed.status == 0, removed.stderr
+    assert others(pod) == before
+    assert pod.capture("status").status == 3
+
+
+LEADING = [
+    "insert rule ip nat OUTPUT tcp dport { 22, 80 } jump ISTIO_OUTPUT",
+    "add rule ip nat OUTPUT ct state new jump ISTIO_OUTPUT",
+    "insert rule ip nat PREROUTING meta skuid 5 jump ISTIO_INBOUND",
+    "insert rule ip nat ISTIO_OUTPUT tcp dport { 22, 80 } return",
+    "insert rule ip nat ISTIO_OUTPUT ip daddr 192.0.2.1-192.0.2.9 return",
+    "insert rule ip nat ISTIO_REDIRECT tcp dport 9 dnat to 192.0.2.1",
+    "add rule ip nat ISTIO_INBOUND meta skuid 5 return",
+]
+
+
+@pytest.mark.parametrize("native", LEADING)
+def test_native_rules_among_ours_are_seen_and_removed(pod: Pod, native: str) -> None:
+    """None is taken for what iptables-save makes of it, and none stops a run or a removal."""
+    pod.applied()
+    pod.inside.output("nft", native)
+    assert pod.capture("verify").status == 4
+    pod.applied()
+    assert pod.capture("verify").status == 0
+    pod.inside.output("nft", native)
+    assert pod.applied("clean").stdout.endswith("nothing of ours is left\n")
+    assert pod.inside.output("nft", "list", "ruleset") == ""
+
+
+def test_a_failed_run_puts_native_rules_back(pod: Pod, tmp_path: Path) -> None:
+    """With their sets, maps and comments, and between the rules where they stood."""
+    pod.applied("--ipv6=on")
+    for rule in (
+        "add rule ip6 nat OUTPUT meta skuid 5 jump ISTIO_OUTPUT",
+        'insert rule ip6 nat OUTPUT tcp dport { 22, 80-90 } jump ISTIO_OUTPUT comment "some ports"',
+        "insert rule ip6 nat ISTIO_OUTPUT ct state { new, related } meta skuid != 7 tcp dport 9 dnat to [2001:db8::]:9",
+        "insert rule ip6 nat ISTIO_OUTPUT tcp dport vmap { 7 : return, 9 : jump ISTIO_REDIRECT }",
+        'add rule ip6 nat ISTIO_OUTPUT ip6 daddr 2001:db8::1-2001:db8::9 counter log prefix "x y" return',
+        "add set ip6 nat named { type inet_service; elements = { 5 } ; }",
+        "insert rule ip6 nat ISTIO_INBOUND tcp dport @named limit rate 5/second accept",
+    ):
+        pod.inside.output("nft", rule)
+    counters = re.compile(r"counter packets \d+ bytes \d+")
+    before = counters.sub("counter", pod.inside.output("nft", "list", "table", "ip6", "nat"))
+    refusing = tmp_path / "iptables-nft-restore"
+    refusing.write_text("#!/bin/sh\necho no >&2; exit 1\n")
+    refusing.chmod(0o755)
+    failed = pod.capture("--ipv6=on", "-u", "1338", path=f"{tmp_path}:{os.environ['PATH']}")
+    assert (failed.status, "the namespace is as it was" in failed.stderr) == (1, True), failed.stderr
+    assert counters.sub("counter", pod.inside.output("nft", "list", "table", "ip6", "nat")) == before
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        "add rule ip nat early ip daddr 192.0.2.1 jump ISTIO_OUTPUT",
+        "add rule ip nat theirs ct state new goto ISTIO_OUTPUT",
+    ],
+)
+def test_a_native_rule_that_needs_our_chain_is_named(pod: Pod, native: str) -> None:
+    """In a base chain that iptables does not show at all, too; the hint deletes it."""
+    pod.applied()
+    pod.inside.output("nft", "add chain ip nat early { type nat hook output priority -110; }; add chain ip nat theirs")
+    pod.inside.output("nft", native)
+    refused = pod.capture("clean")
+    assert refused.status == 1
+    (hint,) = [line for line in refused.stderr.split("\n") if line.startswith("hint:")]
+    pod.inside.output(*hint.partition("first: ")[2].split())
+    assert pod.applied("clean").stdout.endswith("nothing of ours is left\n")
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    with Namespace("words") as made:
+        yield made
+
+
+WORDS = [
+    "-s 10.0.0.0/8 -d 192.0.2.1/32 -i eth0 -o lo -p tcp -m tcp --sport 5 --dport 6 -j ISTIO_OUTPUT",
+    "! -s 10.0.0.0/9 ! -d 192.0.2.0/30 -o veth+ -p udp -m udp ! --dport 53 -g ISTIO_OUTPUT",
+    "! -p tcp -m conntrack ! --ctstate INVALID,NEW -j RETURN",
+    "-p tcp -m tcp --dport 80:90 -m tcp ! --sport 5:7 -j DROP",
+    '-m comment --comment "caf\udce9 \\"x\\" \\\'y\\\' \x1c" -m mark --mark 0x5/0xf -j ACCEPT',
+    "-m mark ! --mark 0x5 -p icmp",
+]
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_what_nf_tables_holds_reads_as_iptables_wrote_it(namespace: Namespace, text: str) -> None:
+    """Where iptables-save cannot print a table, its own rules are known all the same."""
+    program = "*mangle\n:ISTIO_OUTPUT - [0:0]\n-F FORWARD\n-A FORWARD " + text + "\nCOMMIT\n"
+    namespace.output("iptables-nft-restore", "--noflush", text=program)
+    with entered(namespace):
+        (rule,) = netlink.nft_rules(Family.V4)["mangle", "FORWARD"]
+        (saved,) = Iptables("nft", Family.V4).save().ruleset.table("mangle").chains()["FORWARD"]
+    told = iptables_parse.rule(tokens(iptables_parse.unmarked(text_of(rule, Family.V4))), {"ISTIO_OUTPUT"})
+    assert told == saved
+    assert left_out(rule, Family.V4) == ""
+
+
+@pytest.mark.parametrize("case", sorted(set(neighbours.NAMES) - NATIVE_ONLY))
+def test_of_iptables_own_rules_nothing_is_missed(namespace: Namespace, case: str) -> None:
+    """They are printed whole, so none of them may be taken for a native one."""
+    for name in ("rules.v4", "rules.v6"):
+        file = neighbours.CASES / case / name
+        if file.exists():
+            program = "iptables-nft-restore" if name == "rules.v4" else "ip6tables-nft-restore"
+            namespace.output(program, text=neighbours.text_of(file))
+    with entered(namespace):
+        for family in Family:
+            for rules in netlink.nft_rules(family).values():
+                assert [left_out(rule, family) for rule in rules] == [""] * len(rules)
+
+
+@pytest.mark.parametrize(
+    "native", ["tcp dport { 1, 2 }", "ip daddr 10.0.0.1-10.0.0.9", "ip daddr < 10.0.0.9", "ip ttl > 4"]
+)
+def test_what_iptables_leaves_out_is_seen(namespace: Namespace, native: str) -> None:
+    """Sets, and all that is compared by size."""
+    make = "add table ip raw; add chain ip raw theirs; flush chain ip raw theirs"
+    namespace.output("nft", f"{make}; add rule ip raw theirs {native} accept")
+    with entered(namespace):
+        (rule,) = netlink.nft_rules(Family.V4)["raw", "theirs"]
+        assert may_leave_out(rule)
+        assert left_out(rule, Family.V4)
+        (saved,) = Iptables("nft", Family.V4).save().ruleset.table("raw").chains()["theirs"]
+    assert any(isinstance(match, Foreign) and match.text.startswith("[") for match in saved.matches)
