@@ -11,6 +11,7 @@ removed from the other backend goes behind both, so that at no instant neither h
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # what `signal` wraps, which takes its time to import
+import os
 
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import netlink
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from rules.plan.plan import Plan
 
 ORDER = (Family.V6, Family.V4)
+FILES = 12
+"""How many files a step may have open at once: a program's streams, a lock, and what pyroute2 takes to talk."""
 ENDING_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
 ATTEMPTS = 3
@@ -400,6 +403,7 @@ def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
 
     A signal that would end us waits until then: neither we nor the children are stopped half way.
     """
+    require_files()
     unblocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         do_all_or_none([step for step in doing if not isinstance(step, TakeAway)], live, log)
@@ -409,6 +413,17 @@ def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
                 step.do(log)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, unblocked)
+
+
+def require_files() -> None:
+    """Raises OSError where so few files may be open (RLIMIT_NOFILE) that undoing could fail for it."""
+    held: list[int] = []
+    try:
+        while len(held) < FILES:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for file in held:
+            os.close(file)
 
 
 def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:

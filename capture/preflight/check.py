@@ -683,7 +683,7 @@ def blocked_chains(here: Here) -> Iterator[Fact]:
     for message in messages:
         family = netlink.FAMILIES.get(message[0])
         read = netlink.attributes(message[4:])
-        table, chain = (read.get(key, b"").rstrip(b"\0").decode() for key in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
+        table, chain = (netlink.text(read.get(key, b"")) for key in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
         if family and hooked(here.planned, family, table, chain) and not is_built_in(read, table, chain):
             in_the_way.append((family, f"{'ip' if family is Family.V4 else 'ip6'} {table} {chain}"))
     shown = ", ".join(name for _, name in in_the_way)
@@ -711,7 +711,7 @@ def hooked(planned: Plan, family: Family, table: str, chain: str) -> bool:
 
 def is_built_in(read: dict[int, bytes], table: str, chain: str) -> bool:
     """Whether a chain of nf_tables is the one that iptables-nft would make."""
-    kind = read.get(NFTA_CHAIN_TYPE, b"").rstrip(b"\0").decode()
+    kind = netlink.text(read.get(NFTA_CHAIN_TYPE, b""))
     hook = netlink.attributes(read.get(NFTA_CHAIN_HOOK, b""))
     if NFTA_HOOK_HOOKNUM not in hook or NFTA_HOOK_PRIORITY not in hook:
         return False
