@@ -65,6 +65,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "network_namespace",
         "allow_host",
         "take_over",
+        "precedence",
         "force_iptables_binary",
         "native_nftables",
         "close_wait_timeout",

@@ -81,9 +81,8 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
         mind_what_is_not_tracked(live, planned, log)
     chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
-    doing = list(
-        transaction.steps(live, planned, chosen.backend, take_over=settings.take_over and planned is not NOTHING)
-    )
+    ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
+    doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))
     if doing:
         transaction.apply(doing, live, log)
         if planned is not NOTHING:
@@ -94,8 +93,20 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
                 tool = Iptables(chosen.backend, ruleset.family)
                 log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
+    mind_who_goes_first(live, planned, chosen.backend, log, ours_first=ours_first)
     for found in found_among_others(live, planned.rulesets, planned.routing, chosen.backend):
         log.warn(str(found))
+
+
+def mind_who_goes_first(live: Live, planned: Plan, backend: str, log: Log, *, ours_first: bool) -> None:
+    """Say what narrower rules of others keep from ours, because they stood there first, and what ours from them."""
+    for ruleset in planned.rulesets:
+        now = live.saved(Iptables(backend, ruleset.family)).ruleset
+        if ruleset.tables and any(table.blocks for table in now.tables):
+            from rules.live.drift import beside_others  # where a pod starts, nobody has rules
+
+            for sentence in beside_others(now, ruleset, live.company(ours_first=ours_first), backend):
+                log.warn(sentence)
 
 
 def mind_others_routing(live: Live, planned: Plan, log: Log) -> None:

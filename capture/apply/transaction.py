@@ -17,6 +17,7 @@ from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
 from rules.live.changes import (
+    ALONE,
     Change,
     RemoveChain,
     as_judged,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from capture.kernel.iptables import Saved
     from capture.kernel.native import Native
     from capture.log import Log
-    from rules.live.changes import Command
+    from rules.live.changes import Command, Company
     from rules.live.routing_changes import RoutingChange
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
@@ -78,8 +79,8 @@ class Restore(Value):
     planned: Ruleset
     before: Ruleset
     """All that was there, so that undoing it finds every jump's place."""
-    also: frozenset[str] = frozenset()
-    """The chains of others that are taken over."""
+    company: Company = ALONE
+    """Who else is here, and who goes first."""
     native: dict[tuple[str, str], Native] = {}  # noqa: RUF012 # a default that nobody changes
     """What of it iptables-restore cannot put back: see `Saved`."""
 
@@ -110,7 +111,7 @@ class Restore(Value):
     def check(self, log: Log) -> None:
         """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
         now = self.now()
-        missing = changes(now.ruleset, self.planned, self.also)
+        missing = changes(now.ruleset, self.planned, self.company)
         if missing:
             raise KernelRefused(
                 f"{self.tool}-restore reported success, but the {self.tool.family.value} rules differ",
@@ -122,7 +123,7 @@ class Restore(Value):
     def undo(self, log: Log) -> None:
         """Put back what was in the tables of this step."""
         mine = {change.table for change in self.changes}
-        back = changes_back(self.now().ruleset, self.before, self.also)
+        back = changes_back(self.now().ruleset, self.before, self.company.taken_over)
         back = tuple(change for change in back if change.table in mine)
         if back:
             back, waiting = with_stand_ins(back)
@@ -288,10 +289,12 @@ if TYPE_CHECKING:
     Act: TypeAlias = Step | TakeAway
 
 
-def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -> Iterator[Act]:
+def steps(
+    live: Live, planned: Plan, backend: str, *, take_over: bool = False, ours_first: bool = False
+) -> Iterator[Act]:
     """What has to be done, in order; nothing if the namespace is as planned.
 
-    `take_over` removes the chains of other meshes in the same commits.
+    `take_over` removes the chains of other meshes in the same commits; `ours_first` goes above all rules of others.
     """
     if planned.passthrough_address and live.passthrough is None:
         yield SetPassthroughAddress(adds=True)
@@ -300,7 +303,8 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
     places = [(tool, wanted[tool.family]) for tool in (Iptables(backend, family) for family in ORDER)]
     others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
     places += [(tool, Ruleset(tool.family)) for tool in others]
-    restores = [step for tool, ruleset in places for step in restoring(live, tool, ruleset, take_over=take_over)]
+    company = live.company(ours_first=ours_first)
+    restores = [step for place in places for step in restoring(live, *place, company, take_over=take_over)]
     if restores and live.has_sockets:
         from capture.apply.pickup import beside_what_is_open  # where a pod starts there are none
 
@@ -317,13 +321,14 @@ def steps(live: Live, planned: Plan, backend: str, *, take_over: bool = False) -
         yield from emptied(live, tool, ruleset, is_removal=planned is NOTHING)
 
 
-def restoring(live: Live, tool: Iptables, planned: Ruleset, *, take_over: bool) -> Iterator[Restore]:
+def restoring(live: Live, tool: Iptables, planned: Ruleset, company: Company, *, take_over: bool) -> Iterator[Restore]:
     before = recognised(live.saved(tool).ruleset, planned)
-    also = frozenset(chain for _, _, chain in chains_of_other_meshes(before)) if take_over else frozenset[str]()
-    needed = changes(before, planned, also)
+    if take_over:
+        company = company.but(taken_over=frozenset(chain for _, _, chain in chains_of_other_meshes(before)))
+    needed = changes(before, planned, company)
     if needed:
-        refuse_if_used(tool, before, needed, also)
-        yield Restore(tool, needed, restore_text(needed), planned, before, also, live.saved(tool).native)
+        refuse_if_used(tool, before, needed, company.taken_over)
+        yield Restore(tool, needed, restore_text(needed), planned, before, company, live.saved(tool).native)
 
 
 def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:
@@ -366,7 +371,7 @@ def handed_over(
 
     Where nothing is captured yet, or nothing will be, one restore does all tables.
     """
-    captured = {restore.tool.family for restore in restores if restore.also} | {
+    captured = {restore.tool.family for restore in restores if restore.company.taken_over} | {
         tool.family
         for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family)
         if any(map(holds_ours, live.saved(tool).ruleset.tables))

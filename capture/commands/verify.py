@@ -40,7 +40,8 @@ def command(witness: str | None, strict: bool, output: str) -> None:
     """Say whether the namespace holds what these settings ask for, in every table, in order.
 
     Compares and changes nothing. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs; 1: cannot tell.
-    What of others only deserves a mention is listed, and is no difference without --strict.
+    What of others only deserves a mention, or is narrower than ours and keeps what it takes, is listed, and is no
+    difference without --strict.
     """
     with reporting():
         settings = said_settings()
@@ -85,7 +86,9 @@ def verdict(found: Comparison) -> str:
         beyond = sum(not finding.repaired_by_rerun for finding in found.findings)
         more = f", {beyond} of which a rerun cannot repair" if beyond else ""
         return f"differs in {count(len(found.findings), 'place')}{more}"
-    return f"as planned: {held(found.planned, found.backend)}"
+    kept = sum(finding.kind is Kind.NARROWER_ABOVE for finding in found.findings)
+    but = f"; but {count(kept, 'rule')} of others, asked before ours" if kept else ""
+    return f"as planned: {held(found.planned, found.backend)}{but}"
 
 
 def held(planned: Plan, backend: str) -> str:

@@ -7,12 +7,13 @@ import os
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
 from capture.host.native import read_natives
+from capture.host.neighbours import name_of
 from capture.kernel import netlink
 from capture.kernel.diagnosis import not_permitted as not_permitted
 from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from capture.kernel.rights import legacy_unseen_hint
-from rules.live.changes import holds_ours
+from rules.live.changes import Company, holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
 from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
@@ -93,6 +94,12 @@ class Live(Value):
     def local_routes(self) -> tuple[Route, ...]:
         """The routes that deliver here whatever is looked up in their table."""
         return tuple(route for route in self.routes if route.is_default and route.kind == LOCAL)
+
+    def company(self, *, ours_first: bool = False) -> Company:
+        """Whom our rules share this namespace with."""
+        usable = [address for address in self.addresses if address.is_usable]
+        names = dict.fromkeys(filter(None, map(name_of, usable)))
+        return Company(ours_first=ours_first, interfaces=tuple(names), addresses=tuple(it.ip for it in usable))
 
     def holds_ours(self, backend: str) -> bool:
         return any(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from capture.kernel.iptables import BACKENDS, Iptables
-from rules.live.changes import is_our_rule, is_ours, placed, recognised
+from rules.live.changes import ALONE, is_our_rule, is_ours, placed, recognised
 from rules.live.drift import Kind, aligned
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.rulesets import Ruleset
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from capture.inspect.verify import Comparison, Verdict
     from capture.kernel.iptables import Backend
+    from rules.live.changes import Company
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Rule, TableRules
 
@@ -104,10 +105,11 @@ def chain_diffs(found: Comparison) -> Iterator[ChainDiff]:
     for backend in sorted(BACKENDS, key=lambda backend: backend != found.backend):
         for family in Family:
             live = found.live.saved(Iptables(backend, family)).ruleset
-            yield from of_ruleset(backend, live, wanted[family] if backend == found.backend else Ruleset(family))
+            asked = wanted[family] if backend == found.backend else Ruleset(family)
+            yield from of_ruleset(backend, live, asked, found.live.company(ours_first=found.ours_first))
 
 
-def of_ruleset(backend: Backend, live: Ruleset, planned: Ruleset) -> Iterator[ChainDiff]:
+def of_ruleset(backend: Backend, live: Ruleset, planned: Ruleset, company: Company = ALONE) -> Iterator[ChainDiff]:
     live = recognised(live, planned)
     for name in dict.fromkeys([*OURS, *(table.table for table in planned.tables)]):
         there, asked = live.table(name), planned.table(name)
@@ -116,7 +118,7 @@ def of_ruleset(backend: Backend, live: Ruleset, planned: Ruleset) -> Iterator[Ch
         for chain in sorted(chains, key=lambda chain: chain not in BUILT_IN[name]):
             before = now.get(chain, ())
             if there.is_built_in(chain):
-                after = placed(there, chain, planned)
+                after = placed(there, chain, planned, company)
             elif not (chain in wanted or is_ours(there, chain)):
                 continue
             else:

@@ -9,8 +9,8 @@ from capture.host.listening import heard
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.kernel import netlink
 from capture.kernel.iptables import BACKENDS, Iptables
-from rules.live.changes import above, holds_ours, is_our_jump, is_ours, ours_in
-from rules.live.drift import Finding, Kind, finding, not_tracked
+from rules.live.changes import holds_ours, is_our_jump, is_ours, ours_in, precedents_of
+from rules.live.drift import Finding, above_ours, not_tracked
 from rules.live.installed import Installed, installed
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.live.reasons import explained
@@ -174,7 +174,7 @@ def status_of(live: Live, facts: Facts) -> Status:
             captures.append(Captures(backend, installed(ruleset)))
             rulesets.append(ruleset)
             chains += list(chains_of(live, backend, family))
-            in_the_way += list(usurpers(live, backend, family))
+            in_the_way += list(in_the_way_of(live, backend, family))
     in_the_way += list(others_in_the_way(live))
     in_the_way += list(others_routing(live))
     return Status(
@@ -207,18 +207,15 @@ def chains_of(live: Live, backend: Backend, family: Family) -> Iterator[Chain]:
                 yield Chain(backend, family, table.table, chain, tuple(ours))
 
 
-def usurpers(live: Live, backend: str, family: Family) -> Iterator[Finding]:
+def in_the_way_of(live: Live, backend: str, family: Family) -> Iterator[Finding]:
     """Rules of others by which traffic gets past ours."""
     ruleset = live.saved(Iptables(backend, family)).ruleset
+    ours = ours_in(ruleset)
     for table in ruleset.tables:
         for chain, rules in table.chains().items():
             if table.is_built_in(chain):
-                jumps = [rule for rule in rules if is_our_jump(table, rule)]
-                found = {position: rule for jump in jumps for position, rule in above(table, chain, jump)}
-                for position, rule in sorted(found.items()):
-                    told = finding(Kind.OTHERS_ABOVE, family, table.table, chain, position, 0, rule)
-                    yield told.but(backend=backend)
-    ours = ours_in(ruleset)
+                for precedent in precedents_of(table, chain, rules, ours, live.company()):
+                    yield above_ours(precedent, table.table, chain, ours).but(backend=backend)
     for other in BACKENDS:
         for found_there in not_tracked(live.saved(Iptables(other, family)).ruleset, ours):
             yield found_there.but(backend=other)

@@ -50,8 +50,10 @@ class Comparison(Value):
     """The backend of iptables that a run would use."""
     findings: tuple[Finding, ...]
     """Every difference, by backend, family, table, chain and position; of an empty namespace, all that is missing."""
+    ours_first: bool = False
+    """Whether our jumps are to stand above all rules of others."""
     strict: bool = False
-    """Whether what takes nothing of what is planned counts as a difference as well."""
+    """Whether what only deserves a mention counts as a difference as well."""
 
     TOLD: ClassVar = ("verdict", "backend", "findings")
 
@@ -68,7 +70,9 @@ def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     live = read(log)
     planned = live.beside(planned)
     backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
-    return Comparison(live, planned, backend, tuple(findings(live, planned, backend)))
+    ours_first = settings.precedence == "ours"
+    found = tuple(findings(live, planned, backend, ours_first=ours_first))
+    return Comparison(live, planned, backend, found, ours_first)
 
 
 def read(log: Log, *, counters: bool = False) -> Live:
@@ -81,14 +85,15 @@ def read(log: Log, *, counters: bool = False) -> Live:
     return live
 
 
-def findings(live: Live, planned: Plan, backend: str) -> Iterator[Finding]:
+def findings(live: Live, planned: Plan, backend: str, *, ours_first: bool = False) -> Iterator[Finding]:
     """Every difference; none exactly when a run has nothing to do or to regret."""
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
+    company = live.company(ours_first=ours_first)
     for here in (backend, *(other for other in BACKENDS if other != backend)):
         for family in Family:
             ruleset = live.saved(Iptables(here, family)).ruleset
             asked = wanted[family] if here == backend else Ruleset(family)
-            for found in compare(ruleset, asked):
+            for found in compare(ruleset, asked, company):
                 yield found.but(backend=here)
     for here in BACKENDS:
         for family in Family:

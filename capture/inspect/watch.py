@@ -257,7 +257,9 @@ def against_plan(settings: Settings, planned: Plan) -> Drift:
 
     def drift(live: Live) -> tuple[Finding, ...]:
         chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
-        return tuple(found for found in findings(live, live.beside(planned), chosen.backend) if not found.is_note)
+        ours_first = settings.precedence == "ours"
+        found = findings(live, live.beside(planned), chosen.backend, ours_first=ours_first)
+        return tuple(each for each in found if not each.is_note)
 
     return drift
 
@@ -269,7 +271,7 @@ def against_start(start: Live) -> Drift:
     def all_of(live: Live) -> Iterator[Finding]:
         for (backend, family), ruleset in wanted.items():
             now = live.saved(Iptables(backend, family)).ruleset
-            for found in (*compare(now, ruleset), *not_tracked(now, ruleset)):
+            for found in (*compare(now, ruleset, live.company()), *not_tracked(now, ruleset)):
                 yield found.but(backend=backend)
         yield from others_in_the_way(live)
         yield from routing_since(start, live)

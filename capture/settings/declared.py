@@ -303,6 +303,15 @@ class Settings:
         about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode): "
         "remove them in the commit that brings ours. Without it a run is refused there.",
     )
+    precedence: str = said(
+        parsers.one_of("others", "ours", empty="others"),
+        "others",
+        "--precedence",
+        ours=True,
+        about="Who is asked first where rules of others stand in the same built-in chains: others (narrower rules that "
+        "stand above ours keep what they take, and are named) or ours (our rules go above all that could take traffic "
+        "from them). Rules that take everything are passed either way.",
+    )
     exclude_uids: tuple[Uids, ...] = said(
         parsers.uid_ranges,
         (),

@@ -14,9 +14,11 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
+    from rules.live.precedence import Precedent
     from rules.netfilter.rulesets import Ruleset
 
 
@@ -82,13 +84,29 @@ class Change(Value):
 NOBODY: frozenset[str] = frozenset()
 
 
-def changes(live: Ruleset, planned: Ruleset, also: frozenset[str] = NOBODY) -> tuple[Change, ...]:
+class Company(Value):
+    """Whom our rules share a namespace with, and who goes first."""
+
+    taken_over: frozenset[str] = NOBODY
+    """Chains of others that go, with the jumps to them."""
+    ours_first: bool = False
+    """Whether every rule of others is passed that could take packets from ours, not only one that takes all."""
+    interfaces: tuple[str, ...] = ()
+    """The interfaces by which others are reached; none if they are not known."""
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    """The addresses by which others reach this namespace; none if they are not known."""
+
+
+ALONE = Company()
+
+
+def changes(live: Ruleset, planned: Ruleset, company: Company = ALONE) -> tuple[Change, ...]:
     """What turns what is live into what is planned, table by table; empty if nothing of ours differs.
 
-    `also` names chains of others that are taken over: they go, with the jumps to them. All other rules and chains
-    of others stay as they are, to the letter and in their order.
+    Rules and chains of others that are not taken over stay as they are, to the letter and in their order.
     """
-    return changed(live, planned, also, lambda table, chain: placed(live.table(table), chain, planned, also))
+    also = company.taken_over
+    return changed(live, planned, also, lambda table, chain: placed(live.table(table), chain, planned, company))
 
 
 def changes_back(live: Ruleset, before: Ruleset, also: frozenset[str] = NOBODY) -> tuple[Change, ...]:
@@ -157,38 +175,58 @@ def hook_commands(
             behind_all += 1
 
 
-def placed(live: TableRules, chain: str, planned: Ruleset, also: frozenset[str] = NOBODY) -> tuple[Rule, ...]:
+def placed(live: TableRules, chain: str, planned: Ruleset, company: Company = ALONE) -> tuple[Rule, ...]:
     """What a built-in chain is to hold: the rules of others as they are, and our jumps among them.
 
     Jumps that are as planned stay where they are; others take the place of the first that was there, or stand
-    behind all. But none stands below a rule of others that could take traffic away before it is asked.
+    behind all. But none stands below a rule of others that is passed (`rules.live.precedence`).
     """
     now = live.chains().get(chain, ())
     wanted = planned.table(live.table).chains().get(chain, ())
-    theirs = tuple(rule for rule in now if not is_our_rule(live, chain, rule, also))
-    ours = [(at, rule) for at, rule in enumerate(now) if is_our_rule(live, chain, rule, also)]
-    if tuple(rule for _, rule in ours) == wanted and not any(above(live, chain, jump, also) for _, jump in ours):
+    ours, theirs = shared(live, chain, now, company)
+    if not wanted or not theirs:
+        return wanted or tuple(rule for _, rule in theirs)
+    first = ours[0] if ours else len(now) + 1
+    stands = tuple(now[at - 1] for at in ours) == wanted
+    before = asked_before(live, chain, theirs, ours[-1] if stands else first, planned, company)
+    passed = next((it.position for it in before if it.is_passed), None)
+    if stands and passed is None:
         return now
-    first = ours[0][0] if ours else len(theirs)
-    if not theirs:
-        return wanted
-    from rules.live.precedence import usurps  # not needed where a pod starts, unless others have rules there
-
-    barrier = next((at for at, rule in enumerate(theirs) if any(usurps(live, rule, jump) for jump in wanted)), first)
-    at = min(first, barrier)
-    return (*theirs[:at], *wanted, *theirs[at:])
+    above = [rule for at, rule in theirs if at < min(first, passed or first)]
+    return (*above, *wanted, *(rule for _, rule in theirs[len(above) :]))
 
 
-def above(live: TableRules, chain: str, jump: Rule, also: frozenset[str] = NOBODY) -> tuple[tuple[int, Rule], ...]:
-    """The rules of others that stand above this jump of ours and could take its traffic away, with their positions."""
-    rules = live.chains().get(chain, ())
-    before = list(enumerate(rules[: rules.index(jump)], 1))
-    theirs = [(at, rule) for at, rule in before if not is_our_rule(live, chain, rule, also)]
-    if not theirs:
+def shared(
+    live: TableRules, chain: str, rules: Sequence[Rule], company: Company
+) -> tuple[list[int], list[tuple[int, Rule]]]:
+    """The places of our rules in a built-in chain, counted from 1, and the rules of others with theirs."""
+    ours = [at for at, rule in enumerate(rules, 1) if is_our_rule(live, chain, rule, company.taken_over)]
+    return ours, [(at, rule) for at, rule in enumerate(rules, 1) if at not in ours]
+
+
+def asked_before(
+    live: TableRules,
+    chain: str,
+    theirs: Sequence[tuple[int, Rule]],
+    place: int,
+    planned: Ruleset,
+    company: Company,
+) -> tuple[Precedent, ...]:
+    """Which rules of others take packets from jumps of ours that stand at this place."""
+    before = [(at, rule) for at, rule in theirs if at < place]
+    if not before:
         return ()
-    from rules.live.precedence import usurps
+    from rules.live.precedence import precedents  # not needed where a pod starts, unless others have rules there
 
-    return tuple((position, rule) for position, rule in theirs if usurps(live, rule, jump))
+    return precedents(live, chain, before, planned, company)
+
+
+def precedents_of(
+    live: TableRules, chain: str, rules: Sequence[Rule], planned: Ruleset, company: Company
+) -> tuple[Precedent, ...]:
+    """The same for a built-in chain that holds these rules, ours among them."""
+    ours, theirs = shared(live, chain, rules, company)
+    return asked_before(live, chain, theirs, ours[-1], planned, company) if ours else ()
 
 
 def is_ours(table: TableRules, chain: str, also: frozenset[str] = NOBODY) -> bool:

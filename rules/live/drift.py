@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rules.live.changes import above, is_our_jump, is_our_rule, is_ours, placed, recognised
-from rules.live.precedence import DEEPEST, implies, may_both_hold
+from rules.live.changes import ALONE, is_our_jump, is_ours, placed, precedents_of, recognised, shared
+from rules.live.pairwise import implies, may_both_hold
+from rules.live.precedence import DEEPEST
 from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy, Zone
-from rules.netfilter.values import NAT, OUTPUT, PREROUTING, RAW, Family
+from rules.netfilter.values import FILTER, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import OURS
 from rules.value import Value
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import ClassVar
 
+    from rules.live.changes import Company
+    from rules.live.precedence import Precedent
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
@@ -40,6 +43,7 @@ class Kind(Enum):
     JUMP_MOVED = "jump moved"
     OLDER_LEFT = "rule of an older version left over"
     OTHERS_ABOVE = "rule of others above ours"
+    NARROWER_ABOVE = "narrower rule of others above ours"
     NOT_TRACKED = "not tracked"
     TABLE_DORMANT = "table dormant"
     OTHERS_TAKE_ALL = "rule of others asked before ours takes everything"
@@ -86,6 +90,10 @@ class Finding(Value):
     """How many rules a chain holds that is missing or left over."""
     backend: str = ""
     """nft or legacy; empty for ip rules, routes and addresses."""
+    takes: str = ""
+    """Of a narrower rule of others: what it takes from our capture, in words."""
+    remedy: str = ""
+    """The settings that exclude just that, as they are given; empty if there are none."""
 
     TOLD: ClassVar = (
         "kind",
@@ -98,6 +106,8 @@ class Finding(Value):
         "rule",
         "why",
         "setting",
+        "takes",
+        "remedy",
         "repaired_by_rerun",
         "sentence",
     )
@@ -109,7 +119,7 @@ class Finding(Value):
 
     @property
     def is_note(self) -> bool:
-        """Whether all that is planned works beside it: told, and no difference."""
+        """Whether what is planned works beside it: told, and no difference."""
         return self.kind in NOTES
 
     @property
@@ -160,6 +170,7 @@ RERUN = {
     Kind.JUMP_MOVED: "a rerun puts it back in its place",
     Kind.OLDER_LEFT: "a rerun removes it",
     Kind.OTHERS_ABOVE: "a rerun puts our jumps above it",
+    Kind.NARROWER_ABOVE: "a rerun leaves it so, --precedence ours puts our jumps above it",
     Kind.NOT_TRACKED: f"a rerun cannot repair this, {REMEDY[Kind.NOT_TRACKED]}",
     Kind.TABLE_DORMANT: "a rerun cannot repair this",
     Kind.OTHERS_TAKE_ALL: f"a rerun cannot repair this: {REMEDY[Kind.OTHERS_TAKE_ALL]}",
@@ -181,8 +192,16 @@ RERUN = {
     Kind.ADDRESS_LEFT: "a rerun removes it",
 }
 """What a rerun does about each kind, or what helps."""
-NOTES = frozenset({Kind.MARK_SHARED, Kind.ROUTE_BEHIND_OURS, Kind.OTHERS_TAKE_SOME, Kind.DROPPED_ANYWAY})
-"""What takes nothing of what is planned, and is told all the same."""
+NOTES = frozenset(
+    {
+        Kind.NARROWER_ABOVE,
+        Kind.MARK_SHARED,
+        Kind.ROUTE_BEHIND_OURS,
+        Kind.OTHERS_TAKE_SOME,
+        Kind.DROPPED_ANYWAY,
+    }
+)
+"""What stays as it is, and is told all the same: it takes nothing of what is planned, or little, which is named."""
 REFUSED_FOR = frozenset({Kind.IP_RULE_AT_ZERO, Kind.ROUTE_TAKES_ALL})
 """What nothing of ours can be put before: a run is refused."""
 BEYOND_A_RERUN = (
@@ -228,6 +247,9 @@ def said(found: Finding) -> str:
             return f"the rule {rule} is left over from an older istio-iptables"
         case Kind.OTHERS_ABOVE:
             return f"the rule of others {rule} stands above our jump and can take traffic away from it"
+        case Kind.NARROWER_ABOVE:
+            remedy = f" ({found.remedy} excludes it from our capture)" if found.remedy else ""
+            return f"the rule of others {rule} is asked before ours and keeps what it takes: {found.takes}{remedy}"
         case Kind.NOT_TRACKED:
             return (
                 f"the rule of others {rule} keeps packets from conntrack that are to be captured, so the nat table "
@@ -273,22 +295,22 @@ def count(number: int, what: str) -> str:
 # --- our chains and jumps -----------------------------------------------------------------------------------
 
 
-def compare(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
+def compare(live: Ruleset, planned: Ruleset, company: Company = ALONE) -> tuple[Finding, ...]:
     """In what our part of what is live differs from what is planned, by table, chain and position.
 
-    Empty exactly when `rules.live.changes.changes` has nothing to do.
+    What a rerun repairs is exactly what `rules.live.changes.changes` does.
     """
     live = recognised(live, planned)
     names = dict.fromkeys([*OURS, *(table.table for table in planned.tables)])
-    return tuple(found for name in names for found in in_table(live, planned, name))
+    return tuple(found for name in names for found in in_table(live, planned, name, company))
 
 
-def in_table(live: Ruleset, planned: Ruleset, name: str) -> Iterator[Finding]:
+def in_table(live: Ruleset, planned: Ruleset, name: str, company: Company) -> Iterator[Finding]:
     there, asked = live.table(name), planned.table(name)
     now, wanted = there.chains(), asked.chains()
     for chain in dict.fromkeys((*wanted, *now)):
         if there.is_built_in(chain):
-            yield from in_built_in_chain(live.family, there, chain, planned)
+            yield from in_built_in_chain(there, chain, planned, company)
     for chain in asked.declared:
         if chain not in now:
             yield Finding(Kind.CHAIN_MISSING, live.family, name, chain, rules=len(wanted[chain]))
@@ -311,19 +333,60 @@ def in_our_chain(
         yield finding(kind, family, table, chain, position, planned_position, rule)
 
 
-def in_built_in_chain(family: Family, table: TableRules, chain: str, planned: Ruleset) -> Iterator[Finding]:
+def in_built_in_chain(table: TableRules, chain: str, planned: Ruleset, company: Company) -> Iterator[Finding]:
     now = table.chains().get(chain, ())
-    if placed(table, chain, planned) == now:
-        return
     wanted = planned.table(table.table).chains().get(chain, ())
-    ours = [(at, rule) for at, rule in enumerate(now, 1) if is_our_rule(table, chain, rule)]
-    in_the_way = {position: rule for _, jump in ours if jump in wanted for position, rule in above(table, chain, jump)}
-    for position, rule in sorted(in_the_way.items()):
-        yield finding(Kind.OTHERS_ABOVE, family, table.table, chain, position, 0, rule)
+    for precedent in precedents_of(table, chain, now, planned, company) if wanted else ():
+        yield above_ours(precedent, table.table, chain, planned)
+    if placed(table, chain, planned, company) == now:
+        return
+    ours = [(at, now[at - 1]) for at in shared(table, chain, now, company)[0]]
     for kind, position, planned_position, rule in differences(ours, wanted, OF_HOOK):
         of_older = kind is Kind.JUMP_LEFT and not is_our_jump(table, rule)
         kind = Kind.OLDER_LEFT if of_older else kind
-        yield finding(kind, family, table.table, chain, position, planned_position, rule)
+        yield finding(kind, planned.family, table.table, chain, position, planned_position, rule)
+
+
+def above_ours(precedent: Precedent, table: str, chain: str, planned: Ruleset) -> Finding:
+    """A rule of others that is asked before our jumps."""
+    kind = Kind.OTHERS_ABOVE if precedent.is_passed else Kind.NARROWER_ABOVE
+    found = finding(kind, planned.family, table, chain, precedent.position, 0, precedent.rule)
+    if precedent.is_passed:
+        return found
+    from rules.live.precedence import exclusions
+
+    remedy = exclusions(precedent, chain, planned) if table != FILTER else ""
+    return found.but(takes=precedent.takes, remedy=remedy)
+
+
+def beside_others(live: Ruleset, planned: Ruleset, company: Company, backend: str) -> Iterator[str]:
+    """What is to be said of rules of others when all is as planned: what they keep from ours, and ours from them."""
+    live = recognised(live, planned)
+    for wanted in planned.tables:
+        table = live.table(wanted.table)
+        for chain in wanted.chains() if table.blocks else ():
+            if wanted.is_built_in(chain):
+                after = placed(table, chain, planned, company)
+                ours, theirs = shared(table, chain, after, company)
+                for precedent in precedents_of(table, chain, after, planned, company):
+                    yield above_ours(precedent, wanted.table, chain, planned).but(backend=backend).sentence
+                behind = [(at, rule) for at, rule in theirs if at > ours[0]]
+                for found in behind_ours(table, chain, behind, planned):
+                    remedy = f"; {found.remedy} leaves that to it" if found.remedy else ""
+                    what = f"the rule of others `{found.rule}` is asked behind ours, and gets nothing of what it is for"
+                    yield f"{found.but(backend=backend).place}: {what}: {found.takes}{remedy}"
+
+
+def behind_ours(
+    table: TableRules, chain: str, theirs: Sequence[tuple[int, Rule]], planned: Ruleset
+) -> Iterator[Finding]:
+    """Redirections of others, narrower than ours, that would take something if they stood above."""
+    if theirs:
+        from rules.live.precedence import precedents
+
+        for it in precedents(table, chain, theirs, planned, ALONE):
+            if it.redirects and not it.is_passed:
+                yield above_ours(it, table.table, chain, planned)
 
 
 def finding(

@@ -1,160 +1,401 @@
-"""Whether a rule of others could take traffic away before a rule of ours is asked.
+"""Who is asked first in a built-in chain that we share: rules of others before ours, and what they keep from us.
 
-Rules of others that stand above our jumps are their business as long as what we capture passes them by. One that
-could end the walk for a packet of ours is not. Errs on the side of "could": a match that we do not speak may hold.
+One that is narrower than what we decide about (some destinations, ports, owners, marks …) keeps what it takes, as
+beside istio-iptables, and is named. One that takes everything would leave us nothing, and is passed. Errs on the side
+of "could": a match that cannot be told may hold. Dropping and rejecting do not count: they let nothing escape, and to
+go before them would undo what they are for.
 """
 
 from __future__ import annotations
 
-from rules.netfilter.effects import Nothing, Remark, first_of
+from rules.analysis.boxes import asked, everything, overlap, remainder
+from rules.analysis.reachability import Walk
+from rules.netfilter.effects import (
+    Bind,
+    BindSource,
+    Choice,
+    Forget,
+    Goto,
+    Hand,
+    Nothing,
+    NoTrack,
+    Queue,
+    Remark,
+    Then,
+    Unknown,
+    first_of,
+)
+from rules.netfilter.fields import (
+    ADDRESSES,
+    ARRIVED_ON,
+    CONNMARK,
+    DESTINATION,
+    DPORT,
+    FIRST_FLAGS,
+    GID,
+    LEAVES_ON,
+    MARK,
+    PROTOCOL,
+    REWRITTEN,
+    SOMEWHERE,
+    SOURCE,
+    SPORT,
+    STATE,
+    TCP_FLAGS,
+    UID,
+    UNTOUCHED,
+    Among,
+    Masked,
+    Untold,
+    all_hold,
+)
 from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
     DPort,
     DPorts,
     Dst,
+    Foreign,
     InIface,
-    Mark,
+    Native,
     Not,
     OutIface,
     OwnerGid,
     OwnerUid,
     OwnerUids,
     Proto,
-    SPort,
     Src,
 )
+from rules.netfilter.meaning import conditions, effect
+from rules.netfilter.spans import common, joined, less, one, united
 from rules.netfilter.targets import (
     Accept,
-    Dnat,
     Drop,
-    ForeignTarget,
     Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
     Reject,
     RestoreMark,
     Return,
     SaveMark,
     SetMark,
-    Tproxy,
     Zone,
 )
-from rules.value import assert_never
+from rules.netfilter.values import OUTPUT, PREROUTING, Family
+from rules.netfilter.words import becomes, packets
+from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_TPROXY, LOOPBACK_INTERFACE
+from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rules.netfilter.matches import Match
-    from rules.netfilter.rulesets import Rule, TableRules
-    from rules.netfilter.targets import Target
-    from rules.netfilter.values import Ports
+    from collections.abc import Iterator, Mapping, Sequence
 
-# fmt: off
-GO_ON = frozenset({
-    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "ECN", "HL", "HMARK",
-    "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NOTRACK", "RATEEST", "SECMARK", "SET", "TCPMSS",
-    "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
-})
-# fmt: on
-"""Targets of iptables-extensions(8) behind which the walk goes on. Of any other that we do not speak, it may end."""
+    from rules.analysis.boxes import Box
+    from rules.analysis.reachability import Fate
+    from rules.live.changes import Company
+    from rules.netfilter.fields import Condition
+    from rules.netfilter.matches import Match
+    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+    from rules.netfilter.spans import Span
+    from rules.netfilter.targets import Target
+
 DEEPEST = 16
 """Chains that are followed into each other. The kernel refuses loops, and text from elsewhere may have one."""
+MOST_BOXES = 2000
+"""Boxes in which it is told what is left of what we decide about; where more are needed, something is."""
+MOST_WORDS = 3
+"""Of what one rule of others takes, so much is said."""
+LOOPBACK_NETWORK: dict[Family, Span] = {Family.V4: (127 << 24, 128 << 24), Family.V6: (1, 2)}
+NARROWS_NOTHING = frozenset({PROTOCOL, STATE, TCP_FLAGS, REWRITTEN})
+"""Fields in which some is as good as all: the protocol that we look at, and how connections begin or go on."""
+NARROWING_NOTHING = ("-m limit", "-m hashlimit", "-m statistic", "-m quota", "-m connlimit", "-m recent", "-m pkttype")
+"""Matches that ask how many came before, not which."""
 
 
-def usurps(table: TableRules, theirs: Rule, ours: Rule) -> bool:
-    """Whether `theirs`, above `ours` in a built-in chain of this table, could decide about a packet of ours.
+class Taking(Value):
+    """Packets that we decide about, and that a rule of others, or one that it leads to, decides about before."""
 
-    Dropping and rejecting do not count: they let nothing escape, and to go before them would undo what they are for.
+    matches: tuple[Match, ...]
+    """All that they meet until then."""
+    target: Target
+    """What becomes of them."""
+    box: Box
+    """Which they are, as far as a box can tell."""
+    is_certain: bool
+    """Whether all of the box is taken."""
+    is_narrow: bool
+    """Whether there is more that we decide about."""
+
+    def __str__(self) -> str:
+        """In words: `TCP to 192.0.2.1 port 80 goes to port 8000 on this host`."""
+        told = [match for match in dict.fromkeys(self.matches) if conditions(match)]
+        return f"{packets(told)} {becomes(self.target)}"
+
+
+class Precedent(Value):
+    """A rule of others in a built-in chain that takes packets from ours if it is asked before."""
+
+    position: int
+    """In the chain, counted from 1."""
+    rule: Rule
+    takings: tuple[Taking, ...]
+    is_passed: bool
+    """Whether our jumps go above it."""
+
+    @property
+    def redirects(self) -> bool:
+        """Whether it sends something of what it takes elsewhere."""
+        return any(isinstance(done, Bind) for taking in self.takings for done in first_of(effect(taking.target)))
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words."""
+        said = list(dict.fromkeys(map(str, self.takings)))
+        more = [f"{len(said) - MOST_WORDS} more"] if len(said) > MOST_WORDS else []
+        return "; ".join([*said[:MOST_WORDS], *more])
+
+
+def precedents(
+    live: TableRules, hook: str, theirs: Sequence[tuple[int, Rule]], planned: Ruleset, company: Company
+) -> tuple[Precedent, ...]:
+    """Which of these rules of others, in their order with their positions, take packets from ours behind them."""
+    here = kinds(planned.family, company)
+    claimed = claims(planned, live.table, hook)
+    if not claimed:
+        return ()
+    usual = everyday(claimed, hook, planned.family, company)
+    by_protocol: dict[Span, list[Box]] = {}
+    for box in usual:
+        by_protocol.setdefault(box[PROTOCOL], []).append(box)
+    left = dict(by_protocol)
+    chains = live.chains()
+    found: list[Precedent] = []
+    for position, rule in theirs:
+        taken = [
+            end.but(is_narrow=is_narrow(end, usual, here))
+            for end in ends(chains, rule, planned.family, everything(planned.family, hook))
+            if any(overlap(reach(end.box, here["LOCAL"]), claim) for claim in claimed)
+        ]
+        if taken:
+            takes_all = company.ours_first or not all(end.is_narrow for end in taken)
+            found.append(Precedent(position, rule, tuple(taken), takes_all))
+        for protocol, boxes in left.items():
+            rest = remainder(boxes, [end.box for end in taken if end.is_certain], MOST_BOXES)
+            if rest == [] and boxes:
+                found = together(found, by_protocol[protocol])
+            left[protocol] = boxes if rest is None else rest
+    return tuple(found)
+
+
+def together(found: Sequence[Precedent], boxes: Sequence[Box]) -> list[Precedent]:
+    """These rules take all of the boxes: the last ones of them that do so together are passed."""
+    left: list[Box] | None = list(boxes)
+    since = len(found)
+    while left and since:
+        since -= 1
+        left = remainder(left, [end.box for end in found[since].takings if end.is_certain], MOST_BOXES)
+    return [*found[:since], *(it.but(is_passed=True) for it in found[since:])]
+
+
+def claims(planned: Ruleset, table: str, hook: str) -> list[Box]:
+    """The packets that ours decide about in this hook, if they come there."""
+    fates = Walk(planned.table(table), planned.family).fates.get(hook, {})
+    return [box for fate, boxes in fates.items() if is_claim(fate) for box in boxes]
+
+
+def reach(box: Box, local: Span) -> Box:
+    """The same packets, as far as somebody means them: over lo goes what is for this host's own addresses alone.
+
+    There the proxy calls the application for itself, which a rule only takes away that asks for lo or such an address.
     """
-    return may_both_hold(theirs.matches, ours.matches) and ends_the_walk(table, theirs.target, ours, DEEPEST)
+    lo = one(LOOPBACK_INTERFACE)
+    if common(box[LEAVES_ON], lo) == box[LEAVES_ON] or common(box[DESTINATION], local) == box[DESTINATION]:
+        return (*box[:DESTINATION], common(box[DESTINATION], local), *box[DESTINATION + 1 :])
+    return (*box[:LEAVES_ON], less(box[LEAVES_ON], lo), *box[LEAVES_ON + 1 :])
 
 
-def ends_the_walk(table: TableRules, target: Target, ours: Rule, deepest: int) -> bool:
-    match target:
-        case Accept() | Redirect() | Dnat() | Tproxy():
-            return True
-        case Return():
-            # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
-            return deepest == DEEPEST
-        case Jump(chain):
-            rules = table.chains().get(chain, ())
-            return deepest > 0 and any(
-                may_both_hold(rule.matches, ours.matches) and ends_the_walk(table, rule.target, ours, deepest - 1)
-                for rule in rules
-            )
-        case ForeignTarget(text):
-            words = text.split()
-            return bool(words) and not (words[0] == "-j" and words[1] in GO_ON)
-        case NativeTarget(done, _):
-            return any(not isinstance(each, Drop | Reject | Remark | Nothing) for each in first_of(done))
-        case Drop() | Reject():
-            return False
-        case SetMark() | SaveMark() | RestoreMark() | Zone() | Log() | Nflog():
-            return False
+def is_claim(fate: Fate) -> bool:
+    return fate.verdict is not None or any(
+        isinstance(done, SetMark | SaveMark | RestoreMark | Zone) for done, _ in fate.remarks
+    )
+
+
+def ends(
+    chains: Mapping[str, tuple[Rule, ...]],
+    rule: Rule,
+    family: Family,
+    coming: Box,
+    met: tuple[Match, ...] = (),
+    depth: int = 0,
+    *,
+    is_certain: bool = True,
+) -> Iterator[Taking]:
+    """Where the walk may end for packets that come to this rule."""
+    wanted, untold = asked(rule.matches, family)
+    box = overlap(coming, wanted) if wanted is not None else None
+    if box is None:
+        return
+    met, done = (*met, *rule.matches), first_of(effect(rule.target))
+    is_certain = is_certain and not untold and len(done) == 1
+    end = Taking(met, rule.target, box, is_certain, True)
+    for each in done:
+        match each:
+            case Accept() | Bind() | Queue() | Unknown():
+                yield end
+            case Hand():
+                if each.accepts:
+                    yield end
+            case Return():
+                # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
+                if not depth:
+                    yield end
+            case Jump() | Goto():
+                if isinstance(each, Goto) and not depth:
+                    yield end
+                elif depth < DEEPEST:
+                    for inner in chains.get(each.chain, ()):
+                        yield from ends(chains, inner, family, box, met, depth + 1, is_certain=is_certain)
+                        is_certain = is_certain and not isinstance(effect(inner.target), Return | Goto)
+            case Drop() | Reject() | Zone() | BindSource() | Remark() | Forget() | NoTrack() | Nothing():
+                pass
+            case Choice() | Then():
+                raise AssertionError("first_of leaves none of these")
+            case _:
+                assert_never(each)
+
+
+# --- narrower than ours -----------------------------------------------------------------------------------
+
+
+def everyday(boxes: Sequence[Box], hook: str, family: Family, company: Company) -> list[Box]:
+    """What of these packets comes every day: first packets, without marks, by the interfaces and addresses there are.
+
+    A rule for all of these takes everything, although it says less.
+    """
+    names = sorted(name for name in company.interfaces if name != LOOPBACK_INTERFACE)
+    links = joined(one(name) for name in names) if names else less(SOMEWHERE, one(LOOPBACK_INTERFACE))
+    beyond = less(ADDRESSES[family], LOOPBACK_NETWORK[family])
+    own = own_addresses(family, company) or beyond
+    cuts: dict[int, Span] = {
+        SPORT: (1024, 1 << 16),
+        DPORT: (1, 1 << 16),
+        UID: (0, (1 << 32) - 1),
+        GID: (0, (1 << 32) - 1),
+        STATE: (0, 1),
+        TCP_FLAGS: FIRST_FLAGS,
+        REWRITTEN: (UNTOUCHED, UNTOUCHED + 1),
+        MARK: (0, 1),
+        CONNMARK: (0, 1),
+        ARRIVED_ON: links,
+        LEAVES_ON: links,
+        SOURCE: own if hook == OUTPUT else beyond,
+        DESTINATION: own if hook == PREROUTING else beyond,
+    }
+    usual = list(boxes)
+    for field, span in cuts.items():
+        kept = [(*box[:field], common(box[field], span), *box[field + 1 :]) for box in usual]
+        usual = [box for box in kept if box[field]] or usual
+    return usual
+
+
+def own_addresses(family: Family, company: Company) -> Span:
+    version = 4 if family is Family.V4 else 6
+    return joined(sorted((int(it), int(it) + 1) for it in company.addresses if it.version == version))
+
+
+def kinds(family: Family, company: Company) -> dict[str, Span]:
+    """Which addresses are of which type to this host, for `addrtype`."""
+    everywhere = ADDRESSES[family]
+    local = united(LOOPBACK_NETWORK[family], own_addresses(family, company))
+    many: Span = (224 << 24, 240 << 24) if family is Family.V4 else (0xFF << 120, 1 << 128)
+    return {"ANY": everywhere, "LOCAL": local, "MULTICAST": many, "UNICAST": less(less(everywhere, local), many)}
+
+
+def is_narrow(end: Taking, usual: Sequence[Box], here: Mapping[str, Span]) -> bool:
+    """Whether some match keeps this from taking everything of its protocol that we decide about."""
+    its = [box for box in usual if common(box[PROTOCOL], end.box[PROTOCOL])]
+    return not its or any(narrows(match, its, here) for match in end.matches)
+
+
+def narrows(match: Match, usual: Sequence[Box], here: Mapping[str, Span]) -> bool:
+    """Whether a match leaves most of these packets alone; one that leaves only some (`! -d 10.0.0.0/8`) does not."""
+    told = conditions(match)
+    if all(is_about_all(condition) for condition in told):
+        return False
+    answers = {all_hold(told, box, here) for box in usual}
+    return answers != {True} and (answers == {False} or not is_denial(match))
+
+
+def is_about_all(condition: Condition) -> bool:
+    match condition:
+        case Among(field, _) | Masked(field, _, _, _):
+            return field in NARROWS_NOTHING
+        case Untold(text):
+            return text.startswith(NARROWING_NOTHING)
         case _:
-            assert_never(target)
-
-
-def may_both_hold(these: tuple[Match, ...], those: tuple[Match, ...]) -> bool:
-    """Whether some packet could meet all of both."""
-    return not any(exclude_each_other(one, other) or exclude_each_other(other, one) for one in these for other in those)
-
-
-def exclude_each_other(one: Match, other: Match) -> bool:
-    """Whether no packet can meet both, as far as the two matches alone tell."""
-    match one, other:
-        case Not(refused), _:
-            return implies(other, refused)
-        case Proto(name), Proto(another):
-            return name != another
-        case (Src(network), Src(another)) | (Dst(network), Dst(another)):
-            return network.version == another.version and not network.overlaps(another)
-        case (InIface(name), InIface(another)) | (OutIface(name), OutIface(another)):
-            return "+" not in (name[-1], another[-1]) and name != another
-        case (DPort() | DPorts(), DPort() | DPorts()):
-            return not any(overlap(a, b) for a in port_ranges(one) for b in port_ranges(other))
-        case SPort(ports), SPort(others):
-            return not overlap(ports, others)
-        case (OwnerUid() | OwnerUids(), OwnerUid() | OwnerUids()):
-            (first, last), (start, end) = uid_range(one), uid_range(other)
-            return last < start or end < first
-        case (OwnerGid(it), OwnerGid(that)) | (Mark(it), Mark(that)) | (ConnMark(it), ConnMark(that)):
-            return it != that
-        case CtState(states), CtState(others):
-            return states.isdisjoint(others)
-        case _:
             return False
 
 
-def implies(one: Match, other: Match) -> bool:
-    """Whether every packet that meets `one` meets `other`, as far as the two matches alone tell."""
-    match one, other:
-        case (Src(inner), Src(outer)) | (Dst(inner), Dst(outer)):
-            return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type] # of one version
-        case (DPort() | DPorts(), DPort() | DPorts()):
-            return all(any(within(a, b) for b in port_ranges(other)) for a in port_ranges(one))
-        case (OwnerUid() | OwnerUids(), OwnerUid() | OwnerUids()):
-            (first, last), (start, end) = uid_range(one), uid_range(other)
-            return start <= first and last <= end
-        case CtState(states), CtState(others):
-            return states <= others
-        case _:
-            return one == other
+def is_denial(match: Match) -> bool:
+    if isinstance(match, Foreign | Native):
+        return " ! " in f" {match.text}" or "!=" in match.text
+    return isinstance(match, Not)
 
 
-def port_ranges(asked: DPort | DPorts) -> tuple[Ports, ...]:
-    return (asked.ports,) if isinstance(asked, DPort) else asked.ranges
+# --- the setting that excludes it -------------------------------------------------------------------------
 
 
-def overlap(one: Ports, other: Ports) -> bool:
-    return one.first <= other.last and other.first <= one.last
+def exclusions(precedent: Precedent, hook: str, planned: Ruleset) -> str:
+    """The settings that exclude what this rule takes from our capture, as they are given; empty if there is none."""
+    found = dict.fromkeys(exclusion(taking, hook, planned) for taking in precedent.takings)
+    return "" if "" in found else ", ".join(found)
 
 
-def within(inner: Ports, outer: Ports) -> bool:
-    return outer.first <= inner.first and inner.last <= outer.last
+def exclusion(taking: Taking, hook: str, planned: Ruleset) -> str:
+    asked_for = dict.fromkeys(taking.matches)
+    protocol = next((match.name for match in asked_for if isinstance(match, Proto)), "")
+    networks = [str(match.network) for match in asked_for if isinstance(match, Dst if hook == OUTPUT else Src)]
+    ports = next((port_list(match) for match in asked_for if isinstance(match, DPort | DPorts)), "")
+    interfaces = [match.name for match in asked_for if isinstance(match, InIface | OutIface)]
+    interface = next((name for name in interfaces if name != LOOPBACK_INTERFACE), "")
+    if hook == PREROUTING:
+        if protocol == "udp":
+            return ""
+        if networks:
+            return f"--exclude-inbound-cidrs {networks[-1]}"
+        if ports:
+            return f"-d {ports}" if captures_all_inbound(planned) else f"-b without {ports}"
+        return f"--exclude-inbound-interfaces {interface}" if interface else ""
+    users = next((match for match in asked_for if isinstance(match, OwnerUid | OwnerUids)), None)
+    if users in proxies(planned):
+        return ""
+    if networks and protocol != "udp":
+        return f"-x {networks[-1]}"
+    if users:
+        uids = str(users.uid) if isinstance(users, OwnerUid) else f"{users.first}-{users.last}"
+        of_ports = f"--exclude-outbound-ports-for-uids {protocol}:{ports}:{uids}"
+        return of_ports if ports and protocol else f"--exclude-uids {uids}"
+    if ports:
+        return f"-o {ports}"
+    group = next((match.gid for match in asked_for if isinstance(match, OwnerGid)), None)
+    if group is not None:
+        return f"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE={group}"
+    return f"-c {interface}" if interface else ""
 
 
-def uid_range(asked: OwnerUid | OwnerUids) -> tuple[int, int]:
-    return (asked.uid, asked.uid) if isinstance(asked, OwnerUid) else (asked.first, asked.last)
+def port_list(match: DPort | DPorts) -> str:
+    ranges = (match.ports,) if isinstance(match, DPort) else match.ranges
+    return ",".join(str(ports).replace(":", "-") for ports in ranges)
+
+
+def captures_all_inbound(planned: Ruleset) -> bool:
+    """Whether inbound ports are excluded by name, and not by leaving them out of a list."""
+    return any(
+        isinstance(rule.target, Jump)
+        and rule.target.chain in (ISTIO_IN_REDIRECT, ISTIO_TPROXY)
+        and not any(isinstance(match, DPort | DPorts) for match in rule.matches)
+        for table in planned.tables
+        for rule in table.chains().get(ISTIO_INBOUND, ())
+    )
+
+
+def proxies(planned: Ruleset) -> set[Match | None]:
+    """The proxy's owners: what they send over lo is captured, and no setting excludes it."""
+    rules = planned.table("nat").chains().get(ISTIO_OUTPUT, ())
+    return {match for rule in rules if rule.target == Jump(ISTIO_IN_REDIRECT) for match in rule.matches}

@@ -96,12 +96,14 @@ def test_what_is_in_the_way_is_told(pod: Pod, backend: str) -> None:
     """Rules of others above our jump, rules that turn conntrack off, and the chains of other meshes."""
     pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
     tool = f"iptables-{backend}"
+    pod.inside.output(tool, "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "-j", "ACCEPT")
     pod.inside.output(tool, "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", "ACCEPT")
     pod.inside.output(tool, "-t", "raw", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "NOTRACK")
     pod.inside.output(tool, "-t", "nat", "-N", "KUMA_MESH_OUTBOUND")
     pod.inside.output(tool, "-t", "nat", "-N", "PROXY_INIT_REDIRECT")
     _, answer = told(pod)
     assert [(each["kind"], each["chain"]) for each in answer["in_the_way"]] == [
+        ("narrower rule of others above ours", "OUTPUT"),
         ("rule of others above ours", "OUTPUT"),
         ("not tracked", "OUTPUT"),
     ]

@@ -84,7 +84,7 @@ DRIFTS = [
     ),
     Drift(
         "foreign REDIRECT above",
-        ("ipt -t nat -I OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 9999",),
+        ("ipt -t nat -I OUTPUT -p tcp -j REDIRECT --to-ports 9999",),
         "rule of others above ours",
         "+-A OUTPUT -p tcp -j ISTIO_OUTPUT",
     ),

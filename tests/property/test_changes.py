@@ -8,19 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.live.changes import (
+    ALONE,
     Append,
+    Company,
     Delete,
     Insert,
     NewChain,
     Redeclare,
     RemoveChain,
-    above,
     changes,
     changes_back,
     is_our_jump,
     is_ours,
+    precedents_of,
 )
-from rules.live.precedence import usurps
+from rules.live.precedence import precedents
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import BUILT_IN, Family
@@ -74,9 +76,9 @@ def may_hold(chains: dict[str, list[Rule]], rule: Rule) -> bool:
     return not isinstance(rule.target, Jump) or rule.target.chain in chains
 
 
-def converged(live: Ruleset, planned: Ruleset) -> Ruleset:
+def converged(live: Ruleset, planned: Ruleset, company: Company = ALONE) -> Ruleset:
     """What is live after the changes that lead to what is planned."""
-    asked = {change.table: change.commands for change in changes(live, planned)}
+    asked = {change.table: change.commands for change in changes(live, planned, company)}
     names = dict.fromkeys([*(table.table for table in live.tables), *asked])
     return Ruleset(live.family, tuple(carried_out(live.table(name), asked.get(name, ())) for name in names))
 
@@ -144,15 +146,18 @@ def test_removal_spares_the_rules_of_others(data: st.DataObject, family: Family)
 
 
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)
-def test_no_rule_of_others_takes_traffic_from_above_ours(data: st.DataObject, intent: Intent, family: Family) -> None:
-    """Wherever our jumps stood before."""
-    after = converged(data.draw(states(family)), ruleset(intent, family))
+def test_no_rule_of_others_takes_everything_from_above_ours(
+    data: st.DataObject, intent: Intent, family: Family
+) -> None:
+    """Wherever our jumps stood before; and where ours go first, none takes anything."""
+    live, planned = data.draw(states(family)), ruleset(intent, family)
+    company = Company(ours_first=data.draw(st.booleans()))
+    after = converged(live, planned, company)
     for name in TABLES:
         table = after.table(name)
         for chain in BUILT_IN[name]:
-            for rule in table.chains().get(chain, ()):
-                if is_our_jump(table, rule):
-                    assert above(table, chain, rule) == ()
+            found = precedents_of(table, chain, table.chains().get(chain, ()), planned, company)
+            assert not found if company.ours_first else not any(it.is_passed for it in found)
 
 
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)
@@ -167,12 +172,10 @@ def test_our_jumps_stay_where_they_stood(data: st.DataObject, intent: Intent, fa
                 allowed = len(live.table(name).chains().get(chain, ())) if stood is None else stood
                 assert stands <= allowed
                 if stands < allowed:
-                    in_the_way = after.table(name).chains()[chain][len(jumps(planned.table(name), chain)) + stands]
-                    assert any(usurps(live.table(name), in_the_way, jump) for jump in jumps(planned.table(name), chain))
-
-
-def jumps(table: TableRules, chain: str) -> tuple[Rule, ...]:
-    return tuple(rule for rule in table.chains().get(chain, ()) if is_our_jump(table, rule))
+                    rules = live.table(name).chains()[chain]
+                    theirs = [rule for rule in rules if not is_our_jump(live.table(name), rule)][: stands + 1]
+                    found = precedents(live.table(name), chain, list(enumerate(theirs)), planned, ALONE)
+                    assert [it.position for it in found if it.is_passed] == [stands]
 
 
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)

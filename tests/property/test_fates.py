@@ -12,7 +12,6 @@ from rules.analysis.boxes import everything
 from rules.analysis.reachability import Fate, Fates, Walk, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
-from rules.explain.words import rule_words
 from rules.netfilter.fields import STATES
 from rules.netfilter.matches import (
     ConnMark,
@@ -36,6 +35,7 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.spans import common, less
 from rules.netfilter.targets import Jump, RestoreMark, Return, SaveMark, SetMark, Zone
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
+from rules.netfilter.words import rule_words
 from rules.plan.intent import Intent
 from rules.plan.plan import Plan, plan, ruleset
 from tests.property import strategies

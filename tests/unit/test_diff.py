@@ -77,10 +77,10 @@ DIFFERENCES: dict[str, tuple[str, list[str]]] = {
     "a rule twice": (SAVED.replace(IN_REDIRECT, IN_REDIRECT * 2), REFILLED),
     "another port": (SAVED.replace("--to-ports 15006", "--to-ports 15007"), REFILLED),
     "an empty chain": (SAVED.replace(IN_REDIRECT, ""), REFILLED),
-    # The ACCEPT behind which it would stand could take its traffic.
-    "a jump gone": (SAVED.replace(OUTPUT_JUMP, ""), ["-I OUTPUT 2 -p tcp -j ISTIO_OUTPUT"]),
-    "a jump below an ACCEPT": (
-        SAVED.replace(OUTPUT_JUMP, "").replace("-j ACCEPT\n", "-j ACCEPT\n" + OUTPUT_JUMP),
+    # The ACCEPT behind which it stands is narrower, and stood there first.
+    "a jump gone": (SAVED.replace(OUTPUT_JUMP, ""), ["-A OUTPUT -p tcp -j ISTIO_OUTPUT"]),
+    "a jump below an ACCEPT of everything": (
+        SAVED.replace(OUTPUT_JUMP, "").replace("-d 192.0.2.2/32 -j ACCEPT\n", "-j ACCEPT\n" + OUTPUT_JUMP),
         ["-D OUTPUT -p tcp -j ISTIO_OUTPUT", "-I OUTPUT 2 -p tcp -j ISTIO_OUTPUT"],
     ),
     "a foreign REDIRECT above": (
