@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from capture.apply import transaction
-from capture.apply.converge import converge, mind_others_routing, mind_who_goes_first, refuse
+from capture.apply.converge import converge, letting_go, mind_others_routing, mind_who_goes_first, refuse
 from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
@@ -177,7 +177,9 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     sections = []
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     mind_who_goes_first(live, planned, backend, log, ours_first=ours_first)
-    for step in transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first):
+    doing = list(transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first))
+    doing, _ = letting_go(doing, live, planned, settings, log)
+    for step in doing:
         if isinstance(step, transaction.Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
             sections.append(f"{heading}\n{step.text}")

@@ -68,6 +68,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "precedence",
         "force_iptables_binary",
         "native_nftables",
+        "drain",
         "close_wait_timeout",
         "reconcile",
         "force_apply",

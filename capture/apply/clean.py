@@ -56,6 +56,8 @@ class Cleaned(Value):
     """What was left alone: it is not ours, or cannot be taken away."""
     remaining: tuple[Thing, ...]
     """What is ours and still there. If there is any, the exit status is 1."""
+    reset: tuple[Thing, ...] = ()
+    """The captured connections that were reset by it, as far as the kernel told."""
 
     def raise_if_any_remains(self) -> None:
         """Raises CaptureError that names what is ours and still there."""
@@ -74,8 +76,10 @@ def clean(settings: Settings, log: Log) -> Cleaned:
     """
     with locked(log.warn):
         before = read_live()
-        converge_locked(settings, NOTHING, log)
-        return outcome(before, read_live())
+        reset = converge_locked(settings, NOTHING, log)
+        return outcome(before, read_live()).but(
+            reset=tuple(Thing(f"conntrack {it.family.value}", str(it)) for it in reset)
+        )
 
 
 def outcome(before: Live, after: Live) -> Cleaned:

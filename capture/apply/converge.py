@@ -16,9 +16,12 @@ from rules.plan.plan import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.apply.release import Release
+    from capture.apply.transaction import Act
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
+    from rules.live.connections import Flow
     from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.plan.plan import Plan, Routing
 
@@ -35,15 +38,16 @@ def converge(settings: Settings, planned: Plan, log: Log) -> None:
         converge_locked(settings, planned, log)
 
 
-def converge_locked(settings: Settings, planned: Plan, log: Log) -> None:
-    """The same for a caller that keeps other runs out itself."""
-    for attempt in range(1, ATTEMPTS + 1):
+def converge_locked(settings: Settings, planned: Plan, log: Log) -> tuple[Flow, ...]:
+    """The same for a caller that keeps other runs out itself. The result are captured connections that it reset."""
+    attempt = 0
+    while True:
+        attempt += 1
         live = read_live()
         try:
             wanted = live.beside(planned)
             tell_of_ssh(planned, wanted, log)
-            converge_from(live, settings, wanted, log)
-            return
+            return converge_from(live, settings, wanted, log)
         except NotPutBack:
             raise
         except KernelRefused as refused:
@@ -74,7 +78,7 @@ def filled(ruleset: Ruleset) -> list[TableRules]:
     return [table for table in ruleset.tables if table.declared or any(block.rules for block in table.blocks)]
 
 
-def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
+def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tuple[Flow, ...]:
     if planned is not NOTHING:
         refuse(live, settings)
         mind_others_routing(live, planned, log)
@@ -83,6 +87,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))
+    doing, release = letting_go(doing, live, planned, settings, log)
     if doing:
         transaction.apply(doing, live, log)
         if planned is not NOTHING:
@@ -96,6 +101,22 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> No
     mind_who_goes_first(live, planned, chosen.backend, log, ours_first=ours_first)
     for found in found_among_others(live, planned.rulesets, planned.routing, chosen.backend):
         log.warn(str(found))
+    return release.cut if release else ()
+
+
+def letting_go(
+    doing: list[Act], live: Live, planned: Plan, settings: Settings, log: Log
+) -> tuple[list[Act], Release | None]:
+    """The same acts, with a wait for captured connections among them if that is asked for; says how many will be reset.
+
+    Raises CaptureError if nobody can tell for what to wait.
+    """
+    if not (doing and live.has_sockets and any(map(live.holds_ours, BACKENDS))):
+        return doing, None
+    from capture.apply.release import release_of
+
+    release = release_of(live, planned, settings.drain or 0.0)
+    return (release.announced(doing, log) if release else doing), release
 
 
 def mind_who_goes_first(live: Live, planned: Plan, backend: str, log: Log, *, ours_first: bool) -> None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from capture.apply.pickup import PickUp
+    from capture.apply.release import Release
     from capture.host.live import Live
     from capture.kernel.iptables import Saved
     from capture.kernel.native import Native
@@ -285,7 +286,7 @@ class TakeAway(Value):
 
 
 if TYPE_CHECKING:
-    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp
+    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp | Release
     Act: TypeAlias = Step | TakeAway
 
 

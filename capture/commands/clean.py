@@ -49,6 +49,7 @@ def told(cleaned: Cleaned) -> list[str]:
         ("removed", cleaned.removed),
         ("left alone", cleaned.left),
         ("STILL HERE", cleaned.remaining),
+        ("reset, because they were captured", cleaned.reset),
     ):
         if things:
             lines += [heading, *(f"  {thing}" for thing in things)]

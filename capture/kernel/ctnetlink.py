@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import errno
 import struct
+from ipaddress import ip_address
 
-from capture.kernel.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, acknowledged
+from capture.kernel.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, acknowledged, attributes, big, dump
+from rules.live.captured import Entry
 from rules.live.connections import IN_CONNTRACK, SYN_SENT, TCP, Flow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 # linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h, nf_conntrack_tcp.h
-IPCTNL_MSG_CT_NEW = 1 << 8
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT = 1, 2, 3, 4, 7
+IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET = 1 << 8, 1 << 8 | 1
+NFGENMSG = 4
+"""The length of struct nfgenmsg."""
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT, CTA_MARK = 1, 2, 3, 4, 7, 8
 CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 CTA_IP_V4, CTA_IP_V6 = (1, 2), (3, 4)
 """The source and the destination."""
@@ -33,6 +37,33 @@ CREATE = 0x200 | 0x400
 """NLM_F_EXCL and NLM_F_CREATE."""
 TCP_TIMEOUT, UDP_TIMEOUT = 432000, 120
 """Seconds of silence after which an entry is forgotten: the kernel's defaults (nf_conntrack-sysctl.rst)."""
+
+
+def entries() -> Iterator[Entry]:
+    """What conntrack has in its book, of protocols with ports. Raises OSError where ctnetlink cannot be asked."""
+    for message in dump(NETLINK_NETFILTER, IPCTNL_MSG_CT_GET, bytes(4)):
+        read = attributes(message[NFGENMSG:])
+        began, answers = (flow_of(read.get(which, b"")) for which in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
+        if began and answers:
+            tcp = attributes(attributes(read.get(CTA_PROTOINFO, b"")).get(CTA_PROTOINFO_TCP, b""))
+            state = tcp.get(CTA_PROTOINFO_TCP_STATE, b"\0")[0]
+            yield Entry(began, answers, state, big(read.get(CTA_MARK)))
+
+
+def flow_of(raw: bytes) -> Flow | None:
+    """The packets of one direction; None if they have no ports."""
+    read = attributes(raw)
+    ips, protocol = (attributes(read.get(which, b"")) for which in (CTA_TUPLE_IP, CTA_TUPLE_PROTO))
+    source, destination = CTA_IP_V4 if CTA_IP_V4[0] in ips else CTA_IP_V6
+    if {source, destination} - ips.keys() or {CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT} - protocol.keys():
+        return None
+    return Flow(
+        big(protocol.get(CTA_PROTO_NUM)),
+        ip_address(ips[source]),
+        big(protocol[CTA_PROTO_SRC_PORT]),
+        ip_address(ips[destination]),
+        big(protocol[CTA_PROTO_DST_PORT]),
+    )
 
 
 def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[Flow]]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from capture.kernel import netlink
+from capture.kernel import ctnetlink, netlink
 from rules.live.attribution import Connection
 
 if TYPE_CHECKING:
@@ -21,17 +20,10 @@ CONNTRACK_NEW, NFTABLES = 1, 7
 """NFNLGRP_CONNTRACK_NEW and NFNLGRP_NFTABLES."""
 ROUTING_GROUPS = (7, 8, 9, 11, 19)
 """RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE."""
-IPCTNL_MSG_CT_NEW = 1 << 8
 NFT_MSG_NEWGEN = 10 << 8 | 15
 NFTA_GEN_PROC_NAME = 3
-CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ZONE = 1, 2, 18
-CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
-SOURCES, DESTINATIONS = (1, 3), (2, 4)
-"""CTA_IP_V4_SRC and CTA_IP_V6_SRC, and the same with DST."""
-CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT = 1, 2, 3
+CTA_ZONE = 18
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
-NFGENMSG = 4
-"""The length of struct nfgenmsg."""
 ROOM = 4 << 20
 """Bytes of messages that may wait for us."""
 SO_RCVBUFFORCE = 33
@@ -104,44 +96,30 @@ def routing_changes() -> Subscription:
 
 def connection(kind: int, body: bytes) -> Connection | None:
     """The connection that a message tells of, if it has ports."""
-    if kind != IPCTNL_MSG_CT_NEW or body[:1] not in (b"\x02", b"\x0a"):
+    if kind != ctnetlink.IPCTNL_MSG_CT_NEW or body[:1] not in (b"\x02", b"\x0a"):
         return None
-    read = netlink.attributes(body[NFGENMSG:])
-    first, answers = (tuple_of(read.get(which, b"")) for which in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
-    if first is None or answers is None:
+    read = netlink.attributes(body[ctnetlink.NFGENMSG :])
+    began, answers = (
+        ctnetlink.flow_of(read.get(which, b"")) for which in (ctnetlink.CTA_TUPLE_ORIG, ctnetlink.CTA_TUPLE_REPLY)
+    )
+    if began is None or answers is None:
         return None
-    number, source, source_port, destination, destination_port = first
-    protocol = PROTOCOLS.get(number, str(number))
-    zone = int.from_bytes(read.get(CTA_ZONE, b""), "big")
     return Connection(
-        netlink.FAMILIES[body[0]],
-        protocol,
-        ip_address(source),
-        source_port,
-        ip_address(destination),
-        destination_port,
-        ip_address(answers[1]),
-        answers[2],
-        zone,
+        began.family,
+        PROTOCOLS.get(began.protocol, str(began.protocol)),
+        began.source,
+        began.source_port,
+        began.destination,
+        began.destination_port,
+        answers.source,
+        answers.source_port,
+        netlink.big(read.get(CTA_ZONE)),
     )
-
-
-def tuple_of(raw: bytes) -> tuple[int, bytes, int, bytes, int] | None:
-    """Protocol, source and port, destination and port."""
-    read = netlink.attributes(raw)
-    ips, proto = (netlink.attributes(read.get(which, b"")) for which in (CTA_TUPLE_IP, CTA_TUPLE_PROTO))
-    source, destination = (
-        next((ips[which] for which in sides if which in ips), None) for sides in (SOURCES, DESTINATIONS)
-    )
-    ports = [proto.get(which) for which in (CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT)]
-    if source is None or destination is None or ports[0] is None or ports[1] is None:
-        return None
-    number = int.from_bytes(proto.get(CTA_PROTO_NUM, b""), "big")
-    return number, source, int.from_bytes(ports[0], "big"), destination, int.from_bytes(ports[1], "big")
 
 
 def who_changed(kind: int, body: bytes) -> str | None:
     """The name of the process that committed a change of nf_tables, where the kernel tells."""
     if kind != NFT_MSG_NEWGEN:
         return None
-    return netlink.attributes(body[NFGENMSG:]).get(NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")
+    read = netlink.attributes(body[ctnetlink.NFGENMSG :])
+    return read.get(NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")

@@ -343,6 +343,14 @@ class Settings:
         about="PORT=POLICY, a list: what becomes of UDP that leaves the pod past the proxy, such as QUIC: leave, "
         "reject or drop. 443=reject makes clients fall back to TCP at once.",
     )
+    drain: float | None = said(
+        parsers.duration,
+        None,
+        "--drain",
+        ours=True,
+        about="Where a removal or a change would reset captured connections: wait up to this duration for them to end, "
+        "while new ones are captured no more. Without it they are reset at once, and counted.",
+    )
     close_wait_timeout: float | None = said(
         parsers.whole_seconds,
         None,
@@ -585,7 +593,7 @@ OF_THE_LOG = frozenset({"log_output_level", "log_as_json", "log_target", "log_ca
 LOOKING = OF_THE_LOG | {"network_namespace"}
 """What a command uses that tells what is there, whatever is meant."""
 BACKEND = frozenset({"force_iptables_binary", "native_nftables"})
-REMOVING = LOOKING | {"cleanup_only", "dry_run", "dry_run_file"}
+REMOVING = LOOKING | {"cleanup_only", "dry_run", "dry_run_file", "drain"}
 """What a removal uses."""
 MEANING = frozenset(DECLARED_BY_NAME) - {
     "dry_run",
@@ -596,6 +604,7 @@ MEANING = frozenset(DECLARED_BY_NAME) - {
     "probe_port",
     "probe_timeout",
     "close_wait_timeout",
+    "drain",
     "cni_mode",
     "reconcile",
     "force_apply",

@@ -8,8 +8,16 @@ in the book already (nf_nat_setup_info in net/netfilter/nf_nat_core.c).
 
 from __future__ import annotations
 
-from rules.netfilter.matches import ConnMark, CtState, Not
-from rules.netfilter.targets import Dnat, Redirect, RestoreMark, SaveMark, Zone
+from rules.netfilter.matches import ConnMark, CtState, Foreign, Native, Not
+from rules.netfilter.targets import (
+    Dnat,
+    ForeignTarget,
+    NativeTarget,
+    Redirect,
+    RestoreMark,
+    SaveMark,
+    Zone,
+)
 from rules.netfilter.values import Family
 from rules.value import Value
 
@@ -89,11 +97,33 @@ def connections(sockets: Iterable[Socket]) -> Iterator[tuple[Flow, int]]:
 
 
 def needs_conntrack(rule: Rule) -> bool:
-    """Whether this rule switches conntrack on for its family, in whatever chain it stands (nf_ct_netns_get)."""
-    plain = (match.match if isinstance(match, Not) else match for match in rule.matches)
-    return isinstance(rule.target, Redirect | Dnat | SaveMark | RestoreMark | Zone) or any(
-        isinstance(match, CtState | ConnMark) for match in plain
+    """Whether this rule, ours or not, switches conntrack on for its family, in whatever chain (nf_ct_netns_get)."""
+    target = rule.target
+    if isinstance(target, Redirect | Dnat | SaveMark | RestoreMark | Zone):
+        return True
+    if any(isinstance(asked.match if isinstance(asked, Not) else asked, CtState | ConnMark) for asked in rule.matches):
+        return True
+    parts = (*rule.matches, target)
+    return any(named_in(part.text) for part in parts if isinstance(part, Foreign | ForeignTarget)) or any(
+        NATIVE.intersection(part.text.split()) for part in parts if isinstance(part, Native | NativeTarget)
     )
+
+
+MODULES = frozenset(
+    {
+        *("conntrack", "state", "connmark", "connbytes", "connlabel", "connlimit", "helper", "cluster"),
+        *("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP", "CONNMARK", "CONNSECMARK", "CT", "SYNPROXY"),
+    }
+)
+"""Matches and targets of iptables that need it."""
+NATIVE = frozenset({"ct", "dnat", "snat", "masquerade", "redirect"})
+"""Words of nft that do."""
+
+
+def named_in(text: str) -> bool:
+    """Whether a match or target in the words of iptables needs conntrack."""
+    words = text.split()
+    return words[1:2] != [] and words[0] in ("-m", "-j") and words[1] in MODULES and "--notrack" not in words
 
 
 def uses_conntrack(ruleset: Ruleset) -> bool:

@@ -4,18 +4,24 @@ counted before they are cut, and waited for on demand."""
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import json
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.netns.test_convergence import NAMESERVERS, SETTINGS
 from tests.rig import ADDRESSES, APP, OUTSIDE, PROXY, Pod, entered
 from tests.rig.lasting import Lasting, broken, dialled, server
+from tests.rig.pod import GATEWAY
 from tests.rig.storm import Client, storm
 from tests.rig.traffic import open_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import socket
+    from collections.abc import Callable, Iterator
 
 EACH_WAY = 50
 
@@ -142,3 +148,212 @@ def test_no_connection_fails_that_is_opened_while_the_first_rules_come(pod: Pod,
         pod.applied("--cleanup-only")
         assert set(counted[0]) <= {"ext:80", "pod:15001"}
         assert set(counted[1]) <= {"pod:8080", "pod:15006"}
+
+
+# --- captured connections -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def captured(
+    pod: Pod,
+    *,
+    each_way: int = 5,
+    mode: str = "REDIRECT",
+    versions: tuple[int, ...] = (4, 6),
+    inbound: list[socket.socket] | None = None,
+) -> Iterator[list[Lasting]]:
+    """Captured connections in both directions. By TPROXY, inbound ones with the proxy's own call to the application.
+
+    `inbound` gets the proxy's inbound listeners.
+    """
+    with contextlib.ExitStack() as stack:
+        made = []
+        for version in versions:
+            out = stack.enter_context(server(pod.inside, 15001, version=version, uid=PROXY))
+            transparent = mode == "TPROXY"
+            into = stack.enter_context(server(pod.inside, 15006, version=version, uid=PROXY, transparent=transparent))
+            app = stack.enter_context(server(pod.inside, 8080, version=version, uid=APP))
+            if inbound is not None:
+                inbound.append(into)
+            for number in range(each_way):
+                made.append(dialled(pod.inside, (OUTSIDE[version][0], 80), out, uid=APP))
+                made.append(dialled(pod.outside, (ADDRESSES[version], 8080), into))
+                if transparent:
+                    source = (GATEWAY[version], 20000 + number)
+                    made.append(
+                        dialled(pod.inside, (ADDRESSES[version], 8080), app, uid=PROXY, source=source, mark=1337)
+                    )
+        for it in made:
+            stack.callback(it.close)
+        assert broken(made) == []
+        yield made
+
+
+def clean(pod: Pod, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The answer of `capture clean` and what it warned of."""
+    done = pod.capture("clean", "--output=json", *arguments)
+    assert done.status == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer, done.stderr
+
+
+@contextlib.contextmanager
+def started(pod: Pod, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run of ours that is on its way."""
+    command = ["ip", "netns", "exec", pod.inside.name, *pod.command(*arguments)]
+    with subprocess.Popen(command, env=pod.environ(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        try:
+            yield run
+        finally:
+            run.kill()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait for this. Fails if it does not come."""
+    end = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_let_go(pod: Pod, backend: str) -> Callable[[], bool]:
+    """Whether nothing new is captured any more, while chains of ours are still there."""
+
+    def is_so() -> bool:
+        lines = pod.saved(backend)
+        nat = lines[lines.index("*nat") :]
+        nat = nat[: nat.index("COMMIT")]
+        assert ":ISTIO_REDIRECT -" in nat
+        return "-A OUTPUT -p tcp -j ISTIO_OUTPUT" not in nat and not any("-j TPROXY" in line for line in lines)
+
+    return is_so
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_clean_says_before_how_many_captured_connections_it_resets(pod: Pod, backend: str, mode: str) -> None:
+    """Of both families and both directions, TPROXY's by their marks; a dry run says so too, and cuts none."""
+    pod.applied("-u", "1337", "-m", mode, "--dual-stack", f"--force-iptables-binary={backend}")
+    with captured(pod, mode=mode) as connections:
+        told = pod.capture("clean", "-n").stderr
+        assert "20 captured connections will be reset" in told
+        assert broken(connections) == []
+        answer, told = clean(pod)
+        assert len(answer["reset"]) == 20
+        assert "20 captured connections will be reset by this; --drain 30s waits" in told
+        assert len(broken(connections)) == 20
+    assert clean(pod) == ({"removed": [], "left": answer["left"], "remaining": [], "reset": []}, "")
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_clean_waits_for_captured_connections(pod: Pod, backend: str, mode: str) -> None:
+    """Until the last one has ended, and no longer. Meanwhile they go on, and new connections are not captured."""
+    before = pod.state()
+    pod.applied("-u", "1337", "-m", mode, "--dual-stack", f"--force-iptables-binary={backend}")
+    with (
+        captured(pod, each_way=2, mode=mode) as connections,
+        server(pod.outside, 80) as out,
+        started(pod, "clean", "--output=json", "--drain", "30s") as draining,
+    ):
+        until(is_let_go(pod, backend))
+        assert broken(connections) == []
+        with server(pod.inside, 9090, uid=APP) as app:
+            inbound = dialled(pod.outside, (ADDRESSES[4], 9090), app)
+            outbound = dialled(pod.inside, (OUTSIDE[4][0], 80), out, uid=APP)
+            with inbound, outbound:
+                assert broken([inbound, outbound]) == []
+        assert draining.poll() is None
+        for it in connections:
+            it.close()
+        answer, told = draining.communicate(timeout=10)
+        assert draining.returncode == 0, told
+        assert json.loads(answer)["reset"] == []
+        assert "waiting up to 30 s for 8 captured connections to end" in told
+    if backend == "nft":
+        assert pod.state() == before
+
+
+def test_clean_says_how_many_it_cut_that_did_not_end(pod: Pod, backend: str) -> None:
+    """After the time that was given, those that are left are reset, and counted."""
+    pod.applied("-u", "1337", f"--force-iptables-binary={backend}")
+    with captured(pod, each_way=3, versions=(4,)) as connections:
+        connections[0].close()
+        answer, told = clean(pod, "--drain", "600ms")
+        assert len(answer["reset"]) == 5
+        assert "5 captured connections did not end in 0.6 s and will be reset" in told
+        assert len(broken(connections[1:])) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_ends_the_wait_keeps_the_capture(pod: Pod, backend: str, number: int) -> None:
+    """Told to end, it puts back what it had taken away, and then ends."""
+    pod.applied("-u", "1337", "-m", "TPROXY", "--dual-stack", f"--force-iptables-binary={backend}")
+    before = pod.meaning()
+    with (
+        captured(pod, each_way=1, mode="TPROXY") as connections,
+        started(pod, "clean", "--drain", "30s") as draining,
+    ):
+        until(is_let_go(pod, backend))
+        draining.send_signal(number)
+        _, told = draining.communicate(timeout=10)
+        assert draining.returncode != 0
+        assert "the namespace is as it was" in told
+        assert pod.meaning() == before
+        assert broken(connections) == []
+
+
+KEEPING_CONNTRACK = (
+    "iptables-nft -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT",
+    "nft add table inet theirs; nft add chain inet theirs in; nft add rule inet theirs in ct state invalid drop",
+)
+KEEPING_NAT_TOO = (
+    "iptables-legacy -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE",
+    "iptables-nft -t nat -A OUTPUT -d 192.0.2.7 -p tcp -j DNAT --to-destination 192.0.2.8",
+    "nft add table inet theirs; nft add chain inet theirs n '{ type nat hook output priority 0; }'; "
+    "nft add rule inet theirs n ip daddr 192.0.2.7 dnat to 192.0.2.8",
+)
+
+
+@pytest.mark.parametrize("others", [*KEEPING_CONNTRACK, *KEEPING_NAT_TOO])
+def test_where_others_keep_conntrack_and_nat_captured_connections_go_on(pod: Pod, backend: str, others: str) -> None:
+    """Then it says that they go on, and they do; where only one of both is kept it says that they are reset, and they
+    are. A legacy nat table is never gone."""
+    pod.applied("-u", "1337", f"--force-iptables-binary={backend}")
+    pod.inside.output("sh", "-ec", others)
+    with captured(pod, versions=(4,)) as connections:
+        answer, told = clean(pod)
+        if others in KEEPING_NAT_TOO or backend == "legacy":
+            assert answer["reset"] == []
+            assert "10 captured connections will go on through the proxy" in told
+            assert broken(connections) == []
+        else:
+            assert len(answer["reset"]) == 10
+            assert len(broken(connections)) == 10
+
+
+def test_a_change_that_ends_the_capture_of_a_family_says_what_it_cuts(pod: Pod, backend: str) -> None:
+    """From both families to IPv4: the captured ones of IPv6 are counted, and those of IPv4 go on."""
+    asked = ["-u", "1337", f"--force-iptables-binary={backend}"]
+    pod.applied(*asked, "--dual-stack")
+    with captured(pod, each_way=2) as connections:
+        assert "will be reset" not in pod.applied(*asked, "--dual-stack", "-o", "22").stderr
+        assert "4 captured connections will be reset by this" in pod.applied(*asked).stderr
+        assert len(broken(connections)) == 4
+
+
+def test_a_change_from_tproxy_to_redirect_waits_for_those_that_need_the_mark(pod: Pod, backend: str) -> None:
+    """Meanwhile they go on, and new connections are captured the new way."""
+    asked = ["-u", "1337", "--dual-stack", f"--force-iptables-binary={backend}"]
+    pod.applied(*asked, "-m", "TPROXY")
+    inbound: list[socket.socket] = []
+    with (
+        captured(pod, each_way=2, mode="TPROXY", inbound=inbound) as connections,
+        started(pod, *asked, "--drain", "20s") as changing,
+    ):
+        until(lambda: not any("-j TPROXY" in line for line in pod.saved(backend)))
+        assert broken(connections) == []
+        with dialled(pod.outside, (ADDRESSES[4], 8080), inbound[0]) as new:
+            for it in connections:
+                it.close()
+            _, told = changing.communicate(timeout=10)
+            assert changing.returncode == 0, told
+            assert broken([new]) == []

@@ -28,6 +28,7 @@ import rules
 from capture import init
 from capture.apply import transaction
 from capture.apply.pickup import PickUp
+from capture.apply.release import Release
 from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
 from capture.host.facts import read_facts
 from capture.host.live import read_live
@@ -123,7 +124,7 @@ def atoms_of(doing: Iterable[Act]) -> list[Atom]:
                     Commit(step.tool, change.table, number, restores, programs.count(step.tool))
                     for number, change in enumerate(step.changes, 1)
                 ]
-            case LetPacketsPass() | PickUp():
+            case LetPacketsPass() | PickUp() | Release():
                 # Nothing of ours happens in it. To be killed there is to be killed behind the act before.
                 continue
             case SetRouting():

@@ -14,6 +14,7 @@ from tests.rig.traffic import TRANSPARENT, open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
 PATIENCE = 3.0
 """Seconds in which a packet that was lost on the way has been sent again; more, and the connection counts as broken."""
@@ -27,6 +28,12 @@ class Lasting:
     caller: socket.socket
     taker: socket.socket
     called: tuple[str, int]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.caller.close()
@@ -98,11 +105,15 @@ def dialled(
     *,
     uid: int = 0,
     source: tuple[str, int] | None = None,
+    mark: int = 0,
 ) -> Lasting:
     """A connection from a user in this namespace, which must land at this listener. Raises OSError if it does not."""
     with entered(sender):
         caller = open_socket(to[0], "tcp", uid, uid)
     caller.settimeout(PATIENCE)
+    if mark:
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        caller.setsockopt(*TRANSPARENT[caller.family], 1)
     if source:
         caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         caller.bind(source)
