@@ -250,19 +250,30 @@ IPTABLES_META = frozenset({META_IIFNAME, META_OIFNAME, META_L4PROTO, META_IIF, M
 
 def is_spoken_by_iptables(steps: Sequence[Expression]) -> bool:
     """Whether iptables-nft writes such rules. Of others, what iptables-save prints may leave out what they ask for."""
+    base = 0
     for name, read in steps:
         match name:
-            case "match" | "target" | "counter" | "limit" | "log" | "bitwise" | "cmp" | "range":
+            case "match" | "target" | "counter" | "limit" | "log" | "bitwise":
+                pass
+            case "cmp" if number(read.get(2)) in (EQ, NEQ) or base != NET_HEADER:
+                pass
+            case "range" if base != NET_HEADER:
                 pass
             case "immediate" if number(read.get(1)) == 0:
                 pass
             case "meta" if 3 not in read and number(read.get(2)) in IPTABLES_META:
-                pass
+                base = 0
             case "payload" if 5 not in read:
-                pass
+                base = number(read.get(2))
+                if base == TRANSPORT_HEADER and number(read.get(3)) not in IPTABLES_TRANSPORT:
+                    return False
             case _:
                 return False
     return True
+
+
+IPTABLES_TRANSPORT = frozenset({0, 1, 2, 13})
+"""Where in a transport header iptables' matches look: ports, the type and code of ICMP, flags of TCP."""
 
 
 # --- sets -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ first.
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from itertools import islice
+from itertools import chain, islice
 
 from rules.analysis.reachability import Walk
 from rules.live.changes import is_our_rule, is_ours
@@ -108,7 +108,8 @@ class Neighbours:
         taken: dict[tuple[str, str, int, int], list[tuple[Packet, Trace, Step]]] = {}
         dropped: dict[tuple[Direction, str], list[Trace]] = {}
         lost: set[Packet] = set()
-        for packet, wanted in {**usual, **self.captured(self.asked_for())}.items():
+        drawn = self.captured(chain(self.of_boxes(), self.of_owners(), self.asked_for()))
+        for packet, wanted in {**usual, **drawn}.items():
             trace = in_any_order((self.planned, *self.others), packet, self.host, self.natives)
             if (trace.became, trace.address, trace.port) == (wanted.became, wanted.address, wanted.port):
                 continue
@@ -158,7 +159,8 @@ class Neighbours:
         ways = (trace, *trace.ways)
         way = next((way for way in ways if step in (way.decided, way.bound, way.untracked)), trace)
         end = end_of(way).removeprefix("it ")
-        lost = f", which is lost: {way.reason}" if way.reason and not end else ""
+        is_lost = way.became is Became.DROPPED and way.reason
+        lost = f", which is lost: {way.reason}" if is_lost else ""
         what = f"{described(packet)} {end}" if end else f"{described(packet)}{lost}"
         may = trace.became is Became.DEPENDS
         return Finding(
@@ -189,7 +191,19 @@ class Neighbours:
                 yield packet
             else:
                 yield from (packet.but(source=source) for source in near if source != packet.destination)
-        yield from self.of_boxes()
+
+    def of_owners(self) -> Iterator[Packet]:
+        """What a pod sends to itself: an application, and everybody whom the plan names."""
+        owners = {(AN_APP, AN_APP): None}
+        for _, _, rule in self.planned.rules():
+            for asked in (each for match in rule.matches for each in conditions(match)):
+                if isinstance(asked, Among) and asked.field in (UID, GID) and asked.span and asked.span[0] >= 0:
+                    uid, gid = (asked.span[0], AN_APP) if asked.field == UID else (AN_APP, asked.span[0])
+                    owners[uid, gid] = None
+        for packet in self.plain():
+            if packet.direction is Direction.OUT:
+                to_itself = packet.but(destination=packet.source, interface=LOOPBACK_INTERFACE)
+                yield from (to_itself.but(uid=uid, gid=gid) for uid, gid in owners)
 
     def sources(self) -> Iterator[Address]:
         """An address of each network whose packets rules of others ask for by their source."""

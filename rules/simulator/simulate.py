@@ -407,7 +407,7 @@ def simulate(
         choices = waiting.pop()
         walk = _Walk(rules, packet, host, choices, first)
         trace = walk.ended()
-        is_first = packet.state == NEW and not packet.answers
+        is_first = packet.state == NEW and not packet.answers and not packet.is_later
         if is_first and trace.bound and trace.address and walk.zoned and not is_ours(walk.zoned):
             answers = simulate(of_family, answer_to(trace, host), host, natives, order)
             if answers.zone != trace.zone:

@@ -52,6 +52,11 @@ def kinds(*natives: NativeTable, text: str = "", intent: Intent | None = None, b
         ((Among(DPORT, one(8080)),), Kind.OTHERS_TAKE_SOME, "TCP to 192.0.2.1 port 8080 goes to 127.0.0.1:9999"),
         ((Among(DPORT, one(31)),), Kind.OTHERS_TAKE_SOME, "TCP to 192.0.2.1 port 31 goes to 127.0.0.1:9999"),
         ((Among(UID, one(77)),), Kind.OTHERS_TAKE_SOME, "TCP to 192.0.2.1 port 80 by uid 77 goes to 127.0.0.1:9999"),
+        (
+            (Among(UID, one(1337)),),
+            Kind.OTHERS_TAKE_SOME,
+            "TCP to 10.244.0.5 port 80 by uid 1337 goes to 127.0.0.1:9999",
+        ),
         ((Among(UID, (0, 1 << 32)),), Kind.OTHERS_TAKE_ALL, "TCP to 192.0.2.1 port 80 goes to 127.0.0.1:9999"),
         ((Untold("limit"),), Kind.OTHERS_TAKE_ALL, "it may be that TCP to 192.0.2.1 port 80 goes to 127.0.0.1:9999"),
     ],
@@ -69,13 +74,12 @@ def test_a_base_chain_that_is_asked_before_ours_is_named(
     [
         native(asking(), priority=-99),
         native(asking(done=Accept())),
-        native(asking(Among(UID, one(1337)))),
         native(asking(Among(DPORT, one(31)), done=Drop()), kind="filter", priority=-200),
         native(asking(done=Drop()), kind="filter", hook="FORWARD", priority=0),
         native(),
         native(asking()).but(is_dormant=True),
     ],
-    ids=["behind ours", "accepts", "of the proxy", "drops some", "of what passes through", "empty", "asleep"],
+    ids=["behind ours", "accepts", "drops some", "of what passes through", "empty", "asleep"],
 )
 def test_one_that_takes_nothing_of_ours_is_not(neighbour: NativeTable) -> None:
     """Accept in one chain of type nat keeps no other from being asked; and what a firewall drops is its business."""

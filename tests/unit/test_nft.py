@@ -10,7 +10,7 @@ import pytest
 from rules.netfilter.hooks import BaseChain, merged, stations, undecided
 from rules.netfilter.iptables_parse import tables
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.nft import Dump, native_tables
+from rules.netfilter.nft import Dump, is_spoken_by_iptables, native_tables
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.simulator.simulate import Became, Direction, Packet, Trace, conclusion, in_any_order, simulate
@@ -120,6 +120,35 @@ def test_what_iptables_prints_of_a_native_rule_is_put_right() -> None:
     assert native.text == "-p tcp -j ACCEPT"
     assert dict(natives[0].chains)["OUTPUT"] == (own, native)
     assert dict(natives[0].chains)["EARLY"] == dict(V4[0].chains)["EARLY"]
+
+
+def steps(*named: tuple[str, dict[int, int]]) -> tuple[tuple[str, dict[int, bytes]], ...]:
+    return tuple((name, {key: value.to_bytes(4, "big") for key, value in read.items()}) for name, read in named)
+
+
+VERDICT = ("immediate", {1: 0})
+PORT, ADDRESS, LENGTH = ("payload", {2: 2, 3: 2}), ("payload", {2: 1, 3: 12}), ("payload", {2: 2, 3: 4})
+
+
+@pytest.mark.parametrize(
+    ("program", "is_spoken"),
+    [
+        (steps(PORT, ("cmp", {2: 5}), VERDICT), True),
+        (steps(PORT, ("range", {2: 1}), VERDICT), True),
+        (steps(ADDRESS, ("cmp", {2: 0}), VERDICT), True),
+        (steps(ADDRESS, ("cmp", {2: 5}), ("cmp", {2: 3}), VERDICT), False),
+        (steps(LENGTH, ("cmp", {2: 0}), VERDICT), False),
+        (steps(("meta", {2: 6}), ("cmp", {2: 0}), VERDICT), True),
+        (steps(("meta", {2: 10}), ("cmp", {2: 0}), VERDICT), False),
+        (steps(("lookup", {2: 1}), VERDICT), False),
+        (steps(("redir", {1: 1})), False),
+    ],
+)
+def test_what_iptables_prints_as_it_is_is_known(
+    program: tuple[tuple[str, dict[int, bytes]], ...], is_spoken: bool
+) -> None:
+    """Of `ip saddr 10.0.0.1-10.0.0.9` it prints one address, of `udp length 9` nothing, of a set nothing."""
+    assert is_spoken_by_iptables(program) is is_spoken
 
 
 def at_o(*rules: int, packet: Packet = OUT, mark: int | None = None) -> Trace:
