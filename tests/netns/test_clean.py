@@ -171,7 +171,7 @@ def test_a_chain_that_others_use_is_not_removed(pod: Pod, backend: str) -> None:
         done = pod.inside.run(*pod.command(*command), env=pod.environ())
         assert done.returncode == 1
         assert "a rule of others leads to ISTIO_REDIRECT" in done.stderr
-        assert f"iptables-{backend} -t nat -A OTHERS -d 192.0.2.7/32 -j ISTIO_REDIRECT" in done.stderr
+        assert f"iptables-{backend} -t nat -D OTHERS -d 192.0.2.7/32 -j ISTIO_REDIRECT" in done.stderr
         assert pod.state() == before
 
 
