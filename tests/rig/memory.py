@@ -449,5 +449,7 @@ def everything(memory: Memory) -> tuple[object, ...]:
             {chain: list(rules) for chain, rules in table.chains.items() if rules or chain not in BUILT_IN[place[2]]}
         )
         for place, table in memory.tables.items()
+        # The kernel cannot take a legacy table back that was only asked for.
+        if place[0] != LEGACY or any(rules or chain not in BUILT_IN[place[2]] for chain, rules in table.chains.items())
     }
     return tables, sorted(memory.rules, key=str), sorted(memory.routes, key=str), sorted(map(str, memory.addresses))
