@@ -187,6 +187,8 @@ def in_words(error: BaseException) -> CaptureError | None:
             return error
         case MemoryError():
             return Outside("there is not enough memory", hint="raise the limit of memory (also `ulimit -v`)")
+        case SystemError():
+            return Outside(f"Python itself failed: {error}", hint="memory or open files may be short (`ulimit -a`)")
         case OSError():
             import errno
 

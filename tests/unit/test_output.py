@@ -173,6 +173,7 @@ def test_no_part_of_an_error_forges_a_line() -> None:
         (OSError(), "OSError"),
         (FileNotFoundError(errno.ENOENT, "No such file", b"\xff\n"), "No such file"),
         (MemoryError(), "there is not enough memory"),
+        (SystemError("error return without exception set"), "Python itself failed"),
         (ModuleNotFoundError("No module named 'pydantic'"), "No module named 'pydantic'"),
     ],
 )
