@@ -137,6 +137,11 @@ def attributes(raw: bytes, order: Order = "little") -> Iterator[tuple[int, bytes
         at += length + 3 & ~3
 
 
+def family_of(message: bytes) -> str:
+    """The family of nf_tables that a message is about; empty for one that nobody knows."""
+    return FAMILY_NAMES.get(number(message[:1]), "")
+
+
 def number(raw: bytes | None) -> int:
     """An attribute of nf_tables, which are all big-endian; 0 if it is not there."""
     return int.from_bytes(raw or b"", "big")
@@ -156,7 +161,7 @@ def text(raw: bytes | None) -> str:
 def base_chains(messages: Iterable[bytes], order: Order = "little") -> Iterator[BaseChain]:
     """The chains among these that a hook asks."""
     for message in messages:
-        family = FAMILY_NAMES.get(message[0], "")
+        family = family_of(message)
         read = dict(attributes(message[4:], order))
         hook = dict(attributes(read.get(4, b""), order))
         if 1 not in hook:
@@ -186,7 +191,7 @@ def dormant_tables(messages: Iterable[bytes], order: Order = "little") -> frozen
     for message in messages:
         read = dict(attributes(message[4:], order))
         if number(read.get(2)) & DORMANT:
-            found.append((FAMILY_NAMES.get(message[0], ""), text(read.get(1))))
+            found.append((family_of(message), text(read.get(1))))
     return frozenset(found)
 
 
@@ -203,7 +208,7 @@ def native_tables(dump: Dump, family: Family) -> tuple[NativeTable, ...]:
             chains[name, table][chain] = []
     for message in dump.rules:
         read = dict(attributes(message[4:], dump.order))
-        place = (FAMILY_NAMES.get(message[0], ""), text(read.get(1)))
+        place = (family_of(message), text(read.get(1)))
         if place in chains:
             of_chain = chains[place].setdefault(text(read.get(2)), [])
             of_chain.append(expressions(read.get(4, b""), dump.order))
@@ -233,7 +238,7 @@ def names_of(messages: Iterable[bytes], order: Order, *attribute: int) -> Iterat
     """The family and these names of each message."""
     for message in messages:
         read = dict(attributes(message[4:], order))
-        yield (FAMILY_NAMES.get(message[0], ""), *(text(read.get(each)) for each in attribute))
+        yield (family_of(message), *(text(read.get(each)) for each in attribute))
 
 
 def expressions(raw: bytes, order: Order) -> tuple[Expression, ...]:
@@ -290,11 +295,11 @@ def elements_by_set(dump: Dump) -> dict[tuple[int, str, str], Elements]:
     flags: dict[tuple[int, str, str], int] = {}
     for message in dump.sets:
         read = dict(attributes(message[4:], dump.order))
-        flags[message[0], text(read.get(1)), text(read.get(2))] = number(read.get(3))
+        flags[number(message[:1]), text(read.get(1)), text(read.get(2))] = number(read.get(3))
     raw: dict[tuple[int, str, str], list[dict[int, bytes]]] = {place: [] for place in flags}
     for message in dump.elements:
         read = dict(attributes(message[4:], dump.order))
-        place = (message[0], text(read.get(1)), text(read.get(2)))
+        place = (number(message[:1]), text(read.get(1)), text(read.get(2)))
         for _, element in attributes(read.get(3, b""), dump.order):
             raw.setdefault(place, []).append(dict(attributes(element, dump.order)))
     return {place: elements_of(those, flags.get(place, 0), dump.order) for place, those in raw.items()}
@@ -613,7 +618,7 @@ class _Program:
 
     def cmp(self, read: dict[int, bytes]) -> None:
         loaded, op, data = self.at(number(read.get(1))), number(read.get(2)), self.data(read.get(3))
-        if not isinstance(loaded, Loaded):
+        if not isinstance(loaded, Loaded) or op > GTE:
             self.ask([Untold("compare")], "compare")
             return
         asked = self.compared(loaded, op, data)
@@ -764,7 +769,7 @@ class _Program:
         ):
             self.ask([Untold("range")], "range")
             return
-        span = (int.from_bytes(low, loaded.order), int.from_bytes(high, loaded.order) + 1)
+        span = between(int.from_bytes(low, loaded.order), int.from_bytes(high, loaded.order) + 1)
         asked: tuple[Condition, ...] = (Among(loaded.field, span),)
         if op == NEQ:
             asked = opposite(asked, self.reader.domains)
@@ -857,7 +862,7 @@ class _Program:
                 and loaded.field >= 0
                 and loaded.field not in (ARRIVED_ON, LEAVES_ON)
             ):
-                asked.append(Among(loaded.field, (int.from_bytes(low, "big"), int.from_bytes(high, "big") + 1)))
+                asked.append(Among(loaded.field, between(int.from_bytes(low, "big"), int.from_bytes(high, "big") + 1)))
             else:
                 asked.append(Untold(loaded.name))
             at += loaded.size + 3 & ~3
@@ -872,7 +877,7 @@ class _Program:
         if loaded.field < 0:
             return (Untold(loaded.name),)
         end = int.from_bytes(beyond, "big") if beyond is not None else domain(loaded.field, self.reader.family)[-1]
-        return (Among(loaded.field, (int.from_bytes(first, "big"), end)),)
+        return (Among(loaded.field, between(int.from_bytes(first, "big"), end)),)
 
     def union(self, alternatives: Sequence[tuple[Condition, ...]]) -> tuple[Condition, ...]:
         """That one of these holds: in one field a span."""
@@ -943,7 +948,8 @@ class _Program:
             return first
         if not isinstance(first, bytes) or not isinstance(last, bytes):
             return Unknown("nat to something that cannot be told")
-        return int.from_bytes(first[:size], "big"), int.from_bytes((last or first)[:size], "big") + 1
+        low, end = (int.from_bytes(each[:size], "big") for each in (first, last or first))
+        return (low, end + 1) if low <= end else Unknown("nat to something that cannot be told")
 
     @staticmethod
     def bound(
@@ -1029,6 +1035,11 @@ class _Program:
 def place_of(register: int) -> int:
     """Where a register begins, in bytes: four of 16 bytes lie over sixteen of 4 (NFT_REG_1, NFT_REG32_00)."""
     return (register - 1) * 16 if register <= 4 else (register - 8) * 4
+
+
+def between(first: int, end: int) -> Span:
+    """From one number to before another."""
+    return (first, end) if first < end else ()
 
 
 def number_span(data: bytes) -> Span:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rules.simulator.simulate import Host, Trace
 
 SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
-ROUNDS, PACKETS = 12, 40
+ROUNDS, PACKETS = 8, 40
 """Sets of native tables for each backend, and packets for each of them."""
 SHORT = 0.3
 """Seconds: long enough for anything that arrives at all."""

@@ -453,6 +453,15 @@ def test_some_matches_of_others_can_be_told_all_the_same(match: str, held: bool 
 NEEDS = "-A C -p tcp -j REDIRECT --to-ports 1"
 
 
+def test_an_emptied_chain_is_named_where_it_should_have_captured() -> None:
+    """The rule that leads to it holds, and nothing there takes the packet."""
+    ours = plan(Intent()).rulesets[0]
+    (nat_table,) = ours.tables
+    emptied = nat_table.but(blocks=tuple(block for block in nat_table.blocks if block.chain != "ISTIO_REDIRECT"))
+    said = conclusion(simulate((ours.but(tables=(emptied,)),), OUT, HERE), str)
+    assert "rule 9 of ISTIO_OUTPUT sends it to ISTIO_REDIRECT, and no rule there takes it" in said
+
+
 @pytest.mark.parametrize("asked", ["--mark 0x0", "! --mark 0x1", "--mark 0x0/0x6", "! --mark 0x1/0x6"])
 def test_without_a_connection_no_mark_of_it_is_met(asked: str) -> None:
     """Neither a mark nor the absence of one: in raw conntrack has not looked yet."""
