@@ -270,7 +270,8 @@ def statuses() -> Iterator[str]:
     yield wrapped(
         f"Commands that look end with 0 (as planned, or answered), {errors.NOTHING_HERE} (nothing of ours is here), "
         f"{errors.DIFFERS} (it differs), {errors.DEPENDS} (`trace`: it depends), or {errors.FAILED} (cannot tell; "
-        "`check`: a run would fail)."
+        "`check`: a run would fail). Ctrl-C, SIGTERM and SIGHUP end a run by that signal, which a shell shows as 130, "
+        "143 and 129; a change that is under way is finished or taken back first."
     )
     yield ""
     yield "```text"

@@ -177,6 +177,26 @@ def test_excluded_ports_hold_for_dns_too(resolving: Pod) -> None:
     assert str(query(resolving, 4, "udp", APP)) == "pod:15053"
 
 
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("10.96.10", "10.96.0.10"),
+        ("012.0140.0.10", "10.96.0.10"),
+        ("::ffff:10.96.0.10", "10.96.0.10"),
+        ("0.0.0.0", "0.0.0.0"),  # a nameserver, which this means the host itself by
+        ("fd00:96::a%eth0", "fd00:96::a"),
+    ],
+)
+def test_a_nameserver_is_the_address_that_glibc_asks(pod: Pod, text: str, asked: str) -> None:
+    """However resolv.conf writes it: a query to that address goes to the proxy, one to another does not."""
+    pod.inside.set_resolv_conf(f"nameserver {text}\nnameserver 9.9.9.0/24\n")
+    pod.open_listeners()
+    applied = pod.applied(*ARGS)
+    assert '"nameserver 9.9.9.0/24" names no address and is passed over' in applied.stderr
+    assert str(pod.dial(asked, 53, proto="udp")) == "pod:15053"
+    assert str(pod.dial("9.9.9.9", 53, proto="udp")) == "ext:53"
+
+
 def test_no_nameserver_is_a_warning_and_no_file_an_error(resolving: Pod) -> None:
     """Nothing to capture: DNS goes out and a warning says so. A file that cannot be read: refused by name."""
     resolving.inside.set_resolv_conf("search svc.local\n")
