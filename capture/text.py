@@ -9,7 +9,7 @@ U+DC80 to U+DCFF (PEP 383), so nobody else can say it."""
 
 def spelled_out(text: str, kept: str = "") -> str:
     """The text with everything that does not show spelled out, but for these characters."""
-    if text.isprintable():
+    if text.isprintable() or text.translate(dict.fromkeys(map(ord, kept))).isprintable():
         return text
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 

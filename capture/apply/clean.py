@@ -76,7 +76,7 @@ def clean(settings: Settings, log: Log) -> Cleaned:
     """
     with locked(log.warn):
         before = read_live()
-        reset = converge_locked(settings, NOTHING, log)
+        reset = converge_locked(settings, NOTHING, log, before)
         return outcome(before, read_live()).but(
             reset=tuple(Thing(f"conntrack {it.family.value}", str(it)) for it in reset)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
-from capture.host.live import choose_backend, read_live
+from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.neighbours import found_among_others
 from capture.host.place import signs_of_a_node
 from capture.kernel.iptables import BACKENDS, Iptables
@@ -16,6 +16,8 @@ from rules.plan.plan import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from capture.apply.release import Release
     from capture.apply.transaction import Act
     from capture.host.live import Live
@@ -38,12 +40,17 @@ def converge(settings: Settings, planned: Plan, log: Log) -> None:
         converge_locked(settings, planned, log)
 
 
-def converge_locked(settings: Settings, planned: Plan, log: Log) -> tuple[Flow, ...]:
-    """The same for a caller that keeps other runs out itself. The result are captured connections that it reset."""
+def converge_locked(settings: Settings, planned: Plan, log: Log, read: Live | None = None) -> tuple[Flow, ...]:
+    """The same for a caller that keeps other runs out itself, and may have read what is there.
+
+    The result are captured connections that it reset.
+    """
+    if planned is not NOTHING and not settings.allow_host:
+        refuse_a_node(*names_at_sight())  # its rules can be very many
     attempt = 0
     while True:
         attempt += 1
-        live = read_live()
+        live = read if read and attempt == 1 else read_live()
         try:
             wanted = live.beside(planned)
             tell_of_ssh(planned, wanted, log)
@@ -176,13 +183,13 @@ def needed(wanted: Routing) -> str:
 def refuse(live: Live, settings: Settings) -> None:
     """Raises WrongPlace or OtherMesh where these settings are not to be applied."""
     if not settings.allow_host:
-        refuse_a_node(live)
+        refuse_a_node(live.chains(), live.table_names())
     refuse_another_mesh(live, take_over=settings.take_over)
 
 
-def refuse_a_node(live: Live) -> None:
+def refuse_a_node(chains: Iterable[str], tables: Iterable[str]) -> None:
     """Raises WrongPlace in the namespace of a Kubernetes node."""
-    signs = signs_of_a_node(live.chains(), live.table_names())
+    signs = signs_of_a_node(chains, tables)
     if signs:
         more = f" and {len(signs) - 3} more" if len(signs) > 3 else ""
         raise WrongPlace(

@@ -20,10 +20,11 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from capture.apply.transaction import Restore
     from capture.host.live import Live
+    from capture.kernel.iptables import Saved
     from capture.log import Log
     from rules.live.changes import Command
     from rules.netfilter.rulesets import Ruleset
@@ -61,7 +62,7 @@ class PickUp(Value):
             )
         log.info(f"{len(found)} connections that are open go on as they are")
 
-    def check(self, log: Log) -> None:
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """The kernel answered the request itself."""
 
     def undo(self, log: Log) -> None:  # one signature for all steps

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from capture.apply.transaction import Act
     from capture.host.live import Live
+    from capture.kernel.iptables import Saved
     from capture.log import Log
     from rules.live.captured import Entry
     from rules.live.changes import Command
@@ -138,7 +139,7 @@ class Release:
                 "rules of others keep conntrack and NAT running"
             )
 
-    def check(self, log: Log) -> None:
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """There is nothing to see."""
 
     def undo(self, log: Log) -> None:

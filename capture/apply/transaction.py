@@ -104,14 +104,13 @@ class Restore(Value):
     def do(self, log: Log) -> None:
         self.tool.restore(self.changes, self.text, log.warn)
 
-    def now(self) -> Saved:
-        """What is there at this moment; whose it is does not change with what we do."""
-        saved = self.tool.save()
+    def judged(self, saved: Saved) -> Saved:
+        """What was read just now; whose it is does not change with what we do."""
         return saved.but(ruleset=as_judged(saved.ruleset, self.before))
 
-    def check(self, log: Log) -> None:
-        """Read back, and raise KernelRefused if the kernel does not hold what was asked for."""
-        now = self.now()
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
+        """Raise KernelRefused if the kernel does not hold what was asked for, by what is read back."""
+        now = self.judged(read(self.tool))
         missing = changes(now.ruleset, self.planned, self.company)
         if missing:
             raise KernelRefused(
@@ -124,7 +123,7 @@ class Restore(Value):
     def undo(self, log: Log) -> None:
         """Put back what was in the tables of this step."""
         mine = {change.table for change in self.changes}
-        back = changes_back(self.now().ruleset, self.before, self.company.taken_over)
+        back = changes_back(self.judged(self.tool.save()).ruleset, self.before, self.company.taken_over)
         back = tuple(change for change in back if change.table in mine)
         if back:
             back, waiting = with_stand_ins(back)
@@ -156,7 +155,7 @@ class SetRouting(Value):
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=self.change.adds)
 
-    def check(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:  # noqa: ARG002 # one signature for all steps
         """Raises KernelRefused if something else is in the place of what was added.
 
         The kernel knows a rule or a route by less than all that it says: to one that says something else it answers
@@ -213,7 +212,7 @@ class SetPassthroughAddress(Value):
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=self.adds)
 
-    def check(self, log: Log) -> None:
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """The kernel answered the request itself."""
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
@@ -242,7 +241,7 @@ class LetPacketsPass(Value):
 
         let_packets_pass()
 
-    def check(self, log: Log) -> None:
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """There is nothing to see."""
 
     def undo(self, log: Log) -> None:
@@ -446,8 +445,14 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
             except OSError as error:
                 what = str(step).partition("\n")[0]
                 raise KernelRefused(f"the kernel refused `{what}`: {error.strerror or error}") from error
+        read: dict[Iptables, Saved] = {}
+
+        def once(tool: Iptables) -> Saved:
+            """What this tool reads back, for all steps that are its."""
+            return read.get(tool) or read.setdefault(tool, tool.save())
+
         for step in doing:
-            step.check(log)
+            step.check(log, once)
     except BaseException as error:
         put_back(done, live, log, error)
         raise

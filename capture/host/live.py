@@ -115,6 +115,19 @@ class Live(Value):
         )
 
 
+def names_at_sight() -> tuple[list[str], list[str]]:
+    """The names of chains and tables of nf_tables, as far as the kernel tells; without reading a rule."""
+    try:
+        tables, others = netlink.nft_tables()
+        chains = netlink.nft_chains() if any(tables.values()) else {}
+    except OSError:
+        return [], []  # whoever reads the rules says what is the matter
+    return [name for found in chains.values() for name in found], [
+        *others,
+        *(name for t in tables.values() for name in t),
+    ]
+
+
 def read_live(*, counters: bool = False) -> Live:
     """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
 

@@ -56,6 +56,10 @@ LOCK_WAIT = 30
 LOCK_FILE = "/run/xtables.lock"
 
 
+NOTE = "# Table `"
+"""How iptables-nft-save begins to say of a table that it cannot tell all of it."""
+
+
 class Iptables(Value):
     """One backend's tools for one family, in the namespace we are in."""
 
@@ -165,7 +169,8 @@ class Iptables(Value):
 
     def told_by_nf_tables(self, text: str, unprinted: frozenset[str], *, counters: bool) -> Saved:
         """What iptables-nft-save printed, held against the kernel, and completed by what it does not print."""
-        notes = (line for _, line in lines(text) if line.startswith("# Table `") and "is incompatible" in line)
+        spoken = lines(text) if NOTE in text else ()
+        notes = (line for _, line in spoken if line.startswith(NOTE) and "is incompatible" in line)
         noted = frozenset(map(named_in, notes))
         there, rules = self.tables(), netlink.nft_rules(self.family)
         unprinted |= noted & OUR_TABLES

@@ -177,7 +177,6 @@ NO_IPTABLES = "unshare --mount sh -ec 'mount --make-rprivate /; mount -t tmpfs n
 
 A_NODE = inside("iptables-nft", "-t", "nat", "-N", "KUBE-SERVICES")
 LO_DOWN = inside("ip", "link", "set", "lo", "down")
-NO_IPV6 = inside("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
 
 
 def blocked(family: str) -> Callable[[Pod], None]:
@@ -216,7 +215,10 @@ IMPAIRED: dict[str, Impaired] = {
     ),
     "no iptables": Impaired("iptables-nft-restore, iptables-nft-save not found", False, prefix=NO_IPTABLES),
     "no iptables, legacy asked for": Impaired(
-        "the legacy backend of iptables is not installed", False, forced("legacy", *POD_SPEC), prefix=NO_IPTABLES
+        "iptables-legacy-restore, iptables-legacy-save not found",
+        False,
+        forced("legacy", *POD_SPEC),
+        prefix=NO_IPTABLES,
     ),
     "a lock file that cannot be opened": Impaired(
         "/nonexistent/lock (XTABLES_LOCKFILE) cannot be opened",
@@ -277,23 +279,6 @@ IMPAIRED: dict[str, Impaired] = {
     ),
     "a chain in the way in IPv6": Impaired(
         "than that of iptables: ip6 nat OUTPUT", False, [*POD_SPEC, "--dual-stack"], prepare=blocked("ip6")
-    ),
-    "a table that iptables cannot read": Impaired(
-        "cannot read a table that we share",
-        False,
-        prepare=inside("nft", "add table ip nat; add chain ip nat x; add rule ip nat x fib daddr type local accept"),
-    ),
-    "IPv6 off on lo, TPROXY": Impaired(
-        "disable_ipv6 is 1",
-        False,
-        [*POD_SPEC, "-m", "TPROXY", "--ipv6=on"],
-        prepare=NO_IPV6,
-    ),
-    "IPv6 off on lo, REDIRECT": Impaired(
-        "disable_ipv6 is 1",
-        True,
-        [*POD_SPEC, "--ipv6=on"],
-        prepare=NO_IPV6,
     ),
     "lo down, TPROXY": Impaired("lo: down", True, [*POD_SPEC, "-m", "TPROXY"], prepare=LO_DOWN),
     "lo down, TPROXY in IPv6": Impaired("lo: down", False, [*POD_SPEC, "-m", "TPROXY", "--ipv6=on"], prepare=LO_DOWN),

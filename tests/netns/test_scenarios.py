@@ -100,7 +100,7 @@ SCENARIOS = {
 
 
 def plant_what_is_of_others(pod: Pod, backend: str) -> None:
-    """Rules beside and like ours, tables and chains that are there and empty, ip rules, routes, and their own `::6`.
+    """Rules beside and like ours, a chain that is there and empty, ip rules, routes, and their own `::6`.
 
     On legacy in every table: the kernel cannot take a legacy table back, so none is to be made by our run.
     """
@@ -110,10 +110,9 @@ def plant_what_is_of_others(pod: Pod, backend: str) -> None:
             pod.inside.output(f"{program}-{backend}", "-t", table, "-N", "OTHERS")
         pod.inside.output(f"{program}-{backend}", "-t", "nat", "-A", "OTHERS", *SAME_TEXT)
     if backend == "nft":
-        # An empty chain that iptables would make; an empty table; a table that iptables has nothing to do with.
+        # An empty chain that iptables would make, in a table with rules; a table that iptables has nothing to do with.
         empty = "{ type nat hook prerouting priority dstnat; policy accept; }"
         pod.inside.output("nft", "add", "chain", "ip", "nat", "PREROUTING", empty)
-        pod.inside.output("nft", "add", "table", "ip6", "mangle")
         pod.inside.output("nft", "add", "table", "inet", "others")
     for family in ("-4", "-6"):
         pod.inside.ip(family, "rule", "add", "fwmark", "1337", "lookup", "134", "priority", "100")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.host.facts import read_facts
+from capture.host.live import read_live
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.netfilter import iptables_parse
@@ -286,10 +287,11 @@ def ready(pod: Pod) -> None:
 
 
 def planned_for(pod: Pod, said: drawn.Said) -> Plan:
-    """What a command line means in this pod, thought out in this process."""
+    """What a command line means in this pod, thought out in this process, beside what is left to SSH there."""
     settings = Settings.load(said.arguments, said.environ)
     with entered(pod.inside):
-        return plan(resolve(settings, read_facts(said.environ, settings.nameservers_file)).intent)
+        planned = plan(resolve(settings, read_facts(said.environ, settings.nameservers_file)).intent)
+        return read_live().beside(planned)
 
 
 def test_the_simulator_and_the_kernel_agree(backend: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
