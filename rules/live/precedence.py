@@ -222,11 +222,14 @@ def ends(
     family: Family,
     coming: Box,
     met: tuple[Match, ...] = (),
-    depth: int = 0,
+    path: tuple[str, ...] = (),
     *,
     is_certain: bool = True,
 ) -> Iterator[Taking]:
-    """Where the walk may end for packets that come to this rule."""
+    """Where the walk may end for packets that come to this rule, through the chains of `path`.
+
+    The kernel holds no loop of jumps, so no chain is entered from within itself.
+    """
     wanted, untold = asked(rule.matches, family)
     box = overlap(coming, wanted) if wanted is not None else None
     if box is None:
@@ -243,14 +246,15 @@ def ends(
                     yield end
             case Return():
                 # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
-                if not depth:
+                if not path:
                     yield end
             case Jump() | Goto():
-                if isinstance(each, Goto) and not depth:
+                if isinstance(each, Goto) and not path:
                     yield end
-                elif depth < DEEPEST:
+                elif each.chain not in path and len(path) < DEEPEST:
+                    within = (*path, each.chain)
                     for inner in chains.get(each.chain, ()):
-                        yield from ends(chains, inner, family, box, met, depth + 1, is_certain=is_certain)
+                        yield from ends(chains, inner, family, box, met, within, is_certain=is_certain)
                         is_certain = is_certain and not isinstance(effect(inner.target), Return | Goto)
             case Drop() | Reject() | Zone() | BindSource() | Remark() | Forget() | NoTrack() | Nothing():
                 pass
