@@ -98,7 +98,7 @@ DRIFTS = [
         "ip rule doubled",
         ("ip rule add priority 100 fwmark 0x539 lookup 133 protocol 133",),
         "ip rule doubled",
-        "-ip rule: 100: fwmark 0x539 lookup 133",
+        "-ip rule: 32765: fwmark 0x539 lookup 133",  # the one that is asked first stays
     ),
     Drift(
         "route gone",
