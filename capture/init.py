@@ -176,7 +176,7 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
         log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
     sections = []
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
-    mind_who_goes_first(live, planned, backend, log, ours_first=ours_first)
+    mind_who_goes_first(live, planned, backend, log, take_over=take_over, ours_first=ours_first)
     doing = list(transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first))
     doing, _ = letting_go(doing, live, planned, settings, log)
     for step in doing:

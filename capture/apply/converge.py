@@ -105,7 +105,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
                 tool = Iptables(chosen.backend, ruleset.family)
                 log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
-    mind_who_goes_first(live, planned, chosen.backend, log, ours_first=ours_first)
+    mind_who_goes_first(live, planned, chosen.backend, log, take_over=take_over, ours_first=ours_first)
     for found in found_among_others(live, planned.rulesets, planned.routing, chosen.backend):
         log.warn(str(found))
     return release.cut if release else ()
@@ -126,14 +126,19 @@ def letting_go(
     return (release.announced(doing, log) if release else doing), release
 
 
-def mind_who_goes_first(live: Live, planned: Plan, backend: str, log: Log, *, ours_first: bool) -> None:
+def mind_who_goes_first(
+    live: Live, planned: Plan, backend: str, log: Log, *, take_over: bool, ours_first: bool
+) -> None:
     """Say what narrower rules of others keep from ours, because they stood there first, and what ours from them."""
     for ruleset in planned.rulesets:
         now = live.saved(Iptables(backend, ruleset.family)).ruleset
         if ruleset.tables and any(table.blocks for table in now.tables):
             from rules.live.drift import beside_others  # where a pod starts, nobody has rules
 
-            for sentence in beside_others(now, ruleset, live.company(ours_first=ours_first), backend):
+            company = live.company(ours_first=ours_first)
+            if take_over:
+                company = transaction.taking_over(company, now)
+            for sentence in beside_others(now, ruleset, company, backend):
                 log.warn(sentence)
 
 

@@ -324,11 +324,16 @@ def steps(
 def restoring(live: Live, tool: Iptables, planned: Ruleset, company: Company, *, take_over: bool) -> Iterator[Restore]:
     before = recognised(live.saved(tool).ruleset, planned)
     if take_over:
-        company = company.but(taken_over=frozenset(chain for _, _, chain in chains_of_other_meshes(before)))
+        company = taking_over(company, before)
     needed = changes(before, planned, company)
     if needed:
         refuse_if_used(tool, before, needed, company.taken_over)
         yield Restore(tool, needed, restore_text(needed), planned, before, company, live.saved(tool).native)
+
+
+def taking_over(company: Company, live: Ruleset) -> Company:
+    """The same company, of which the chains of other meshes go."""
+    return company.but(taken_over=frozenset(chain for _, _, chain in chains_of_other_meshes(live)))
 
 
 def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:

@@ -360,7 +360,10 @@ def above_ours(precedent: Precedent, table: str, chain: str, planned: Ruleset) -
 
 
 def beside_others(live: Ruleset, planned: Ruleset, company: Company, backend: str) -> Iterator[str]:
-    """What is to be said of rules of others when all is as planned: what they keep from ours, and ours from them."""
+    """What is to be said of rules of others when all is as planned: what they keep from ours, and ours from them.
+
+    Nothing of a chain where all that could be ours belongs to another mesh: no run goes there.
+    """
     live = recognised(live, planned)
     for wanted in planned.tables:
         table = live.table(wanted.table)
@@ -370,7 +373,7 @@ def beside_others(live: Ruleset, planned: Ruleset, company: Company, backend: st
                 ours, theirs = shared(table, chain, after, company)
                 for precedent in precedents_of(table, chain, after, planned, company):
                     yield above_ours(precedent, wanted.table, chain, planned).but(backend=backend).sentence
-                behind = [(at, rule) for at, rule in theirs if at > ours[0]]
+                behind = [(at, rule) for at, rule in theirs if ours and at > ours[0]]
                 for found in behind_ours(table, chain, behind, planned):
                     remedy = f"; {found.remedy} leaves that to it" if found.remedy else ""
                     what = f"the rule of others `{found.rule}` is asked behind ours, and gets nothing of what it is for"
