@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.kernel import locks
+from tests.netns.test_apply import READ_ONLY, unprivileged
 from tests.netns.test_signals import stopped_before
+from tests.rig.deny import CALLS
 from tests.rig.hostile import FORGED, NOBODY, SSH_PORT, hostile
 from tests.rig.namespace import entered
-from tests.rig.pod import Result
+from tests.rig.pod import ROOT, Result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,6 +178,19 @@ def test_many_runs_at_once_are_done_one_after_the_other(pod: Pod, backend: str) 
     assert not any("trying again" in run.stderr for run in ended)
     owners = {line.partition("--uid-owner ")[2].split()[0] for line in pod.saved(backend) if "--uid-owner" in line}
     assert len(owners) == 1
+
+
+@pytest.mark.skipif(not CALLS, reason="no filter for this machine")
+def test_the_capability_is_all_that_keeping_others_out_takes(pod: Pod) -> None:
+    """As uid 65534 with NET_ADMIN alone, where nothing can be written, and flock(2), setns(2) and more are refused."""
+    pod.open_listeners()
+    calls = ",".join(f"{name}:EPERM" for name in ("flock", "setns", "membarrier", "memfd_create"))
+    within = (*READ_ONLY, sys.executable, str(ROOT / "tests/rig/deny.py"), calls)
+    with hostile(pod.inside, [pod.inside.path]):
+        for arguments, landing in ((["-u", "1337"], "pod:15001"), (["--cleanup-only"], "ext:80")):
+            got = unprivileged(pod, *arguments, capabilities=("net_admin",), within=within)
+            assert got.status == 0, got.stderr
+            assert str(pod.dial("9.9.9.9", 80)) == landing
 
 
 def test_two_are_never_at_work(pod: Pod, tmp_path: Path) -> None:
