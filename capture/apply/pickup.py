@@ -8,19 +8,22 @@ before has a socket, and gets an entry. Then come the jumps. No rule is differen
 
 from __future__ import annotations
 
+import errno
 import os
 
-from capture.kernel import sockets
-from capture.kernel.ctnetlink import write_down
+from capture.kernel import ctnetlink, netlink, sockets
 from capture.kernel.iptables import BACKENDS, Iptables
+from rules.live.captured import is_outdated
 from rules.live.changes import Append, NewChain, holds_ours, ours_in
-from rules.live.connections import Flow, Socket, connections, uses_conntrack
+from rules.live.connections import CLOSED_HERE, TCP, UDP, Flow, Socket, connections, uses_conntrack
 from rules.netfilter.values import BUILT_IN, Family
+from rules.plan.names import DNS_PORT
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from capture.apply.transaction import Restore
     from capture.host.live import Live
@@ -49,8 +52,11 @@ class PickUp(Value):
     def do(self, log: Log) -> None:
         """What cannot be written down is said, and no failure: a capture is worth more than a connection."""
         try:
-            found = dict(open_connections(self.families))
-            refused = write_down(found.items())
+            ends = all_sockets()
+            found = dict(open_among(ends, self.families))
+            refused = ctnetlink.write_down(found.items())
+            if refused.pop(errno.EEXIST, None):
+                refused |= self.corrected(found, {socket.sends for socket in ends if not socket.is_left})
         except OSError as error:
             log.warn(f"connections that are open may be reset: conntrack cannot be told of them: {error.strerror}")
             return
@@ -62,6 +68,16 @@ class PickUp(Value):
             )
         log.info(f"{len(found)} connections that are open go on as they are")
 
+    def corrected(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> dict[int, list[Flow]]:
+        """Forget what conntrack has kept from a capture that is over, and write down those connections anew."""
+        here = {address.ip for address in netlink.addresses()}
+        outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, found, sends, here)]
+        ctnetlink.forget(outdated)
+        anew = [*outdated, *(flow.answered() for flow in outdated)]
+        refused = ctnetlink.write_down((flow, found[flow]) for flow in anew if flow in found)
+        refused.pop(errno.EEXIST, None)
+        return refused
+
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """The kernel answered the request itself."""
 
@@ -69,14 +85,30 @@ class PickUp(Value):
         """What conntrack knows of them is true, whatever rules there are."""
 
 
-def open_connections(families: Sequence[Family]) -> Iterator[tuple[Flow, int]]:
-    """What is open, with the state of its socket. Raises OSError where the kernel does not tell."""
-    found = [
-        Socket(Flow(number, it.address, it.port, it.peer, it.peer_port), it.state)
-        for protocol, number in sockets.PROTOCOLS.items()
-        for it in sockets.sockets(protocol, ANY_STATE)
-    ]
-    return (it for it in connections(found) if it[0].family in families)
+def all_sockets() -> list[Socket]:
+    """Every TCP and UDP socket. Raises OSError where the kernel does not tell."""
+    found: list[Socket] = []
+    for protocol, number in sockets.PROTOCOLS.items():
+        try:
+            found += [
+                Socket(
+                    Flow(number, it.address, it.port, it.peer, it.peer_port),
+                    it.state,
+                    it.state in CLOSED_HERE and not it.inode,
+                )
+                for it in sockets.sockets(protocol, ANY_STATE)
+            ]
+        except OSError as error:
+            if number == TCP or not netlink.is_absence(error):
+                raise  # without udp_diag there is still TCP
+    return found
+
+
+def open_among(ends: Sequence[Socket], families: Sequence[Family]) -> Iterator[tuple[Flow, int]]:
+    """What is open, with the state of its socket. A DNS query is no connection: each is on its own."""
+    for flow, state in connections(ends):
+        if flow.family in families and not (flow.protocol == UDP and flow.destination_port == DNS_PORT):
+            yield flow, state
 
 
 def beside_what_is_open(
@@ -87,7 +119,7 @@ def beside_what_is_open(
     """
     starting = tuple(family for family in wanted if uses_conntrack(wanted[family]) and not held_by_us(live, family))
     try:
-        if not starting or not any(open_connections(starting)):
+        if not starting or not any(open_among(all_sockets(), starting)):
             return [], list(restores)
     except OSError:
         pass  # PickUp will tell

@@ -6,7 +6,6 @@ on (net/netfilter/nf_conntrack_netlink.c). Needs CAP_NET_ADMIN.
 
 from __future__ import annotations
 
-import errno
 import struct
 from ipaddress import ip_address
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h, nf_conntrack_tcp.h
-IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET = 1 << 8, 1 << 8 | 1
+IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
 NFGENMSG = 4
 """The length of struct nfgenmsg."""
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_PROTOINFO, CTA_TIMEOUT, CTA_MARK = 1, 2, 3, 4, 7, 8
@@ -67,25 +66,35 @@ def flow_of(raw: bytes) -> Flow | None:
 
 
 def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[Flow]]:
-    """Make an entry for each of these connections, given with the state of its socket, that has none.
+    """Make an entry for each of these connections, given with the state of its socket.
 
-    The result are those for which none could be made, by errno. Raises OSError where ctnetlink cannot be asked.
+    The result are those for which none was made, by errno: EEXIST if there is one. Raises OSError where ctnetlink
+    cannot be asked.
     """
     asked = list(open_connections)
     requests = [(IPCTNL_MSG_CT_NEW, CREATE, entry(*one)) for one in asked]
     refused: dict[int, list[Flow]] = {}
     for (flow, _), error in zip(asked, acknowledged(NETLINK_NETFILTER, requests), strict=True):
-        if error not in (0, errno.EEXIST):
+        if error:
             refused.setdefault(error, []).append(flow)
     return refused
+
+
+def forget(flows: Iterable[Flow]) -> None:
+    """Delete the entries of what began so, if there are any. Raises OSError where ctnetlink cannot be asked."""
+    requests = [(IPCTNL_MSG_CT_DELETE, 0, nfgenmsg(flow) + tuple_as(CTA_TUPLE_ORIG, flow)) for flow in flows]
+    acknowledged(NETLINK_NETFILTER, requests)
+
+
+def nfgenmsg(flow: Flow) -> bytes:
+    return struct.pack("=BBH", NUMBERS[flow.family], 0, 0)
 
 
 def entry(began: Flow, state: int) -> bytes:
     """What asks for an entry of this connection, whose socket is in this state."""
     is_tcp = began.protocol == TCP
     status = IPS_CONFIRMED if state == SYN_SENT else IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED
-    body = struct.pack("=BBH", NUMBERS[began.family], 0, 0)
-    body += tuple_as(CTA_TUPLE_ORIG, began) + tuple_as(CTA_TUPLE_REPLY, began.answered())
+    body = nfgenmsg(began) + tuple_as(CTA_TUPLE_ORIG, began) + tuple_as(CTA_TUPLE_REPLY, began.answered())
     body += attribute(CTA_STATUS, struct.pack(">I", status))
     body += attribute(CTA_TIMEOUT, struct.pack(">I", TCP_TIMEOUT if is_tcp else UDP_TIMEOUT))
     if is_tcp:

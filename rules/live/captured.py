@@ -18,9 +18,9 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
-    from rules.live.connections import Flow
+    from rules.live.connections import Flow, Ip
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.values import Family
@@ -87,6 +87,19 @@ def released(nft: Ruleset, legacy: Ruleset, planned: Ruleset, natives: Sequence[
         or any(chain.kind == KIND_NAT for table in natives if not table.is_dormant for chain in table.base_chains)
     )
     return Released(planned.family, ports, marks, not (nat_stays and any(map(needs_conntrack, others))))
+
+
+def is_outdated(entry: Entry, open_now: Container[Flow], sends: Container[Flow], here: Container[Ip]) -> bool:
+    """Whether this entry has an open connection redirected to an end in this namespace that nobody has.
+
+    It is what remains of a capture that is over: while conntrack did not run, the same ports came into use again.
+    """
+    return (
+        entry.is_changed
+        and (entry.began in open_now or entry.began.answered() in open_now)
+        and (entry.answers.source.is_loopback or entry.answers.source in here)
+        and entry.answers not in sends
+    )
 
 
 def redirected_to(rules: Iterable[Rule]) -> Iterator[int]:

@@ -38,6 +38,8 @@ TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV = 6, 7, 8,
 """States of a socket (net/tcp_states.h). One of UDP is established if it is connected, else closed."""
 NOT_OPEN = frozenset({TIME_WAIT, CLOSE, LISTEN})
 
+CLOSED_HERE = frozenset({FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING})
+
 IN_CONNTRACK = {
     ESTABLISHED: 3,
     SYN_SENT: 1,
@@ -81,6 +83,8 @@ class Socket(Value):
     sends: Flow
     """What it sends: from its own address to that of its peer."""
     state: int
+    is_left: bool = False
+    """Whether its process has closed it, and the kernel keeps it until the peer has heard of that."""
 
 
 def connections(sockets: Iterable[Socket]) -> Iterator[tuple[Flow, int]]:

@@ -134,6 +134,37 @@ def test_udp_that_is_refused_from_now_on_goes_on_where_it_was_going(pod: Pod) ->
             late.send(b"new") and late.send(b"new")
 
 
+@contextlib.contextmanager
+def with_the_same_ports(pod: Pod, *, captured: bool) -> Iterator[list[Lasting]]:
+    """One connection each way and family, always from the same port; what takes it is the proxy, or whom it called."""
+    with contextlib.ExitStack() as stack:
+        made = []
+        for version in pod.versions:
+            place, port = (pod.inside, 15001) if captured else (pod.outside, 80)
+            out = stack.enter_context(server(place, port, version=version))
+            into = stack.enter_context(server(pod.inside, 15006 if captured else 8080, version=version))
+            here, there = (ADDRESSES[version], 41000), (GATEWAY[version], 42000)
+            for it in (
+                dialled(pod.inside, (OUTSIDE[version][0], 80), out, uid=APP, source=here),
+                dialled(pod.outside, (ADDRESSES[version], 8080), into, source=there),
+            ):
+                stack.callback(it.close)
+                made.append(it)
+        yield made
+
+
+def test_what_conntrack_remembers_of_a_capture_that_is_over_breaks_nothing(pod: Pod, backend: str) -> None:
+    """Captured connections were cut; the same ports are in use again, past no rules, when rules come anew."""
+    asked = ["-u", "1337", "--dual-stack", f"--force-iptables-binary={backend}"]
+    pod.applied(*asked)
+    with with_the_same_ports(pod, captured=True) as connections:
+        pod.applied("--cleanup-only")
+        assert len(broken(connections)) == 4
+    with with_the_same_ports(pod, captured=False) as connections:
+        pod.applied(*asked)
+        assert broken(connections) == []
+
+
 @pytest.mark.storm
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_no_connection_fails_that_is_opened_while_the_first_rules_come(pod: Pod, backend: str, mode: str) -> None:
