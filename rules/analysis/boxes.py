@@ -10,20 +10,32 @@ from __future__ import annotations
 
 from rules.netfilter.fields import (
     ADDRESSES,
+    ARRIVED_ON,
     BOTH,
+    CONNMARK,
+    DESTINATION,
+    DPORT,
+    GID,
+    LEAVES_ON,
+    MARK,
     NAMES,
     NOBODY,
     NOWHERE,
     OWNERS,
     PORTS,
+    PROTOCOL,
     SOMEWHERE,
+    SOURCE,
+    SPORT,
+    STATE,
     STATES,
     U32,
+    UID,
     UNTOUCHED,
     cut,
 )
 from rules.netfilter.meaning import conditions
-from rules.netfilter.spans import common, less
+from rules.netfilter.spans import common, less, meet, united
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 
 TYPE_CHECKING = False
@@ -36,6 +48,12 @@ if TYPE_CHECKING:
 
     Box: TypeAlias = tuple[Span, ...]
     """A span for each field."""
+
+
+FEW = 16
+"""So many boxes are carried along without an attempt to join them."""
+JOINED = (DESTINATION, DPORT, SOURCE, UID, GID, PROTOCOL, LEAVES_ON, ARRIVED_ON, SPORT, STATE, MARK, CONNMARK)
+"""The fields by which boxes are joined, in this order: first those of which rules name many values."""
 
 
 def everything(family: Family, hook: str = "") -> Box:
@@ -70,6 +88,8 @@ def asked(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[M
 
 def overlap(one: Box, other: Box) -> Box | None:
     """The packets in both boxes; None if there are none."""
+    if not meet(one[DESTINATION], other[DESTINATION]):
+        return None  # what most often tells two of very many rules apart
     spans = []
     for mine, its in zip(one, other, strict=True):
         span = mine if mine == its else common(mine, its)
@@ -91,8 +111,25 @@ def outside(box: Box, taken: Box) -> Iterator[Box]:
 def remainder(boxes: Iterable[Box], taken: Iterable[Box], most: int) -> list[Box] | None:
     """What is left of some boxes without others; None if that would take more boxes than `most`."""
     left = list(boxes)
+    few = len(left)
     for its in taken:
         left = [piece for box in left for piece in (outside(box, its) if overlap(box, its) is not None else [box])]
+        if len(left) > 2 * few + FEW:
+            left = fewer(left)
+            few = len(left)
         if len(left) > most:
             return None
+    return left
+
+
+def fewer(boxes: Iterable[Box]) -> list[Box]:
+    """The same packets in fewer boxes: those that differ in one field only become one."""
+    left = list(dict.fromkeys(boxes))
+    for field in JOINED:
+        alike: dict[Box, Span] = {}
+        for box in left:
+            rest = (*box[:field], *box[field + 1 :])
+            alike[rest] = united(alike[rest], box[field]) if rest in alike else box[field]
+        if len(alike) < len(left):
+            left = [(*rest[:field], span, *rest[field:]) for rest, span in alike.items()]
     return left

@@ -7,7 +7,9 @@ can be deleted; two rulesets with the same fates do the same, however differentl
 from __future__ import annotations
 
 from rules.analysis.boxes import asked, everything, outside, overlap, remainder
+from rules.netfilter.effects import Goto, first_of
 from rules.netfilter.fields import CONNMARK, MARK, U32
+from rules.netfilter.meaning import effect
 from rules.netfilter.targets import (
     Accept,
     Dnat,
@@ -30,10 +32,11 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from rules.analysis.boxes import Box
+    from rules.netfilter.effects import Effect
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.targets import Target
@@ -189,6 +192,64 @@ def remarked(moving: list[Moving], target: Target, untold: tuple[Match, ...]) ->
         else (box, (*remarks, added))
         for box, remarks in moving
     ]
+
+
+# --- rules that something may come to ---------------------------------------------------------------------
+
+DEEPEST = 16
+"""Chains that are followed into each other. The kernel refuses loops, and text from elsewhere may have one."""
+
+
+class Reached(Value):
+    """A rule that some packets may come to, and one of the things that it does to them."""
+
+    rule: Rule
+    chain: str
+    position: int
+    """In its chain, counted from 1."""
+    first: int
+    """The position of the rule by which they left the chain in which the walk began, or of this one in it."""
+    is_first: bool
+    """Whether it is in that chain."""
+    does: Effect
+    met: tuple[Match, ...]
+    """All that they meet until then, this rule's matches included."""
+    box: Box
+    """Which packets those are, as far as a box can tell."""
+    is_certain: bool
+    """Whether it is done to all of the box, but for what earlier rules of the first chain took."""
+
+
+def reached(
+    chains: Mapping[str, Sequence[Rule]],
+    chain: str,
+    family: Family,
+    coming: Sequence[tuple[Box, tuple[Match, ...]]],
+    path: tuple[Reached, ...] = (),
+) -> Iterator[Reached]:
+    """Every rule below this chain that some of these packets may come to, in the order in which they are asked.
+
+    Errs on the side of "may": what earlier rules took still counts. The kernel holds no loop of jumps, so no chain is
+    entered from within itself.
+    """
+    is_certain = path[-1].is_certain if path else True
+    for position, rule in enumerate(chains.get(chain, ()), 1):
+        wanted, untold = asked(rule.matches, family)
+        all_done = first_of(effect(rule.target))
+        for box, met in coming:
+            both = overlap(box, wanted) if wanted is not None else None
+            if both is None:
+                continue
+            met, certain = (*met, *rule.matches), is_certain and not untold and len(all_done) == 1
+            first = path[0].position if path else position
+            for does in all_done:
+                here = Reached(rule, chain, position, first, not path, does, met, both, certain)
+                yield here
+                above = (chain, *(each.chain for each in path))
+                if isinstance(does, Jump | Goto) and does.chain not in above and len(above) <= DEEPEST:
+                    yield from reached(chains, does.chain, family, [(both, met)], (*path, here))
+        if path and any(isinstance(does, Return | Goto) for does in all_done):
+            is_certain = False
 
 
 # --- rules that nothing meets -----------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from enum import Enum
 
+from rules.analysis.boxes import everything, overlap, remainder
+from rules.analysis.reachability import MOST_BOXES, Walk, reached
 from rules.live.changes import ALONE, is_our_jump, is_ours, placed, precedents_of, recognised, shared
-from rules.live.pairwise import implies, may_both_hold
-from rules.live.precedence import DEEPEST
+from rules.netfilter.effects import NoTrack
 from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.targets import Accept, Dnat, ForeignTarget, Jump, Redirect, Return, Tproxy, Zone
-from rules.netfilter.values import FILTER, NAT, OUTPUT, PREROUTING, RAW, Family
+from rules.netfilter.targets import Dnat, Redirect, Tproxy, Zone
+from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import OURS
 from rules.value import Value
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import ClassVar
 
+    from rules.analysis.boxes import Box
     from rules.live.changes import Company
     from rules.live.precedence import Precedent
-    from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
 
@@ -493,59 +494,34 @@ def not_tracked(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
     Such packets never meet the nat table, and a connection without a state cannot be remembered by its mark. Behind our
     jump a packet that has its zone from us is out of their reach (`xt_ct_target` of net/netfilter/xt_CT.c).
     """
-    raw = live.table(RAW)
+    raw, family = live.table(RAW), live.family
+    chains = raw.chains()
     found = {}
     for hook in (PREROUTING, OUTPUT):
-        jumps = [at for at, rule in enumerate(raw.chains().get(hook, ()), 1) if is_our_jump(raw, rule)]
-        for first, chain, position, rule, met in passing(raw, hook, (), DEEPEST, set()):
-            captured = [c for name in (NAT, "mangle") for c in captures(planned.table(name), hook, met, DEEPEST)]
-            if jumps and jumps[0] < first:
-                captured = [conditions for conditions in captured if not has_zone(planned.table(RAW), hook, conditions)]
-            if captured:
-                found[chain, position] = finding(Kind.NOT_TRACKED, live.family, RAW, chain, position, 0, rule)
+        jumps = [at for at, rule in enumerate(chains.get(hook, ()), 1) if is_our_jump(raw, rule)]
+        for end in reached(chains, hook, family, [(everything(family, hook), ())]):
+            if not isinstance(end.does, NoTrack) or is_ours(raw, end.chain) or (end.chain, end.position) in found:
+                continue
+            captured = [box for name in (NAT, MANGLE) for box in captures(planned, name, hook)]
+            lost: list[Box] | None = [both for box in captured if (both := overlap(box, end.box)) is not None]
+            if lost and jumps and jumps[0] < end.first:
+                lost = remainder(lost, zoned(planned, hook), MOST_BOXES)
+            if lost or lost is None:
+                place = (RAW, end.chain, end.position)
+                found[end.chain, end.position] = finding(Kind.NOT_TRACKED, family, *place, 0, end.rule)
     return tuple(found.values())
 
 
-def passing(
-    table: TableRules, chain: str, matches: tuple[Match, ...], deepest: int, seen: set[str], first: int = 0
-) -> Iterator[tuple[int, str, int, Rule, tuple[Match, ...]]]:
-    """Rules of others that turn conntrack off, below this chain, with all that a packet met to get there.
-
-    Each with the position of the rule in the first chain by which it was reached.
-    """
-    seen.add(chain)
-    for position, rule in enumerate(table.chains().get(chain, ()), 1):
-        met = (*matches, *rule.matches)
-        words = rule.target.text.split() if isinstance(rule.target, ForeignTarget) else []
-        if words == ["-j", "NOTRACK"] or (words[:2] == ["-j", "CT"] and "--notrack" in words):
-            yield first or position, chain, position, rule, met
-        following = rule.target.chain if isinstance(rule.target, Jump) else words[1] if words[:1] == ["-g"] else ""
-        if following and deepest and following not in seen and not is_ours(table, following):
-            yield from passing(table, following, met, deepest - 1, seen, first or position)
+def captures(planned: Ruleset, table: str, hook: str) -> Iterator[Box]:
+    """What is captured in this hook."""
+    for fate, boxes in Walk(planned.table(table), planned.family).fates.get(hook, {}).items():
+        if isinstance(fate.verdict, Redirect | Dnat | Tproxy):
+            yield from boxes
 
 
-def captures(table: TableRules, chain: str, packet: tuple[Match, ...], deepest: int) -> Iterator[tuple[Match, ...]]:
-    """Of the packets that meet all these matches, those that are captured in this chain: by all that they meet."""
-    for rule in table.chains().get(chain, ()):
-        if not may_both_hold(rule.matches, packet):
-            continue
-        met = (*packet, *rule.matches)
-        match rule.target:
-            case Redirect() | Dnat() | Tproxy():
-                yield met
-            case Jump(following) if deepest:
-                yield from captures(table, following, met, deepest - 1)
-            case Return() | Accept() if holds(rule.matches, packet):
-                return
-
-
-def has_zone(raw: TableRules, hook: str, packet: tuple[Match, ...]) -> bool:
-    """Whether our rules give a zone to every packet that meets all these matches."""
-    chains = raw.chains()
-    led = [rule.target.chain for rule in chains.get(hook, ()) if isinstance(rule.target, Jump)]
-    return any(isinstance(rule.target, Zone) and holds(rule.matches, packet) for chain in led for rule in chains[chain])
-
-
-def holds(matches: tuple[Match, ...], packet: tuple[Match, ...]) -> bool:
-    """Whether what a packet meets implies all of these."""
-    return all(any(implies(met, asked) for met in packet) for asked in matches)
+def zoned(planned: Ruleset, hook: str) -> list[Box]:
+    """What has a zone of conntrack from our rules."""
+    fates = Walk(planned.table(RAW), planned.family).fates.get(hook, {})
+    return [
+        box for fate, boxes in fates.items() for box in boxes if any(isinstance(it, Zone) for it, _ in fate.remarks)
+    ]

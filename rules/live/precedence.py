@@ -8,8 +8,8 @@ go before them would undo what they are for.
 
 from __future__ import annotations
 
-from rules.analysis.boxes import asked, everything, overlap, remainder
-from rules.analysis.reachability import Walk
+from rules.analysis.boxes import everything, overlap, remainder
+from rules.analysis.reachability import Walk, reached
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -95,8 +95,6 @@ if TYPE_CHECKING:
     from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
 
-DEEPEST = 16
-"""Chains that are followed into each other. The kernel refuses loops, and text from elsewhere may have one."""
 MOST_BOXES = 2000
 """Boxes in which it is told what is left of what we decide about; where more are needed, something is."""
 MOST_WORDS = 3
@@ -169,7 +167,7 @@ def precedents(
     for position, rule in theirs:
         taken = [
             end.but(is_narrow=is_narrow(end, usual, here))
-            for end in ends(chains, rule, planned.family, everything(planned.family, hook))
+            for end in ends(chains, hook, rule, planned.family, everything(planned.family, hook))
             if any(overlap(reach(end.box, here["LOCAL"]), claim) for claim in claimed)
         ]
         if taken:
@@ -217,51 +215,26 @@ def is_claim(fate: Fate) -> bool:
 
 
 def ends(
-    chains: Mapping[str, tuple[Rule, ...]],
-    rule: Rule,
-    family: Family,
-    coming: Box,
-    met: tuple[Match, ...] = (),
-    path: tuple[str, ...] = (),
-    *,
-    is_certain: bool = True,
+    chains: Mapping[str, tuple[Rule, ...]], hook: str, rule: Rule, family: Family, coming: Box
 ) -> Iterator[Taking]:
-    """Where the walk may end for packets that come to this rule, through the chains of `path`.
-
-    The kernel holds no loop of jumps, so no chain is entered from within itself.
-    """
-    wanted, untold = asked(rule.matches, family)
-    box = overlap(coming, wanted) if wanted is not None else None
-    if box is None:
-        return
-    met, done = (*met, *rule.matches), first_of(effect(rule.target))
-    is_certain = is_certain and not untold and len(done) == 1
-    end = Taking(met, rule.target, box, is_certain, True)
-    for each in done:
-        match each:
+    """Where the walk may end for packets that come to this rule of a built-in chain."""
+    for each in reached({**chains, hook: (rule,)}, hook, family, [(coming, ())]):
+        match each.does:
             case Accept() | Bind() | Queue() | Unknown():
-                yield end
-            case Hand():
-                if each.accepts:
-                    yield end
-            case Return():
+                is_end = True
+            case Hand(accepts=accepts):
+                is_end = accepts
+            case Return() | Goto():
                 # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
-                if not path:
-                    yield end
-            case Jump() | Goto():
-                if isinstance(each, Goto) and not path:
-                    yield end
-                elif each.chain not in path and len(path) < DEEPEST:
-                    within = (*path, each.chain)
-                    for inner in chains.get(each.chain, ()):
-                        yield from ends(chains, inner, family, box, met, within, is_certain=is_certain)
-                        is_certain = is_certain and not isinstance(effect(inner.target), Return | Goto)
-            case Drop() | Reject() | Zone() | BindSource() | Remark() | Forget() | NoTrack() | Nothing():
-                pass
+                is_end = each.is_first
+            case Drop() | Reject() | Jump() | Zone() | BindSource() | Remark() | Forget() | NoTrack() | Nothing():
+                is_end = False
             case Choice() | Then():
                 raise AssertionError("first_of leaves none of these")
             case _:
-                assert_never(each)
+                assert_never(each.does)
+        if is_end:
+            yield Taking(each.met, each.rule.target, each.box, each.is_certain, True)
 
 
 # --- narrower than ours -----------------------------------------------------------------------------------

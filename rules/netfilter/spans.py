@@ -6,6 +6,8 @@ like any other.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,9 +40,22 @@ def common(mine: Span, other: Span) -> Span:
     """What is in both."""
     if len(mine) < len(other):
         mine, other = other, mine
+    if len(other) == 2:
+        return within(mine, *other)
     if len(other) <= FEW:
         return tuple(end for at in range(0, len(other), 2) for end in within(mine, other[at], other[at + 1]))
     return swept(mine, other, both=True)
+
+
+def meet(mine: Span, other: Span) -> bool:
+    """Whether anything is in both."""
+    if len(mine) < len(other):
+        mine, other = other, mine
+    for at in range(0, len(other), 2):
+        low = bisect_right(mine, other[at])
+        if low % 2 or (low < len(mine) and mine[low] < other[at + 1]):
+            return True
+    return False
 
 
 def less(mine: Span, other: Span) -> Span:
@@ -54,34 +69,28 @@ def less(mine: Span, other: Span) -> Span:
 
 def united(mine: Span, other: Span) -> Span:
     """What is in either."""
-    if not mine or not other:
-        return mine or other
-    pairs = [(span[at], span[at + 1]) for span in (mine, other) for at in range(0, len(span), 2)]
-    return joined(sorted(pairs))
+    if len(mine) < len(other):
+        mine, other = other, mine
+    if len(other) > FEW:
+        pairs = [(span[at], span[at + 1]) for span in (mine, other) for at in range(0, len(span), 2)]
+        return joined(sorted(pairs))
+    for at in range(0, len(other), 2):
+        first, end = other[at], other[at + 1]
+        low, high = bisect_left(mine, first), bisect_right(mine, end)
+        mine = (*mine[:low], *(() if low % 2 else (first,)), *(() if high % 2 else (end,)), *mine[high:])
+    return mine
 
 
 def within(span: Span, first: Any, end: Any) -> Span:
     """The part of a span between two ends."""
-    low, high = count(span, first, inclusive=True), count(span, end, inclusive=False)
+    low, high = bisect_right(span, first), bisect_left(span, end)
     return (*((first,) if low % 2 else ()), *span[low:high], *((end,) if high % 2 else ()))
 
 
 def beside(span: Span, first: Any, end: Any) -> Span:
     """The part of a span that is not between two ends."""
-    low, high = count(span, first, inclusive=False), count(span, end, inclusive=True)
+    low, high = bisect_left(span, first), bisect_right(span, end)
     return (*span[:low], *((first,) if low % 2 else ()), *((end,) if high % 2 else ()), *span[high:])
-
-
-def count(span: Span, value: Any, *, inclusive: bool) -> int:
-    """How many ends are below a value, or not above it. An odd number means that the value is inside."""
-    low, high = 0, len(span)
-    while low < high:
-        middle = (low + high) // 2
-        if span[middle] < value or (inclusive and span[middle] == value):
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def swept(mine: Span, other: Span, *, both: bool) -> Span:

@@ -32,7 +32,7 @@ from rules.netfilter.matches import (
     Src,
 )
 from rules.netfilter.rulesets import Ruleset
-from rules.netfilter.spans import common, less
+from rules.netfilter.spans import common, less, meet, united
 from rules.netfilter.targets import Jump, RestoreMark, Return, SaveMark, SetMark, Zone
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.netfilter.words import rule_words
@@ -232,7 +232,9 @@ def test_spans_are_sets(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     for value in range(-1, 42):
         assert inside(common(one, other), value) == (inside(one, value) and inside(other, value))
         assert inside(less(one, other), value) == (inside(one, value) and not inside(other, value))
-    for made in (common(one, other), less(one, other)):
+        assert inside(united(one, other), value) == (inside(one, value) or inside(other, value))
+    assert meet(one, other) == bool(common(one, other))
+    for made in (common(one, other), less(one, other), united(one, other)):
         assert list(made) == sorted(set(made))
 
 

@@ -15,6 +15,7 @@ from rules.netfilter.targets import Return
 from rules.netfilter.values import Family, Ports, network
 from rules.plan.intent import Intent
 from rules.plan.plan import ruleset
+from tests.rig import kube
 
 PLANNED = ruleset(Intent(outbound_ports_exclude=(Ports.one(22), Ports.one(23))), Family.V4)
 
@@ -212,3 +213,17 @@ def test_ten_thousand_rules_are_compared_in_no_time() -> None:
 
 def variants(lines: list[str]) -> list[list[str]]:
     return [lines[::-1], lines + lines, [], [*lines[1:], lines[0]]]
+
+
+def test_a_node_with_eight_hundred_services_is_compared_in_no_time() -> None:
+    """Beside kube-proxy's rules, each of which takes one address and port from what is captured."""
+    theirs = kube.nat_table(800).splitlines()
+    ours = [line for line in text_of(PLANNED) if "ISTIO" in line]
+    beside = live([*theirs[:-1], *ours, "COMMIT"])
+    begun = time.process_time()
+    found = compare(beside, PLANNED)
+    assert time.process_time() - begun < 2
+    assert [(each.kind, each.chain) for each in found] == [
+        (Kind.NARROWER_ABOVE, "PREROUTING"),
+        (Kind.NARROWER_ABOVE, "OUTPUT"),
+    ]
