@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from rules.live.changes import Command
     from rules.netfilter.rulesets import Ruleset
 
-ANY_STATE = 0xFFF
-"""As a mask (net/tcp_states.h)."""
-
 
 class PickUp(Value):
     """Write down what is open in these families."""
@@ -96,7 +93,7 @@ def all_sockets() -> list[Socket]:
                     it.state,
                     it.state in CLOSED_HERE and not it.inode,
                 )
-                for it in sockets.sockets(protocol, ANY_STATE)
+                for it in sockets.sockets(protocol, sockets.OPEN)
             ]
         except OSError as error:
             if number == TCP or not netlink.is_absence(error):

@@ -382,7 +382,7 @@ class _Attempt:
     def look_at_sockets(self) -> None:
         """Whom the probes are connected with, if that is somebody in this namespace."""
         try:
-            found = sockets.connections()
+            found = sockets.connections(ended=True)
         except OSError:
             return
         for each in found:

@@ -56,16 +56,11 @@ class Release:
 
     def held(self) -> list[tuple[Released, Entry]]:
         """The captured connections that are open and let go of. Raises OSError where the kernel does not tell."""
-        ends = {
-            Flow(TCP, socket.address, socket.port, socket.peer, socket.peer_port) for socket in sockets.connections()
-        }
+        found = [(part, entry) for entry in ctnetlink.entries() for part in self.parts if part.includes(entry)]
         # An entry may outlive its connection, if conntrack did not see the end. The sockets of the proxy are here.
-        return [
-            (part, entry)
-            for entry in ctnetlink.entries()
-            for part in self.parts
-            if part.includes(entry) and entry.answers in ends
-        ]
+        open_now = sockets.connections() if found else ()
+        ends = {Flow(TCP, socket.address, socket.port, socket.peer, socket.peer_port) for socket in open_now}
+        return [(part, entry) for part, entry in found if entry.answers in ends]
 
     def announced(self, doing: Sequence[Act], log: Log) -> list[Act]:
         """The same acts, with the wait among them if there is something to wait for. Says what will be cut.

@@ -26,8 +26,10 @@ FREEBIND, TRANSPARENT = 1 << 2, 1 << 5
 """Bits of struct inet_diag_sockopt."""
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 """linux/in.h, linux/in6.h"""
-LISTENING, UNCONNECTED = 10, 7
-"""TCP_LISTEN; and TCP_CLOSE, which is the state of a UDP socket that hears anybody."""
+LISTENING, UNCONNECTED, TIME_WAIT = 10, 7, 6
+"""TCP_LISTEN; TCP_CLOSE, which is the state of a UDP socket that hears anybody; and TCP_TIME_WAIT."""
+OPEN = 0xFFF & ~(1 << TIME_WAIT)
+"""As a mask: any state of a TCP socket but that of one whose connection has ended. A busy pod has tens of thousands."""
 
 
 class Socket(Value):
@@ -68,9 +70,10 @@ def listeners() -> tuple[Socket, ...]:
     return (*sockets("tcp", 1 << LISTENING), *sockets("udp", 1 << UNCONNECTED))
 
 
-def connections() -> tuple[Socket, ...]:
-    """Both ends of every TCP connection, as far as they are here, also where it has just ended. Raises OSError."""
-    return tuple(sockets("tcp", 0xFFF & ~(1 << LISTENING) & ~(1 << UNCONNECTED)))
+def connections(*, ended: bool = False) -> tuple[Socket, ...]:
+    """Both ends of every TCP connection, as far as they are here; on demand where it has just ended. Raises OSError."""
+    states = OPEN & ~(1 << LISTENING) & ~(1 << UNCONNECTED) | ended << TIME_WAIT
+    return tuple(sockets("tcp", states))
 
 
 def sockets(protocol: Literal["tcp", "udp"], states: int) -> Iterator[Socket]:
