@@ -61,13 +61,13 @@ if TYPE_CHECKING:
 
 ORDER = (Family.V6, Family.V4)
 FILES = 12
-"""How many files a step may have open at once: a program's streams, a lock, and what pyroute2 takes to talk."""
+"""How many files a step may have open at once: a program's streams, a lock, a netlink socket, and some to spare."""
 ENDING_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
 ATTEMPTS = 3
 """How often a table is looked at again that others are changing while we take it away."""
 
-# `capture.kernel.routing` is imported by the steps that need it, so that an IPv4 capture by REDIRECT does not pay.
+# `capture.kernel.routing` is imported by the steps that need it: an IPv4 capture by REDIRECT does not.
 
 
 class Restore(Value):

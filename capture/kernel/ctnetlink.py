@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
-from capture.kernel.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, acknowledged, attributes, big, dump
+from capture.kernel.netlink import CREATE, NETLINK_NETFILTER, NUMBERS, acknowledged, attribute, attributes, big, dump
 from rules.live.captured import Entry
 from rules.live.connections import IN_CONNTRACK, SYN_SENT, TCP, Flow
 
@@ -32,8 +32,6 @@ NLA_F_NESTED = 0x8000
 IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED = 2, 4, 8
 SACK_PERM, BE_LIBERAL = 0x02, 0x08
 """IP_CT_TCP_FLAG_*: what the kernel itself assumes of a connection that it picks up: its windows are not known."""
-CREATE = 0x200 | 0x400
-"""NLM_F_EXCL and NLM_F_CREATE."""
 TCP_TIMEOUT, UDP_TIMEOUT = 432000, 120
 """Seconds of silence after which an entry is forgotten: the kernel's defaults (nf_conntrack-sysctl.rst)."""
 
@@ -76,7 +74,7 @@ def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[F
     refused: dict[int, list[Flow]] = {}
     for (flow, _), error in zip(asked, acknowledged(NETLINK_NETFILTER, requests), strict=True):
         if error:
-            refused.setdefault(error, []).append(flow)
+            refused.setdefault(error.errno or 0, []).append(flow)
     return refused
 
 
@@ -112,10 +110,6 @@ def tuple_as(kind: int, flow: Flow) -> bytes:
     ports += attribute(CTA_PROTO_DST_PORT, struct.pack(">H", flow.destination_port))
     protocol = attribute(CTA_PROTO_NUM, bytes([flow.protocol])) + ports
     return nested(kind, nested(CTA_TUPLE_IP, addresses) + nested(CTA_TUPLE_PROTO, protocol))
-
-
-def attribute(kind: int, value: bytes) -> bytes:
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def nested(kind: int, value: bytes) -> bytes:

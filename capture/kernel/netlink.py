@@ -1,7 +1,7 @@
-"""Questions to the kernel that a pod's start-up cannot afford a library or a child process for.
+"""Netlink: what a pod's start-up asks the kernel, and cannot afford a library or a child process for.
 
 A netlink dump is a dozen lines; importing pyroute2 takes ten times the CPU of everything else on the init path,
-and `nft list tables` or `ip rule` a fork each. All questions only look.
+and `nft list tables` or `ip rule` a fork each. What is written is in `capture.kernel.routing` and `ctnetlink`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ REQUEST_ACK = 0x001 | 0x004
 AT_ONCE = 100
 """Requests that are sent before the answers are read, so that these fit into what may wait for us."""
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NLMSGERR_ATTR_MSG = 270, 10, 11, 1
+CREATE = 0x200 | 0x400
+"""NLM_F_EXCL and NLM_F_CREATE."""
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
 RTA_TABLE = 15
@@ -328,13 +331,15 @@ ABSENT = frozenset(
 
 
 @primitive
-def acknowledged(protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """Send requests, each a type, flags and a payload, one after the other. The error number of each, or 0.
+def acknowledged(protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[OSError | None]:
+    """Send requests, each a type, flags and a payload, one after the other. What each was refused with, or None.
 
     Raises OSError where the kernel cannot be asked at all.
     """
-    errors: list[int] = []
+    errors: list[OSError | None] = []
     with talking(protocol) as kernel:
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
+            kernel.setsockopt(SOL_NETLINK, option, 1)
         for at in range(0, len(requests), AT_ONCE):
             some = requests[at : at + AT_ONCE]
             kernel.send(
@@ -344,10 +349,23 @@ def acknowledged(protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> l
                 )
             )
             while len(errors) < at + len(some):
-                for kind, _, _, body in messages(kernel.recv(1 << 16)):
-                    if kind == NLMSG_ERROR:
-                        errors.append(-struct.unpack_from("=i", body)[0])
+                errors += [refusal(body) for kind, _, _, body in messages(kernel.recv(1 << 16)) if kind == NLMSG_ERROR]
     return errors
+
+
+def refusal(answer: bytes) -> OSError | None:
+    """What a request was refused with, in the kernel's own words if it has any; None if it was not.
+
+    The answer is struct nlmsgerr, without the request's payload (NETLINK_CAP_ACK), and its attributes.
+    """
+    error = -struct.unpack_from("=i", answer)[0]
+    words = text(attributes(answer[4 + HEADER.size :]).get(NLMSGERR_ATTR_MSG, b""))
+    return OSError(error, words or os.strerror(error)) if error else None
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute of a request, as long as netlink(7) wants it."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:

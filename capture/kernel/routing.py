@@ -1,111 +1,100 @@
-"""What is written through rtnetlink: ip rules, routes and addresses.
+"""What is written through rtnetlink(7): ip rules, routes and addresses.
 
-pyroute2 does the talking. Importing it takes longer than everything else on the init path together, so this module
-imports it when something is to be written, which an IPv4 capture never needs.
+Three requests are all that dual stack and TPROXY need, and pyroute2 takes longer to import than all else together.
 """
 
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
+import sys
+from _socket import if_nametoindex
 
 from capture.kernel import netlink
+from capture.kernel.netlink import CREATE, NETLINK_ROUTE, NUMBERS, attribute
 from capture.kernel.seam import primitive
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pyroute2 import IPRoute
-
-PASSTHROUGH_ADDRESS = PASSTHROUGH[Family.V6]
-HOST_SCOPE = 254
-"""RT_SCOPE_HOST of linux/rtnetlink.h, which an IPv4 route of type local must have."""
-RTN_LOCAL = netlink.RTN_LOCAL
+# linux/rtnetlink.h, linux/if_addr.h, linux/fib_rules.h
+RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE, RTM_NEWRULE, RTM_DELRULE = 20, 21, 24, 25, 32, 33
+RT_SCOPE_UNIVERSE, RT_SCOPE_HOST = 0, 254
+"""An IPv4 route of type local must be of the second."""
+FR_ACT_TO_TBL = 1
+"""The action of an ip rule that has a table looked up."""
 
 
 @primitive
 def add_passthrough_address() -> None:
     """`ip -6 addr add ::6/128 dev lo`. Raises OSError; it is no error if it is there already."""
-    address, prefix = str(PASSTHROUGH_ADDRESS.network_address), PASSTHROUGH_ADDRESS.prefixlen
-    with talking(harmless=errno.EEXIST) as kernel:
-        kernel.addr("add", index=index_of_lo(kernel), address=address, prefixlen=prefix, proto=PROTOCOL)
+    ask(RTM_NEWADDR, CREATE, passthrough_address(), harmless=errno.EEXIST)
 
 
 @primitive
 def remove_passthrough_address() -> None:
     """`ip -6 addr del ::6/128 dev lo`. Raises OSError; it is no error if it is not there."""
-    address, prefix = str(PASSTHROUGH_ADDRESS.network_address), PASSTHROUGH_ADDRESS.prefixlen
-    with talking(harmless=errno.EADDRNOTAVAIL) as kernel:
-        kernel.addr("del", index=index_of_lo(kernel), address=address, prefixlen=prefix)
+    ask(RTM_DELADDR, 0, passthrough_address(), harmless=errno.EADDRNOTAVAIL)
+
+
+def passthrough_address() -> bytes:
+    """`::6` on lo (struct ifaddrmsg)."""
+    network = PASSTHROUGH[Family.V6]
+    head = bytes([NUMBERS[Family.V6], network.prefixlen, 0, RT_SCOPE_UNIVERSE]) + index_of_lo()
+    return head + attribute(netlink.IFA_ADDRESS, network.network_address.packed) + attribute(netlink.IFA_PROTO, BY_US)
 
 
 @primitive
 def add_route(family: Family, table: int) -> None:
     """`ip route add local default dev lo table TABLE`. Raises OSError; it is no error if it is there already."""
-    with talking(harmless=errno.EEXIST) as kernel:
-        kernel.route("add", **route(kernel, family, table))
+    ask(RTM_NEWROUTE, CREATE, route(family, table), harmless=errno.EEXIST)
 
 
 @primitive
 def remove_route(family: Family, table: int) -> None:
     """The same with `del`. Raises OSError; it is no error if it is not there."""
-    with talking(harmless=errno.ESRCH) as kernel:
-        kernel.route("del", **route(kernel, family, table))
+    ask(RTM_DELROUTE, 0, route(family, table), harmless=errno.ESRCH)
 
 
-def route(kernel: IPRoute, family: Family, table: int) -> dict[str, object]:
-    scope = {"scope": HOST_SCOPE} if family is Family.V4 else {}
-    return {
-        "family": netlink.NUMBERS[family],
-        "dst": "default",
-        "type": RTN_LOCAL,
-        "oif": index_of_lo(kernel),
-        "table": table,
-        "proto": PROTOCOL,
-        **scope,
-    }
+def route(family: Family, table: int) -> bytes:
+    """Everything is local, by way of lo (struct rtmsg)."""
+    scope = RT_SCOPE_HOST if family is Family.V4 else RT_SCOPE_UNIVERSE
+    head = bytes([NUMBERS[family], 0, 0, 0, 0, PROTOCOL, scope, netlink.RTN_LOCAL]) + bytes(4)
+    return head + attribute(netlink.RTA_TABLE, number(table)) + attribute(netlink.RTA_OIF, index_of_lo())
 
 
 @primitive
 def add_rule(family: Family, priority: int, mark: int, table: int) -> None:
     """`ip rule add priority N fwmark MARK lookup TABLE`. Raises OSError; it is no error if it is there already."""
-    with talking(harmless=errno.EEXIST) as kernel:
-        kernel.rule("add", **rule(family, priority, mark, table))
+    ask(RTM_NEWRULE, CREATE, rule(family, priority, mark, table), harmless=errno.EEXIST)
 
 
 @primitive
 def remove_rule(family: Family, priority: int, mark: int, table: int) -> None:
     """The same with `del`. Raises OSError; it is no error if it is not there."""
-    with talking(harmless=errno.ENOENT) as kernel:
-        kernel.rule("del", **rule(family, priority, mark, table))
+    ask(RTM_DELRULE, 0, rule(family, priority, mark, table), harmless=errno.ENOENT)
 
 
-def rule(family: Family, priority: int, mark: int, table: int) -> dict[str, object]:
-    return {
-        "family": netlink.NUMBERS[family],
-        "priority": priority,
-        "fwmark": mark,
-        "table": table,
-        "protocol": PROTOCOL,
-    }
+def rule(family: Family, priority: int, mark: int, table: int) -> bytes:
+    """What has this mark is looked up in this table (struct fib_rule_hdr)."""
+    head = bytes([NUMBERS[family], 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL]) + bytes(4)
+    asked = {netlink.FRA_PRIORITY: priority, netlink.FRA_FWMARK: mark, netlink.FRA_TABLE: table}
+    told = b"".join(attribute(kind, number(value)) for kind, value in asked.items())
+    return head + told + attribute(netlink.FRA_PROTOCOL, BY_US)
 
 
-@contextmanager
-def talking(*, harmless: int) -> Iterator[IPRoute]:
-    """A conversation with rtnetlink in which one error number is none. Raises OSError for any other."""
-    from pyroute2 import IPRoute, NetlinkError
-
-    with IPRoute() as kernel:
-        try:
-            yield kernel
-        except NetlinkError as error:
-            if error.code != harmless:
-                raise OSError(error.code, str(error)) from error
+BY_US = bytes([PROTOCOL])
 
 
-def index_of_lo(kernel: IPRoute) -> int:
-    found: list[int] = list(kernel.link_lookup(ifname=LOOPBACK_INTERFACE))
-    return found[0]
+def number(value: int) -> bytes:
+    """An unsigned 32-bit number in this machine's byte order."""
+    return value.to_bytes(4, sys.byteorder)
+
+
+def index_of_lo() -> bytes:
+    return number(if_nametoindex(LOOPBACK_INTERFACE))
+
+
+def ask(kind: int, flags: int, body: bytes, *, harmless: int) -> None:
+    """Have rtnetlink do this. Raises OSError, but not for that error number."""
+    (refused,) = netlink.acknowledged(NETLINK_ROUTE, [(kind, flags, body)])
+    if refused and refused.errno != harmless:
+        raise refused

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         def dump(self, protocol: int, question: int, payload: bytes) -> Sequence[bytes]:
             """The messages that answer a netlink dump. Raises OSError."""
 
-        def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[int]:
+        def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[OSError | None]:
             """Netlink requests, each a type, flags and a payload: the error number of each, or 0. Raises OSError."""
 
         def sent(self, asked: Sequence[bytes], flags: int = ...) -> int:

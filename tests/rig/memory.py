@@ -236,9 +236,9 @@ class Memory:
     def let_packets_pass(self) -> None:
         self.act("let packets pass")
 
-    def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[OSError | None]:
         self.act(f"{len(requests)} requests to netlink protocol {protocol}")
-        return [0] * len(requests)
+        return [None] * len(requests)
 
     @contextmanager
     def locked(self, say: Callable[[str], None]) -> Iterator[None]:  # noqa: ARG002 # nobody is waited for

@@ -126,11 +126,21 @@ def test_a_dry_run_loads_nothing_slow(argv: list[str]) -> None:
 
 @pytest.mark.netns
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_applying_loads_nothing_slow(backend: str) -> None:
-    """The same for what a pod with an IPv4 address runs for real, the first time and again."""
+@pytest.mark.parametrize(
+    "mode",
+    [[], ["--redirect-dns"], ["--dual-stack"], ["-m", "TPROXY", "--dual-stack", "--redirect-dns", "--drop-invalid"]],
+    ids=["plain", "DNS", "dual stack", "TPROXY"],
+)
+def test_applying_loads_nothing_slow(mode: list[str], backend: str) -> None:
+    """The same for what a pod runs for real, the first time, again, and to take it away."""
     with Namespace("modules") as namespace:
-        namespace.ip("addr", "add", "10.244.0.5/32", "dev", "lo")
-        code = init_path("-p", "15001", "-z", "15006", "-u", "1337", f"--force-iptables-binary={backend}")
+        for address in ("10.244.0.5/32", "fd00::5/128"):
+            namespace.ip("addr", "add", address, "dev", "lo")
+        namespace.set_resolv_conf("nameserver 10.96.0.10\n")
+        arguments = ["-p", "15001", "-z", "15006", "-u", "1337", *mode, f"--force-iptables-binary={backend}"]
         for _ in range(2):
-            assert modules_loaded(code, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
+            assert modules_loaded(init_path(*arguments), also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
         assert "ISTIO_OUTPUT" in namespace.output(f"iptables-{backend}-save")
+        cleaning = init_path("--cleanup-only")
+        assert modules_loaded(cleaning, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
+        assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
