@@ -98,12 +98,12 @@ LIES: dict[str, tuple[Callable[[str], str], list[str]]] = {
     ),
     "a rule that is kept back": (
         lambda text: text.replace(UID, ""),
-        ["IPv4 nat ISTIO_OUTPUT rule 4: iptables-legacy-save says nothing; libiptc says "
+        ["IPv4 nat ISTIO_OUTPUT rule 5: iptables-legacy-save says nothing; libiptc says "
          "-m owner --uid-owner 1337 -j RETURN"],
     ),
     "a rule that is not there": (
         lambda text: text.replace(UID, UID + UID),
-        ["IPv4 nat ISTIO_OUTPUT rule 4: iptables-legacy-save says -m owner --uid-owner 1337 -j RETURN; "
+        ["IPv4 nat ISTIO_OUTPUT rule 5: iptables-legacy-save says -m owner --uid-owner 1337 -j RETURN; "
          "libiptc says nothing"],
     ),
     "another order": (
