@@ -258,6 +258,9 @@ class Bench:
 
     def compared(self, wanted: Meaning, outcome: str, wrong: list[str]) -> tuple[str, list[str]]:
         now = meaning(self.pod)
+        if outcome == NEXT_RUN:
+            # What was stopped could not tidy up, and a run cannot know whose an empty table is. `clean` takes it away.
+            now, wanted = without_empty_tables(now), without_empty_tables(wanted)
         if now == wanted:
             return outcome, wrong
         differs = sorted(key for key in now.keys() | wanted.keys() if now.get(key) != wanted.get(key))
@@ -285,11 +288,28 @@ def meaning(pod: Pod) -> Meaning:
     return without_empty_legacy_tables(pod.meaning())
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="known: a run killed right behind a commit leaves an empty table of nf_tables that the next run keeps; "
-    "and a change of TPROXY with DNS that is refused then may end with NotPutBack",
-)
+def without_empty_tables(meaning: Meaning) -> Meaning:
+    """The same without tables of nf_tables that hold nothing but built-in chains that let everything pass."""
+    used = {table_of(section) for (section, _), lines in meaning.items() if not all(map(is_nothing, lines))}
+    return {key: lines for key, lines in meaning.items() if not table_of(key[0]) or table_of(key[0]) in used}
+
+
+def table_of(section: str) -> str:
+    """The family and name of the nf_tables table that this is about, whoever lists it; empty if it is of none."""
+    listing, _, what = section.partition("] ")
+    if "nft-save" in listing:
+        return f"{'ip6' if 'ip6' in listing else 'ip'} {what.removeprefix('*')}"
+    return what.removeprefix("table ").rstrip(" {") if what.startswith("table ") else ""
+
+
+def is_nothing(line: str) -> bool:
+    """Whether it says of a table only that it is there, or a built-in chain that lets everything pass."""
+    words = line.split()
+    if words[0][0] in "*:":
+        return words[-1] != "-" and "DROP" not in words
+    return words[0] in ("table", "chain", "}") or (words[0] == "type" and "drop" not in line)
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_no_fault_leaves_anything_half_done(
     pod: Pod, backend: str, scenario: Scenario, tell: Callable[[str], None]
