@@ -12,10 +12,10 @@ from capture.apply.converge import converge, letting_go, mind_others_routing, mi
 from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
+from capture.iptables.diagnosis import BY_SETTING
+from capture.iptables.iptables import LEGACY_TABLES, NFT
 from capture.kernel import netns
-from capture.kernel.diagnosis import BY_SETTING
 from capture.kernel.files import write_text
-from capture.kernel.iptables import LEGACY_TABLES, NFT
 from capture.log import TERMINATION_LOG, Log
 from capture.output import print_for_programs
 from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
@@ -116,7 +116,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
 
             set_close_wait_timeout(int(settings.close_wait_timeout), log)
     if settings.run_validation:
-        from capture.apply.validation import validate
+        from capture.validation.validation import validate
 
         validate(resolved.intent, planned, facts, settings.probe_port, settings.probe_timeout, log)
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.process import write_all
 from rules.netfilter.values import Family
 from tests.guard import guarded

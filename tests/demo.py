@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capture.host.facts import read_facts
+from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel import netns
-from capture.kernel.iptables import BACKENDS, Iptables
 from capture.kernel.process import run
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
-from rules.netfilter import iptables_parse
+from rules.iptables import reading
 from rules.netfilter.targets import Redirect
 from rules.netfilter.values import NAT, Family
 from rules.plan.names import OURS, PASSTHROUGH
@@ -275,7 +275,7 @@ class Witness:
         packets = [int(line[1 : line.index(":")]) for line in text.splitlines() if line.startswith("[")]
         live = [
             self._known(block.chain, position, rule)
-            for table in iptables_parse.tables(text)
+            for table in reading.tables(text)
             for block in table.blocks
             for position, rule in enumerate(block.rules, 1)
         ]

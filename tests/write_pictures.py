@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from capture.commands.graph import live_picture, planned_pictures
 from capture.host.facts import Facts
-from capture.kernel.netlink import Address
+from capture.netlink.netlink import Address
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
+from rules.iptables.reading import tables
 from rules.live.reasons import explained
-from rules.netfilter.iptables_parse import tables
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.picture.svg import svg

@@ -5,13 +5,13 @@ from __future__ import annotations
 from capture.apply.converge import converge_locked
 from capture.errors import CaptureError
 from capture.host.live import read_live
+from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
-from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
 from capture.kernel.locks import locked
 from capture.kernel.process import read_words
+from rules.iptables.quoting import typed
 from rules.live.changes import is_our_jump, is_ours, ours_in, recognised
 from rules.live.meshes import mesh_of
-from rules.netfilter.quoting import typed
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family

@@ -7,7 +7,7 @@ from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, Wr
 from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.neighbours import found_among_others
 from capture.host.place import signs_of_a_node
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.locks import locked
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.netfilter.values import RAW, Family
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
-    from rules.live.connections import Flow
+    from rules.connections.flow import Flow
     from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.plan.plan import Plan, Routing
 

@@ -1,7 +1,7 @@
 """First rules beside connections that are open: conntrack is told of them before a rule can meet their packets.
 
 Conntrack starts with our first rule that needs it, and takes a packet in mid-stream for the first of a new connection
-(see `rules.live.connections`). So where something is open, our chains come first, without the jumps that lead there:
+(see `rules.connections.flow`). So where something is open, our chains come first, without the jumps that lead there:
 conntrack runs, and nobody is captured. Whatever begins from now on is in its book, or its packets are. What began
 before has a socket, and gets an entry. Then come the jumps. No rule is different for it, and nothing stays behind.
 """
@@ -11,11 +11,11 @@ from __future__ import annotations
 import errno
 import os
 
-from capture.kernel import ctnetlink, netlink, sockets
-from capture.kernel.iptables import BACKENDS, Iptables
-from rules.live.captured import is_outdated
+from capture.iptables.iptables import BACKENDS, Iptables
+from capture.netlink import ctnetlink, netlink, sockets
+from rules.connections.captured import is_outdated
+from rules.connections.flow import CLOSED_HERE, TCP, UDP, Flow, Socket, connections, uses_conntrack
 from rules.live.changes import Append, NewChain, holds_ours, ours_in
-from rules.live.connections import CLOSED_HERE, TCP, UDP, Flow, Socket, connections, uses_conntrack
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import DNS_PORT
 from rules.value import Value
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from capture.apply.transaction import Restore
     from capture.host.live import Live
-    from capture.kernel.iptables import Saved
+    from capture.iptables.iptables import Saved
     from capture.log import Log
     from rules.live.changes import Command
     from rules.netfilter.rulesets import Ruleset

@@ -11,11 +11,11 @@ import time
 
 from capture.apply.transaction import ENDING_SIGNALS, Restore
 from capture.errors import CaptureError
-from capture.kernel import ctnetlink, sockets
-from capture.kernel.iptables import LEGACY, NFT, Iptables
-from rules.live.captured import Released, released
+from capture.iptables.iptables import LEGACY, NFT, Iptables
+from capture.netlink import ctnetlink, sockets
+from rules.connections.captured import Released, released
+from rules.connections.flow import TCP, Flow
 from rules.live.changes import Delete, Redeclare, RemoveChain
-from rules.live.connections import TCP, Flow
 from rules.live.drift import count
 from rules.netfilter.values import MANGLE, NAT
 from rules.plan.names import ISTIO_REDIRECT, ISTIO_TPROXY
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from capture.apply.transaction import Act
     from capture.host.live import Live
-    from capture.kernel.iptables import Saved
+    from capture.iptables.iptables import Saved
     from capture.log import Log
-    from rules.live.captured import Entry
+    from rules.connections.captured import Entry
     from rules.live.changes import Command
     from rules.netfilter.values import Family
     from rules.plan.plan import Plan

@@ -14,8 +14,10 @@ import _signal  # type: ignore[import-not-found] # what `signal` wraps, which ta
 import os
 
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
-from capture.kernel import netlink
-from capture.kernel.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
+from capture.iptables.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
+from capture.netlink import netlink
+from rules.iptables.quoting import MARKER, for_shell, typed
+from rules.iptables.writing import rule_text
 from rules.live.changes import (
     ALONE,
     Change,
@@ -32,8 +34,6 @@ from rules.live.changes import (
 )
 from rules.live.meshes import chains_of_other_meshes
 from rules.live.routing_changes import routing_to_add, routing_to_remove
-from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.quoting import MARKER, for_shell, typed
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from capture.apply.pickup import PickUp
     from capture.apply.release import Release
     from capture.host.live import Live
-    from capture.kernel.iptables import Saved
-    from capture.kernel.native import Native
+    from capture.iptables.iptables import Saved
+    from capture.iptables.native import Native
     from capture.log import Log
     from rules.live.changes import Command, Company
     from rules.live.routing_changes import RoutingChange
@@ -67,7 +67,7 @@ ENDING_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 ATTEMPTS = 3
 """How often a table is looked at again that others are changing while we take it away."""
 
-# `capture.kernel.routing` is imported by the steps that need it: an IPv4 capture by REDIRECT does not.
+# `capture.netlink.routing` is imported by the steps that need it: an IPv4 capture by REDIRECT does not.
 
 
 class Restore(Value):
@@ -183,7 +183,7 @@ class SetRouting(Value):
 
     def set(self, *, adds: bool) -> None:
         """The route is there before a rule looks it up, and stays until none does."""
-        from capture.kernel import routing
+        from capture.netlink import routing
 
         family, mark, table = self.change.routing.family, self.change.routing.mark, self.change.routing.table
         if adds and self.change.has_route:
@@ -220,7 +220,7 @@ class SetPassthroughAddress(Value):
 
     @staticmethod
     def set(*, adds: bool) -> None:
-        from capture.kernel import routing
+        from capture.netlink import routing
 
         if adds:
             routing.add_passthrough_address()
@@ -267,7 +267,7 @@ class TakeAway(Value):
 
     def do(self, log: Log) -> None:
         """Nothing of anybody else's can be lost. If others are at work in that table meanwhile, it stays with them."""
-        from capture.kernel.nftables import is_as_made, take_away
+        from capture.netlink.tidying import is_as_made, take_away
 
         try:
             for _ in range(ATTEMPTS):
@@ -355,7 +355,7 @@ def remedy(tool: Iptables, table: str, chain: str, rule: Rule) -> str:
     """How to delete this rule of others first, as one types it."""
     if rule.text.startswith(MARKER):
         family = "ip" if tool.family is Family.V4 else "ip6"
-        from capture.kernel.native import handle_in
+        from capture.iptables.native import handle_in
 
         of = f"{family} {table} {for_shell(chain)} handle {handle_in(rule.text)}"
         return f"delete that rule first: nft delete rule {of}"
@@ -400,7 +400,7 @@ def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -
     """
     kept = {table.table for table in planned.tables}
     for name in sorted(live.nft_tables[tool.family] & OUR_TABLES - kept) if tool.backend == NFT else ():
-        from capture.kernel.nftables import is_as_made
+        from capture.netlink.tidying import is_as_made
 
         chains, table = live.nft_chains.get((tool.family, name), {}), live.saved(tool).ruleset.table(name)
         ours = [chain.handle for it, chain in chains.items() if is_ours(table, it)]
@@ -492,7 +492,7 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
 
 def take_new_tables_away(live: Live) -> None:
     """Take away the tables of nf_tables, and built-in chains in them, that are new and empty. Raises OSError."""
-    from capture.kernel.nftables import take_away
+    from capture.netlink.tidying import take_away
 
     chains = netlink.nft_chains()
     for family, names in netlink.nft_tables()[0].items():

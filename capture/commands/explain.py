@@ -15,8 +15,8 @@ from capture.kernel import netns
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from rules.explain.summary import CAPTURED, PASSES
+from rules.iptables.words import listed
 from rules.netfilter.values import Family
-from rules.netfilter.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

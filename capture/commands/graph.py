@@ -11,8 +11,8 @@ import click
 from capture.commands.base import SettingsCommand, looked_up_or_without, reporting, resolved_here, said_settings
 from capture.errors import DONE, NOTHING_HERE
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
+from rules.iptables.counters import counters
 from rules.live.reasons import explained
-from rules.netfilter.counters import counters
 from rules.netfilter.values import Family
 from rules.picture.model import counted_words, picture
 from rules.plan.intent import Intent
@@ -148,8 +148,8 @@ def outline(ruleset: Ruleset) -> list[object]:
 def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[Picture], int]:
     """One picture for each family of what the namespace holds, and the exit status."""
     from capture.host.live import choose_backend, read_live
+    from capture.iptables.iptables import BACKENDS, Iptables
     from capture.kernel import netns
-    from capture.kernel.iptables import BACKENDS, Iptables
 
     planned: Plan | None = None
     if [*as_said(settings, "environment"), *as_said(settings, "flag")]:
@@ -187,7 +187,7 @@ def live_picture(held: Ruleset, text: str, where: str, backend: str, notes: Sequ
 
 def notes_on_backend(live: Live, backend: str, family: Family) -> Iterator[str]:
     """Rules in the backend that is not drawn."""
-    from capture.kernel.iptables import Iptables
+    from capture.iptables.iptables import Iptables
 
     count = sum(1 for _ in live.saved(Iptables(backend, family)).ruleset.rules())
     if count:
@@ -196,7 +196,7 @@ def notes_on_backend(live: Live, backend: str, family: Family) -> Iterator[str]:
 
 def notes_on_family(live: Live, backend: str, family: Family) -> Iterator[str]:
     """Rules in the family that is not drawn."""
-    from capture.kernel.iptables import Iptables
+    from capture.iptables.iptables import Iptables
 
     count = sum(1 for _ in live.saved(Iptables(backend, family)).ruleset.rules())
     what = f"{counted_words(count, 'rule')}: --family {family.value.lower()}" if count else "no rules"

@@ -18,8 +18,8 @@ from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from capture.settings.declared import LOOKING
+from rules.iptables.writing import rule_text
 from rules.live.drift import count
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.routing import ip_command
 
 if TYPE_CHECKING:

@@ -20,26 +20,27 @@ from capture.commands.base import (
 )
 from capture.errors import DEPENDS, BadSettings, CaptureError, Refusal
 from capture.host import facts
-from capture.host.live import not_permitted, read_live
+from capture.host.live import read_live
 from capture.host.neighbours import name_of
 from capture.inspect.verify import others_routing
-from capture.kernel import netlink
-from capture.kernel.iptables import BACKENDS, NFT, Iptables
+from capture.iptables.iptables import BACKENDS, NFT, Iptables
+from capture.kernel.rights import not_permitted
+from capture.netlink import netlink
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME, MEANING
+from rules.analysis.probes import ELSEWHERE
+from rules.iptables.writing import rule_text
 from rules.live.changes import ours_in
 from rules.live.reasons import explained
 from rules.netfilter.fields import STATES
 from rules.netfilter.hooks import INPUT
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import PREROUTING, All, Family
 from rules.plan.names import LOOPBACK, PASSTHROUGH
 from rules.plan.plan import plan
-from rules.plan.probes import ELSEWHERE
 from rules.simulator.simulate import (
     NEW,
     Became,

@@ -14,7 +14,6 @@ import click
 from capture.commands.base import SettingsCommand, looked_up_or_without, output_option, reporting, said_settings, style
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
 from capture.host.facts import read_facts
-from capture.inspect.watch import Event, Watch, against_plan, against_start, events_of, woken_by_signals
 from capture.kernel import netns
 from capture.log import Log, timestamp
 from capture.output import nobody_reads, say, say_json
@@ -22,8 +21,9 @@ from capture.schemas.answers import as_json
 from capture.settings import parsers
 from capture.settings.declared import BACKEND, LOOKING, MEANING
 from capture.text import ESC, one_line
+from capture.watch.watch import Event, Watch, against_plan, against_start, events_of, woken_by_signals
+from rules.iptables.writing import rule_text
 from rules.live.drift import count
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.values import Family
 from rules.plan.plan import plan
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.host.facts import Facts
-    from capture.inspect.watch import Drift, Reference, Row, Seen, Tick
     from capture.settings.declared import Settings
-    from rules.live.attribution import Decision
+    from capture.watch.watch import Drift, Reference, Row, Seen, Tick
+    from rules.connections.attribution import Decision
 
 SHORTEST = 0.05
 """Seconds of an interval, so that a watch stays cheap."""

@@ -7,7 +7,8 @@ import os
 import pwd
 
 from capture.host import place
-from capture.kernel import files, netlink
+from capture.kernel import files
+from capture.netlink import netlink
 from rules.netfilter.values import Family
 from rules.value import Value
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from capture.host.place import Process
-    from capture.kernel.netlink import Address
+    from capture.netlink.netlink import Address
 
 MOST_LINKS = 100
 """Parts of a path that are followed, links included. The kernel follows 40 links (path_resolution(7))."""

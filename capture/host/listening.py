@@ -5,7 +5,7 @@ from __future__ import annotations
 from _socket import if_indextoname
 
 from capture.host.place import sockets_of
-from capture.kernel import sockets
+from capture.netlink import sockets
 from rules.explain.listeners import INBOUND, Listener, Place, looping_resolvers, places
 from rules.netfilter.values import Family
 from rules.plan.names import DNS_PORT, PASSTHROUGH
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.host.place import Process
-    from capture.kernel.netlink import Address
+    from capture.netlink.netlink import Address
     from rules.netfilter.rulesets import Ruleset
 
 

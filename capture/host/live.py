@@ -8,11 +8,10 @@ from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
 from capture.host.native import read_natives
 from capture.host.neighbours import name_of
-from capture.kernel import netlink
-from capture.kernel.diagnosis import not_permitted as not_permitted
-from capture.kernel.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
+from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
-from capture.kernel.rights import legacy_unseen_hint
+from capture.kernel.rights import legacy_unseen_hint, not_permitted
+from capture.netlink import netlink
 from rules.live.changes import Company, holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
 from rules.netfilter.routing import LOCAL
@@ -25,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.kernel.netlink import Address, NftChain
+    from capture.netlink.netlink import Address, NftChain
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.routing import PolicyRule, Route
     from rules.plan.plan import Plan
@@ -131,7 +130,7 @@ def names_at_sight() -> tuple[list[str], list[str]]:
 def read_live(*, counters: bool = False) -> Live:
     """Ask the kernel which tables there are, and read those that could hold something of ours; and the routing.
 
-    With `counters`, the saved texts have packet counters (`rules.netfilter.counters` reads them).
+    With `counters`, the saved texts have packet counters (`rules.iptables.counters` reads them).
     In a new namespace this runs no child process. Raises LiveStateUnreadable, or BackendUnusable where there are
     tables but no program to read them with.
     """

@@ -6,7 +6,7 @@ base chain of others, or a rule of others in a table that we share.
 
 from __future__ import annotations
 
-from capture.kernel.netlink import NETLINK_NETFILTER, NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS, attributes, big, dump
+from capture.netlink.netlink import NETLINK_NETFILTER, NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS, attributes, big, dump
 from rules.live.changes import is_our_jump, is_ours
 from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
 from rules.netfilter.values import BUILT_IN, Family
@@ -15,8 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from capture.kernel.iptables import Saved
-    from capture.kernel.netlink import NftChain
+    from capture.iptables.iptables import Saved
+    from capture.netlink.netlink import NftChain
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Ruleset
 
@@ -45,8 +45,8 @@ def read_natives(
     )
     if not is_needed:
         return nft, {}
-    from capture.kernel import nf_tables
-    from rules.netfilter.nft import native_tables
+    from capture.netlink import nf_tables
+    from rules.nftables.program import native_tables
 
     told = nf_tables.read()
     natives = {}

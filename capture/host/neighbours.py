@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from _socket import if_indextoname
 
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.host.live import Live
-    from capture.kernel.netlink import Address
+    from capture.netlink.netlink import Address
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family

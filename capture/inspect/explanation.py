@@ -16,9 +16,9 @@ from capture.settings.resolve import NO_EFFECT, resolve
 from rules.analysis.reachability import unmet
 from rules.explain import lint
 from rules.explain.summary import summary
+from rules.iptables.words import rule_words
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
-from rules.netfilter.words import rule_words
 from rules.plan.names import PASSTHROUGH
 from rules.plan.plan import plan
 from rules.value import Value

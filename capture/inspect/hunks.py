@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
+from rules.iptables.writing import rule_text
 from rules.live.changes import ALONE, is_our_rule, is_ours, placed, recognised
 from rules.live.drift import Kind, aligned
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import OURS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from capture.inspect.verify import Comparison, Verdict
-    from capture.kernel.iptables import Backend
+    from capture.iptables.iptables import Backend
     from rules.live.changes import Company
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Rule, TableRules

@@ -19,11 +19,11 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
-from capture.kernel.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
+from capture.iptables.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
 from capture.kernel.process import read_words, run
 from capture.kernel.rights import legacy_unseen_hint
-from rules.netfilter import iptables_parse
-from rules.netfilter.iptables_text import rule_text
+from rules.iptables import reading
+from rules.iptables.writing import rule_text
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, TableRules
 from rules.netfilter.targets import ForeignTarget
@@ -118,7 +118,7 @@ def read_table(table: str, told: dict[str, Any]) -> TableRules:
     policies: dict[str, str] = told["policies"]
     declared = dict.fromkeys(name for name in chains if name not in policies)
     blocks = (
-        Block(chain, tuple(iptables_parse.rule(words, declared) for words in rules))
+        Block(chain, tuple(reading.rule(words, declared) for words in rules))
         for chain, rules in chains.items()
         if rules
     )

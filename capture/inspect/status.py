@@ -7,14 +7,14 @@ import time
 
 from capture.host.listening import heard
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
-from capture.kernel import netlink
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
+from capture.netlink import netlink
+from rules.iptables.counters import Count, counters
 from rules.live.changes import holds_ours, is_our_jump, is_ours, ours_in, precedents_of
 from rules.live.drift import Finding, above_ours, not_tracked
 from rules.live.installed import Installed, installed
 from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.live.reasons import explained
-from rules.netfilter.counters import Count, counters
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH, PROTOCOL
 from rules.value import Value
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.host.facts import Facts
     from capture.host.listening import Heard
     from capture.host.live import Live
-    from capture.kernel.iptables import Backend
+    from capture.iptables.iptables import Backend
     from rules.netfilter.routing import PolicyRule, Route
     from rules.netfilter.rulesets import Rule
 

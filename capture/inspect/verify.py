@@ -8,8 +8,8 @@ from __future__ import annotations
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, read_live
 from capture.host.neighbours import found_among_others
-from capture.kernel.diagnosis import not_permitted
-from capture.kernel.iptables import BACKENDS, LEGACY_TABLES, Iptables
+from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
+from capture.kernel.rights import not_permitted
 from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import found_of_others, is_like_ours, ours_to_keep

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 
 from capture.errors import LiveStateUnreadable, LockHeld
 from capture.kernel import netns
-from capture.kernel.diagnosis import not_permitted
 from capture.kernel.files import MOST, read_text
+from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
 from capture.text import one_line
 from rules.value import Value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from capture.errors import BackendUnusable
 from capture.kernel.files import read_text
 
 NET_ADMIN, NET_RAW, SYS_ADMIN = 12, 13, 21
@@ -87,3 +88,10 @@ def legacy_unseen_hint() -> str:
     if os.geteuid():
         return "run as root (in a pod, securityContext.runAsUser: 0), or with the nft backend"
     return f"{OUTSIDE}, or with the nft backend"
+
+
+def not_permitted() -> BackendUnusable:
+    return BackendUnusable(
+        "not permitted to read or change the rules of this network namespace; nothing was touched",
+        hint=denied_hint(),
+    )

@@ -20,10 +20,8 @@ from capture.host.facts import read_facts, read_text
 from capture.host.listening import heard, not_of_the_proxy
 from capture.host.live import choose_backend, read_live
 from capture.host.neighbours import found_among_others
-from capture.kernel import locks, netlink, netns
-from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
-from capture.kernel.diagnosis import unmapped_hint
-from capture.kernel.iptables import (
+from capture.iptables.diagnosis import unmapped_hint
+from capture.iptables.iptables import (
     BACKENDS,
     LEGACY,
     LEGACY_TABLES,
@@ -34,6 +32,8 @@ from capture.kernel.iptables import (
     Iptables,
     is_lockable,
 )
+from capture.kernel import locks, netns
+from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
 from capture.kernel.process import read_words, run
 from capture.kernel.rights import (
     FROM_OUTSIDE,
@@ -48,6 +48,7 @@ from capture.kernel.rights import (
 )
 from capture.kernel.userns import covers, mapped, owner_of_the_namespace, unmapped
 from capture.log import TERMINATION_LOG
+from capture.netlink import netlink
 from capture.preflight import modules, trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.declared import DECLARED_BY_NAME

@@ -8,10 +8,10 @@ import platform
 from functools import cache
 from typing import TYPE_CHECKING
 
-from capture.kernel.diagnosis import REGISTERED, needs
+from capture.iptables.diagnosis import REGISTERED, needs
 from capture.kernel.files import MOST, read_text
 from capture.kernel.process import read_words
-from rules.netfilter.iptables_parse import SPOKEN_MODULES, TARGETS
+from rules.iptables.reading import SPOKEN_MODULES, TARGETS
 from rules.netfilter.matches import DPort, Not, Proto, SPort
 from rules.netfilter.values import Family
 from rules.value import Value

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NoReturn
 from capture.apply import transaction
 from capture.errors import CaptureError, KernelRefused
 from capture.host.live import read_live
+from capture.iptables.iptables import private_lock
 from capture.kernel import netns
-from capture.kernel.iptables import private_lock
 from capture.log import Log
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE

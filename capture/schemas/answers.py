@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from operator import attrgetter
 from typing import Any
 
-from rules.netfilter.iptables_text import rule_text
+from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Rule
 from rules.value import Value
 

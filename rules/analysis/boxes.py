@@ -8,6 +8,7 @@ strings, which makes `eth+` an interval like any other.
 
 from __future__ import annotations
 
+from rules.meaning.spoken import conditions
 from rules.netfilter.fields import (
     ADDRESSES,
     ARRIVED_ON,
@@ -34,7 +35,6 @@ from rules.netfilter.fields import (
     UNTOUCHED,
     cut,
 )
-from rules.netfilter.meaning import conditions
 from rules.netfilter.spans import common, less, meet, united
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 

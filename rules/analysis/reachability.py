@@ -7,9 +7,9 @@ can be deleted; two rulesets with the same fates do the same, however differentl
 from __future__ import annotations
 
 from rules.analysis.boxes import asked, everything, outside, overlap, remainder
+from rules.meaning.spoken import effect
 from rules.netfilter.effects import Goto, first_of
 from rules.netfilter.fields import CONNMARK, MARK, U32
-from rules.netfilter.meaning import effect
 from rules.netfilter.targets import (
     Accept,
     Dnat,

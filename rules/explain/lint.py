@@ -22,9 +22,9 @@ from rules.explain.summary import (
     network_family,
     refuses_quic,
 )
+from rules.iptables.words import address, listed, rule_words
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import All, Family, Ports
-from rules.netfilter.words import address, listed, rule_words
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.flows.words import merged
 from rules.plan.intent import Intent, PortsOfUsers, UdpPolicy, Uids, of_family

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rules.analysis.reachability import Walk
+from rules.iptables.words import address, listed, port_words
 from rules.netfilter.fields import DPORT
 from rules.netfilter.targets import Redirect, Tproxy
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, All, Family, Ports
-from rules.netfilter.words import address, listed, port_words
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.flows.words import merged
 from rules.plan.intent import of_family

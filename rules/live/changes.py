@@ -5,7 +5,7 @@ Within one table iptables-restore commits everything at once, so no packet ever 
 
 from __future__ import annotations
 
-from rules.netfilter.iptables_text import COMMENT, is_restorable, reads_back, restore_rule
+from rules.iptables.writing import COMMENT, is_restorable, reads_back, restore_rule
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump

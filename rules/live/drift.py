@@ -10,9 +10,9 @@ from enum import Enum
 
 from rules.analysis.boxes import everything, overlap, remainder
 from rules.analysis.reachability import MOST_BOXES, Walk, reached
+from rules.iptables.writing import rule_text
 from rules.live.changes import ALONE, is_our_jump, is_ours, placed, precedents_of, recognised, shared
 from rules.netfilter.effects import NoTrack
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.targets import Dnat, Redirect, Tproxy, Zone
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import OURS

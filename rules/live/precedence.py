@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from rules.analysis.boxes import everything, overlap, remainder
 from rules.analysis.reachability import Walk, reached
+from rules.iptables.words import becomes, packets
+from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -64,7 +66,6 @@ from rules.netfilter.matches import (
     Proto,
     Src,
 )
-from rules.netfilter.meaning import conditions, effect
 from rules.netfilter.spans import common, joined, less, one, united
 from rules.netfilter.targets import (
     Accept,
@@ -78,7 +79,6 @@ from rules.netfilter.targets import (
     Zone,
 )
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
-from rules.netfilter.words import becomes, packets
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_TPROXY, LOOPBACK_INTERFACE
 from rules.value import Value, assert_never
 

@@ -1,6 +1,6 @@
 """What a rule can ask of a packet: its fields, and conditions on them.
 
-Every match, of whatever tool, is translated into conditions (`rules.netfilter.meaning`), and conditions are all that
+Every match, of whatever tool, is translated into conditions (`rules.meaning.spoken`), and conditions are all that
 the simulator, attribution and the sets of packets know.
 """
 

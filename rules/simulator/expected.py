@@ -8,8 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rules.analysis.probes import Path
     from rules.netfilter.rulesets import Ruleset
-    from rules.plan.probes import Path
     from rules.simulator.simulate import Host
 
 

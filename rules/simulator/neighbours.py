@@ -11,19 +11,19 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain, islice
 
+from rules.analysis.probes import ELSEWHERE
 from rules.analysis.reachability import Walk
+from rules.iptables.writing import rule_text
 from rules.live.changes import is_our_rule, is_ours
 from rules.live.drift import Finding, Kind
+from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import Choice, Goto, NoTrack, Then
 from rules.netfilter.fields import DESTINATION, DPORT, GID, MARK, PROTOCOL, PROTOCOLS, SOURCE, SPORT, UID, Among
 from rules.netfilter.hooks import stations
-from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.meaning import conditions, effect
 from rules.netfilter.spans import common
 from rules.netfilter.targets import Dnat, Jump, Redirect, Tproxy, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.plan.names import LOOPBACK_INTERFACE
-from rules.plan.probes import ELSEWHERE
 from rules.simulator.simulate import Became, Direction, Packet, end_of, in_any_order, simulate
 
 TYPE_CHECKING = False

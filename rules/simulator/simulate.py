@@ -17,6 +17,8 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 
+from rules.iptables.writing import rule_text
+from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -62,9 +64,7 @@ from rules.netfilter.hooks import (
     stations,
     undecided,
 )
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import Proto
-from rules.netfilter.meaning import conditions, effect
 from rules.netfilter.routing import NUMBERS, Flow
 from rules.netfilter.spans import joined, less, one, united
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone

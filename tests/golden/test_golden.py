@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rules.netfilter.iptables_parse import tables
-from rules.netfilter.iptables_text import rule_text
+from rules.iptables.reading import tables
+from rules.iptables.writing import rule_text
 from tests.rig import Namespace
 from tests.rig.pod import ROOT
 

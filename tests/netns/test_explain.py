@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rules.analysis.reachability import unmet
-from rules.netfilter.counters import counters
-from rules.netfilter.iptables_parse import tables
+from rules.iptables.counters import counters
+from rules.iptables.reading import tables
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from tests.rig import PROXY, Call

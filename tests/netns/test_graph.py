@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from capture.kernel.iptables import NFT
+from capture.iptables.iptables import NFT
 from tests import write_pictures
 from tests.rig import Namespace, Pod
 from tests.rig.pod import PROXY

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.kernel import netlink
+from capture.netlink import netlink
 from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.values import Family
 from tests.rig import Call, Pod

@@ -14,7 +14,7 @@ import pytest
 
 from capture.host.live import read_live
 from capture.host.neighbours import found_among_others
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
 from rules.simulator.simulate import Became, in_any_order, simulate
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered, predicted

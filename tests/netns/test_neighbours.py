@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.kernel import netlink
-from capture.kernel.iptables import Iptables, may_leave_out
-from capture.kernel.nft_words import left_out, text_of
-from rules.netfilter import iptables_parse
+from capture.iptables.iptables import Iptables, may_leave_out
+from capture.iptables.nft_words import left_out, text_of
+from capture.netlink import netlink
+from rules.iptables import reading
+from rules.iptables.quoting import tokens
 from rules.netfilter.matches import Foreign
-from rules.netfilter.quoting import tokens
 from rules.netfilter.values import Family
 from tests.rig import Namespace, entered, neighbours
 
@@ -153,7 +153,7 @@ def test_what_nf_tables_holds_reads_as_iptables_wrote_it(namespace: Namespace, t
     with entered(namespace):
         (rule,) = netlink.nft_rules(Family.V4)["mangle", "FORWARD"]
         (saved,) = Iptables("nft", Family.V4).save().ruleset.table("mangle").chains()["FORWARD"]
-    told = iptables_parse.rule(tokens(iptables_parse.unmarked(text_of(rule, Family.V4))), {"ISTIO_OUTPUT"})
+    told = reading.rule(tokens(reading.unmarked(text_of(rule, Family.V4))), {"ISTIO_OUTPUT"})
     assert told == saved
     assert left_out(rule, Family.V4) == ""
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import init
-from capture.kernel import netlink, netns, nftables, routing
-from capture.kernel.iptables import LEGACY, LEGACY_TABLES, NFT, Iptables
+from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT, Iptables
+from capture.kernel import netns
 from capture.kernel.process import read_words, run
 from capture.kernel.seam import standing_in
-from rules.netfilter.iptables_parse import tables
+from capture.netlink import netlink, routing, tidying
+from rules.iptables.reading import tables
 from rules.netfilter.values import Family
 from tests.rig import Namespace
 from tests.rig.memory import Memory
@@ -59,8 +60,8 @@ def acts(backend: str) -> list[Callable[[], object]]:
     chains = ("PREROUTING", "OUTPUT")
     return [
         *(restored(tool, text) for text in RESTORES),
-        lambda: nftables.take_away(Family.V4, "nat", ("OUTPUT",), whole=False),
-        lambda: nftables.take_away(Family.V4, "raw", chains, whole=True),
+        lambda: tidying.take_away(Family.V4, "nat", ("OUTPUT",), whole=False),
+        lambda: tidying.take_away(Family.V4, "raw", chains, whole=True),
         lambda: routing.add_route(Family.V4, 133),
         lambda: routing.add_route(Family.V4, 133),
         lambda: routing.add_rule(Family.V6, 100, 1337, 133),

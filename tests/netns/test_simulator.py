@@ -17,9 +17,9 @@ from capture.host.facts import read_facts
 from capture.host.live import read_live
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
-from rules.netfilter import iptables_parse
-from rules.netfilter.counters import counters
-from rules.netfilter.iptables_text import rule_text
+from rules.iptables import reading
+from rules.iptables.counters import counters
+from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import Family
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from rules.netfilter.counters import Place
+    from rules.iptables.counters import Place
     from rules.netfilter.rulesets import Rule
     from rules.plan.plan import Plan
     from rules.simulator.simulate import Host, Step
@@ -60,7 +60,7 @@ def held(pod: Pod, backend: str) -> Held:
     rulesets, counted = [], {}
     for family in Family:
         text = pod.inside.output(f"{PROGRAMS[family]}-{backend}-save", "-c")
-        rulesets.append(Ruleset(family, iptables_parse.tables(text)))
+        rulesets.append(Ruleset(family, reading.tables(text)))
         counted.update({(family, place): count.packets for place, count in counters(text).items()})
     return Held(tuple(rulesets), counted)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.kernel import routing
+from capture.netlink import routing
 from tests.rig import PROXY
 from tests.rig.namespace import entered
 

@@ -10,8 +10,8 @@ import pytest
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host.live import Live, read_live
 from capture.inspect.libiptc import Difference, libiptc_differences
-from capture.kernel.iptables import Saved
-from rules.netfilter import iptables_parse
+from capture.iptables.iptables import Saved
+from rules.iptables import reading
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from tests.netns.test_convergence import SETTINGS
@@ -86,7 +86,7 @@ def edited(live: Live, edit: Callable[[str], str]) -> Live:
     before = live.legacy[Family.V4].text
     text = edit(before)
     assert text != before
-    return live.but(legacy={**live.legacy, Family.V4: Saved(Ruleset(Family.V4, iptables_parse.tables(text)), text)})
+    return live.but(legacy={**live.legacy, Family.V4: Saved(Ruleset(Family.V4, reading.tables(text)), text)})
 
 
 UID = "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN\n"

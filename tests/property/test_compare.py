@@ -12,11 +12,11 @@ from capture.apply import transaction
 from capture.host.live import Live
 from capture.inspect.hunks import of_ruleset
 from capture.inspect.verify import findings
-from capture.kernel.iptables import BACKENDS, Iptables, Saved
-from capture.kernel.netlink import Address
+from capture.iptables.iptables import BACKENDS, Iptables, Saved
+from capture.netlink.netlink import Address
+from rules.iptables.writing import rule_text
 from rules.live.changes import changes
 from rules.live.drift import OF_CHAIN, Kind, aligned, compare, differences
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import DPort
 from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, PROHIBIT, WHOLE, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset

@@ -12,6 +12,7 @@ from rules.analysis.boxes import everything
 from rules.analysis.reachability import Fate, Fates, Walk, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
+from rules.iptables.words import rule_words
 from rules.netfilter.fields import STATES
 from rules.netfilter.matches import (
     ConnMark,
@@ -35,7 +36,6 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.spans import common, less, meet, united
 from rules.netfilter.targets import Jump, RestoreMark, Return, SaveMark, SetMark, Zone
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
-from rules.netfilter.words import rule_words
 from rules.plan.intent import Intent
 from rules.plan.plan import Plan, plan, ruleset
 from tests.property import strategies

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from capture.kernel.netlink import attributes, messages
-from capture.kernel.nft_words import counted, led_to, left_out, text_of
+from capture.iptables.nft_words import counted, led_to, left_out, text_of
+from capture.netlink.netlink import attributes, messages
+from rules.iptables.counters import counters
+from rules.iptables.quoting import arguments, lines, restorable, typed
+from rules.iptables.reading import NotSaveText, tables
+from rules.iptables.writing import rule_text
 from rules.live.changes import Append, Delete, Insert, command_text
-from rules.netfilter.counters import counters
-from rules.netfilter.iptables_parse import NotSaveText, tables
-from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.quoting import arguments, lines, restorable, typed
 from rules.netfilter.values import Family
 from tests.rig.neighbours import CASES
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.nft import native_tables
+from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family
+from rules.nftables.program import native_tables
 from rules.simulator.simulate import in_any_order
 from tests.unit.test_nft import HERE, IN, OUT, recorded
 
 if TYPE_CHECKING:
     from random import Random
 
-    from rules.netfilter.nft import Dump
+    from rules.nftables.program import Dump
 
 KINDS = ("tables", "chains", "rules", "sets", "elements")
 TELLING = (0, 1, 2, 3, 5, 7, 8, 16, 255)

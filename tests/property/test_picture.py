@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rules.netfilter.counters import Count
+from rules.iptables.counters import Count
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import Family

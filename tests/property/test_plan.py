@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from hypothesis import assume, given
 
 from capture.settings.declared import DECLARED_BY_NAME
+from rules.iptables.reading import tables
 from rules.live.changes import changes, is_our_jump, ours_in, restore_text
-from rules.netfilter.iptables_parse import tables
 from rules.netfilter.matches import Dst, Not, OwnerGid, OwnerUid
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Jump, Return

@@ -32,9 +32,11 @@ from capture.apply.release import Release
 from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
 from capture.host.facts import read_facts
 from capture.host.live import read_live
-from capture.kernel import iptables, locks, netns, routing
-from capture.kernel.iptables import LEGACY, Iptables
+from capture.iptables import iptables
+from capture.iptables.iptables import LEGACY, Iptables
+from capture.kernel import locks, netns
 from capture.kernel.process import SUPERUSER_PATH
+from capture.netlink import routing
 from capture.output import open_streams
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve

@@ -17,13 +17,13 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 from capture.host.place import SOCKET_COUNTS
-from capture.kernel import netlink, nftables, sockets
-from capture.kernel.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
+from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
 from capture.kernel.process import Completed
+from capture.netlink import netlink, sockets, tidying
+from rules.iptables import reading
+from rules.iptables.quoting import tokens
+from rules.iptables.writing import rule_text
 from rules.live.routing import OUR_METRIC
-from rules.netfilter import iptables_parse
-from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.quoting import tokens
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PASSTHROUGH, PROTOCOL
 
@@ -253,7 +253,7 @@ class Memory:
         """Nobody else is here."""
         return nullcontext()
 
-    def sent(self, asked: Sequence[bytes], flags: int = nftables.NONREC) -> int:  # noqa: ARG002 # it is only asked to delete
+    def sent(self, asked: Sequence[bytes], flags: int = tidying.NONREC) -> int:  # noqa: ARG002 # it is only asked to delete
         """Requests to delete empty chains and tables, as one transaction."""
         before = deepcopy(self.tables)
         for request in asked:
@@ -272,7 +272,7 @@ class Memory:
         table = self.tables.get(place)
         if table is None:
             return errno.ENOENT
-        if kind & 0xFF == nftables.NFT_MSG_DELTABLE:
+        if kind & 0xFF == tidying.NFT_MSG_DELTABLE:
             if table.chains or table.made:
                 return errno.EBUSY
             del self.tables[place]
@@ -410,7 +410,7 @@ def fitting(table: Table, rule: str) -> str:
     target = led_to(rule, "-j") or led_to(rule, "-g")
     if target.isupper() and target.startswith("ISTIO") and target not in declared:
         raise Refused(f"Couldn't load target `{target}':No such file or directory")
-    return rule_text(iptables_parse.rule(words, declared))
+    return rule_text(reading.rule(words, declared))
 
 
 def nfgenmsg(family: int) -> bytes:
@@ -427,7 +427,7 @@ def number(value: int) -> bytes:
 
 def base_chain(table: str, chain: str, policy: str) -> bytes:
     """What a built-in chain has besides its name, as iptables-nft makes it."""
-    kind, hook, priority = nftables.built_in(table, chain)
+    kind, hook, priority = tidying.built_in(table, chain)
     at = attribute(netlink.NFTA_HOOK_HOOKNUM, struct.pack(">I", hook))
     at += attribute(netlink.NFTA_HOOK_PRIORITY, struct.pack(">i", priority))
     answer = attribute(netlink.NFTA_CHAIN_POLICY, struct.pack(">I", policy == "ACCEPT"))

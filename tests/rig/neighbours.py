@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.kernel import netlink
-from capture.kernel.iptables import BACKENDS, PROGRAM
-from capture.kernel.nft_words import expressions, led_to
+from capture.iptables.iptables import BACKENDS, PROGRAM
+from capture.iptables.nft_words import expressions, led_to
 from capture.kernel.process import locate, run
-from rules.netfilter.quoting import command, lines
+from capture.netlink import netlink
+from rules.iptables.quoting import command, lines
 from rules.plan.names import OURS
 
 if TYPE_CHECKING:

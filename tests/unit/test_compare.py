@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from rules.iptables.reading import tables
+from rules.iptables.writing import rule_text
 from rules.live.drift import Kind, aligned, compare, not_tracked
-from rules.netfilter.iptables_parse import tables
-from rules.netfilter.iptables_text import rule_text
 from rules.netfilter.matches import DPort
 from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.targets import Return

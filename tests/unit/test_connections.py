@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from rules.live.connections import (
+from rules.connections.flow import (
     CLOSE_WAIT,
     ESTABLISHED,
     LISTEN,
@@ -18,7 +18,7 @@ from rules.live.connections import (
     connections,
     needs_conntrack,
 )
-from rules.netfilter import iptables_parse
+from rules.iptables import reading
 from rules.netfilter.effects import Nothing
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule
@@ -65,7 +65,7 @@ DOING_WITHOUT = """\
 
 
 def rules(lines: str) -> list[Rule]:
-    (table,) = iptables_parse.tables(f"*filter\n:INPUT ACCEPT [0:0]\n{lines}COMMIT\n")
+    (table,) = reading.tables(f"*filter\n:INPUT ACCEPT [0:0]\n{lines}COMMIT\n")
     return [rule for block in table.blocks for rule in block.rules]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rules.iptables.reading import tables
 from rules.live.changes import changes, holds_ours, is_our_jump, ours_in, restore_text
-from rules.netfilter.iptables_parse import tables
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import Family

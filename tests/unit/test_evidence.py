@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.kernel.diagnosis import REGISTERED
+from capture.iptables.diagnosis import REGISTERED
 from capture.preflight import modules
 from capture.preflight.modules import MATCH, MISSING, OK, TARGET, UNKNOWN, Extension, all_extensions, of_extension
-from rules.netfilter.iptables_parse import SPOKEN_MODULES
+from rules.iptables.reading import SPOKEN_MODULES
 from rules.netfilter.values import Family
 from rules.plan.intent import Intent
 from rules.plan.plan import plan

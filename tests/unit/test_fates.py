@@ -8,7 +8,7 @@ import pytest
 
 from rules.analysis.boxes import everything, outside, overlap, remainder
 from rules.analysis.reachability import Fate, Fates, Walk, unmet
-from rules.netfilter.iptables_parse import tables
+from rules.iptables.reading import tables
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Accept, Drop
 from rules.netfilter.values import OUTPUT, PREROUTING, Family

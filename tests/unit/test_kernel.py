@@ -12,9 +12,10 @@ import pytest
 
 from capture.errors import BackendUnusable
 from capture.host.live import Live
-from capture.kernel import iptables, process
-from capture.kernel.diagnosis import line_number, permission_hint, said
-from capture.kernel.iptables import Iptables
+from capture.iptables import iptables
+from capture.iptables.diagnosis import line_number, permission_hint, said
+from capture.iptables.iptables import Iptables
+from capture.kernel import process
 from capture.kernel.process import Completed, locate, read_words, run
 from capture.log import timestamp
 from rules.netfilter.values import Family

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from rules.iptables.reading import tables
 from rules.live.drift import Finding, Kind
 from rules.netfilter.effects import Bind, NoTrack
 from rules.netfilter.fields import DPORT, PROTOCOL, UID, Among, Untold
 from rules.netfilter.hooks import BaseChain, NativeTable
-from rules.netfilter.iptables_parse import tables
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.spans import one

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.netfilter.iptables_parse import NotSaveText, tables
-from rules.netfilter.iptables_text import rule_text
+from rules.iptables.quoting import tokens
+from rules.iptables.reading import NotSaveText, tables
+from rules.iptables.writing import rule_text
 from rules.netfilter.matches import (
     CtState,
     DPort,
@@ -24,7 +25,6 @@ from rules.netfilter.matches import (
     Proto,
     Src,
 )
-from rules.netfilter.quoting import tokens
 from rules.netfilter.rulesets import Block, Rule, TableRules
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Log, Nflog, Redirect, Return
 from rules.netfilter.values import Ports, network

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rules.iptables.counters import Count, counters
+from rules.iptables.reading import tables
 from rules.live.reasons import explained
-from rules.netfilter.counters import Count, counters
-from rules.netfilter.iptables_parse import tables
 from rules.netfilter.matches import (
     CtState,
     DPort,

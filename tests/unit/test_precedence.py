@@ -6,9 +6,9 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from rules.iptables.reading import tables
 from rules.live.changes import Company
 from rules.live.precedence import Precedent, exclusions, precedents
-from rules.netfilter.iptables_parse import tables
 from rules.netfilter.values import Family
 from rules.plan.intent import Intent
 from rules.plan.plan import ruleset

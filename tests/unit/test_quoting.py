@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.netfilter.quoting import arguments, as_saved, for_shell, lines, quoted, restorable, tokens, typed, unquoted
+from rules.iptables.quoting import arguments, as_saved, for_shell, lines, quoted, restorable, tokens, typed, unquoted
 
 values = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b"").decode(errors="surrogateescape"))
 hard = st.lists(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.kernel import diagnosis, netlink, rights, userns
+from capture.iptables import diagnosis
+from capture.kernel import rights, userns
+from capture.netlink import netlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable

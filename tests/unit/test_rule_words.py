@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from rules.netfilter.iptables_parse import tables
+from rules.iptables.reading import tables
+from rules.iptables.words import becomes, listed, port_words, rule_words
 from rules.netfilter.targets import Dnat, Redirect
-from rules.netfilter.words import becomes, listed, port_words, rule_words
 
 SAID: list[tuple[str, str]] = [
     ("-p tcp --dport 22 -j RETURN", "TCP to port 22 is let go"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rules.netfilter.iptables_parse import tables
-from rules.netfilter.iptables_text import match_text
+from rules.iptables.reading import tables
+from rules.iptables.writing import match_text
 from rules.netfilter.matches import (
     ConnMark,
     CtState,

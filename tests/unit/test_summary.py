@@ -12,7 +12,7 @@ from capture.schemas.derive import model
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.explain.summary import summary
-from rules.netfilter.iptables_text import rule_text
+from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family, Ports
 from rules.plan.plan import plan
 from tests.unit.test_lint import DUAL, POD

@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from capture import init
 from capture.commands.base import group
 from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE
-from capture.kernel import netlink
-from capture.kernel.iptables import LEGACY, NFT
+from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel.process import Completed
 from capture.kernel.seam import standing_in
-from rules.live.connections import ESTABLISHED, LISTEN
+from capture.netlink import netlink
+from rules.connections.flow import ESTABLISHED, LISTEN
 from rules.netfilter.values import Family
 from tests.rig.memory import Memory, everything
 

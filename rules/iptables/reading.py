@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from rules.iptables.quoting import FREE_TEXT, MARKER, command, lines, tokens, unquoted
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -27,7 +28,6 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.quoting import FREE_TEXT, MARKER, command, lines, tokens, unquoted
 from rules.netfilter.rulesets import Block, Rule, TableRules
 from rules.netfilter.targets import (
     Accept,
@@ -111,7 +111,7 @@ def tables(text: str) -> tuple[TableRules, ...]:
 
 
 def unmarked(text: str) -> str:
-    """The rule's words without what says that iptables-save would not print them: see `capture.kernel.nft_words`."""
+    """The rule's words without what says that iptables-save would not print them: see `capture.iptables.nft_words`."""
     return text.partition("]")[2] if text.startswith(MARKER) else text
 
 

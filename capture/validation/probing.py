@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 from capture.host.listening import surroundings
-from capture.kernel import sockets
+from capture.netlink import sockets
 from rules.netfilter.values import Family
 from rules.simulator.expected import expected
 from rules.value import Value
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from capture.host.facts import Facts
-    from capture.kernel.events import Subscription
+    from capture.netlink.events import Subscription
+    from rules.analysis.probes import Path, Sender
     from rules.plan.intent import Intent
     from rules.plan.plan import Plan
-    from rules.plan.probes import Path, Sender
 
     Sent: TypeAlias = tuple[str, IPv4Address | IPv6Address, int]
 
@@ -251,7 +251,7 @@ class _Attempt:
                 for protocol in ("tcp", "udp"):
                     self.open(family, intent.dns_capture_port, protocol, *(own or [LOOPBACK[family]]))
         if self.foreign:
-            from capture.kernel import events
+            from capture.netlink import events
 
             try:
                 self.conntrack = events.connections()
@@ -394,7 +394,7 @@ class _Attempt:
         """Where new connections were sent, as far as the kernel has told by now."""
         if not self.conntrack:
             return
-        from capture.kernel import events
+        from capture.netlink import events
 
         for kind, body in self.conntrack.waiting():
             seen = events.connection(kind, body)

@@ -11,13 +11,14 @@ import os
 from contextlib import nullcontext
 
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
-from capture.kernel import netlink, netns
-from capture.kernel.diagnosis import missing_module_hint, owner_hint, permission_hint, refused_rule, said
+from capture.iptables.diagnosis import missing_module_hint, owner_hint, permission_hint, refused_rule, said
+from capture.kernel import netns
 from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
-from rules.netfilter import iptables_parse
-from rules.netfilter.iptables_text import rule_text
-from rules.netfilter.quoting import MARKER, arguments, for_shell, lines, typed
+from capture.netlink import netlink
+from rules.iptables import reading
+from rules.iptables.quoting import MARKER, arguments, for_shell, lines, typed
+from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import OURS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal, TypeAlias
 
-    from capture.kernel.native import Native
+    from capture.iptables.native import Native
     from capture.kernel.process import Completed
     from rules.live.changes import Change
     from rules.netfilter.rulesets import Rule
@@ -157,8 +158,8 @@ class Iptables(Value):
     def parsed(self, text: str) -> Ruleset:
         """Raises NotAllTold for what is cut off."""
         try:
-            return Ruleset(self.family, iptables_parse.tables(text))
-        except iptables_parse.NotSaveText as error:
+            return Ruleset(self.family, reading.tables(text))
+        except reading.NotSaveText as error:
             raise NotAllTold(str(error)) from error
 
     def tables(self) -> Iterable[str]:
@@ -175,7 +176,7 @@ class Iptables(Value):
         there, rules = self.tables(), netlink.nft_rules(self.family)
         unprinted |= noted & OUR_TABLES
         if unprinted:
-            from capture.kernel.unprinted import printed
+            from capture.iptables.unprinted import printed
 
             chains = netlink.nft_chains()
             shown = (
@@ -197,14 +198,14 @@ class Iptables(Value):
                 needs_more |= count != len(in_kernel) or any(map(may_leave_out, in_kernel))
         if not (needs_more or unprinted):
             return Saved(told, text)
-        from capture.kernel.unprinted import completed, native_among_ours
+        from capture.iptables.unprinted import completed, native_among_ours
 
         told = told.but(tables=tuple(completed(self.family, table, rules) for table in told.tables))
         return Saved(told, text, native_among_ours(self.family, told, rules))
 
     def is_hidden(self, table: str, chain: str) -> bool:
         """Whether this is a base chain that iptables does not print, because it is none of its own."""
-        from capture.kernel.unprinted import is_printed
+        from capture.iptables.unprinted import is_printed
 
         found = netlink.nft_chains().get((self.family, table), {}).get(chain)
         return found is not None and not is_printed(table, chain, found)
@@ -229,7 +230,7 @@ class Iptables(Value):
     ) -> None:
         """Put a rule that the kernel once told in the place of another. Raises as `restore`."""
         if rule.text.startswith(MARKER):
-            from capture.kernel.native import handle_in, put_back
+            from capture.iptables.native import handle_in, put_back
 
             try:
                 there = netlink.nft_rules(self.family)[table, chain][position - 1]
@@ -308,7 +309,7 @@ class NotAllTold(InterruptedError):
 def may_leave_out(rule: Mapping[int, bytes]) -> bool:
     """Whether iptables-nft-save may have left out a part of this rule without a word: a native set, or a range.
 
-    Told in a moment, and of some rules too many; `capture.kernel.nft_words.left_out` tells exactly.
+    Told in a moment, and of some rules too many; `capture.iptables.nft_words.left_out` tells exactly.
     """
     raw = rule.get(netlink.NFTA_RULE_EXPRESSIONS, b"")
     if b"lookup\0" in raw or b"range\0" in raw:

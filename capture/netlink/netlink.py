@@ -1,7 +1,7 @@
 """Netlink: what a pod's start-up asks the kernel, and cannot afford a library or a child process for.
 
 A netlink dump is a dozen lines; importing pyroute2 takes ten times the CPU of everything else on the init path,
-and `nft list tables` or `ip rule` a fork each. What is written is in `capture.kernel.routing` and `ctnetlink`.
+and `nft list tables` or `ip rule` a fork each. What is written is in `capture.netlink.routing` and `ctnetlink`.
 """
 
 from __future__ import annotations

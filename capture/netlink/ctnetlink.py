@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
-from capture.kernel.netlink import CREATE, NETLINK_NETFILTER, NUMBERS, acknowledged, attribute, attributes, big, dump
-from rules.live.captured import Entry
-from rules.live.connections import IN_CONNTRACK, SYN_SENT, TCP, Flow
+from capture.netlink.netlink import CREATE, NETLINK_NETFILTER, NUMBERS, acknowledged, attribute, attributes, big, dump
+from rules.connections.captured import Entry
+from rules.connections.flow import IN_CONNTRACK, SYN_SENT, TCP, Flow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

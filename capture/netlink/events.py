@@ -9,8 +9,8 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from capture.kernel import ctnetlink, netlink
-from rules.live.attribution import Connection
+from capture.netlink import ctnetlink, netlink
+from rules.connections.attribution import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ import errno
 import sys
 from _socket import if_nametoindex
 
-from capture.kernel import netlink
-from capture.kernel.netlink import CREATE, NETLINK_ROUTE, NUMBERS, attribute
 from capture.kernel.seam import primitive
+from capture.netlink import netlink
+from capture.netlink.netlink import CREATE, NETLINK_ROUTE, NUMBERS, attribute
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 

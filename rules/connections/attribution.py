@@ -8,6 +8,7 @@ where only that would tell, more than one rule remains. What no rule of ours cou
 from __future__ import annotations
 
 from rules.live.changes import is_our_jump
+from rules.meaning.spoken import conditions
 from rules.netfilter.fields import (
     FIRST_FLAGS,
     NOBODY,
@@ -20,7 +21,6 @@ from rules.netfilter.fields import (
     UNTOUCHED,
     all_hold,
 )
-from rules.netfilter.meaning import conditions
 from rules.netfilter.spans import less, one
 from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
-    from rules.netfilter.counters import Place
+    from rules.iptables.counters import Place
     from rules.netfilter.fields import Known
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.targets import Target

@@ -6,7 +6,7 @@ import _socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
-from capture.kernel import netlink
+from capture.netlink import netlink
 from rules.value import Value
 
 TYPE_CHECKING = False

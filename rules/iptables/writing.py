@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rules.iptables.quoting import MARKER, quoted, restorable
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -22,7 +23,6 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.quoting import MARKER, quoted, restorable
 from rules.netfilter.targets import (
     Accept,
     Dnat,

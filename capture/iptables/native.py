@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import struct
 
-from capture.kernel import netlink
-from capture.kernel.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, pairs
-from capture.kernel.nft_words import (
+from capture.iptables.nft_words import (
     CMP_DATA,
     EXPR_DATA,
     EXPR_NAME,
@@ -24,15 +22,17 @@ from capture.kernel.nft_words import (
     string,
     value,
 )
-from capture.kernel.nftables import NFT_SUBSYSTEM, sent
-from rules.netfilter.quoting import MARKER
+from capture.netlink import netlink
+from capture.netlink.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, pairs
+from capture.netlink.tidying import NFT_SUBSYSTEM, sent
+from rules.iptables.quoting import MARKER
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from capture.kernel.nft_words import Attributes
+    from capture.iptables.nft_words import Attributes
     from rules.netfilter.values import Family
 
 # linux/netfilter/nf_tables.h

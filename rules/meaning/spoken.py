@@ -5,6 +5,8 @@ A new match or target is taught here, and is then known to the simulator, to att
 
 from __future__ import annotations
 
+from rules.iptables.quoting import tokens
+from rules.meaning.foreign import WHOLE, match_meaning, state_condition, target_meaning
 from rules.netfilter.effects import (
     Bind,
     Hand,
@@ -30,7 +32,6 @@ from rules.netfilter.fields import (
     domain,
     opposite,
 )
-from rules.netfilter.foreign import WHOLE, match_meaning, state_condition, target_meaning
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -51,7 +52,6 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.quoting import tokens
 from rules.netfilter.spans import joined, one
 from rules.netfilter.targets import (
     Accept,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from ipaddress import IPv4Address, IPv6Address
 
-from capture.kernel.netlink import pairs
-from rules.netfilter.quoting import MARKER, as_saved
+from capture.netlink.netlink import pairs
+from rules.iptables.quoting import MARKER, as_saved
 from rules.netfilter.values import Family
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARKER = "[nf_tables "
-"""How the text of a rule begins that iptables-save does not print: see `capture.kernel.nft_words`."""
+"""How the text of a rule begins that iptables-save does not print: see `capture.iptables.nft_words`."""
 NEVER_QUOTED = frozenset({"-A", "-N", "-D", "-I", "-i", "-o", "-j", "-g", "-m", "-p"})
 """What stands behind these is printed as it is."""
 FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--string", "--helper", "--name"})

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 
-from capture.kernel.netlink import (
+from capture.netlink.netlink import (
     ATTRIBUTE,
     NETLINK_NETFILTER,
     NFT_MSG_GETCHAIN,
@@ -17,7 +17,7 @@ from capture.kernel.netlink import (
     NFT_MSG_GETTABLE,
     dump,
 )
-from rules.netfilter.nft import Dump, attributes, text
+from rules.nftables.program import Dump, attributes, text
 
 NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 10 << 8 | 10, 10 << 8 | 13
 """linux/netfilter/nf_tables.h"""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, summarize_address_range
 
+from rules.meaning.foreign import GOES_ON, WHOLE
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -53,7 +54,6 @@ from rules.netfilter.fields import (
     opposite,
     width,
 )
-from rules.netfilter.foreign import GOES_ON, WHOLE
 from rules.netfilter.hooks import HOOKS, IP_FAMILIES, BaseChain, NativeTable, is_of_iptables
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule

@@ -8,12 +8,12 @@ the kernel tells itself, and iptables prints chains one by one that it does not 
 
 from __future__ import annotations
 
-from capture.kernel.native import handle_in, natives
-from capture.kernel.nft_words import counted, handle, led_to, left_out, marked, text_of
-from capture.kernel.nftables import ACCEPT, HOOKS, built_in
+from capture.iptables.native import handle_in, natives
+from capture.iptables.nft_words import counted, handle, led_to, left_out, marked, text_of
 from capture.kernel.process import run
-from rules.netfilter import iptables_parse
-from rules.netfilter.quoting import MARKER, command, lines, tokens
+from capture.netlink.tidying import ACCEPT, HOOKS, built_in
+from rules.iptables import reading
+from rules.iptables.quoting import MARKER, command, lines, tokens
 from rules.netfilter.rulesets import Block
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import BUILT_IN
@@ -23,10 +23,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from capture.kernel.iptables import Iptables
-    from capture.kernel.native import Native
-    from capture.kernel.netlink import NftChain
-    from capture.kernel.nft_words import Attributes
+    from capture.iptables.iptables import Iptables
+    from capture.iptables.native import Native
+    from capture.iptables.nft_words import Attributes
+    from capture.netlink.netlink import NftChain
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.values import Family
 
@@ -79,7 +79,7 @@ def completed(family: Family, table: TableRules, rules: Rules) -> TableRules:
     declared = dict.fromkeys(table.declared)
 
     def read(text: str) -> Rule:
-        return iptables_parse.rule(tokens(iptables_parse.unmarked(text)), declared, text)
+        return reading.rule(tokens(reading.unmarked(text)), declared, text)
 
     blocks = []
     seen: dict[str, int] = {}

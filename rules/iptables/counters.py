@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.netfilter.quoting import command, lines
+from rules.iptables.quoting import command, lines
 from rules.value import Value
 
 TYPE_CHECKING = False

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from capture.host.live import choose_backend
 from capture.inspect.verify import findings, others_in_the_way, others_routing, read
-from capture.kernel import events
+from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.files import read_text
-from capture.kernel.iptables import BACKENDS, Iptables
-from rules.live.attribution import Decision, decided_by, decisions, is_outbound
+from capture.netlink import events
+from rules.connections.attribution import Decision, decided_by, decisions, is_outbound
+from rules.iptables.counters import Count, counters
 from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.reasons import explained
-from rules.netfilter.counters import Count, counters
 from rules.netfilter.routing import ip_command
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
-    from rules.live.attribution import Connection
-    from rules.netfilter.counters import Place
+    from rules.connections.attribution import Connection
+    from rules.iptables.counters import Place
     from rules.netfilter.rulesets import Ruleset
     from rules.plan.plan import Plan
 

@@ -8,8 +8,8 @@ back: it ends when the rules go that restore the mark.
 
 from __future__ import annotations
 
+from rules.connections.flow import TCP, needs_conntrack
 from rules.live.changes import is_our_rule, is_ours, ours_in
-from rules.live.connections import TCP, needs_conntrack
 from rules.netfilter.hooks import KIND_NAT
 from rules.netfilter.matches import ConnMark
 from rules.netfilter.targets import Dnat, Redirect, RestoreMark
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
-    from rules.live.connections import Flow, Ip
+    from rules.connections.flow import Flow, Ip
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.values import Family

@@ -1,31 +1,31 @@
 """Proving a capture with real connections: `--run-validation`.
 
-Every path of `rules.plan.probes` is tried at once, by `capture.apply.probing`, and what arrives where decides. A probe
-that nothing captures does not get far: it carries a hop limit of 1. Where the rules may be read they are compared with
-the plan as well, for some decide traffic that a pod cannot send to itself. Who listens already where the rules send
-things is said: a capture that works does not help a proxy that does not.
+Every path of `rules.analysis.probes` is tried at once, by `capture.validation.probing`, and what arrives where
+decides. A probe that nothing captures does not get far: it carries a hop limit of 1. Where the rules may be read they
+are compared with the plan as well, for some decide traffic that a pod cannot send to itself. Who listens already
+where the rules send things is said: a capture that works does not help a proxy that does not.
 """
 
 from __future__ import annotations
 
-from capture.apply.probing import FAILED, NOT_PROVED, PROVED, Trial, application, as_planned, tried
 from capture.errors import CaptureError, ValidationFailed
 from capture.host.listening import heard
 from capture.host.live import read_live
-from capture.kernel.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.userns import mapped
+from capture.validation.probing import FAILED, NOT_PROVED, PROVED, Trial, application, as_planned, tried
+from rules.analysis.probes import Ids, paths
+from rules.iptables.writing import rule_text
 from rules.live.changes import changes
 from rules.live.routing_changes import routing_to_add
-from rules.netfilter.iptables_text import rule_text
-from rules.plan.probes import Ids, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.apply.probing import Outcome
     from capture.host.facts import Facts
     from capture.log import Log
+    from capture.validation.probing import Outcome
     from rules.live.changes import Change
     from rules.netfilter.rulesets import Ruleset
     from rules.plan.intent import Intent

@@ -1,10 +1,10 @@
 """The connections that prove a capture: one for each thing that a plan promises and a host can try on itself.
 
 Every path is a question to the kernel with a known answer: who sends what where, and at which of the proxy's ports
-it must arrive, or that it must arrive at none. Nothing here opens a socket; `capture.apply.validation` does.
+it must arrive, or that it must arrive at none. Nothing here opens a socket; `capture.validation.validation` does.
 
 A pod cannot send itself what arrives from outside, so the inbound rules that only such traffic meets have no path:
-their proof needs a second host, or the comparison of rules that `capture.apply.validation` makes besides.
+their proof needs a second host, or the comparison of rules that `capture.validation.validation` makes besides.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from capture.errors import BackendUnusable
-from capture.kernel import netlink
 from capture.kernel.process import read_words
 from capture.kernel.rights import FROM_OUTSIDE, NET_RAW, denied_hint, effective, how_to_add
+from capture.netlink import netlink
+from rules.iptables.writing import extension, target_extension
 from rules.live.changes import Append, Insert
-from rules.netfilter.iptables_text import extension, target_extension
 from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
 from rules.netfilter.values import Family
 
@@ -151,10 +150,3 @@ def legacy_hint() -> str:
             f"{modules}"
         )
     return f"the kernel has no such table: {modules} on the node{instead}"
-
-
-def not_permitted() -> BackendUnusable:
-    return BackendUnusable(
-        "not permitted to read or change the rules of this network namespace; nothing was touched",
-        hint=denied_hint(),
-    )

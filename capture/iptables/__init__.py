@@ -1,0 +1,1 @@
+"""iptables as a program: what it prints, what it cannot print, and why it was refused."""

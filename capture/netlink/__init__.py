@@ -1,0 +1,1 @@
+"""Netlink: questions and requests to the kernel, in messages of our own."""

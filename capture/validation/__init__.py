@@ -1,0 +1,1 @@
+"""Proving with real connections that the rules capture."""

@@ -1,0 +1,1 @@
+"""Watching connections as they come, and what became of them."""

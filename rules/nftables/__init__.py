@@ -1,0 +1,1 @@
+"""What the kernel tells of nf_tables, read into the language."""
