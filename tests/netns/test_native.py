@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.host.live import read_live
-from capture.host.neighbours import found_among_others
+from capture.inspect.verify import findings
 from capture.iptables.iptables import BACKENDS, Iptables
+from rules.iptables.writing import rule_text
 from rules.simulator.simulate import Became, in_any_order, simulate
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered, predicted
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from capture.host.live import Live
     from rules.plan.plan import Plan
-    from rules.simulator.simulate import Host, Trace
+    from rules.simulator.simulate import Host, Step, Trace
 
 SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 ROUNDS, PACKETS = 8, 40
@@ -38,6 +39,8 @@ WHERE = {
     "ip6": ("ip6 daddr 2001:db8::/32", "ip6 daddr { fd00:96::/64, 2001:db8::1 }", "ip6 saddr fd00:244::5"),
     "inet": ("ip daddr 9.9.9.9", "ip6 daddr 2001:db8::/32", "meta nfproto ipv4", "fib daddr type local"),
 }
+KNOWN = "9.9.9.0/24, 10.0.7.7, 172.16.0.0/12"
+"""The elements of a set that is asked by its name."""
 WHO = ("meta skuid 1000", "meta skuid != 1337", "meta skuid { 1000-2000, 3 }", "meta skgid 1337")
 MORE = (
     "meta mark and 0x8 == 0x8",
@@ -60,12 +63,23 @@ CHAINS = (("nat", "output"), ("nat", "output"), ("nat", "prerouting"), ("filter"
           ("filter", "input"), ("route", "output"))  # fmt: skip
 
 
+CERTAIN_PORT = 12345
+ASKED_FIRST = f"""table ip first {{
+chain out {{
+type nat hook output priority -199;
+tcp dport {CERTAIN_PORT} redirect to :16001
+}}
+}}
+"""
+"""Beside the tables that are drawn, whose rules ask for no such port: so some answer is always REDIRECTED."""
+
+
 def native_tables(chance: random.Random) -> str:
     """Tables of somebody else, as nft reads them."""
     tables = []
     for number in range(chance.randint(1, 3)):
         family = chance.choice(["ip", "ip", "ip6", "inet"])
-        name = f"others{number}" if chance.random() < 2 or family == "inet" else "nat"
+        name = f"others{number}" if chance.random() < 0.7 or family == "inet" else "nat"
         lines = [f"table {family} {name} {{"]
         if name != "nat" and chance.random() < 0.2:
             lines.append("flags dormant")
@@ -74,7 +88,7 @@ def native_tables(chance: random.Random) -> str:
                 "set known { type ipv4_addr; flags interval; elements = { 9.9.9.0/24, 10.0.7.7, 172.16.0.0/12 } }"
             )
         kinds = chance.sample(CHAINS, chance.randint(1, 3))
-        for at, (kind, hook) in enumerate(kinds):
+        for at, (kind, hook) in enumerate(kinds, 10 * number):
             if name == "nat" and kind != "nat":
                 continue
             rules = [rule(chance, family, kind, hook, f"more{at}") for _ in range(chance.randint(1, 3))]
@@ -83,7 +97,7 @@ def native_tables(chance: random.Random) -> str:
             priority = chance.choice(PRIORITIES[kind])
             lines += [f"chain base{at} {{", f"type {kind} hook {hook} priority {priority};", *rules, "}"]
         tables.append("\n".join([*lines, "}", ""]))
-    return "".join(tables)
+    return "".join([*tables, ASKED_FIRST])
 
 
 def rule(chance: random.Random, family: str, kind: str, hook: str, chain: str) -> str:
@@ -137,15 +151,22 @@ def disagreements(pod: Pod, here: Host, calls: list[Call], seen: Counter[Became]
 
 
 def unnamed(pod: Pod, backend: str, planned: Plan, here: Host, calls: list[Call]) -> Iterator[str]:
-    """Calls that ours alone would capture and that others took, in a family for which no finding says so."""
-    found = {each.family for each in found_among_others(live_in(pod), planned.rulesets, planned.routing, backend)}
+    """Calls that ours alone would capture and that others took, although no finding names a rule that may have."""
+    live = live_in(pod)
+    named = {each.rule for each in findings(live, planned, backend)}
     for call in calls:
-        packet = packet_of(call, pod, here)
-        wanted = simulate(planned.rulesets, packet, here)
+        wanted = simulate(planned.rulesets, packet_of(call, pod, here), here)
         landing = pod.traffic.arrived.get(call.source_port)
-        is_lost = landing and str(landing) != predicted.landing(wanted)
-        if wanted.became.is_captured and is_lost and packet.family not in found:
-            yield f"{call}: landed {landing}, planned {wanted.became}, and no finding says so"
+        if wanted.became.is_captured and landing and str(landing) != predicted.landing(wanted):
+            took = {rule_text(step.rule) for step in deciding(traced(live, call, pod, here))}
+            if named.isdisjoint(took):
+                yield f"{call}: landed {landing}, planned {wanted.became}, and no finding names one of {took}"
+
+
+def deciding(trace: Trace) -> Iterator[Step]:
+    """The rules that decided, or may have."""
+    yield from trace.depends_on
+    yield from (step for way in (trace, *trace.ways) for step in (way.decided, way.bound) if step)
 
 
 @pytest.mark.parametrize("comes", ["before", "after"])
@@ -170,15 +191,23 @@ def test_native_tables_of_others_act_as_the_simulator_says(
             pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
             if comes == "after":
                 pod.inside.output("nft", "-f", "-", text=tables)
+                if backend == "nft":
+                    # Among iptables' own rules, in the chain of our jump.
+                    asked = rule(chance, "ip", "nat", "output", "")
+                    known = f"add set ip nat known {{ type ipv4_addr; flags interval; elements = {{ {KNOWN} }}; }}"
+                    among = f"{known}\n{chance.choice(['insert', 'add'])} rule ip nat OUTPUT {asked}\n"
+                    pod.inside.output("nft", "-f", "-", text=among)
+                    tables += among
             here = predicted.host(planned.routing, passthrough=planned.passthrough_address)
-            drawn_calls = calls.draw(PACKETS)
+            certain = Call(pod.inside, "9.9.9.9", CERTAIN_PORT, 1000, 1000, "tcp", None, next(calls.numbers))
+            drawn_calls = [certain, *calls.draw(PACKETS)]
             found = [*disagreements(pod, here, drawn_calls, seen)]
             found += unnamed(pod, backend, planned, here, drawn_calls)
             wrong += [f"seed {SEED}: capture {said}\n{tables}  {line}" for line in found]
             pod.inside.output("nft", "flush", "ruleset")
             pod.applied("--cleanup-only")
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:10])
-    assert set(seen) >= {Became.REDIRECTED, Became.CAPTURED_OUTBOUND}, seen
+    assert set(seen) >= {Became.REDIRECTED, Became.CAPTURED_OUTBOUND, Became.BYPASSED}, seen
 
 
 # --- named by every command -------------------------------------------------------------------------------
