@@ -209,7 +209,7 @@ def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live
         live = read_live()
         if not settings.cleanup_only:
             warn_of_a_refusal(live, settings, planned, log)
-        return live, choose_backend(live, forced, native=native).backend
+        return live, choose_backend(live, forced, planned, native=native).backend
     except (CaptureError, OSError) as error:
         if planned is NOTHING:
             raise

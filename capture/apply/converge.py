@@ -90,7 +90,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
         refuse(live, settings)
         mind_others_routing(live, planned, log)
         mind_what_is_not_tracked(live, planned, log)
-    chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+    chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))

@@ -18,6 +18,7 @@ from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
+from rules.plan.plan import NOTHING
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -104,6 +105,16 @@ class Live(Value):
         return any(
             holds_ours(table) for family in Family for table in self.saved(Iptables(backend, family)).ruleset.tables
         )
+
+    def taken_by_others(self, backend: str, planned: Plan) -> Iterator[Family]:
+        """In which families rules of others there would take what is planned, were they asked first."""
+        for ruleset in planned.rulesets:
+            held = self.saved(Iptables(backend, ruleset.family)).ruleset
+            if ruleset.tables and any(block.rules for table in held.tables for block in table.blocks):
+                from rules.live.across import others_take  # where a pod starts, nobody has rules
+
+                if others_take(held, ruleset, self.company()):
+                    yield ruleset.family
 
     def holds_rules(self, backend: str) -> bool:
         return any(
@@ -209,10 +220,12 @@ class Choice(Value):
 
     backend: str
     reason: str
+    comes_from: str = ""
+    """The other backend, if ours are there and are to come over."""
 
 
-def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
-    """The backend for this namespace. Decides from what was read; probes nothing.
+def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: bool = False) -> Choice:
+    """The backend for what is planned in this namespace. Decides from what was read; probes nothing.
 
     Raises BackendUnusable if neither can be used, or not the one that was asked for.
     """
@@ -223,6 +236,18 @@ def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
         return Choice(backend, f"{asked} asks for it")
     if isinstance(live.nft_error, PermissionError):
         raise not_permitted()
+    choice = preferred(live)
+    other = LEGACY if choice.backend == NFT else NFT
+    taken = any(live.taken_by_others(other, planned)) and not any(live.taken_by_others(choice.backend, planned))
+    if taken and is_usable(live, other):
+        comes_from = choice.backend if live.holds_ours(choice.backend) else ""
+        why = "rules of others there take what is to be captured, and in one table the place of a rule decides"
+        return Choice(other, why, comes_from)
+    return choice
+
+
+def preferred(live: Live) -> Choice:
+    """The backend, if rules of others in the other one are in nobody's way."""
     for backend in BACKENDS:
         if live.holds_ours(backend):
             return Choice(backend, "the namespace holds our chains there")
@@ -235,6 +260,15 @@ def choose_backend(live: Live, forced: str, *, native: bool = False) -> Choice:
         why = f"the kernel has no nf_tables ({live.nft_error.strerror})"
     require(live, LEGACY, why)
     return Choice(LEGACY, why)
+
+
+def is_usable(live: Live, backend: str) -> bool:
+    """Whether rules can be put there."""
+    try:
+        require(live, backend, "")
+    except BackendUnusable:
+        return False
+    return True
 
 
 def require(live: Live, backend: str, reason: str) -> None:

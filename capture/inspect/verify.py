@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import ClassVar, Final, Literal, TypeAlias
 
-    from capture.host.live import Live
+    from capture.host.live import Choice, Live
     from capture.log import Log
     from capture.settings.declared import Settings
     from rules.live.routing_changes import RoutingChange
@@ -69,10 +69,10 @@ def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     """Read the namespace we are in, and compare. Raises CaptureError if that cannot be told."""
     live = read(log)
     planned = live.beside(planned)
-    backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
+    choice = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
     ours_first = settings.precedence == "ours"
-    found = tuple(findings(live, planned, backend, ours_first=ours_first))
-    return Comparison(live, planned, backend, found, ours_first)
+    found = tuple(findings_of(live, planned, choice, ours_first=ours_first))
+    return Comparison(live, planned, choice.backend, found, ours_first)
 
 
 def read(log: Log, *, counters: bool = False) -> Live:
@@ -85,8 +85,28 @@ def read(log: Log, *, counters: bool = False) -> Live:
     return live
 
 
+def findings_of(live: Live, planned: Plan, choice: Choice, *, ours_first: bool = False) -> Iterator[Finding]:
+    """Every difference; none exactly when a run has nothing to do or to regret.
+
+    Where a rerun brings ours over to rules of others in the other backend, what those take is what it repairs.
+    """
+    if not choice.comes_from:
+        yield from findings(live, planned, choice.backend, ours_first=ours_first)
+        return
+    named = set()
+    for found in findings(live, planned, choice.comes_from, ours_first=ours_first):
+        if found.backend == choice.backend and found.kind in (Kind.OTHERS_TAKE_ALL, Kind.OTHERS_TAKE_SOME):
+            named.add(found.family)
+            yield found.but(kind=Kind.OTHERS_ELSEWHERE)
+        else:
+            yield found
+    for family in live.taken_by_others(choice.backend, planned):
+        if family not in named:
+            yield Finding(Kind.OTHERS_ELSEWHERE, family, backend=choice.backend)
+
+
 def findings(live: Live, planned: Plan, backend: str, *, ours_first: bool = False) -> Iterator[Finding]:
-    """Every difference; none exactly when a run has nothing to do or to regret."""
+    """Every difference, where ours are to stay in this backend."""
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
     company = live.company(ours_first=ours_first)
     for here in (backend, *(other for other in BACKENDS if other != backend)):

@@ -167,7 +167,7 @@ class Here:
             return None, None
         try:
             forced, native = self.settings.force_iptables_binary, self.settings.native_nftables
-            return choose_backend(self.live, forced, native=native), None
+            return choose_backend(self.live, forced, self.planned, native=native), None
         except CaptureError as error:
             return None, error
 

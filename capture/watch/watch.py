@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from capture.host.live import choose_backend
-from capture.inspect.verify import findings, others_in_the_way, others_routing, read
+from capture.inspect.verify import findings_of, others_in_the_way, others_routing, read
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.files import read_text
 from capture.netlink import events
@@ -256,9 +256,9 @@ def against_plan(settings: Settings, planned: Plan) -> Drift:
     """Drift from what settings ask for, as verify tells it."""
 
     def drift(live: Live) -> tuple[Finding, ...]:
-        chosen = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables)
+        chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
         ours_first = settings.precedence == "ours"
-        found = findings(live, live.beside(planned), chosen.backend, ours_first=ours_first)
+        found = findings_of(live, live.beside(planned), chosen, ours_first=ours_first)
         return tuple(each for each in found if not each.is_note)
 
     return drift

@@ -49,6 +49,7 @@ class Kind(Enum):
     TABLE_DORMANT = "table dormant"
     OTHERS_TAKE_ALL = "rule of others asked before ours takes everything"
     OTHERS_TAKE_SOME = "rule of others asked before ours takes some"
+    OTHERS_ELSEWHERE = "rule of others in the other backend"
     CAPTURED_IS_DROPPED = "what is captured is dropped"
     DROPPED_ANYWAY = "what is captured is dropped as it was before"
     IP_RULE_MISSING = "ip rule missing"
@@ -176,6 +177,7 @@ RERUN = {
     Kind.TABLE_DORMANT: "a rerun cannot repair this",
     Kind.OTHERS_TAKE_ALL: f"a rerun cannot repair this: {REMEDY[Kind.OTHERS_TAKE_ALL]}",
     Kind.OTHERS_TAKE_SOME: REMEDY[Kind.OTHERS_TAKE_SOME],
+    Kind.OTHERS_ELSEWHERE: "a rerun brings ours over to that backend, where they go before it",
     Kind.CAPTURED_IS_DROPPED: f"a rerun cannot repair this: {REMEDY[Kind.CAPTURED_IS_DROPPED]}",
     Kind.DROPPED_ANYWAY: REMEDY[Kind.DROPPED_ANYWAY],
     Kind.IP_RULE_MISSING: "a rerun adds it",
@@ -265,6 +267,10 @@ def said(found: Finding) -> str:
             return f"the rule of others {rule} is asked before ours and takes everything, such as: {found.why}"
         case Kind.OTHERS_TAKE_SOME:
             return f"the rule of others {rule} is asked before ours and takes some of it, such as: {found.why}"
+        case Kind.OTHERS_ELSEWHERE:
+            what = f"the rule of others {rule}" if found.rule else "rules of others"
+            example = f", such as: {found.why}" if found.why else ""
+            return f"{what} in the other backend may be asked before ours, and send connections elsewhere{example}"
         case Kind.CAPTURED_IS_DROPPED | Kind.DROPPED_ANYWAY:
             by = f"the rule of others {rule}" if found.table else found.rule
             before = ", as it was before" if found.kind is Kind.DROPPED_ANYWAY else ""

@@ -471,3 +471,75 @@ def test_a_dry_run_leaves_a_copy_and_needs_no_rights(ipv4_pod: Pod, tmp_path: Pa
     refused = ipv4_pod.capture("-n", *POD_SPEC, env={"DRY_RUN_FILE_PATH": "/nonexistent/rules"})
     assert refused.status == 1
     assert "cannot write the rules to /nonexistent/rules: No such file" in refused.stderr
+
+
+OTHER = {"nft": "legacy", "legacy": "nft"}
+TAKES_ALL = "-p tcp -j REDIRECT --to-ports 9999"
+TAKES_SOME = "-d 1.1.1.1/32 -p tcp --dport 80 -j REDIRECT --to-ports 9999"
+
+
+@pytest.mark.parametrize("theirs", [TAKES_ALL, TAKES_SOME], ids=["all", "some"])
+def test_rules_of_others_in_the_other_backend_are_found_and_passed(ipv4_pod: Pod, backend: str, theirs: str) -> None:
+    """The table that was made later is asked first, and nothing tells which that is: verify says so, and a rerun brings
+    ours into one table with them, where ours go before what takes everything. Then nothing is left to do.
+    """
+    pod = ipv4_pod
+    pod.open_listeners()
+    pod.traffic.listen(pod.inside, [9999], where="theirs", hosts=["0.0.0.0"])
+    pod.applied(f"--force-iptables-binary={backend}")
+    pod.inside.output(f"iptables-{OTHER[backend]}", "-t", "nat", "-A", "OUTPUT", *theirs.split())
+    assert str(pod.dial("1.1.1.1", 80)) == "theirs:9999"
+    found = pod.capture("verify")
+    assert found.status == 4
+    assert f"{OTHER[backend]} IPv4 nat OUTPUT 1: the rule of others `{theirs}` in the other backend" in found.stdout
+    assert "a rerun brings ours over to that backend" in found.stdout
+    assert f"Using the {OTHER[backend]} backend" in pod.applied().stderr
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    if theirs == TAKES_ALL:
+        assert str(pod.dial("1.1.1.1", 80)) == "pod:15001"
+    assert pod.capture("verify").status == 0
+    assert "already in place" in pod.applied().stderr
+    assert not any("ISTIO" in line for line in pod.saved(backend))
+    assert any("--to-ports 9999" in line for line in pod.saved(OTHER[backend]))
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "OUTPUT -p udp --dport 53 -j REDIRECT --to-ports 9999",
+        "OUTPUT -p tcp --dport 22 -j REDIRECT --to-ports 9999",
+        "OUTPUT -p tcp -m owner --uid-owner 1337 ! -o lo -j DNAT --to-destination 192.0.2.1:1",
+        "OUTPUT -p tcp -j ACCEPT",
+        "PREROUTING -p tcp --dport 8080 -j REDIRECT --to-ports 9999",
+        "POSTROUTING -j MASQUERADE",
+    ],
+)
+def test_rules_in_the_other_backend_that_take_nothing_are_no_reason_to_move(
+    ipv4_pod: Pod, backend: str, theirs: str
+) -> None:
+    """What is not captured, and what their table leaves to ours: nothing is found, and a rerun stays where it is."""
+    pod = ipv4_pod
+    pod.open_listeners()
+    settings = ("-u", "1337", "-o", "22", "-d", "8080")
+    pod.applied(*settings, f"--force-iptables-binary={backend}")
+    pod.inside.output(f"iptables-{OTHER[backend]}", "-t", "nat", "-A", *theirs.split())
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    found = pod.capture("verify", *settings)
+    assert found.status == 0, found.stdout
+    assert "already in place" in pod.applied(*settings).stderr
+
+
+def test_rules_of_others_in_both_backends_that_take_all_are_beyond_a_rerun(ipv4_pod: Pod, backend: str) -> None:
+    """Wherever ours go, theirs in the other one may be asked first: 4, and the sentence promises nothing of a rerun."""
+    pod = ipv4_pod
+    pod.open_listeners()
+    pod.traffic.listen(pod.inside, [9999], where="theirs", hosts=["0.0.0.0"])
+    pod.inside.output(f"iptables-{backend}", "-t", "nat", "-A", "OUTPUT", *TAKES_ALL.split())
+    pod.applied(f"--force-iptables-binary={backend}")
+    pod.inside.output(f"iptables-{OTHER[backend]}", "-t", "nat", "-A", "OUTPUT", *TAKES_ALL.split())
+    assert str(pod.dial("1.1.1.1", 80)) == "theirs:9999"
+    for _ in range(2):
+        found = pod.capture("verify")
+        assert found.status == 4
+        assert "a rerun cannot repair this" in found.stdout
+        assert f"Using the {backend} backend" in pod.applied().stderr
