@@ -38,7 +38,7 @@ def hook_is_taken(live: Ruleset, planned: Ruleset, name: str, hook: str, company
     return any(
         overlap(reach(end.box, local), claim)
         for _, rule in theirs
-        for end in ends(chains, rule, planned.family, everything(planned.family, hook))
+        for end in ends(chains, hook, rule, planned.family, everything(planned.family, hook))
         if sends_elsewhere(end)
         for claim in claimed
     )
