@@ -7,7 +7,7 @@
     ├── OtherMesh           1    the rules of another mesh are here, which --take-over replaces
     ├── OthersFirst         1    an ip rule or route of others decides before ours, which no place can help
     ├── BackendUnusable     1    no iptables here that can do it, or no permission to use it
-    ├── ChainInUse          1    a rule of others leads to a chain of ours that is to go
+    ├── ChainInUse          1    a rule leads to a chain of another mesh that --take-over would remove
     ├── LiveStateUnreadable 1    what the namespace holds could not be read, so nothing was changed
     ├── KernelRefused       1    iptables-restore failed; what it had changed was put back
     │   └── NotPutBack      1    … and putting back failed too: the one case in which the state is not as it was
@@ -125,7 +125,7 @@ class BackendUnusable(CaptureError):
 
 
 class ChainInUse(CaptureError):
-    """Somebody's rule jumps to one of our chains, which therefore cannot be removed."""
+    """Somebody's rule leads to a chain of a mesh that is taken over, which therefore cannot be removed."""
 
 
 class LiveStateUnreadable(CaptureError):

@@ -136,6 +136,8 @@ def remove(settings: Settings, log: Log) -> None:
     cleaned = clean(settings, log)
     for thing in cleaned.removed:
         log.info(f"Removed {thing}")
+    for thing in cleaned.kept:
+        log.warn(f"Kept {thing}")
     for thing in cleaned.left:
         (log.warn if thing.remedy else log.info)(f"Left alone {thing}")
     cleaned.raise_if_any_remains()

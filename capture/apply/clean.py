@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.apply.converge import converge_locked
+from capture.apply.transaction import deleting
 from capture.errors import CaptureError
 from capture.host.live import read_live
 from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
@@ -10,8 +11,10 @@ from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_
 from capture.kernel.locks import locked
 from capture.kernel.process import read_words
 from rules.iptables.quoting import typed
+from rules.iptables.writing import rule_text
 from rules.live.changes import is_our_jump, is_ours, ours_in, recognised
 from rules.live.meshes import mesh_of
+from rules.netfilter.hooks import NAME
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
@@ -40,7 +43,7 @@ class Thing(Value):
     why: str = ""
     """Why it was left alone; empty for what was removed."""
     remedy: str = ""
-    """The command that removes it, if an older istio-iptables may have left it and nothing proves that; else empty."""
+    """The command that removes it, if it may have been left by an older istio-iptables, or keeps a chain of ours."""
 
     def __str__(self) -> str:
         why = "; ".join(filter(None, (self.why, f"to remove it: `{self.remedy}`" if self.remedy else "")))
@@ -58,6 +61,8 @@ class Cleaned(Value):
     """What is ours and still there. If there is any, the exit status is 1."""
     reset: tuple[Thing, ...] = ()
     """The captured connections that were reset by it, as far as the kernel told."""
+    kept: tuple[Thing, ...] = ()
+    """Chains of ours that are empty now, and stay as long as something of others leads there."""
 
     def raise_if_any_remains(self) -> None:
         """Raises CaptureError that names what is ours and still there."""
@@ -86,16 +91,22 @@ def outcome(before: Live, after: Live) -> Cleaned:
     """What a removal did, by what was there before it and what is there now."""
     had, has = list(ours(before)), list(ours(after))
     removed = [thing for thing in had if thing not in has]
-    return Cleaned((*removed, *taken_away(before, after)), tuple(left_alone(before, after)), tuple(has))
+    return Cleaned(
+        (*removed, *taken_away(before, after)), tuple(left_alone(before, after)), tuple(has), kept=tuple(kept(after))
+    )
 
 
 def ours(live: Live) -> Iterator[Thing]:
     """Everything of ours that is in the namespace."""
     for tool, table in tables(live):
         mine = {chain: rules for chain, rules in table.chains().items() if is_ours(table, chain)}
+        held = {chain: mine.pop(chain) for chain in table.held}
         if mine:
             count = sum(map(len, mine.values()))
             yield Thing(place(tool, table), f"the chains {', '.join(mine)}, with {counted(count, 'rule')}")
+        for chain, rules in held.items():
+            if rules:
+                yield Thing(place(tool, table), f"what the chain {chain} held, {counted(len(rules), 'rule')}")
         hooks = [
             is_our_jump(table, rule)
             for found in ours_in(recognised(live.saved(tool).ruleset, Ruleset(tool.family))).tables
@@ -110,7 +121,7 @@ def ours(live: Live) -> Iterator[Thing]:
             yield Thing(place(tool, table), what)
     for rule in live.policy_rules:
         if rule.protocol == PROTOCOL:
-            yield Thing("routing", rule_text(rule))
+            yield Thing("routing", ip_rule_text(rule))
     for route in live.local_routes:
         if route.protocol == PROTOCOL:
             yield Thing("routing", route_text(route))
@@ -158,7 +169,7 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
     for rule in after.policy_rules:
         if rule.protocol != PROTOCOL and (rule.family, rule.table) in looked_up:
             remedy = f"{ip_command(rule.family)} rule del priority {str(rule).replace(':', '', 1)}"
-            yield Thing("routing", rule_text(rule), unsigned, remedy)
+            yield Thing("routing", ip_rule_text(rule), unsigned, remedy)
     for route in after.local_routes:
         if route.protocol != PROTOCOL:
             remedy = f"{ip_command(route.family)} route del {route}"
@@ -168,6 +179,24 @@ def left_alone(before: Live, after: Live) -> Iterator[Thing]:
     if not after.legacy_is_known:
         unseen = [path for path in LEGACY_TABLES.values() if read_words(path) is None]
         yield Thing("legacy", "tables, if there are any", f"only uid 0 may read {' and '.join(unseen)}")
+
+
+def kept(after: Live) -> Iterator[Thing]:
+    """Our chains that are there for others only, with what leads there."""
+    for tool, table in tables(after):
+        if not table.held:
+            continue
+        from rules.live.held import holders
+
+        shown = list(holders(table))
+        for chain in sorted(table.held):
+            what, where = f"the chain {chain}, empty", place(tool, table)
+            rules = [(place, rule) for to, place, rule in shown if to == chain]
+            for of, rule in rules:
+                why = f"the rule `{rule_text(rule)}` of others in {of} leads there"
+                yield Thing(where, what, why, deleting(tool, table.table, of, rule))
+            if not rules:
+                yield Thing(where, what, f"a map of others leads there: see `nft list maps {NAME[tool.family]}`")
 
 
 def close_wait_timeout(before: Live) -> Iterator[Thing]:
@@ -206,7 +235,7 @@ def place(tool: Iptables, table: TableRules) -> str:
     return f"{tool} {table.table}"
 
 
-def rule_text(rule: PolicyRule) -> str:
+def ip_rule_text(rule: PolicyRule) -> str:
     return f"{ip_command(rule.family)} rule {rule}"
 
 

@@ -123,7 +123,7 @@ def beside_what_is_open(
     first: list[Restore | PickUp] = []
     left = []
     for restore in restores:
-        is_fresh = restore.family in starting and not any(map(holds_ours, restore.before.tables))
+        is_fresh = restore.family in starting and not any(it.held or holds_ours(it) for it in restore.before.tables)
         chains = restore.only(makes_a_chain) if is_fresh else None
         if chains:
             first.append(chains)

@@ -337,7 +337,10 @@ def taking_over(company: Company, live: Ruleset) -> Company:
 
 
 def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:
-    """Raises ChainInUse if a rule of others leads to a chain that is to go: the kernel would refuse, in fewer words."""
+    """Raises ChainInUse if a rule of others leads to a chain that is to go: the kernel would refuse, in fewer words.
+
+    That is one of a mesh that is taken over. Those of ours stay, empty (`rules.live.held`).
+    """
     for change in needed:
         table = before.table(change.table)
         going = {command.chain for command in change.commands if isinstance(command, RemoveChain)}
@@ -347,19 +350,20 @@ def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], al
                 target = chain_named(rule.target) if theirs else ""
                 if target in going and not (table.is_built_in(block.chain) and is_our_jump(table, rule, also)):
                     what = f"a rule of others leads to {target}, which is to be removed; nothing was touched"
-                    hint = remedy(tool, table.table, block.chain, rule)
+                    hint = f"delete that rule first: {deleting(tool, table.table, block.chain, rule)}"
                     raise ChainInUse(what, details=[("the rule", rule_text(rule))], hint=hint)
 
 
-def remedy(tool: Iptables, table: str, chain: str, rule: Rule) -> str:
-    """How to delete this rule of others first, as one types it."""
+def deleting(tool: Iptables, table: str, chain: str, rule: Rule) -> str:
+    """The command that deletes this rule of others, as one types it."""
     if rule.text.startswith(MARKER):
         family = "ip" if tool.family is Family.V4 else "ip6"
         from capture.iptables.native import handle_in
+        from rules.netfilter.hooks import MISNAMED
 
-        of = f"{family} {table} {for_shell(chain)} handle {handle_in(rule.text)}"
-        return f"delete that rule first: nft delete rule {of}"
-    return f"delete that rule first: {tool} -t {table} -D {for_shell(chain)} {typed(rule.text)}"
+        of = f"{family} {table} {for_shell(chain.removesuffix(MISNAMED))} handle {handle_in(rule.text)}"
+        return f"nft delete rule {of}"
+    return f"{tool} -t {table} -D {for_shell(chain)} {typed(rule.text)}"
 
 
 def chain_named(target: Target) -> str:

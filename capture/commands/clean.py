@@ -48,6 +48,7 @@ def told(cleaned: Cleaned) -> list[str]:
     for heading, things in (
         ("removed", cleaned.removed),
         ("left alone", cleaned.left),
+        ("kept, because others lead there", cleaned.kept),
         ("STILL HERE", cleaned.remaining),
         ("reset, because they were captured", cleaned.reset),
     ):
@@ -56,5 +57,5 @@ def told(cleaned: Cleaned) -> list[str]:
     if not cleaned.removed:
         lines.append("nothing of ours was here")
     elif not cleaned.remaining:
-        lines.append("nothing of ours is left")
+        lines.append(f"nothing of ours is left{' but those empty chains' if cleaned.kept else ''}")
     return lines

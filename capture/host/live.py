@@ -14,9 +14,10 @@ from capture.kernel.rights import legacy_unseen_hint, not_permitted
 from capture.netlink import netlink
 from rules.live.changes import Company, holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
+from rules.netfilter.hooks import MISNAMED
 from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
-from rules.netfilter.values import Family
+from rules.netfilter.values import NAT, Family
 from rules.plan.names import PASSTHROUGH
 from rules.plan.plan import NOTHING
 from rules.value import Value
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.netlink.netlink import Address, NftChain
-    from rules.netfilter.hooks import NativeTable
+    from rules.netfilter.hooks import BaseChain, NativeTable
     from rules.netfilter.routing import PolicyRule, Route
     from rules.plan.plan import Plan
 
@@ -94,6 +95,12 @@ class Live(Value):
     def local_routes(self) -> tuple[Route, ...]:
         """The routes that deliver here whatever is looked up in their table."""
         return tuple(route for route in self.routes if route.is_default and route.kind == LOCAL)
+
+    @property
+    def misnamed(self) -> tuple[BaseChain, ...]:
+        """The base chains of nf_tables that have the name of one of iptables, and are none."""
+        found = (chain for natives in self.natives.values() for native in natives for chain in native.base_chains)
+        return tuple(chain for chain in found if chain.name.endswith(MISNAMED))
 
     def company(self, *, ours_first: bool = False) -> Company:
         """Whom our rules share this namespace with."""
@@ -185,6 +192,8 @@ def read_live(*, counters: bool = False) -> Live:
     }
     if any(is_of_ambient(saved.ruleset) for held in (nft, legacy) for saved in held.values()):
         nft, legacy = map(all_beside_ambient, (nft, legacy))
+    if any(holds_ours(table) for held in (nft, legacy) for saved in held.values() for table in saved.ruleset.tables):
+        nft, legacy = with_all_held(nft, nft_chains), with_all_held(legacy, {})
     try:
         rules, routes = netlink.policy_rules(), netlink.routes()
         # Asked again, although `capture.host.facts` did: that was before other runs were kept out.
@@ -213,6 +222,18 @@ def read_live(*, counters: bool = False) -> Live:
 
 def all_beside_ambient(held: dict[Family, Saved]) -> dict[Family, Saved]:
     return {family: saved.but(ruleset=beside_ambient(saved.ruleset)) for family, saved in held.items()}
+
+
+def with_all_held(
+    held: dict[Family, Saved], chains: dict[tuple[Family, str], dict[str, NftChain]]
+) -> dict[Family, Saved]:
+    """The same, in which our chains that others hold are known: see `rules.live.held`."""
+    from rules.live.held import with_held
+
+    uses: dict[Family, dict[str, dict[str, int]]] = {family: {} for family in held}
+    for (family, table), those in chains.items():
+        uses.setdefault(family, {})[table] = {name: chain.use for name, chain in those.items()}
+    return {family: saved.but(ruleset=with_held(saved.ruleset, uses[family])) for family, saved in held.items()}
 
 
 class Choice(Value):
@@ -253,6 +274,9 @@ def preferred(live: Live) -> Choice:
             return Choice(backend, "the namespace holds our chains there")
     if live.holds_rules(LEGACY) and not live.holds_rules(NFT) and Iptables(LEGACY, Family.V4).is_installed:
         return Choice(LEGACY, "the namespace holds the rules of others there, and none in nft")
+    taken = next((chain for chain in live.misnamed if chain.table == NAT), None)
+    if taken and live.legacy_is_known and Iptables(LEGACY, Family.V4).is_installed:
+        return Choice(LEGACY, f"the chain {taken} of others keeps iptables-nft from having its own there")
     if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:
         return Choice(NFT, "the kernel has nf_tables")
     why = "iptables-nft is not installed"

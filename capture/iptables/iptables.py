@@ -20,7 +20,7 @@ from rules.iptables import reading
 from rules.iptables.quoting import MARKER, arguments, for_shell, lines, typed
 from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Ruleset
-from rules.netfilter.values import Family
+from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import OURS
 from rules.value import Value
 
@@ -292,8 +292,18 @@ class Iptables(Value):
             return KernelRefused(what, details=details, hint=hint, family=self.family)
         chain, rule = found
         details += [("the rule", f"-A {chain} {rule_text(rule)}"), ("its why", rule.why)]
-        hint = owner_hint(rule) or missing_module_hint(rule, family=self.family, is_legacy=is_legacy)
+        hint = (
+            owner_hint(rule)
+            or self.taken_hint(chain, done.stderr)
+            or missing_module_hint(rule, family=self.family, is_legacy=is_legacy)
+        )
         return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=self.family)
+
+    def taken_hint(self, chain: str, said: str) -> str:
+        """What to try if somebody's base chain has the name of the built-in one that this would make."""
+        if self.backend != NFT or "CHAIN_ADD failed" not in said or chain not in BUILT_IN["mangle"]:
+            return ""
+        return f"a chain of others is called {chain} and is none of iptables: give it another name{self.or_the_other}"
 
 
 class NotAllTold(InterruptedError):

@@ -14,6 +14,7 @@ from capture.kernel.process import run
 from capture.netlink.tidying import ACCEPT, HOOKS, built_in
 from rules.iptables import reading
 from rules.iptables.quoting import MARKER, command, lines, tokens
+from rules.netfilter.hooks import MISNAMED
 from rules.netfilter.rulesets import Block
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import BUILT_IN
@@ -75,7 +76,7 @@ def with_the_rest(family: Family, rule: Attributes, text: str) -> str:
 
 
 def completed(family: Family, table: TableRules, rules: Rules) -> TableRules:
-    """A printed table with what was left out: parts of rules, and rules of other base chains that lead to ours."""
+    """A printed table with what was left out: parts of rules, and other base chains with rules that lead to ours."""
     declared = dict.fromkeys(table.declared)
 
     def read(text: str) -> Rule:
@@ -90,9 +91,9 @@ def completed(family: Family, table: TableRules, rules: Rules) -> TableRules:
         texts = [with_the_rest(family, its, rule.text) for rule, its in zip(block.rules, told, strict=True)]
         blocks.append(block.but(rules=tuple(map(read, texts))))
     for (name, chain), there in rules.items():
-        if name == table.table and chain not in seen:
-            leading = tuple(read(text_of(rule, family)) for rule in there if led_to(rule) in OURS[name])
-            blocks += [Block(chain, leading)] if leading else []
+        if name == table.table and chain not in seen and any(led_to(rule) in OURS[name] for rule in there):
+            label = chain + MISNAMED if chain in BUILT_IN[name] else chain
+            blocks.append(Block(label, tuple(read(text_of(rule, family)) for rule in there)))
     return table.but(blocks=tuple(blocks))
 
 

@@ -145,7 +145,7 @@ def commands(
     now, wanted = live.chains(), planned.chains()
     ours = [chain for chain in live.declared if is_ours(live, chain, also)]
     differing = {chain for chain in planned.declared if now.get(chain) != wanted[chain]}
-    leftover = [chain for chain in ours if chain not in wanted]
+    leftover = [chain for chain in ours if chain not in wanted and not is_remnant(live, chain)]
     # `-N` does not make nft wait for readers to leave, as emptying a chain does.
     yield from (NewChain(chain) for chain in planned.declared if chain not in now)
     yield from (Redeclare(chain) for chain in (*planned.declared, *leftover) if chain in now and chain not in wanted)
@@ -157,7 +157,7 @@ def commands(
     for chain in dict.fromkeys((*wanted, *now)):
         if live.is_built_in(chain) and (now.get(chain) or not is_fresh):
             yield from hook_commands(chain, live, now.get(chain, ()), becomes(live.table, chain), also)
-    yield from map(RemoveChain, leftover)
+    yield from (RemoveChain(chain) for chain in leftover if chain not in live.held)
 
 
 def hook_commands(
@@ -236,6 +236,11 @@ def is_ours(table: TableRules, chain: str, also: frozenset[str] = NOBODY) -> boo
     )
 
 
+def is_remnant(table: TableRules, chain: str) -> bool:
+    """Whether this chain of ours is there for others only: it is empty, and something of theirs leads to it."""
+    return chain in table.held and not table.chains()[chain]
+
+
 def is_our_jump(table: TableRules, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
     """Whether this rule of a built-in chain is ours: all that we put there are jumps to our chains."""
     return isinstance(rule.target, Jump) and is_ours(table, rule.target.chain, also)
@@ -268,7 +273,7 @@ def recognised(live: Ruleset, planned: Ruleset) -> Ruleset:
 def as_judged(live: Ruleset, before: Ruleset) -> Ruleset:
     """What is live, with everything belonging to those to whom it belonged before."""
     judged = (
-        table.but(not_ours=was.not_ours, older=was.older)
+        table.but(not_ours=was.not_ours, older=was.older, held=was.held)
         for table, was in ((table, before.table(table.table)) for table in live.tables)
     )
     return live.but(tables=tuple(judged))
@@ -276,7 +281,7 @@ def as_judged(live: Ruleset, before: Ruleset) -> Ruleset:
 
 def holds_ours(table: TableRules) -> bool:
     """Whether anything of ours is in this table."""
-    return any(is_ours(table, chain) for chain in table.declared)
+    return any(is_ours(table, chain) and not is_remnant(table, chain) for chain in table.declared)
 
 
 def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
@@ -286,7 +291,7 @@ def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
 
 
 def ours_in_table(table: TableRules, also: frozenset[str] = NOBODY) -> TableRules:
-    chains = tuple(chain for chain in table.declared if is_ours(table, chain, also))
+    chains = tuple(chain for chain in table.declared if is_ours(table, chain, also) and not is_remnant(table, chain))
     blocks = []
     for block in table.blocks:
         if block.chain in chains:

@@ -11,7 +11,7 @@ from enum import Enum
 from rules.analysis.boxes import everything, overlap, remainder
 from rules.analysis.reachability import MOST_BOXES, Walk, reached
 from rules.iptables.writing import rule_text
-from rules.live.changes import ALONE, is_our_jump, is_ours, placed, precedents_of, recognised, shared
+from rules.live.changes import ALONE, is_our_jump, is_ours, is_remnant, placed, precedents_of, recognised, shared
 from rules.netfilter.effects import NoTrack
 from rules.netfilter.targets import Dnat, Redirect, Tproxy, Zone
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
@@ -324,7 +324,7 @@ def in_table(live: Ruleset, planned: Ruleset, name: str, company: Company) -> It
         elif now[chain] != wanted[chain]:
             yield from in_our_chain(live.family, name, chain, now[chain], wanted[chain])
     for chain in there.declared:
-        if is_ours(there, chain) and chain not in wanted:
+        if is_ours(there, chain) and chain not in wanted and not is_remnant(there, chain):
             yield Finding(Kind.CHAIN_LEFT, live.family, name, chain, rules=len(now[chain]))
 
 

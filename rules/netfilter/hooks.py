@@ -64,6 +64,11 @@ class BaseChain(Value):
     def __str__(self) -> str:
         return f"{self.family} {self.table} {self.name}"
 
+    @property
+    def is_misnamed(self) -> bool:
+        """Whether it has the name of a chain of iptables, and is none: another type, hook or priority."""
+        return self.family in ("ip", "ip6") and self.name in BUILT_IN.get(self.table, ()) and not is_of_iptables(self)
+
 
 class NativeTable(Value):
     """A table of nf_tables, with what one family of packets can meet in it."""
@@ -96,6 +101,10 @@ def kind_of(table: str, hook: str) -> str:
 def priority_of(table: str, hook: str) -> int:
     """The priority of a base chain of iptables."""
     return SOURCE_NAT if table == NAT and hook in (INPUT, POSTROUTING) else PRIORITIES[table]
+
+
+MISNAMED = "@nft"
+"""What is put behind the name of a base chain that has the name of one of iptables, and is none."""
 
 
 def is_of_iptables(chain: BaseChain) -> bool:

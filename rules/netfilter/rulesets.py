@@ -90,6 +90,8 @@ class TableRules(Value):
     """Whether nf_tables asks none of its chains (`flags dormant`), which iptables does not show."""
     older: frozenset[tuple[str, Rule]] = frozenset()
     """Rules of built-in chains that an older istio-iptables put there, which are ours (`rules.live.older`)."""
+    held: frozenset[str] = frozenset()
+    """Chains of ours that something of others leads to, so that the kernel lets none of them go (`rules.live.held`)."""
 
     def chains(self) -> dict[str, tuple[Rule, ...]]:
         """Every user-defined chain, and every built-in one that has rules, with its rules in order."""

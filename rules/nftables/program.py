@@ -54,7 +54,7 @@ from rules.netfilter.fields import (
     opposite,
     width,
 )
-from rules.netfilter.hooks import HOOKS, IP_FAMILIES, BaseChain, NativeTable, is_of_iptables
+from rules.netfilter.hooks import HOOKS, IP_FAMILIES, MISNAMED, BaseChain, NativeTable, is_of_iptables
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import common, joined, one
@@ -213,6 +213,10 @@ def native_tables(dump: Dump, family: Family) -> tuple[NativeTable, ...]:
             of_chain = chains[place].setdefault(text(read.get(2)), [])
             of_chain.append(expressions(read.get(4, b""), dump.order))
     bases = [chain for chain in base_chains(dump.chains, dump.order) if not is_of_iptables(chain)]
+    for misnamed in (chain for chain in bases if chain.is_misnamed):
+        there = chains.get((misnamed.family, misnamed.table), {})
+        there[misnamed.name + MISNAMED] = there.pop(misnamed.name, [])
+    bases = [chain.but(name=chain.name + MISNAMED) if chain.is_misnamed else chain for chain in bases]
     found = []
     for place, held in chains.items():
         of_table = tuple(chain for chain in bases if (chain.family, chain.table) == place)

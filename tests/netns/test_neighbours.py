@@ -110,23 +110,91 @@ def test_a_failed_run_puts_native_rules_back(pod: Pod, tmp_path: Path) -> None:
     assert counters.sub("counter", pod.inside.output("nft", "list", "table", "ip6", "nat")) == before
 
 
-@pytest.mark.parametrize(
-    "native",
-    [
-        "add rule ip nat early ip daddr 192.0.2.1 jump ISTIO_OUTPUT",
-        "add rule ip nat theirs ct state new goto ISTIO_OUTPUT",
-    ],
-)
-def test_a_native_rule_that_needs_our_chain_is_named(pod: Pod, native: str) -> None:
-    """In a base chain that iptables does not show at all, too; the hint deletes it."""
+LEADS_TO_OURS = {
+    "a base chain": "add rule ip nat early ip daddr 192.0.2.1 jump {chain}",
+    "goto": "add rule ip nat theirs ct state new goto {chain}",
+    "a jump that iptables shows": "add rule ip nat theirs counter jump {chain}",
+    "a verdict map": "add rule ip nat OUTPUT tcp dport vmap {{ 80 : jump {chain}, 81 : accept }}",
+    "a map with a name": "add rule ip nat theirs tcp dport vmap @named; "
+    "add element ip nat named {{ 80 : goto {chain} }}",
+    "a map that no rule asks": "add element ip nat named {{ 80 : goto {chain} }}",
+}
+
+
+@pytest.mark.parametrize("chain", ["ISTIO_OUTPUT", "ISTIO_REDIRECT", "ISTIO_OUTPUT_DNS"])
+@pytest.mark.parametrize("native", LEADS_TO_OURS.values(), ids=list(LEADS_TO_OURS))
+def test_a_chain_that_others_lead_to_stays_empty(pod: Pod, native: str, chain: str) -> None:
+    """The rest goes, nothing is captured, and what is named with its command lets it go. A run fills it again."""
+    dns = ["--redirect-dns", "--capture-all-dns"]
+    pod.applied(*dns)
+    make = "add chain ip nat early { type nat hook output priority -110; }; add chain ip nat theirs; "
+    make += "add map ip nat named { type inet_service : verdict; }; "
+    pod.inside.output("nft", make + native.format(chain=chain))
+    before = [line for line in others(pod) if "ISTIO" not in line]
+    for settings in (dns, []):
+        pod.applied(*settings)
+        assert "a rerun removes it" not in pod.capture("verify", *settings).stdout
+    pod.open_listeners()
+    for _ in range(2):
+        told = pod.applied("clean").stdout
+        assert f"iptables-nft nat: the chain {chain}, empty" in told
+        assert pod.capture("status").status == 3
+        assert str(pod.dial("9.9.9.9", 80)) == "ext:80"
+        assert [line for line in others(pod) if "ISTIO" not in line] == before
+        there = pod.inside.output("nft", "list", "table", "ip", "nat")
+        assert [line.split()[1] for line in there.split("\n") if line.startswith("\tchain ISTIO")] == [chain]
+    pod.applied(*dns)
+    assert str(pod.dial("9.9.9.9", 79)) == "pod:15001"
+    told = pod.applied("clean").stdout
+    if "a map of others leads there" in told:
+        pod.inside.output("nft", "delete element ip nat named { 80 }")
+    for command in re.findall("to remove it: `(.*?)`", told):
+        pod.inside.output(*command.split())
+    if "named" in native:
+        pod.inside.output("nft", "flush map ip nat named")
+    pod.applied("clean")
+    assert "ISTIO" not in pod.inside.output("nft", "list", "ruleset")
+
+
+def test_a_chain_that_a_chain_of_others_leads_to_stays_empty(pod: Pod, backend: str) -> None:
+    """The same where iptables made it, in both backends; a run without that chain says nothing of it."""
+    forced = f"--force-iptables-binary={backend}"
+    pod.applied("--redirect-dns", "--capture-all-dns", forced)
+    leading = ["-t", "nat", "-A", "THEIRS", "-m", "comment", "--comment", "a b", "-j", "ISTIO_OUTPUT_DNS"]
+    for words in (["-t", "nat", "-N", "THEIRS"], leading):
+        pod.inside.output(f"iptables-{backend}", *words)
+    pod.applied(forced)
+    assert pod.capture("verify", forced).status == 0
+    told = pod.applied("clean").stdout
+    assert told.endswith("nothing of ours is left but those empty chains\n")
+    (command,) = re.findall("to remove it: `(.*?)`", told)
+    pod.inside.output("sh", "-c", command)
+    pod.applied("clean")
+    assert not [line for line in pod.saved(backend) if "ISTIO" in line]
+
+
+def test_a_chain_of_others_may_have_the_name_of_a_built_in_one(pod: Pod) -> None:
+    """It is theirs, and what it leads to stays, empty. iptables-nft cannot make its own there, so legacy takes over."""
+    theirs = "add table ip nat; add chain ip nat OUTPUT { type nat hook output priority -110; }; "
+    theirs += "add rule ip nat OUTPUT tcp dport 9 redirect to :10"
+    ours = "; add chain ip nat ISTIO_OUTPUT; add rule ip nat ISTIO_OUTPUT tcp dport 80 redirect to :15001; "
+    ours += "add rule ip nat OUTPUT ip daddr 9.9.9.9 jump ISTIO_OUTPUT"
+    pod.inside.output("nft", theirs + ours)
+    pod.open_listeners()
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    (command,) = re.findall("to remove it: `(.*?)`", pod.applied("clean").stdout)
+    assert str(pod.dial("9.9.9.9", 80)) == "ext:80"
+    pod.inside.output(*command.split())
+    pod.applied("clean")
+    assert [line for line in others(pod) if "ISTIO" in line] == []
+    before = others(pod)
     pod.applied()
-    pod.inside.output("nft", "add chain ip nat early { type nat hook output priority -110; }; add chain ip nat theirs")
-    pod.inside.output("nft", native)
-    refused = pod.capture("clean")
-    assert refused.status == 1
-    (hint,) = [line for line in refused.stderr.split("\n") if line.startswith("hint:")]
-    pod.inside.output(*hint.partition("first: ")[2].split())
-    assert pod.applied("clean").stdout.endswith("nothing of ours is left\n")
+    assert str(pod.dial("9.9.9.9", 81)) == "pod:15001"
+    assert others(pod) == before
+    forced = pod.capture("--force-iptables-binary=nft", "-u", "1338")
+    assert (forced.status, "a chain of others is called OUTPUT" in forced.stderr) == (1, True), forced.stderr
+    pod.applied("clean")
+    assert others(pod) == before
 
 
 @pytest.fixture(scope="module")
