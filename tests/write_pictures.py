@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from capture.commands.graph import live_picture, planned_pictures
 from capture.host.facts import Facts
-from capture.netlink.netlink import Address
+from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.iptables.reading import tables

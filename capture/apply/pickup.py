@@ -12,7 +12,7 @@ import errno
 import os
 
 from capture.iptables.iptables import BACKENDS, Iptables
-from capture.netlink import ctnetlink, netlink, sockets
+from capture.netlink import ctnetlink, messages, rtnetlink, sockets
 from rules.connections.captured import is_outdated
 from rules.connections.flow import CLOSED_HERE, TCP, UDP, Flow, Socket, connections, uses_conntrack
 from rules.live.changes import Append, NewChain, holds_ours, ours_in
@@ -67,7 +67,7 @@ class PickUp(Value):
 
     def corrected(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> dict[int, list[Flow]]:
         """Forget what conntrack has kept from a capture that is over, and write down those connections anew."""
-        here = {address.ip for address in netlink.addresses()}
+        here = {address.ip for address in rtnetlink.addresses()}
         outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, found, sends, here)]
         ctnetlink.forget(outdated)
         anew = [*outdated, *(flow.answered() for flow in outdated)]
@@ -96,7 +96,7 @@ def all_sockets() -> list[Socket]:
                 for it in sockets.sockets(protocol, sockets.OPEN)
             ]
         except OSError as error:
-            if number == TCP or not netlink.is_absence(error):
+            if number == TCP or not messages.is_absence(error):
                 raise  # without udp_diag there is still TCP
     return found
 

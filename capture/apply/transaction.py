@@ -15,7 +15,7 @@ import os
 
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.iptables.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
-from capture.netlink import netlink
+from capture.netlink import nftables, rtnetlink
 from rules.iptables.quoting import MARKER, for_shell, typed
 from rules.iptables.writing import rule_text
 from rules.live.changes import (
@@ -166,7 +166,7 @@ class SetRouting(Value):
         from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
         from rules.live.routing import found_of_others, is_like_ours
 
-        rules, routes = netlink.policy_rules(), netlink.routes()
+        rules, routes = rtnetlink.policy_rules(), rtnetlink.routes()
         if not any(is_like_ours(rule, self.change.routing) for rule in rules):
             raise KernelRefused(
                 f"an ip rule of somebody else's stands in the place of ours for fwmark {self.change.routing.mark:#x}",
@@ -271,8 +271,8 @@ class TakeAway(Value):
 
         try:
             for _ in range(ATTEMPTS):
-                flags = netlink.nft_table_flags(self.family, self.table)
-                chains = netlink.nft_chains().get((self.family, self.table), {})
+                flags = nftables.nft_table_flags(self.family, self.table)
+                chains = nftables.nft_chains().get((self.family, self.table), {})
                 empty = [name for name, chain in chains.items() if is_as_made(self.table, name, chain)]
                 ours = [name for name in empty if chains[name].handle > self.since]
                 is_all = flags == 0 and len(empty) == len(chains)
@@ -498,8 +498,8 @@ def take_new_tables_away(live: Live) -> None:
     """Take away the tables of nf_tables, and built-in chains in them, that are new and empty. Raises OSError."""
     from capture.netlink.tidying import take_away
 
-    chains = netlink.nft_chains()
-    for family, names in netlink.nft_tables()[0].items():
+    chains = nftables.nft_chains()
+    for family, names in nftables.nft_tables()[0].items():
         for name in sorted(names & OUR_TABLES):
             there, before = (found.get((family, name), {}) for found in (chains, live.nft_chains))
             new = [it for it, chain in there.items() if it in BUILT_IN[name] - before.keys() and not chain.use]

@@ -25,7 +25,7 @@ from capture.host.neighbours import name_of
 from capture.inspect.verify import others_routing
 from capture.iptables.iptables import BACKENDS, NFT, Iptables
 from capture.kernel.rights import not_permitted
-from capture.netlink import netlink
+from capture.netlink import rtnetlink
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from capture.settings import parsers
@@ -300,7 +300,9 @@ class Answer:
         interface = outside[0] if outside else "eth0"
         if live is None:
             return Host(tuple(local), interface, planned.routing)
-        return Host(tuple(local), interface, policy=Policy(live.policy_rules, netlink.routes(passed_over=frozenset())))
+        return Host(
+            tuple(local), interface, policy=Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
+        )
 
     def packet_of(self, known: Facts) -> Packet:
         question, destination = self.question, self.question.address

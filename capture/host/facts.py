@@ -8,7 +8,7 @@ import pwd
 
 from capture.host import place
 from capture.kernel import files
-from capture.netlink import netlink
+from capture.netlink import rtnetlink
 from rules.netfilter.values import Family
 from rules.value import Value
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from capture.host.place import Process
-    from capture.netlink.netlink import Address
+    from capture.netlink.rtnetlink import Address
 
 MOST_LINKS = 100
 """Parts of a path that are followed, links included. The kernel follows 40 links (path_resolution(7))."""
@@ -57,7 +57,7 @@ class Facts(Value):
 def read_facts(environ: Mapping[str, str], resolv_conf: str = "") -> Facts:
     """The facts of the namespace we are in; with a path, also what that file says of nameservers."""
     try:
-        addresses = netlink.addresses()
+        addresses = rtnetlink.addresses()
     except OSError:
         # A sandbox that forbids netlink sockets: a dry run does without.
         addresses = None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.host.place import Process
-    from capture.netlink.netlink import Address
+    from capture.netlink.rtnetlink import Address
     from rules.netfilter.rulesets import Ruleset
 
 

@@ -11,7 +11,7 @@ from capture.host.neighbours import name_of
 from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from capture.kernel.rights import legacy_unseen_hint, not_permitted
-from capture.netlink import netlink
+from capture.netlink import messages, nftables, rtnetlink
 from rules.live.changes import Company, holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
 from rules.netfilter.hooks import MISNAMED
@@ -26,7 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.netlink.netlink import Address, NftChain
+    from capture.netlink.nftables import NftChain
+    from capture.netlink.rtnetlink import Address
     from rules.netfilter.hooks import BaseChain, NativeTable
     from rules.netfilter.routing import PolicyRule, Route
     from rules.plan.plan import Plan
@@ -135,8 +136,8 @@ class Live(Value):
 def names_at_sight() -> tuple[list[str], list[str]]:
     """The names of chains and tables of nf_tables, as far as the kernel tells; without reading a rule."""
     try:
-        tables, others = netlink.nft_tables()
-        chains = netlink.nft_chains() if any(tables.values()) else {}
+        tables, others = nftables.nft_tables()
+        chains = nftables.nft_chains() if any(tables.values()) else {}
     except OSError:
         return [], []  # whoever reads the rules says what is the matter
     return [name for found in chains.values() for name in found], [
@@ -155,11 +156,11 @@ def read_live(*, counters: bool = False) -> Live:
     error: OSError | None = None
     nft_chains: dict[tuple[Family, str], dict[str, NftChain]] = {}
     try:
-        nft_tables, other_nft_tables = netlink.nft_tables()
+        nft_tables, other_nft_tables = nftables.nft_tables()
         if any(names & OUR_TABLES for names in nft_tables.values()):
-            nft_chains = netlink.nft_chains()
+            nft_chains = nftables.nft_chains()
     except OSError as refused:
-        if not (isinstance(refused, PermissionError) or netlink.is_absence(refused)):
+        if not (isinstance(refused, PermissionError) or messages.is_absence(refused)):
             raise LiveStateUnreadable(
                 f"nf_tables does not tell what it holds: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
             ) from refused
@@ -195,9 +196,9 @@ def read_live(*, counters: bool = False) -> Live:
     if any(holds_ours(table) for held in (nft, legacy) for saved in held.values() for table in saved.ruleset.tables):
         nft, legacy = with_all_held(nft, nft_chains), with_all_held(legacy, {})
     try:
-        rules, routes = netlink.policy_rules(), netlink.routes()
+        rules, routes = rtnetlink.policy_rules(), rtnetlink.routes()
         # Asked again, although `capture.host.facts` did: that was before other runs were kept out.
-        addresses = netlink.addresses()
+        addresses = rtnetlink.addresses()
     except OSError as refused:
         raise LiveStateUnreadable(
             f"the kernel does not tell rules, routes and addresses: {refused.strerror}; nothing was changed",

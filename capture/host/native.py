@@ -6,7 +6,8 @@ base chain of others, or a rule of others in a table that we share.
 
 from __future__ import annotations
 
-from capture.netlink.netlink import NETLINK_NETFILTER, NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS, attributes, big, dump
+from capture.netlink.messages import NETLINK_NETFILTER, attributes, big, dump
+from capture.netlink.nftables import NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS
 from rules.live.changes import is_our_jump, is_ours
 from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
 from rules.netfilter.values import BUILT_IN, Family
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from capture.iptables.iptables import Saved
-    from capture.netlink.netlink import NftChain
+    from capture.netlink.nftables import NftChain
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Ruleset
 
@@ -46,7 +47,7 @@ def read_natives(
     if not is_needed:
         return nft, {}
     from capture.netlink import nf_tables
-    from rules.nftables.program import native_tables
+    from rules.nftables.tables import native_tables
 
     told = nf_tables.read()
     natives = {}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.host.live import Live
-    from capture.netlink.netlink import Address
+    from capture.netlink.rtnetlink import Address
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family

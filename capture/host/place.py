@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from capture.netlink.netlink import Address
+    from capture.netlink.rtnetlink import Address
 
 OUR_NAMESPACE = "/proc/thread-self/ns/net"
 INTERFACES = "/proc/thread-self/net/dev"

@@ -8,7 +8,7 @@ import time
 from capture.host.listening import heard
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
-from capture.netlink import netlink
+from capture.netlink import messages, rtnetlink
 from rules.iptables.counters import Count, counters
 from rules.live.changes import holds_ours, is_our_jump, is_ours, ours_in, precedents_of
 from rules.live.drift import Finding, above_ours, not_tracked
@@ -225,9 +225,9 @@ def passthrough_age() -> float | None:
     """How many seconds ago `::6` was added, or None if the kernel does not tell."""
     wanted = PASSTHROUGH[Family.V6].network_address.packed
     try:
-        for message in netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETADDR, bytes(8)):
-            read = netlink.attributes(message[8:])
-            if read.get(netlink.IFA_ADDRESS) == wanted and IFA_CACHEINFO in read:
+        for message in messages.dump(messages.NETLINK_ROUTE, rtnetlink.RTM_GETADDR, bytes(8)):
+            read = messages.attributes(message[8:])
+            if read.get(rtnetlink.IFA_ADDRESS) == wanted and IFA_CACHEINFO in read:
                 made: int = CACHE_INFO.unpack(read[IFA_CACHEINFO])[2]
                 now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 10_000_000
                 return float((now - made) % WRAPS) / 100

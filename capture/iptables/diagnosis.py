@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.kernel.process import read_words
 from capture.kernel.rights import FROM_OUTSIDE, NET_RAW, denied_hint, effective, how_to_add
-from capture.netlink import netlink
+from capture.netlink import nftables
 from rules.iptables.writing import extension, target_extension
 from rules.live.changes import Append, Insert
 from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
@@ -136,7 +136,7 @@ def permission_hint(stderr: str, *, is_legacy: bool = False) -> str:
 def legacy_hint() -> str:
     """Why the legacy backend has no table for us: iptables says the same of each cause."""
     try:
-        netlink.nft_tables()
+        nftables.nft_tables()
         nft, instead = "", "; the nft backend does without"
     except OSError as error:
         nft, instead = error.strerror or str(error), ""

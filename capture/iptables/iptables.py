@@ -15,7 +15,7 @@ from capture.iptables.diagnosis import missing_module_hint, owner_hint, permissi
 from capture.kernel import netns
 from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
-from capture.netlink import netlink
+from capture.netlink import nftables
 from rules.iptables import reading
 from rules.iptables.quoting import MARKER, arguments, for_shell, lines, typed
 from rules.iptables.writing import rule_text
@@ -166,19 +166,19 @@ class Iptables(Value):
         """The tables that the kernel names, as far as anything of ours can be in them. Raises OSError."""
         if self.backend == LEGACY:
             return read_words(LEGACY_TABLES[self.family]) or ()
-        return sorted(netlink.nft_tables()[0][self.family] & OUR_TABLES)
+        return sorted(nftables.nft_tables()[0][self.family] & OUR_TABLES)
 
     def told_by_nf_tables(self, text: str, unprinted: frozenset[str], *, counters: bool) -> Saved:
         """What iptables-nft-save printed, held against the kernel, and completed by what it does not print."""
         spoken = lines(text) if NOTE in text else ()
         notes = (line for _, line in spoken if line.startswith(NOTE) and "is incompatible" in line)
         noted = frozenset(map(named_in, notes))
-        there, rules = self.tables(), netlink.nft_rules(self.family)
+        there, rules = self.tables(), nftables.nft_rules(self.family)
         unprinted |= noted & OUR_TABLES
         if unprinted:
             from capture.iptables.unprinted import printed
 
-            chains = netlink.nft_chains()
+            chains = nftables.nft_chains()
             shown = (
                 printed(self, table, chains.get((self.family, table), {}), rules, counters=counters)
                 for table in sorted(unprinted.intersection(there))
@@ -207,7 +207,7 @@ class Iptables(Value):
         """Whether this is a base chain that iptables does not print, because it is none of its own."""
         from capture.iptables.unprinted import is_printed
 
-        found = netlink.nft_chains().get((self.family, table), {}).get(chain)
+        found = nftables.nft_chains().get((self.family, table), {}).get(chain)
         return found is not None and not is_printed(table, chain, found)
 
     def restore(self, asked: Sequence[Change], text: str, say: Callable[[str], None]) -> None:
@@ -233,7 +233,7 @@ class Iptables(Value):
             from capture.iptables.native import handle_in, put_back
 
             try:
-                there = netlink.nft_rules(self.family)[table, chain][position - 1]
+                there = nftables.nft_rules(self.family)[table, chain][position - 1]
                 put_back(self.family, table, chain, there, native[table, handle_in(rule.text)])
             except (OSError, LookupError) as error:
                 raise KernelRefused(
@@ -321,7 +321,7 @@ def may_leave_out(rule: Mapping[int, bytes]) -> bool:
 
     Told in a moment, and of some rules too many; `capture.iptables.nft_words.left_out` tells exactly.
     """
-    raw = rule.get(netlink.NFTA_RULE_EXPRESSIONS, b"")
+    raw = rule.get(nftables.NFTA_RULE_EXPRESSIONS, b"")
     if b"lookup\0" in raw or b"range\0" in raw:
         return True
     at = raw.find(COMPARISON)

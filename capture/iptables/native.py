@@ -22,8 +22,8 @@ from capture.iptables.nft_words import (
     string,
     value,
 )
-from capture.netlink import netlink
-from capture.netlink.netlink import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, pairs
+from capture.netlink import messages
+from capture.netlink.messages import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, pairs
 from capture.netlink.tidying import NFT_SUBSYSTEM, sent
 from rules.iptables.quoting import MARKER
 from rules.value import Value
@@ -82,13 +82,13 @@ def looked_up(rule: Attributes) -> Iterator[str]:
 
 def anonymous_sets(family: Family, table: str) -> Iterator[AnonymousSet]:
     of = header(family) + attribute(SET_TABLE, zeroed(table))
-    for message in netlink.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSET, of):
-        told = netlink.attributes(message[4:])
+    for message in messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSET, of):
+        told = messages.attributes(message[4:])
         if number(told.get(SET_FLAGS)) & ANONYMOUS and string(told.get(SET_TABLE)) == table:
             name = string(told.get(SET_NAME))
             asked = of + attribute(LIST_SET, zeroed(name))
-            elements = netlink.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSETELEM, asked)
-            lists = (netlink.attributes(each[4:]).get(LIST_ELEMENTS, b"") for each in elements)
+            elements = messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSETELEM, asked)
+            lists = (messages.attributes(each[4:]).get(LIST_ELEMENTS, b"") for each in elements)
             yield AnonymousSet(name, told, tuple(filter(None, lists)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from ipaddress import IPv4Address, IPv6Address
 
-from capture.netlink.netlink import pairs
+from capture.netlink.messages import pairs
 from rules.iptables.quoting import MARKER, as_saved
 from rules.netfilter.values import Family
 

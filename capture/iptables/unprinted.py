@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from capture.iptables.iptables import Iptables
     from capture.iptables.native import Native
     from capture.iptables.nft_words import Attributes
-    from capture.netlink.netlink import NftChain
+    from capture.netlink.nftables import NftChain
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.values import Family
 

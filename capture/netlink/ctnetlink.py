@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 
-from capture.netlink.netlink import CREATE, NETLINK_NETFILTER, NUMBERS, acknowledged, attribute, attributes, big, dump
+from capture.netlink.messages import CREATE, NETLINK_NETFILTER, NUMBERS, acknowledged, attribute, attributes, big, dump
 from rules.connections.captured import Entry
 from rules.connections.flow import IN_CONNTRACK, SYN_SENT, TCP, Flow
 

@@ -9,7 +9,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from capture.netlink import ctnetlink, netlink
+from capture.netlink import ctnetlink, messages
 from rules.connections.attribution import Connection
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ class Subscription:
                 self.lost += 1
                 continue
             at = 0
-            while at + netlink.HEADER.size <= len(received):
-                length, kind, _, _, _ = netlink.HEADER.unpack_from(received, at)
-                yield kind, received[at + netlink.HEADER.size : at + length]
-                at += max(length + 3 & ~3, netlink.HEADER.size)
+            while at + messages.HEADER.size <= len(received):
+                length, kind, _, _, _ = messages.HEADER.unpack_from(received, at)
+                yield kind, received[at + messages.HEADER.size : at + length]
+                at += max(length + 3 & ~3, messages.HEADER.size)
 
 
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
@@ -81,24 +81,24 @@ SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 
 def connections() -> Subscription:
     """New connections of this namespace. Raises OSError."""
-    return Subscription(netlink.NETLINK_NETFILTER, CONNTRACK_NEW)
+    return Subscription(messages.NETLINK_NETFILTER, CONNTRACK_NEW)
 
 
 def rule_changes() -> Subscription:
     """Changes in nf_tables. Raises OSError."""
-    return Subscription(netlink.NETLINK_NETFILTER, NFTABLES)
+    return Subscription(messages.NETLINK_NETFILTER, NFTABLES)
 
 
 def routing_changes() -> Subscription:
     """Changes of ip rules, routes and IPv6 addresses. Raises OSError."""
-    return Subscription(netlink.NETLINK_ROUTE, *ROUTING_GROUPS)
+    return Subscription(messages.NETLINK_ROUTE, *ROUTING_GROUPS)
 
 
 def connection(kind: int, body: bytes) -> Connection | None:
     """The connection that a message tells of, if it has ports."""
     if kind != ctnetlink.IPCTNL_MSG_CT_NEW or body[:1] not in (b"\x02", b"\x0a"):
         return None
-    read = netlink.attributes(body[ctnetlink.NFGENMSG :])
+    read = messages.attributes(body[ctnetlink.NFGENMSG :])
     began, answers = (
         ctnetlink.flow_of(read.get(which, b"")) for which in (ctnetlink.CTA_TUPLE_ORIG, ctnetlink.CTA_TUPLE_REPLY)
     )
@@ -113,7 +113,7 @@ def connection(kind: int, body: bytes) -> Connection | None:
         began.destination_port,
         answers.source,
         answers.source_port,
-        netlink.big(read.get(CTA_ZONE)),
+        messages.big(read.get(CTA_ZONE)),
     )
 
 
@@ -121,5 +121,5 @@ def who_changed(kind: int, body: bytes) -> str | None:
     """The name of the process that committed a change of nf_tables, where the kernel tells."""
     if kind != NFT_MSG_NEWGEN:
         return None
-    read = netlink.attributes(body[ctnetlink.NFGENMSG :])
+    read = messages.attributes(body[ctnetlink.NFGENMSG :])
     return read.get(NFTA_GEN_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")

@@ -9,15 +9,9 @@ import socket
 import struct
 import sys
 
-from capture.netlink.netlink import (
-    ATTRIBUTE,
-    NETLINK_NETFILTER,
-    NFT_MSG_GETCHAIN,
-    NFT_MSG_GETRULE,
-    NFT_MSG_GETTABLE,
-    dump,
-)
-from rules.nftables.program import Dump, attributes, text
+from capture.netlink.messages import ATTRIBUTE, NETLINK_NETFILTER, dump
+from capture.netlink.nftables import NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETTABLE
+from rules.nftables.messages import Dump, attributes, text
 
 NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 10 << 8 | 10, 10 << 8 | 13
 """linux/netfilter/nf_tables.h"""

@@ -10,8 +10,8 @@ import sys
 from _socket import if_nametoindex
 
 from capture.kernel.seam import primitive
-from capture.netlink import netlink
-from capture.netlink.netlink import CREATE, NETLINK_ROUTE, NUMBERS, attribute
+from capture.netlink import messages, rtnetlink
+from capture.netlink.messages import CREATE, NETLINK_ROUTE, NUMBERS, attribute
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 
@@ -39,7 +39,9 @@ def passthrough_address() -> bytes:
     """`::6` on lo (struct ifaddrmsg)."""
     network = PASSTHROUGH[Family.V6]
     head = bytes([NUMBERS[Family.V6], network.prefixlen, 0, RT_SCOPE_UNIVERSE]) + index_of_lo()
-    return head + attribute(netlink.IFA_ADDRESS, network.network_address.packed) + attribute(netlink.IFA_PROTO, BY_US)
+    return (
+        head + attribute(rtnetlink.IFA_ADDRESS, network.network_address.packed) + attribute(rtnetlink.IFA_PROTO, BY_US)
+    )
 
 
 @primitive
@@ -57,8 +59,8 @@ def remove_route(family: Family, table: int) -> None:
 def route(family: Family, table: int) -> bytes:
     """Everything is local, by way of lo (struct rtmsg)."""
     scope = RT_SCOPE_HOST if family is Family.V4 else RT_SCOPE_UNIVERSE
-    head = bytes([NUMBERS[family], 0, 0, 0, 0, PROTOCOL, scope, netlink.RTN_LOCAL]) + bytes(4)
-    return head + attribute(netlink.RTA_TABLE, number(table)) + attribute(netlink.RTA_OIF, index_of_lo())
+    head = bytes([NUMBERS[family], 0, 0, 0, 0, PROTOCOL, scope, rtnetlink.RTN_LOCAL]) + bytes(4)
+    return head + attribute(rtnetlink.RTA_TABLE, number(table)) + attribute(rtnetlink.RTA_OIF, index_of_lo())
 
 
 @primitive
@@ -76,9 +78,9 @@ def remove_rule(family: Family, priority: int, mark: int, table: int) -> None:
 def rule(family: Family, priority: int, mark: int, table: int) -> bytes:
     """What has this mark is looked up in this table (struct fib_rule_hdr)."""
     head = bytes([NUMBERS[family], 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL]) + bytes(4)
-    asked = {netlink.FRA_PRIORITY: priority, netlink.FRA_FWMARK: mark, netlink.FRA_TABLE: table}
+    asked = {rtnetlink.FRA_PRIORITY: priority, rtnetlink.FRA_FWMARK: mark, rtnetlink.FRA_TABLE: table}
     told = b"".join(attribute(kind, number(value)) for kind, value in asked.items())
-    return head + told + attribute(netlink.FRA_PROTOCOL, BY_US)
+    return head + told + attribute(rtnetlink.FRA_PROTOCOL, BY_US)
 
 
 BY_US = bytes([PROTOCOL])
@@ -95,6 +97,6 @@ def index_of_lo() -> bytes:
 
 def ask(kind: int, flags: int, body: bytes, *, harmless: int) -> None:
     """Have rtnetlink do this. Raises OSError, but not for that error number."""
-    (refused,) = netlink.acknowledged(NETLINK_ROUTE, [(kind, flags, body)])
+    (refused,) = messages.acknowledged(NETLINK_ROUTE, [(kind, flags, body)])
     if refused and refused.errno != harmless:
         raise refused

@@ -6,7 +6,7 @@ import _socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
-from capture.netlink import netlink
+from capture.netlink import messages
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -78,11 +78,11 @@ def connections(*, ended: bool = False) -> tuple[Socket, ...]:
 
 def sockets(protocol: Literal["tcp", "udp"], states: int) -> Iterator[Socket]:
     """The sockets of this protocol, of both families, that are in one of these states. Raises OSError."""
-    for family in netlink.FAMILIES:
+    for family in messages.FAMILIES:
         request = REQUEST.pack(family, PROTOCOLS[protocol], 0, states)
-        for message in netlink.dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
+        for message in messages.dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
             kind, state, port, peer_port, address, peer, *_, uid, inode = MESSAGE.unpack_from(message)
-            more = netlink.attributes(message[MESSAGE.size :])
+            more = messages.attributes(message[MESSAGE.size :])
             options = more.get(INET_DIAG_SOCKOPT, b"\0")[0]
             own = read_address(kind, address)
             yield Socket(
@@ -102,7 +102,7 @@ def sockets(protocol: Literal["tcp", "udp"], states: int) -> Iterator[Socket]:
 
 def read_address(family: int, raw: bytes) -> IPv4Address | IPv6Address:
     """An address; one of IPv4 that a socket of IPv6 has as well."""
-    if netlink.FAMILIES[family].value == "IPv4":
+    if messages.FAMILIES[family].value == "IPv4":
         return IPv4Address(raw[:4])
     address = IPv6Address(raw)
     return address.ipv4_mapped or address

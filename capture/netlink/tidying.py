@@ -12,14 +12,14 @@ import os
 import struct
 
 from capture.kernel.seam import primitive
-from capture.netlink.netlink import ATTRIBUTE, HEADER, NETLINK_NETFILTER, NLMSG_ERROR, NUMBERS, messages, talking
+from capture.netlink.messages import ATTRIBUTE, HEADER, NETLINK_NETFILTER, NLMSG_ERROR, NUMBERS, messages, talking
 from rules.netfilter.values import BUILT_IN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capture.netlink.netlink import NftChain
+    from capture.netlink.nftables import NftChain
     from rules.netfilter.values import Family
 
 HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}

@@ -48,7 +48,7 @@ from capture.kernel.rights import (
 )
 from capture.kernel.userns import covers, mapped, owner_of_the_namespace, unmapped
 from capture.log import TERMINATION_LOG
-from capture.netlink import netlink
+from capture.netlink import messages, nftables
 from capture.preflight import modules, trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.declared import DECLARED_BY_NAME
@@ -372,7 +372,7 @@ def writable_namespace(here: Here) -> Fact:
 
 def nft_error() -> OSError | None:
     try:
-        netlink.nft_tables()
+        nftables.nft_tables()
     except OSError as error:
         return error
     return None
@@ -675,16 +675,16 @@ def blocked_chains(here: Here) -> Iterator[Fact]:
     if here.backend != NFT or here.nft_error:
         return
     try:
-        messages = list(netlink.dump(netlink.NETLINK_NETFILTER, NFT_MSG_GETCHAIN, bytes(4)))
+        chains = list(messages.dump(messages.NETLINK_NETFILTER, NFT_MSG_GETCHAIN, bytes(4)))
     except OSError as error:
         remedy = "see `nft list chains`"
         yield Fact("rules", "built-in chains", f"cannot be read: {error.strerror}", UNKNOWN, remedy)
         return
     in_the_way = []
-    for message in messages:
-        family = netlink.FAMILIES.get(message[0])
-        read = netlink.attributes(message[4:])
-        table, chain = (netlink.text(read.get(key, b"")) for key in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
+    for message in chains:
+        family = messages.FAMILIES.get(message[0])
+        read = messages.attributes(message[4:])
+        table, chain = (messages.text(read.get(key, b"")) for key in (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME))
         if family and hooked(here.planned, family, table, chain) and not is_built_in(read, table, chain):
             in_the_way.append((family, f"{'ip' if family is Family.V4 else 'ip6'} {table} {chain}"))
     shown = ", ".join(name for _, name in in_the_way)
@@ -712,8 +712,8 @@ def hooked(planned: Plan, family: Family, table: str, chain: str) -> bool:
 
 def is_built_in(read: dict[int, bytes], table: str, chain: str) -> bool:
     """Whether a chain of nf_tables is the one that iptables-nft would make."""
-    kind = netlink.text(read.get(NFTA_CHAIN_TYPE, b""))
-    hook = netlink.attributes(read.get(NFTA_CHAIN_HOOK, b""))
+    kind = messages.text(read.get(NFTA_CHAIN_TYPE, b""))
+    hook = messages.attributes(read.get(NFTA_CHAIN_HOOK, b""))
     if NFTA_HOOK_HOOKNUM not in hook or NFTA_HOOK_PRIORITY not in hook:
         return False
     number = int.from_bytes(hook[NFTA_HOOK_HOOKNUM], "big")

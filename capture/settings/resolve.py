@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.host.facts import Facts
-    from capture.netlink.netlink import Address
+    from capture.netlink.rtnetlink import Address
     from capture.settings.declared import Settings
     from rules.netfilter.values import Network
 

@@ -1,12 +1,10 @@
-"""From the messages in which the kernel tells of nf_tables to tables, chains and rules (linux/netfilter/nf_tables.h).
+"""A native rule of nf_tables, read step by step into conditions and effects (linux/netfilter/nf_tables.h).
 
 A native rule is a little program: it loads fields of the packet into registers, compares them, and acts. Read are those
 steps that can be told; of any other, what hangs on it cannot be told, and is never guessed.
 """
 
 from __future__ import annotations
-
-from ipaddress import IPv4Address, IPv6Address, ip_address, summarize_address_range
 
 from rules.meaning.foreign import GOES_ON, WHOLE
 from rules.netfilter.effects import (
@@ -54,36 +52,33 @@ from rules.netfilter.fields import (
     opposite,
     width,
 )
-from rules.netfilter.hooks import HOOKS, IP_FAMILIES, MISNAMED, BaseChain, NativeTable, is_of_iptables
+from rules.netfilter.hooks import IP_FAMILIES
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import common, joined, one
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, NativeTarget, Reject, Return, Zone
 from rules.netfilter.values import Family
-from rules.value import Value
+from rules.nftables.messages import FAMILY_NAMES, Dump, attributes, number, signed, text
+from rules.nftables.registers import Loaded, Mapped, place_of
+from rules.nftables.sets import Elements, elements_by_set
+from rules.nftables.words import address_words, end_words, interval_words, is_next
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Literal, TypeAlias
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
 
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition
     from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
+    from rules.nftables.messages import Expression, Order
 
-    Order: TypeAlias = Literal["little", "big"]
     Part: TypeAlias = tuple[Condition, ...] | Effect
-    Expression: TypeAlias = tuple[str, dict[int, bytes]]
 
-FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-"""NFPROTO_* of linux/netfilter.h."""
-DORMANT = 1
+
 NETMAP = 1 << 6
 """NF_NAT_RANGE_NETMAP of linux/netfilter/nf_nat.h."""
-INTERVAL, IS_MAP = 4, 8
-"""NFT_SET_INTERVAL and NFT_SET_MAP."""
-INTERVAL_END, CATCH_ALL = 1, 2
 NET_HEADER, TRANSPORT_HEADER = 1, 2
 NF_DROP, NF_ACCEPT, NF_QUEUE = 0, 1, 3
 NFT_CONTINUE, NFT_JUMP, NFT_GOTO, NFT_RETURN = -1, -3, -4, -5
@@ -110,267 +105,6 @@ PORTS_AND_FLAGS = (
 """Where in its header a field stands: base, offset and length in bytes."""
 MOST_SHOWN = 6
 """Elements of a set that a rule's text names."""
-
-
-class Dump(Value):
-    """The messages of the kernel about tables, chains, rules, sets and their elements, without netlink headers."""
-
-    tables: tuple[bytes, ...] = ()
-    chains: tuple[bytes, ...] = ()
-    rules: tuple[bytes, ...] = ()
-    sets: tuple[bytes, ...] = ()
-    elements: tuple[bytes, ...] = ()
-    interfaces: tuple[tuple[int, str], ...] = ()
-    """The names of interfaces by index, by which `meta iif` asks."""
-    order: Order = "little"
-    """This machine's byte order."""
-
-
-def attributes(raw: bytes, order: Order = "little") -> Iterator[tuple[int, bytes]]:
-    """The attributes of a message, in order; a list has several of one type."""
-    at = 0
-    while at + 4 <= len(raw):
-        length = int.from_bytes(raw[at : at + 2], order)
-        if length < 4:
-            return
-        yield int.from_bytes(raw[at + 2 : at + 4], order) & 0x3FFF, raw[at + 4 : at + length]
-        at += length + 3 & ~3
-
-
-def family_of(message: bytes) -> str:
-    """The family of nf_tables that a message is about; empty for one that nobody knows."""
-    return FAMILY_NAMES.get(number(message[:1]), "")
-
-
-def number(raw: bytes | None) -> int:
-    """An attribute of nf_tables, which are all big-endian; 0 if it is not there."""
-    return int.from_bytes(raw or b"", "big")
-
-
-def signed(raw: bytes | None) -> int:
-    return int.from_bytes(raw or b"", "big", signed=True)
-
-
-def text(raw: bytes | None) -> str:
-    return (raw or b"").partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-# --- tables and base chains -------------------------------------------------------------------------------
-
-
-def base_chains(messages: Iterable[bytes], order: Order = "little") -> Iterator[BaseChain]:
-    """The chains among these that a hook asks."""
-    for message in messages:
-        family = family_of(message)
-        read = dict(attributes(message[4:], order))
-        hook = dict(attributes(read.get(4, b""), order))
-        if 1 not in hook:
-            continue
-        at = number(hook[1])
-        if family in ("netdev",) or (family == "inet" and at == len(HOOKS)):
-            names = ("INGRESS", "EGRESS")
-            name = names[at % len(HOOKS)] if at % len(HOOKS) < len(names) else f"hook {at}"
-        else:
-            name = HOOKS[at] if at < len(HOOKS) else f"hook {at}"
-        yield BaseChain(
-            family,
-            text(read.get(1)),
-            text(read.get(3)),
-            text(read.get(7)),
-            name,
-            signed(hook.get(2)),
-            number(read.get(5)) == NF_DROP and 5 in read,
-            number(read.get(2)),
-            text(hook.get(3)),
-        )
-
-
-def dormant_tables(messages: Iterable[bytes], order: Order = "little") -> frozenset[tuple[str, str]]:
-    """The tables, by family and name, none of whose chains is asked."""
-    found = []
-    for message in messages:
-        read = dict(attributes(message[4:], order))
-        if number(read.get(2)) & DORMANT:
-            found.append((family_of(message), text(read.get(1))))
-    return frozenset(found)
-
-
-def native_tables(dump: Dump, family: Family) -> tuple[NativeTable, ...]:
-    """The tables that packets of this family can meet, with the base chains and rules that are not iptables' own."""
-    asleep = dormant_tables(dump.tables, dump.order)
-    reader = Reader(dump, family)
-    chains: dict[tuple[str, str], dict[str, list[tuple[Expression, ...]]]] = {}
-    for name, table, *_ in names_of(dump.tables, dump.order, 1):
-        if family in IP_FAMILIES.get(name, ()):
-            chains[name, table] = {}
-    for name, table, chain in names_of(dump.chains, dump.order, 1, 3):
-        if (name, table) in chains:
-            chains[name, table][chain] = []
-    for message in dump.rules:
-        read = dict(attributes(message[4:], dump.order))
-        place = (family_of(message), text(read.get(1)))
-        if place in chains:
-            of_chain = chains[place].setdefault(text(read.get(2)), [])
-            of_chain.append(expressions(read.get(4, b""), dump.order))
-    bases = [chain for chain in base_chains(dump.chains, dump.order) if not is_of_iptables(chain)]
-    for misnamed in (chain for chain in bases if chain.is_misnamed):
-        there = chains.get((misnamed.family, misnamed.table), {})
-        there[misnamed.name + MISNAMED] = there.pop(misnamed.name, [])
-    bases = [chain.but(name=chain.name + MISNAMED) if chain.is_misnamed else chain for chain in bases]
-    found = []
-    for place, held in chains.items():
-        of_table = tuple(chain for chain in bases if (chain.family, chain.table) == place)
-        native = NativeTable(*place, place in asleep, of_table, ())
-        spoken = {
-            (chain, at)
-            for chain, steps in held.items()
-            for at, each in enumerate(steps)
-            if native.is_of_iptables and is_spoken_by_iptables(each)
-        }
-        read_chains = tuple(
-            (chain, tuple(reader.rule(*place, each) for each in steps))
-            for chain, steps in held.items()
-            if not native.is_of_iptables or any((chain, at) not in spoken for at in range(len(steps)))
-        )
-        native = native.but(chains=read_chains, spoken=frozenset(spoken))
-        if not native.is_of_iptables or native.is_dormant or native.base_chains or native.chains:
-            found.append(native)
-    return tuple(found)
-
-
-def names_of(messages: Iterable[bytes], order: Order, *attribute: int) -> Iterator[tuple[str, ...]]:
-    """The family and these names of each message."""
-    for message in messages:
-        read = dict(attributes(message[4:], order))
-        yield (family_of(message), *(text(read.get(each)) for each in attribute))
-
-
-def expressions(raw: bytes, order: Order) -> tuple[Expression, ...]:
-    """The steps of a rule: each with its name and its attributes."""
-    found = []
-    for _, element in attributes(raw, order):
-        read = dict(attributes(element, order))
-        found.append((text(read.get(1)), dict(attributes(read.get(2, b""), order))))
-    return tuple(found)
-
-
-IPTABLES_META = frozenset({META_IIFNAME, META_OIFNAME, META_L4PROTO, META_IIF, META_OIF, META_MARK})
-
-
-def is_spoken_by_iptables(steps: Sequence[Expression]) -> bool:
-    """Whether iptables-nft writes such rules. Of others, what iptables-save prints may leave out what they ask for."""
-    base = 0
-    for name, read in steps:
-        match name:
-            case "match" | "target" | "counter" | "limit" | "log" | "bitwise":
-                pass
-            case "cmp" if number(read.get(2)) in (EQ, NEQ) or base != NET_HEADER:
-                pass
-            case "range" if base != NET_HEADER:
-                pass
-            case "immediate" if number(read.get(1)) == 0:
-                pass
-            case "meta" if 3 not in read and number(read.get(2)) in IPTABLES_META:
-                base = 0
-            case "payload" if 5 not in read:
-                base = number(read.get(2))
-                if base == TRANSPORT_HEADER and number(read.get(3)) not in IPTABLES_TRANSPORT:
-                    return False
-            case _:
-                return False
-    return True
-
-
-IPTABLES_TRANSPORT = frozenset({0, 1, 2, 13})
-"""Where in a transport header iptables' matches look: ports, the type and code of ICMP, flags of TCP."""
-
-
-# --- sets -------------------------------------------------------------------------------------------------
-
-
-class Elements(Value):
-    """What a set or map holds: each key as bytes, with the first one behind its interval, and what it maps to."""
-
-    is_interval: bool
-    elements: tuple[tuple[bytes, bytes | None, dict[int, bytes] | None], ...]
-
-
-def elements_by_set(dump: Dump) -> dict[tuple[int, str, str], Elements]:
-    flags: dict[tuple[int, str, str], int] = {}
-    for message in dump.sets:
-        read = dict(attributes(message[4:], dump.order))
-        flags[number(message[:1]), text(read.get(1)), text(read.get(2))] = number(read.get(3))
-    raw: dict[tuple[int, str, str], list[dict[int, bytes]]] = {place: [] for place in flags}
-    for message in dump.elements:
-        read = dict(attributes(message[4:], dump.order))
-        place = (number(message[:1]), text(read.get(1)), text(read.get(2)))
-        for _, element in attributes(read.get(3, b""), dump.order):
-            raw.setdefault(place, []).append(dict(attributes(element, dump.order)))
-    return {place: elements_of(those, flags.get(place, 0), dump.order) for place, those in raw.items()}
-
-
-def elements_of(raw: Sequence[dict[int, bytes]], flags: int, order: Order) -> Elements:
-    def value(part: bytes | None) -> bytes:
-        return dict(attributes(part or b"", order)).get(1, b"")
-
-    found: list[tuple[bytes, bytes | None, dict[int, bytes] | None]] = []
-    if not flags & INTERVAL or any(10 in each for each in raw):
-        for each in raw:
-            data = dict(attributes(each[2], order)) if 2 in each else None
-            if number(each.get(3)) & CATCH_ALL:
-                found.append((b"", b"", data))
-            else:
-                last = value(each.get(10)) if 10 in each else None
-                found.append((value(each.get(1)), last, data))
-        return Elements(bool(flags & INTERVAL), tuple(found))
-    ends = sorted(
-        ((value(each.get(1)), number(each.get(3)) & INTERVAL_END, each) for each in raw if 1 in each),
-        key=lambda end: (end[0], not end[1]),
-    )
-    for at, (key, is_end, each) in enumerate(ends):
-        if not is_end:
-            beyond = ends[at + 1][0] if at + 1 < len(ends) else None
-            found.append((key, beyond, dict(attributes(each[2], order)) if 2 in each else None))
-    catch_all = [each for each in raw if number(each.get(3)) & CATCH_ALL]
-    found += [(b"", b"", dict(attributes(each[2], order)) if 2 in each else None) for each in catch_all]
-    return Elements(True, tuple(found))
-
-
-# --- registers --------------------------------------------------------------------------------------------
-
-
-class Loaded(Value):
-    """A field of the packet in a register, or some bytes of a header."""
-
-    name: str
-    """As nft calls it."""
-    field: int = -1
-    """-1: bytes of a header, or what cannot be told."""
-    size: int = 0
-    """In bytes."""
-    order: Order = "big"
-    base: int = 0
-    offset: int = 0
-    mask: int = -1
-    """The bits that are left of it; all of them by default."""
-    flip: int = 0
-    is_known: bool = True
-    special: str = ""
-    """`state`, `status`, `type`: what needs a translation; `constant`: always `flip`."""
-
-    @property
-    def is_whole(self) -> bool:
-        return self.mask == -1 and not self.flip
-
-
-class Mapped(Value):
-    """What a map gives: one of these, each under its conditions."""
-
-    cases: tuple[tuple[tuple[Condition, ...], bytes], ...]
-
-    def to(self, done: Callable[[bytes], Effect]) -> Effect:
-        """What is done with what it gives."""
-        return Choice(tuple((asked, done(data)) for asked, data in self.cases))
 
 
 class Reader:
@@ -1036,11 +770,6 @@ class _Program:
             self.give_up(f"xt target {name}")
 
 
-def place_of(register: int) -> int:
-    """Where a register begins, in bytes: four of 16 bytes lie over sixteen of 4 (NFT_REG_1, NFT_REG32_00)."""
-    return (register - 1) * 16 if register <= 4 else (register - 8) * 4
-
-
 def between(first: int, end: int) -> Span:
     """From one number to before another."""
     return (first, end) if first < end else ()
@@ -1054,49 +783,10 @@ def states_in(mask: int) -> list[str]:
     return [name for name, bit in STATE_BITS.items() if bit & mask]
 
 
-def is_next(first: bytes, beyond: bytes | None) -> bool:
-    """Whether an interval holds one value alone."""
-    return beyond is not None and int.from_bytes(beyond, "big") == int.from_bytes(first, "big") + 1
-
-
-def address_words(data: bytes, family: Family) -> str:
-    size = 4 if family is Family.V4 else 16
-    if len(data) > size:
-        return str(ip_address(data[:size]))
-    address = str(ip_address(data.ljust(size, b"\0")))
-    return address if len(data) == size else f"{address}/{len(data) * 8}"
-
-
-def interval_words(loaded: Loaded, first: bytes, beyond: bytes) -> str:
-    """An interval of a set, as nft writes it."""
-    low, high = int.from_bytes(first, "big"), int.from_bytes(beyond, "big") - 1
-    if loaded.field not in (SOURCE, DESTINATION):
-        return str(low) if low == high else f"{low}-{high}"
-    make = IPv4Address if len(first) == 4 else IPv6Address
-    networks = list(summarize_address_range(make(low), make(max(low, high))))
-    if len(networks) > 1:
-        return f"{make(low)}-{make(high)}"
-    return str(networks[0]).removesuffix("/32").removesuffix("/128")
-
-
-def end_words(effect: Effect | None, family: Family) -> str:
-    if not isinstance(effect, Bind):
-        return "one of several" if effect else "something unknown"
-    addresses, ports = effect.ends[0]
-    size = 4 if family is Family.V4 else 16
-    words = ""
-    if addresses:
-        words = str(ip_address(addresses[0].to_bytes(size, "big")))
-        if addresses[1] - addresses[0] > 1:
-            words += f"-{ip_address((addresses[1] - 1).to_bytes(size, 'big'))}"
-        words = f"[{words}]" if size == 16 and ports else words
-    if ports:
-        words += f":{ports[0]}" + (f"-{ports[1] - 1}" if ports[1] - ports[0] > 1 else "")
-    return words
-
-
 NAMES_OF = {PROTOCOL: "ip protocol", SOURCE: "saddr", DESTINATION: "daddr", SPORT: "sport", DPORT: "dport",
             TCP_FLAGS: "tcp flags"}  # fmt: skip
+
+
 PROTOCOL_NAMES = {number: name for name, number in reversed(PROTOCOLS.items())}
 META: dict[int, tuple[str, int, int]] = {
     META_MARK: ("meta mark", MARK, 4),
@@ -1109,7 +799,6 @@ META: dict[int, tuple[str, int, int]] = {
 HARMLESS_OBJECTS = frozenset({1, 3, 7, 8, 9})
 """NFT_OBJECT_*: counter, ct helper, ct timeout, secmark, ct expectation."""
 SYNPROXY = 10
-
 STEPS: dict[str, Callable[[_Program, dict[int, bytes]], None]] = {
     "payload": _Program.payload,
     "meta": _Program.meta,

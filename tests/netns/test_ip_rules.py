@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.netlink import netlink
+from capture.netlink import messages, rtnetlink
 from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.values import Family
 from tests.rig import Call, Pod
@@ -249,12 +249,12 @@ def looked_up(flow: Flow) -> bool:
         (RTA_SPORT, struct.pack("!H", flow.source_port)),
         (RTA_DPORT, struct.pack("!H", flow.port)),
     ):
-        message += netlink.ATTRIBUTE.pack(netlink.ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_ROUTE) as kernel:
-        size = netlink.HEADER.size + len(message)
-        kernel.send(netlink.HEADER.pack(size, netlink.RTM_GETROUTE, 1, 1, 0) + message)
-        ((kind, _, _, body),) = netlink.messages(kernel.recv(1 << 16))
-    return kind != netlink.NLMSG_ERROR and body[7] == netlink.RTN_LOCAL
+        message += messages.ATTRIBUTE.pack(messages.ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, messages.NETLINK_ROUTE) as kernel:
+        size = messages.HEADER.size + len(message)
+        kernel.send(messages.HEADER.pack(size, rtnetlink.RTM_GETROUTE, 1, 1, 0) + message)
+        ((kind, _, _, body),) = messages.messages(kernel.recv(1 << 16))
+    return kind != messages.NLMSG_ERROR and body[7] == rtnetlink.RTN_LOCAL
 
 
 def test_where_a_packet_goes_is_told_as_the_kernel_does(pod: Pod, tell: Callable[[str], None]) -> None:
@@ -270,7 +270,7 @@ def test_where_a_packet_goes_is_told_as_the_kernel_does(pod: Pod, tell: Callable
             script = "".join(f"rule add {drawn_rule(random, version)}\n" for _ in range(random.randint(1, 5)))
             pod.inside.run("ip", f"-{version}", "-force", "-batch", "-", text=script)
             with entered(pod.inside):
-                policy = Policy(netlink.policy_rules(), netlink.routes(passed_over=frozenset()))
+                policy = Policy(rtnetlink.policy_rules(), rtnetlink.routes(passed_over=frozenset()))
                 for _ in range(20):
                     flow = Flow(
                         number,

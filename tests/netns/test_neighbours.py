@@ -10,7 +10,7 @@ import pytest
 
 from capture.iptables.iptables import Iptables, may_leave_out
 from capture.iptables.nft_words import left_out, text_of
-from capture.netlink import netlink
+from capture.netlink import nftables
 from rules.iptables import reading
 from rules.iptables.quoting import tokens
 from rules.netfilter.matches import Foreign
@@ -219,7 +219,7 @@ def test_what_nf_tables_holds_reads_as_iptables_wrote_it(namespace: Namespace, t
     program = "*mangle\n:ISTIO_OUTPUT - [0:0]\n-F FORWARD\n-A FORWARD " + text + "\nCOMMIT\n"
     namespace.output("iptables-nft-restore", "--noflush", text=program)
     with entered(namespace):
-        (rule,) = netlink.nft_rules(Family.V4)["mangle", "FORWARD"]
+        (rule,) = nftables.nft_rules(Family.V4)["mangle", "FORWARD"]
         (saved,) = Iptables("nft", Family.V4).save().ruleset.table("mangle").chains()["FORWARD"]
     told = reading.rule(tokens(reading.unmarked(text_of(rule, Family.V4))), {"ISTIO_OUTPUT"})
     assert told == saved
@@ -236,7 +236,7 @@ def test_of_iptables_own_rules_nothing_is_missed(namespace: Namespace, case: str
             namespace.output(program, text=neighbours.text_of(file))
     with entered(namespace):
         for family in Family:
-            for rules in netlink.nft_rules(family).values():
+            for rules in nftables.nft_rules(family).values():
                 assert [left_out(rule, family) for rule in rules] == [""] * len(rules)
 
 
@@ -248,7 +248,7 @@ def test_what_iptables_leaves_out_is_seen(namespace: Namespace, native: str) -> 
     make = "add table ip raw; add chain ip raw theirs; flush chain ip raw theirs"
     namespace.output("nft", f"{make}; add rule ip raw theirs {native} accept")
     with entered(namespace):
-        (rule,) = netlink.nft_rules(Family.V4)["raw", "theirs"]
+        (rule,) = nftables.nft_rules(Family.V4)["raw", "theirs"]
         assert may_leave_out(rule)
         assert left_out(rule, Family.V4)
         (saved,) = Iptables("nft", Family.V4).save().ruleset.table("raw").chains()["theirs"]

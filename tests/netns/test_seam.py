@@ -12,7 +12,7 @@ from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT, Iptables
 from capture.kernel import netns
 from capture.kernel.process import read_words, run
 from capture.kernel.seam import standing_in
-from capture.netlink import netlink, routing, tidying
+from capture.netlink import nftables, routing, rtnetlink, tidying
 from rules.iptables.reading import tables
 from rules.netfilter.values import Family
 from tests.rig import Namespace
@@ -73,7 +73,7 @@ def acts(backend: str) -> list[Callable[[], object]]:
     ]
 
 
-def as_told(chains: dict[str, netlink.NftChain]) -> dict[str, object]:
+def as_told(chains: dict[str, nftables.NftChain]) -> dict[str, object]:
     """Of handles only the order is of interest."""
     order = sorted(chains, key=lambda name: chains[name].handle)
     return {name: (order.index(name), chain.use, chain.base) for name, chain in chains.items()}
@@ -82,11 +82,11 @@ def as_told(chains: dict[str, netlink.NftChain]) -> dict[str, object]:
 def observed() -> dict[str, object]:
     """All that those ask for who lean on the kernel."""
     found: dict[str, object] = {
-        "nf_tables": netlink.nft_tables(),
-        "chains": {place: as_told(chains) for place, chains in netlink.nft_chains().items()},
-        "ip rules": sorted(netlink.policy_rules(), key=repr),
-        "routes": sorted((route for route in netlink.routes()), key=repr),
-        "addresses": sorted(str(address) for address in netlink.addresses() if not address.is_usable),
+        "nf_tables": nftables.nft_tables(),
+        "chains": {place: as_told(chains) for place, chains in nftables.nft_chains().items()},
+        "ip rules": sorted(rtnetlink.policy_rules(), key=repr),
+        "routes": sorted((route for route in rtnetlink.routes()), key=repr),
+        "addresses": sorted(str(address) for address in rtnetlink.addresses() if not address.is_usable),
     }
     for family in Family:
         names = read_words(LEGACY_TABLES[family]) or []

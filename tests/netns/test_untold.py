@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.netlink.netlink import NETLINK_NETFILTER, NETLINK_ROUTE
+from capture.netlink.messages import NETLINK_NETFILTER, NETLINK_ROUTE
 from tests.rig import deny
 
 if TYPE_CHECKING:

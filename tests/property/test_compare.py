@@ -13,7 +13,7 @@ from capture.host.live import Live
 from capture.inspect.hunks import of_ruleset
 from capture.inspect.verify import findings
 from capture.iptables.iptables import BACKENDS, Iptables, Saved
-from capture.netlink.netlink import Address
+from capture.netlink.rtnetlink import Address
 from rules.iptables.writing import rule_text
 from rules.live.changes import changes
 from rules.live.drift import OF_CHAIN, Kind, aligned, compare, differences

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from capture.iptables.nft_words import counted, led_to, left_out, text_of
-from capture.netlink.netlink import attributes, messages
+from capture.netlink.messages import attributes, messages
 from rules.iptables.counters import counters
 from rules.iptables.quoting import arguments, lines, restorable, typed
 from rules.iptables.reading import NotSaveText, tables

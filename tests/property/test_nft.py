@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family
-from rules.nftables.program import native_tables
+from rules.nftables.tables import native_tables
 from rules.simulator.simulate import in_any_order
 from tests.unit.test_nft import HERE, IN, OUT, recorded
 
 if TYPE_CHECKING:
     from random import Random
 
-    from rules.nftables.program import Dump
+    from rules.nftables.messages import Dump
 
 KINDS = ("tables", "chains", "rules", "sets", "elements")
 TELLING = (0, 1, 2, 3, 5, 7, 8, 16, 255)

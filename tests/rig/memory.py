@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from capture.host.place import SOCKET_COUNTS
 from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
 from capture.kernel.process import Completed
-from capture.netlink import netlink, sockets, tidying
+from capture.netlink import messages, nftables, rtnetlink, sockets, tidying
 from rules.iptables import reading
 from rules.iptables.quoting import tokens
 from rules.iptables.writing import rule_text
@@ -126,12 +126,12 @@ class Memory:
         if protocol == sockets.NETLINK_SOCK_DIAG:
             return list(self.told_sockets(payload))
         told: Iterable[bytes] = {
-            netlink.NFT_MSG_GETTABLE: self.told_tables,
-            netlink.NFT_MSG_GETCHAIN: self.told_chains,
-            netlink.NFT_MSG_GETRULE: self.told_nft_rules,
-            netlink.RTM_GETADDR: self.told_addresses,
-            netlink.RTM_GETROUTE: self.told_routes,
-            netlink.RTM_GETRULE: self.told_rules,
+            nftables.NFT_MSG_GETTABLE: self.told_tables,
+            nftables.NFT_MSG_GETCHAIN: self.told_chains,
+            nftables.NFT_MSG_GETRULE: self.told_nft_rules,
+            rtnetlink.RTM_GETADDR: self.told_addresses,
+            rtnetlink.RTM_GETROUTE: self.told_routes,
+            rtnetlink.RTM_GETRULE: self.told_rules,
         }.get(question, list)()
         return [message for message in told if payload[0] in (0, message[0])]
 
@@ -147,10 +147,10 @@ class Memory:
     def told_tables(self) -> Iterator[bytes]:
         for backend, family, name in self.tables:
             if backend == NFT:
-                named = attribute(netlink.NFTA_TABLE_NAME, name.encode() + b"\0")
-                yield nfgenmsg(NUMBERS[family]) + named + attribute(netlink.NFTA_TABLE_FLAGS, bytes(4))
+                named = attribute(nftables.NFTA_TABLE_NAME, name.encode() + b"\0")
+                yield nfgenmsg(NUMBERS[family]) + named + attribute(nftables.NFTA_TABLE_FLAGS, bytes(4))
         for number, name in self.natives:
-            yield nfgenmsg(number) + attribute(netlink.NFTA_TABLE_NAME, name.encode() + b"\0")
+            yield nfgenmsg(number) + attribute(nftables.NFTA_TABLE_NAME, name.encode() + b"\0")
 
     def told_chains(self) -> Iterator[bytes]:
         for (backend, family, name), table in self.tables.items():
@@ -159,32 +159,33 @@ class Memory:
             ):
                 yield (
                     nfgenmsg(NUMBERS[family])
-                    + attribute(netlink.NFTA_CHAIN_TABLE, name.encode() + b"\0")
-                    + attribute(netlink.NFTA_CHAIN_NAME, chain.encode() + b"\0")
-                    + attribute(netlink.NFTA_CHAIN_USE, struct.pack(">I", table.uses(chain)))
-                    + attribute(netlink.NFTA_CHAIN_HANDLE, struct.pack(">Q", table.handles[chain]))
+                    + attribute(nftables.NFTA_CHAIN_TABLE, name.encode() + b"\0")
+                    + attribute(nftables.NFTA_CHAIN_NAME, chain.encode() + b"\0")
+                    + attribute(nftables.NFTA_CHAIN_USE, struct.pack(">I", table.uses(chain)))
+                    + attribute(nftables.NFTA_CHAIN_HANDLE, struct.pack(">Q", table.handles[chain]))
                     + (base_chain(name, chain, table.policies.get(chain, "ACCEPT")) if chain in table.made else b"")
                 )
 
     def told_nft_rules(self) -> Iterator[bytes]:
         for (backend, family, name), table in self.tables.items():
             for chain, rules in table.chains.items() if backend == NFT else ():
-                of = attribute(netlink.NFTA_RULE_TABLE, name.encode() + b"\0")
-                of += attribute(netlink.NFTA_RULE_CHAIN, chain.encode() + b"\0")
+                of = attribute(nftables.NFTA_RULE_TABLE, name.encode() + b"\0")
+                of += attribute(nftables.NFTA_RULE_CHAIN, chain.encode() + b"\0")
                 yield from (nfgenmsg(NUMBERS[family]) + of for _ in rules)
 
     def told_addresses(self) -> Iterator[bytes]:
         for address, protocol in self.addresses:
             family = NUMBERS[Family.V4 if address.version == 4 else Family.V6]
             head = struct.pack("=BBBBI", family, address.network.prefixlen, 0, UNIVERSE, LO)
-            local = attribute(netlink.IFA_LOCAL, address.ip.packed)
-            yield head + local + attribute(netlink.IFA_PROTO, bytes([protocol]))
+            local = attribute(rtnetlink.IFA_LOCAL, address.ip.packed)
+            yield head + local + attribute(rtnetlink.IFA_PROTO, bytes([protocol]))
 
     def told_routes(self) -> Iterator[bytes]:
         for family, table, protocol in self.routes:
             head = struct.pack("=BBBBBBBBI", NUMBERS[family], 0, 0, 0, 0, protocol, HOST, RTN_LOCAL, 0)
-            metric = attribute(netlink.RTA_PRIORITY, number(OUR_METRIC[family]))
-            yield head + attribute(netlink.RTA_TABLE, number(table)) + attribute(netlink.RTA_OIF, number(LO)) + metric
+            metric = attribute(rtnetlink.RTA_PRIORITY, number(OUR_METRIC[family]))
+            place = attribute(rtnetlink.RTA_TABLE, number(table)) + attribute(rtnetlink.RTA_OIF, number(LO))
+            yield head + place + metric
 
     def told_rules(self) -> Iterator[bytes]:
         for family in Family:
@@ -265,7 +266,7 @@ class Memory:
 
     def deleted(self, request: bytes) -> int:
         kind, family = struct.unpack_from("=HB", request)
-        names = [text.rstrip(b"\0").decode() for _, text in sorted(netlink.attributes(request[6:]).items())]
+        names = [text.rstrip(b"\0").decode() for _, text in sorted(messages.attributes(request[6:]).items())]
         of = next(which for which, its in NUMBERS.items() if its == family)
         self.act(f"{of.value} nft delete {' '.join(names)}")
         place = (NFT, of, names[0])
@@ -418,7 +419,7 @@ def nfgenmsg(family: int) -> bytes:
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    return netlink.ATTRIBUTE.pack(netlink.ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+    return messages.ATTRIBUTE.pack(messages.ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def number(value: int) -> bytes:
@@ -428,18 +429,18 @@ def number(value: int) -> bytes:
 def base_chain(table: str, chain: str, policy: str) -> bytes:
     """What a built-in chain has besides its name, as iptables-nft makes it."""
     kind, hook, priority = tidying.built_in(table, chain)
-    at = attribute(netlink.NFTA_HOOK_HOOKNUM, struct.pack(">I", hook))
-    at += attribute(netlink.NFTA_HOOK_PRIORITY, struct.pack(">i", priority))
-    answer = attribute(netlink.NFTA_CHAIN_POLICY, struct.pack(">I", policy == "ACCEPT"))
-    return attribute(netlink.NFTA_CHAIN_TYPE, kind.encode() + b"\0") + attribute(netlink.NFTA_CHAIN_HOOK, at) + answer
+    at = attribute(nftables.NFTA_HOOK_HOOKNUM, struct.pack(">I", hook))
+    at += attribute(nftables.NFTA_HOOK_PRIORITY, struct.pack(">i", priority))
+    answer = attribute(nftables.NFTA_CHAIN_POLICY, struct.pack(">I", policy == "ACCEPT"))
+    return attribute(nftables.NFTA_CHAIN_TYPE, kind.encode() + b"\0") + attribute(nftables.NFTA_CHAIN_HOOK, at) + answer
 
 
 def ip_rule(family: Family, priority: int, mark: int | None, table: int, protocol: int) -> bytes:
     head = struct.pack("=BBBBBBBBI", NUMBERS[family], 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0)
-    asked = attribute(netlink.FRA_PRIORITY, number(priority)) + attribute(netlink.FRA_TABLE, number(table))
+    asked = attribute(rtnetlink.FRA_PRIORITY, number(priority)) + attribute(rtnetlink.FRA_TABLE, number(table))
     if mark is not None:
-        asked += attribute(netlink.FRA_FWMARK, number(mark)) + attribute(netlink.FRA_FWMASK, number(0xFFFFFFFF))
-    return head + asked + attribute(netlink.FRA_PROTOCOL, bytes([protocol]))
+        asked += attribute(rtnetlink.FRA_FWMARK, number(mark)) + attribute(rtnetlink.FRA_FWMASK, number(0xFFFFFFFF))
+    return head + asked + attribute(rtnetlink.FRA_PROTOCOL, bytes([protocol]))
 
 
 def everything(memory: Memory) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from capture.iptables.iptables import BACKENDS, PROGRAM
 from capture.iptables.nft_words import expressions, led_to
 from capture.kernel.process import locate, run
-from capture.netlink import netlink
+from capture.netlink import messages, nftables
 from rules.iptables.quoting import command, lines
 from rules.plan.names import OURS
 
@@ -60,15 +60,15 @@ def rules(*, ours: bool = False) -> Iterator[str]:
                 elif line[:1] == "[" and counts(table, command(line)[1], line.rpartition(" -j ")[2]):
                     yield f"{program}-{backend} {table} {line.partition('] ')[2]}"
     found: dict[tuple[int, str, str], list[str]] = {}
-    for message in netlink.dump(netlink.NETLINK_NETFILTER, netlink.NFT_MSG_GETRULE, bytes(4)):
-        read = netlink.attributes(message[4:])
-        table, chain = (netlink.text(read[key]) for key in (netlink.NFTA_RULE_TABLE, netlink.NFTA_RULE_CHAIN))
+    for message in messages.dump(messages.NETLINK_NETFILTER, nftables.NFT_MSG_GETRULE, bytes(4)):
+        read = messages.attributes(message[4:])
+        table, chain = (messages.text(read[key]) for key in (nftables.NFTA_RULE_TABLE, nftables.NFTA_RULE_CHAIN))
         if counts(table, chain, led_to(read)):
             steps = [(name, sorted(its.items())) for name, its in expressions(read) if name != "counter"]
             found.setdefault((message[0], table, chain), []).append(repr(steps))
     for place, there in sorted(found.items()):
         yield from (f"{place} {rule}" for rule in there)
-    for (family, table), chains in netlink.nft_chains().items():
+    for (family, table), chains in nftables.nft_chains().items():
         for name, made in sorted(chains.items()):
             if counts(table, name) and (made.base is None or not name.isupper()):
                 yield f"{family.value} {table} {name} {made.base}"

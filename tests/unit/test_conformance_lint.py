@@ -11,7 +11,7 @@ import pytest
 from capture.errors import BadSettings
 from capture.host.facts import Facts
 from capture.inspect.explanation import explanation
-from capture.netlink.netlink import Address
+from capture.netlink.rtnetlink import Address
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED_BY_FLAG, DECLARED_BY_NAME, FLAGS, SWITCHES, Settings
 from capture.settings.resolve import resolve

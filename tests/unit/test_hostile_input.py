@@ -18,7 +18,7 @@ from capture.host import place
 from capture.host.facts import read_facts
 from capture.host.place import Process, ssh_ports
 from capture.kernel import files, netns
-from capture.netlink.netlink import Address
+from capture.netlink.rtnetlink import Address
 from capture.settings.parsers import nameserver
 from capture.settings.resolve import nameservers_in
 

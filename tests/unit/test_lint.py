@@ -10,7 +10,7 @@ import pytest
 from capture.host.facts import Facts
 from capture.host.place import Process
 from capture.inspect.explanation import alternatives, explanation
-from capture.netlink.netlink import Address
+from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.analysis.reachability import Fates

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.kernel import process
-from capture.netlink.netlink import DUMP_INTERRUPTED, HEADER, NLMSG_DONE, NLMSG_ERROR, attributes, dump, messages
+from capture.netlink.messages import DUMP_INTERRUPTED, HEADER, NLMSG_DONE, NLMSG_ERROR, attributes, dump, messages
 
 if TYPE_CHECKING:
     from typing import Self

@@ -12,7 +12,8 @@ from rules.iptables.writing import rule_text
 from rules.netfilter.hooks import BaseChain, merged, stations, undecided
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
-from rules.nftables.program import Dump, is_spoken_by_iptables, native_tables
+from rules.nftables.messages import Dump
+from rules.nftables.tables import is_spoken_by_iptables, native_tables
 from rules.simulator.simulate import Became, Direction, Packet, Trace, conclusion, in_any_order, simulate
 from tests.rig import predicted
 

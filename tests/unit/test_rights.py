@@ -9,7 +9,7 @@ import pytest
 
 from capture.iptables import diagnosis
 from capture.kernel import rights, userns
-from capture.netlink import netlink
+from capture.netlink import nftables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,7 +101,7 @@ def test_what_iptables_legacy_says_of_every_cause_is_told_apart(
         raise OSError(93, os.strerror(93))
 
     here(capabilities)
-    monkeypatch.setattr(netlink, "nft_tables", asked)
+    monkeypatch.setattr(nftables, "nft_tables", asked)
     hint = diagnosis.permission_hint(NO_TABLE, is_legacy=True)
     assert said in hint
     assert not_said not in hint

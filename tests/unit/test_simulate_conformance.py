@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from capture.host.facts import Facts
-from capture.netlink.netlink import Address
+from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from capture.settings.resolve import resolve
 from rules.plan.plan import plan

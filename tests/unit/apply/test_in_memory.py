@@ -18,7 +18,7 @@ from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel.process import Completed
 from capture.kernel.seam import standing_in
-from capture.netlink import netlink
+from capture.netlink import messages
 from rules.connections.flow import ESTABLISHED, LISTEN
 from rules.netfilter.values import Family
 from tests.rig.memory import Memory, everything
@@ -233,9 +233,9 @@ def test_what_cannot_be_read_is_never_nothing(kernel: Memory) -> None:
 
 def test_a_backend_that_is_not_there_is_an_answer_and_one_that_is_denied_is_none(kernel: Memory) -> None:
     """Without nf_tables the legacy backend is used; without permission to ask, none."""
-    kernel.silent[netlink.NETLINK_NETFILTER] = errno.EPERM
+    kernel.silent[messages.NETLINK_NETFILTER] = errno.EPERM
     assert run(*PLAIN) == FAILED
     assert [act for act in kernel.acts if "restore" in act] == []
-    kernel.silent[netlink.NETLINK_NETFILTER] = errno.EPROTONOSUPPORT
+    kernel.silent[messages.NETLINK_NETFILTER] = errno.EPROTONOSUPPORT
     assert run(*PLAIN) == DONE
     assert "iptables-legacy-restore nat" in kernel.acts
