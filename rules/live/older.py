@@ -1,12 +1,14 @@
 """Rules of older istio-iptables in built-in chains, known by their shape.
 
-Up to 1.23 it put some rules next to its jumps and not into chains of its own: DNS in nat OUTPUT, conntrack zones in
-raw, marks of TPROXY in mangle. They are ours to remove as its chains are, where such chains are there or come in
-their place. What could as well be another tool's is left alone, and named.
+Up to 1.23 it put some rules next to its jumps and not into chains of its own: DNS in nat OUTPUT (and POSTROUTING, up to
+1.8), conntrack zones in raw, marks of TPROXY in mangle, what else arrives on an interface of KubeVirt in nat
+PREROUTING. They are ours to remove as its chains are, where such chains are there or come in their place. What could as
+well be another tool's is left alone, and named.
 """
 
 from __future__ import annotations
 
+from rules.netfilter.hooks import POSTROUTING
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -22,11 +24,25 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.targets import Drop, Redirect, RestoreMark, Return, SaveMark, SetMark, Zone
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Ports
+from rules.netfilter.targets import (
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Redirect,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    Zone,
+)
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, Ports
 from rules.plan.names import (
     DNS_PORT,
+    ISTIO_DIVERT,
     ISTIO_OUTPUT,
+    ISTIO_REDIRECT,
+    LOOPBACK,
     LOOPBACK_INTERFACE,
     OURS,
     PROXY_LOOP_MARK,
@@ -48,7 +64,11 @@ RESOLVER_PORT = 15053
 """Where istio's agent answers DNS; it cannot be set there."""
 UDP, TCP = Proto("udp"), Proto("tcp")
 TO_DNS, FROM_DNS = DPort(Ports.one(DNS_PORT)), SPort(Ports.one(DNS_PORT))
-FROM_RESOLVER = SPort(Ports.one(RESOLVER_PORT))
+FROM_RESOLVER, TO_RESOLVER = SPort(Ports.one(RESOLVER_PORT)), DPort(Ports.one(RESOLVER_PORT))
+HERE = LOOPBACK[Family.V4]
+TO_AGENT = Dnat(HERE.network_address, RESOLVER_PORT)
+FROM_LOOPBACK = ForeignTarget("-j SNAT --to-source 127.0.0.1")
+FROM_ITSELF = frozenset({Src(HERE), Not(Dst(HERE))})
 ON_LO = OutIface(LOOPBACK_INTERFACE)
 INVALID = CtState(frozenset({"INVALID"}))
 
@@ -58,7 +78,7 @@ def older(live: Ruleset) -> tuple[Place, ...]:
 
     Each kind is known by one of its rules that nobody else has a use for; the others beside it belong to it.
     """
-    return (*zones(live), *marks(live), *dns(live))
+    return (*zones(live), *marks(live), *virtual(live), *dns(live))
 
 
 def doubtful(live: Ruleset) -> Iterator[Place]:
@@ -69,10 +89,12 @@ def doubtful(live: Ruleset) -> Iterator[Place]:
     if not any(chain in OURS[table.table] for table in live.tables if table.table in OURS for chain in table.declared):
         yield from older(live)
         return
+    known = older(live)
     for table in (MANGLE, NAT):
         for hook, interface in ((PREROUTING, InIface), (OUTPUT, OutIface)):
             for rule in live.table(table).chains().get(hook, ()):
                 is_bypass = rule.target == Return() and [type(asked) for asked in rule.matches] == [interface]
+                is_bypass &= (table, hook, rule) not in known
                 if is_bypass or (table == MANGLE and rule.matches == (INVALID,) and rule.target == Drop()):
                     yield table, hook, rule
 
@@ -88,10 +110,24 @@ def dns(live: Ruleset) -> Iterator[Place]:
             owners = beside(rule, UDP, TO_DNS) if rule.target == Return() else None
             if asks_the_agent(rule) or (owners and owners in proxies | let_go):
                 yield NAT, OUTPUT, rule
+        for rule in chains.get(POSTROUTING, ()):
+            if rule.target == FROM_LOOPBACK and beside(rule, UDP, TO_RESOLVER) == frozenset():
+                yield NAT, POSTROUTING, rule
 
 
 def asks_the_agent(rule: Rule) -> bool:
-    return rule.target == Redirect(RESOLVER_PORT) and is_one_host(beside(rule, UDP, TO_DNS))
+    return rule.target in (Redirect(RESOLVER_PORT), TO_AGENT) and is_one_host(beside(rule, UDP, TO_DNS))
+
+
+def virtual(live: Ruleset) -> Iterator[Place]:
+    """What arrives on an interface of -k and goes to none of the captured destinations, which jumps before it take."""
+    interfaces = set()
+    for rule in live.table(NAT).chains().get(PREROUTING, ()):
+        arrives = {match for match in rule.matches if isinstance(match, InIface)}
+        if rule.target == Jump(ISTIO_REDIRECT):
+            interfaces |= arrives
+        elif rule.target == Return() and is_of(frozenset(rule.matches), InIface) and arrives <= interfaces:
+            yield NAT, PREROUTING, rule
 
 
 def zones(live: Ruleset) -> Iterator[Place]:
@@ -123,9 +159,16 @@ def owners_of_zones(live: Ruleset) -> set[frozenset[Match]]:
 
 
 def marks(live: Ruleset) -> Iterator[Place]:
-    """The marks of TPROXY; 1338 on what the proxy sends to its own pod is istio's alone."""
+    """The marks of TPROXY; 1338 on what the proxy sends to its own pod is istio's alone.
+
+    Up to 1.9 that was the mark that ISTIO_DIVERT sets, on what leaves 127.0.0.1 for another address.
+    """
     chains = live.table(MANGLE).chains()
     leaving = chains.get(OUTPUT, ())
+    set_by_ours = {rule.target for rule in chains.get(ISTIO_DIVERT, ())}
+    for rule in leaving:
+        if rule.target in set_by_ours and isinstance(rule.target, SetMark) and beside(rule, TCP) == FROM_ITSELF:
+            yield MANGLE, OUTPUT, rule
     if any(map(marks_the_proxy, leaving)):
         for rule in chains.get(PREROUTING, ()):
             if rule.target == SaveMark() and is_of(beside(rule, TCP), Mark):

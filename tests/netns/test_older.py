@@ -113,6 +113,36 @@ def test_a_run_over_an_older_install_is_as_one_in_a_new_pod(pod: Pod, backend: s
     assert str(pod.dial(NAMESERVER, 53)) == ("pod:15053" if dns else "pod:15001")
 
 
+AGENT_OF_1_8 = """\
+-A OUTPUT -p udp -m udp --dport 53 -m owner --uid-owner 1337 -j RETURN
+-A OUTPUT -p udp -m udp --dport 53 -m owner --gid-owner 1337 -j RETURN
+-A OUTPUT -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.1:15053
+-A POSTROUTING -p udp -m udp --dport 15053 -j SNAT --to-source 127.0.0.1
+-A PREROUTING -i virt0 -d 10.96.0.0/12 -j ISTIO_REDIRECT
+-A PREROUTING -i virt0 -j RETURN
+"""
+
+
+def test_dns_of_1_8_and_interfaces_of_kubevirt(pod: Pod, backend: str) -> None:
+    """The agent's queries were sent to another address and from another one; what is like it and not the same stays."""
+    pod.open_listeners()
+    install(pod, backend, CHAINS.format(direct=AGENT_OF_1_8, to=""))
+    theirs = {
+        "nat": [
+            "-A PREROUTING -i virt1 -j RETURN",
+            "-A OUTPUT -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.1:15054",
+            "-A POSTROUTING -s 10.0.0.0/8 -p udp -m udp --dport 15053 -j SNAT --to-source 127.0.0.1",
+            "-A POSTROUTING -p udp -m udp --dport 15053 -j SNAT --to-source 127.0.0.2",
+        ]
+    }
+    add(pod, backend, theirs)
+    told = pod.applied("clean").stdout
+    assert sorted(rules(pod, backend)) == sorted(theirs["nat"])
+    assert len(re.findall(r"to remove it: `(.*?)`", told)) == 1
+    pod.inside.output(f"iptables-{backend}", "-t", "nat", "-D", *theirs["nat"][1].split()[1:])
+    assert str(pod.dial(NAMESERVER, 53, proto="udp")) == "ext:53"
+
+
 V6 = """\
 *raw
 -A OUTPUT -p udp -m udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1
@@ -147,6 +177,7 @@ TRANSPARENT = """\
 -A ISTIO_TPROXY ! -d 127.0.0.1/32 -p tcp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff
 COMMIT
 """
+FROM_ITSELF = "-A OUTPUT -s 127.0.0.1/32 ! -d 127.0.0.1/32 -p tcp -j MARK --set-xmark 0x539/0xffffffff"
 ANYBODYS = {
     "mangle": [
         "-A PREROUTING -m conntrack --ctstate INVALID -j DROP",
@@ -191,6 +222,13 @@ def test_marks_of_an_older_tproxy(pod: Pod, backend: str) -> None:
     pod.inside.ip("route", "add", "local", "default", "dev", "lo", "table", "133")
     told = pod.applied("clean").stdout
     assert rules(pod, backend) == []
+    install(
+        pod, backend, TRANSPARENT[: TRANSPARENT.index("-A PREROUTING")] + TRANSPARENT[TRANSPARENT.index("-A ISTIO") :]
+    )
+    add(pod, backend, {"mangle": [FROM_ITSELF, FROM_ITSELF.replace("539", "53b")]})
+    pod.applied("clean")
+    assert rules(pod, backend) == [FROM_ITSELF.replace("539", "53b")]
+    add(pod, backend, {"mangle": [FROM_ITSELF.replace("539", "53b").replace("-A", "-D")]})
     for command in (
         "ip rule del priority 32765 fwmark 0x539 lookup 133",
         "ip route del local default dev lo table 133",
