@@ -194,7 +194,7 @@ def kept(after: Live) -> Iterator[Thing]:
             rules = [(place, rule) for to, place, rule in shown if to == chain]
             for of, rule in rules:
                 why = f"the rule `{rule_text(rule)}` of others in {of} leads there"
-                yield Thing(where, what, why, deleting(tool, table.table, of, rule))
+                yield Thing(where, what, why, deleting(tool, table, of, rule))
             if not rules:
                 yield Thing(where, what, f"a map of others leads there: see `nft list maps {NAME[tool.family]}`")
 

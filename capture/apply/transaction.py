@@ -17,7 +17,7 @@ from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.iptables.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
 from capture.netlink import nftables, rtnetlink
 from rules.iptables.quoting import MARKER, for_shell, typed
-from rules.iptables.writing import rule_text
+from rules.iptables.writing import UNSUPPORTED, rule_text
 from rules.live.changes import (
     ALONE,
     Change,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from capture.log import Log
     from rules.live.changes import Command, Company
     from rules.live.routing_changes import RoutingChange
-    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.rulesets import Rule, TableRules
     from rules.netfilter.targets import Target
     from rules.plan.plan import Plan
 
@@ -350,20 +350,22 @@ def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], al
                 target = chain_named(rule.target) if theirs else ""
                 if target in going and not (table.is_built_in(block.chain) and is_our_jump(table, rule, also)):
                     what = f"a rule of others leads to {target}, which is to be removed; nothing was touched"
-                    hint = f"delete that rule first: {deleting(tool, table.table, block.chain, rule)}"
+                    hint = f"delete that rule first: {deleting(tool, table, block.chain, rule)}"
                     raise ChainInUse(what, details=[("the rule", rule_text(rule))], hint=hint)
 
 
-def deleting(tool: Iptables, table: str, chain: str, rule: Rule) -> str:
+def deleting(tool: Iptables, table: TableRules, chain: str, rule: Rule) -> str:
     """The command that deletes this rule of others, as one types it."""
     if rule.text.startswith(MARKER):
         family = "ip" if tool.family is Family.V4 else "ip6"
         from capture.iptables.native import handle_in
         from rules.netfilter.hooks import MISNAMED
 
-        of = f"{family} {table} {for_shell(chain.removesuffix(MISNAMED))} handle {handle_in(rule.text)}"
+        of = f"{family} {table.table} {for_shell(chain.removesuffix(MISNAMED))} handle {handle_in(rule.text)}"
         return f"nft delete rule {of}"
-    return f"{tool} -t {table} -D {for_shell(chain)} {typed(rule.text)}"
+    # What iptables has no words for it finds by its place.
+    words = table.chains()[chain].index(rule) + 1 if UNSUPPORTED in rule.text else typed(rule.text)
+    return f"{tool} -t {table.table} -D {for_shell(chain)} {words}"
 
 
 def chain_named(target: Target) -> str:

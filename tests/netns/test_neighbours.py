@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -170,6 +171,38 @@ def test_a_chain_that_a_chain_of_others_leads_to_stays_empty(pod: Pod, backend: 
     (command,) = re.findall("to remove it: `(.*?)`", told)
     pod.inside.output("sh", "-c", command)
     pod.applied("clean")
+    assert not [line for line in pod.saved(backend) if "ISTIO" in line]
+
+
+def test_rules_that_only_another_iptables_knows(pod: Pod, backend: str, tmp_path: Path) -> None:
+    """Those of others stay, wherever they stand; jumps to ours go, and what leads to a chain is named by its place."""
+    forced = f"--force-iptables-binary={backend}"
+    pod.applied(forced)
+    string = ["-m", "string", "--string", "abc", "--algo", "bm"]
+    pod.inside.output(f"iptables-{backend}", "-t", "nat", "-N", "OTHERS")
+    for words in (
+        ["-I", "OUTPUT", "-p", "tcp", *string, "-j", "ACCEPT"],
+        ["-I", "OUTPUT", "-p", "udp", *string, "-j", "ISTIO_OUTPUT"],
+        ["-A", "PREROUTING", *string, "-j", "RETURN"],
+        ["-A", "ISTIO_OUTPUT", *string, "-j", "RETURN"],
+        ["-A", "OTHERS", "-j", "RETURN"],
+        ["-A", "OTHERS", *string, "-j", "ISTIO_REDIRECT"],
+    ):
+        pod.inside.output(f"iptables-{backend}", "-t", "nat", *words)
+    before = [line for line in others(pod) if "ISTIO" not in line]
+    older = tmp_path / f"iptables-{backend}-save"
+    real = shutil.which(older.name)
+    older.write_text(f"#!/bin/sh\n{real} \"$@\" | sed 's/-m string .* bm/-m string  [unsupported revision]/'\n")
+    older.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert pod.capture("verify", forced, path=path).status == 4
+    for command in ([forced], [forced, "-u", "1338"], ["clean"]):
+        done = pod.capture(*command, path=path)
+        assert done.status == 0, done.stderr
+        assert [line for line in others(pod) if "ISTIO" not in line] == before
+    (command,) = re.findall("to remove it: `(.*?)`", done.stdout)
+    pod.inside.output(*command.split())
+    pod.capture("clean", path=path)
     assert not [line for line in pod.saved(backend) if "ISTIO" in line]
 
 
