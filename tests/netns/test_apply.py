@@ -197,7 +197,7 @@ def test_a_refusal_in_ipv6_leaves_ipv4_as_it_was(pod: Pod) -> None:
     """The kernel refuses an IPv6 chain: nothing is captured in either family, and the message says what failed."""
     block(pod, "ip6")
     before = pod.state()
-    result = pod.capture(*POD_SPEC, "--dual-stack")
+    result = pod.capture(*POD_SPEC, "--dual-stack", "--force-iptables-binary=nft")
     assert result.status == 1
     assert "the kernel refused the IPv6 rules" in result.stderr
     assert "CHAIN_ADD failed" in result.stderr
@@ -209,7 +209,7 @@ def test_a_refusal_in_ipv4_takes_ipv6_back(pod: Pod) -> None:
     """IPv6 was in place already: its rules, its table and ::6 are gone again."""
     block(pod, "ip")
     before = pod.state()
-    result = pod.capture(*POD_SPEC, "--dual-stack")
+    result = pod.capture(*POD_SPEC, "--dual-stack", "--force-iptables-binary=nft")
     assert result.status == 1
     assert "the kernel refused the IPv4 rules" in result.stderr
     assert "the namespace is as it was" in result.stderr
