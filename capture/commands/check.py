@@ -12,7 +12,8 @@ import click
 from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
 from capture.errors import DONE, FAILED
 from capture.output import say, say_json
-from capture.preflight.check import Checked, Fact, check
+from capture.preflight.check import check
+from capture.preflight.facts import Checked, Fact
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.schemas.answers import as_json
 
