@@ -272,13 +272,17 @@ IMPAIRED: dict[str, Impaired] = {
         prepare=inside("nft", "add", "table", "inet", "istio-proxy-nat"),
     ),
     "a chain in the way": Impaired(
-        "of another type, hook or priority than that of iptables: ip nat OUTPUT", False, prepare=blocked("ip")
+        "of another type, hook or priority than that of iptables: ip nat OUTPUT",
+        False,
+        forced("nft", *POD_SPEC),
+        prepare=blocked("ip"),
     ),
+    "a chain in the way, and the other backend": Impaired("backend: legacy: the chain ip nat OUTPUT", True, prepare=blocked("ip")),
     "a chain in the way, of a family that is not captured": Impaired(
         "captured families: IPv4", True, prepare=blocked("ip6")
     ),
     "a chain in the way in IPv6": Impaired(
-        "than that of iptables: ip6 nat OUTPUT", False, [*POD_SPEC, "--dual-stack"], prepare=blocked("ip6")
+        "than that of iptables: ip6 nat OUTPUT", False, forced("nft", *POD_SPEC, "--dual-stack"), prepare=blocked("ip6")
     ),
     "lo down, TPROXY": Impaired("lo: down", True, [*POD_SPEC, "-m", "TPROXY"], prepare=LO_DOWN),
     "lo down, TPROXY in IPv6": Impaired("lo: down", False, [*POD_SPEC, "-m", "TPROXY", "--ipv6=on"], prepare=LO_DOWN),
