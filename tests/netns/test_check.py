@@ -277,7 +277,9 @@ IMPAIRED: dict[str, Impaired] = {
         forced("nft", *POD_SPEC),
         prepare=blocked("ip"),
     ),
-    "a chain in the way, and the other backend": Impaired("backend: legacy: the chain ip nat OUTPUT", True, prepare=blocked("ip")),
+    "a chain in the way, and the other backend is free": Impaired(
+        "captured families: IPv4", True, prepare=blocked("ip")
+    ),
     "a chain in the way, of a family that is not captured": Impaired(
         "captured families: IPv4", True, prepare=blocked("ip6")
     ),
