@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -226,15 +227,43 @@ def without_empty_legacy_tables(meaning: dict[tuple[str, str], list[str]]) -> di
 
 @functools.cache
 def readable_source() -> str:
-    """A folder with our code that every user may read: the repository, or a copy if it is in somebody's home."""
+    """A folder with our code that every user may read: the repository, or a copy if it is in somebody's home.
+
+    Where they may not read the repository they may not read its virtual environment: what we need of that comes along.
+    """
     if all(folder.stat().st_mode & 0o005 == 0o005 for folder in (ROOT, *ROOT.parents)):
         return str(ROOT)
     copy = Path(tempfile.mkdtemp(prefix="capture-source-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     for package in ("capture", "rules"):
         shutil.copytree(ROOT / package, copy / package)
+    for needed in distributions_needed("traffic-capture") - {"traffic-capture"}:
+        for file in distribution(needed).files or ():
+            if not file.parts[0].startswith((".", "__pycache__")) and file.suffix != ".pth":
+                (copy / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file.locate(), copy / file)
     copy.chmod(0o755)
     return str(copy)
+
+
+def distributions_needed(name: str) -> set[str]:
+    """An installed distribution and all that it requires, by name."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        found.add(waiting[-1])
+        wanted = [line for line in distribution(waiting.pop()).requires or () if "extra ==" not in line]
+        names = [re.match(r"[\w.-]+", line) for line in wanted]
+        waiting += [match[0] for match in names if match and match[0] not in found and is_installed(match[0])]
+    return found
+
+
+def is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:  # for another platform
+        return False
+    return True
 
 
 def is_root() -> bool:
