@@ -12,6 +12,7 @@ from capture.apply.converge import converge, letting_go, mind_others_routing, mi
 from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
+from capture.intent.resolve import resolve
 from capture.iptables.diagnosis import BY_SETTING
 from capture.iptables.iptables import LEGACY_TABLES, NFT
 from capture.kernel import netns
@@ -20,7 +21,6 @@ from capture.log import TERMINATION_LOG, Log
 from capture.output import print_for_programs
 from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
 from capture.settings.parsers import GO_BOOLEANS
-from capture.settings.resolve import resolve
 from capture.text import on_one_line
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from capture.host.facts import Facts
-    from capture.settings.resolve import Resolved
+    from capture.intent.resolve import Resolved
     from rules.plan.plan import Plan
 
 LONGEST_TERMINATION_MESSAGE = 2048

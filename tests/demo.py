@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from capture.host.facts import read_facts
+from capture.intent.resolve import resolve
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel import netns
 from capture.kernel.process import run
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.iptables import reading
 from rules.netfilter.targets import Redirect
 from rules.netfilter.values import NAT, Family

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from capture.commands.graph import live_picture, planned_pictures
 from capture.host.facts import Facts
+from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.iptables.reading import tables
 from rules.live.reasons import explained
 from rules.netfilter.rulesets import Ruleset

@@ -16,13 +16,10 @@ import click
 from capture import __version__
 from capture.commands import COMMANDS
 from capture.errors import BadSettings, CaptureError
-from capture.host.facts import read_facts
-from capture.kernel import netns
-from capture.log import Log
+from capture.intent.here import leave_out
 from capture.output import complain, say_json
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, Said, Settings
-from capture.settings.resolve import resolve
 from capture.text import ESC, one_line
 
 if TYPE_CHECKING:
@@ -30,11 +27,10 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from capture.errors import Refusal
-    from capture.host.facts import Facts
     from capture.settings.argv import Argument
-    from capture.settings.resolve import Resolved
 
     F = TypeVar("F", bound=Callable[..., Any])
+
 
 SETTINGS_KEY = "capture.settings.declared"
 
@@ -153,39 +149,6 @@ def said_settings() -> Settings:
     """The settings of the command that is running."""
     settings: Settings = click.get_current_context().meta[SETTINGS_KEY]
     return settings
-
-
-def resolved_here(settings: Settings) -> Resolved:
-    """The settings resolved against this host, with what will surprise said on stderr."""
-    return looked_up(settings)[1]
-
-
-def leave_out(settings: Settings, refused: BadSettings) -> None:
-    """Say which settings are not taken into account."""
-    log = Log(settings.log_output_level, as_json=settings.log_as_json)
-    log.warn("the settings are left out of account:", *(f"  {refusal}" for refusal in refused.refusals))
-
-
-def looked_up_or_without(settings: Settings, least: frozenset[str] = LOOKING) -> tuple[Settings, Facts, Resolved]:
-    """The same; and the settings, without those that mean nothing on this host."""
-    try:
-        return settings, *looked_up(settings)
-    except BadSettings as refused:
-        leave_out(settings, refused)
-        settings = settings.only(least)
-        return settings, *looked_up(settings)
-
-
-def looked_up(settings: Settings) -> tuple[Facts, Resolved]:
-    """The same, with what the host answered."""
-    if settings.network_namespace:
-        netns.enter(settings.network_namespace)
-    found = read_facts(os.environ, settings.nameservers_file)
-    resolved = resolve(settings, found)
-    log = Log(settings.log_output_level, as_json=settings.log_as_json)
-    for warning in resolved.warnings:
-        log.warn(str(warning))
-    return found, resolved
 
 
 class Commands(click.Group):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up_or_without, reporting, resolved_here, said_settings
+from capture.commands.base import SettingsCommand, reporting, said_settings
 from capture.errors import DONE, NOTHING_HERE
+from capture.intent.here import looked_up_or_without, resolved_here
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
 from rules.iptables.counters import counters
 from rules.live.reasons import explained

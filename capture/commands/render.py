@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
+from capture.commands.base import SettingsCommand, reporting, said_settings
+from capture.intent.here import resolved_here
 from capture.settings.declared import MEANING
 from rules.live.changes import changes, restore_text
 from rules.netfilter.rulesets import Ruleset

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, resolved_here, said_settings
+from capture.commands.base import SettingsCommand, reporting, said_settings
+from capture.intent.here import resolved_here
 from capture.output import say, say_json
+from capture.schemas.answers import as_json
 
 
 @click.command(cls=SettingsCommand)
@@ -15,16 +17,17 @@ def command(output: str) -> None:
 
     `schema` prints the JSON schema of the settings themselves, for those who generate pod specs.
     """
-    from capture.settings import model
+    from capture.intent.listing import listing
+    from capture.settings.model import SettingsModel
 
     if output == "schema":
-        say_json(model.SettingsModel.model_json_schema())
+        say_json(SettingsModel.model_json_schema())
         return
     with reporting():
         said = said_settings()
-        listed = model.listing(said, resolved_here(said))
+        listed = listing(said, resolved_here(said))
     if output == "json":
-        say_json([entry.model_dump() for entry in listed])
+        say_json([as_json(entry) for entry in listed])
         return
     rows = [(entry.flag or entry.variables[0], entry.text or '""', entry.source) for entry in listed]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import LiveStateUnreadable
 from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, Comparison, compared
+from capture.intent.here import looked_up
 from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, looked_up_or_without, output_option, reporting, said_settings, style
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
 from capture.host.facts import read_facts
+from capture.intent.here import looked_up_or_without
 from capture.kernel import netns
 from capture.log import Log, timestamp
 from capture.output import nobody_reads, say, say_json
@@ -22,6 +23,7 @@ from capture.settings import parsers
 from capture.settings.declared import BACKEND, LOOKING, MEANING
 from capture.text import ESC, one_line
 from capture.watch.watch import Event, Watch, against_plan, against_start, events_of, woken_by_signals
+from capture.watch.words import of_connection, of_drift, of_row
 from rules.iptables.writing import rule_text
 from rules.live.drift import count
 from rules.netfilter.values import Family
@@ -32,13 +34,17 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.settings.declared import Settings
-    from capture.watch.watch import Drift, Reference, Row, Seen, Tick
-    from rules.connections.attribution import Decision
+    from capture.watch.watch import Drift, Reference, Tick
+
 
 SHORTEST = 0.05
 """Seconds of an interval, so that a watch stays cheap."""
+
+
 RECENT = 12
 """Connections that the view on a terminal keeps."""
+
+
 ENTER, LEAVE, HOME, TO_END_OF_LINE, TO_END = (
     f"{ESC}[?1049h{ESC}[?25l",
     f"{ESC}[?25h{ESC}[?1049l",
@@ -161,49 +167,6 @@ class Lines(View):
         if tick.drift_is_new:
             for line in of_drift(tick, self.against):
                 say(f"{now} {line}")
-
-
-def of_connection(seen: Seen) -> str:
-    made = seen.connection
-    ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
-    fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.captured]
-    fate = "redirected" if seen.redirected_by_others else fate
-    to = f", answered by {end(made.answered_by, made.answered_by_port)}" if made.is_redirected else ""
-    return f"{'out' if seen.is_outbound else 'in '} {fate} {ends}{to}; {by(seen)}"
-
-
-def by(seen: Seen) -> str:
-    """Who decided, as far as it can be told."""
-    if not seen.decided_by:
-        return "no rule of ours counted it"
-    if len(seen.decided_by) == 1:
-        return of_decision(seen.decided_by[0])
-    return f"one of {', '.join(f'{each.chain} {each.position}' for each in seen.decided_by)}"
-
-
-def of_decision(decision: Decision) -> str:
-    return f"{decision.chain} {decision.position}" + (f": {decision.why}" if decision.why else "")
-
-
-def end(ip: object, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
-
-
-def of_row(row: Row) -> str:
-    family = "" if row.family is Family.V4 else " IPv6"
-    return f"{row.packets} more, {row.since_start} since the start{family}: {of_decision(row.decision)}"
-
-
-def of_drift(tick: Tick, against: str) -> Iterator[str]:
-    who = f" (nf_tables was changed by {', '.join(tick.changed_by)})" if tick.changed_by else ""
-    if not tick.drift:
-        yield f"repaired: no drift from {against} is left{who}"
-        return
-    yield f"drift: {count(len(tick.drift), 'difference')} from {against}{who}"
-    for found in tick.drift[:20]:
-        yield f"drift: {found}"
-    if len(tick.drift) > 20:
-        yield f"drift: and {len(tick.drift) - 20} more"
 
 
 class JsonLines(View):

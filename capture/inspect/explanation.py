@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings
 from capture.host.facts import read_text
+from capture.intent.resolve import NO_EFFECT, resolve
 from capture.settings.declared import DECLARED_BY_NAME, Settings
 from capture.settings.model import written
-from capture.settings.resolve import NO_EFFECT, resolve
 from rules.analysis.reachability import unmet
 from rules.explain import lint
 from rules.explain.summary import summary
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from capture.host.facts import Facts
+    from capture.intent.resolve import Resolved
     from capture.settings.declared import Said, SettingsWarning
-    from capture.settings.resolve import Resolved
     from rules.analysis.reachability import Unmet
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.plan.intent import Intent

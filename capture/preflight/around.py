@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from capture.host import place
 from capture.host.facts import read_text
+from capture.intent.resolve import nameservers_in
 from capture.kernel import netns
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
 from capture.kernel.process import read_words
 from capture.log import TERMINATION_LOG
 from capture.preflight.facts import Fact, Here
 from capture.preflight.modules import OK, UNKNOWN, WARN
-from capture.settings.resolve import nameservers_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,7 @@ from capture.errors import CaptureError
 from capture.host import place
 from capture.host.listening import heard, not_of_the_proxy
 from capture.host.neighbours import found_among_others
-from capture.iptables.iptables import (
-    LEGACY,
-    NFT,
-)
+from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks, netns
 from capture.preflight import trial
 from capture.preflight.facts import Fact, Here, listed

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from capture.errors import CaptureError, NamespaceUnusable
 from capture.host.facts import read_facts
 from capture.host.live import choose_backend, read_live
-from capture.iptables.iptables import (
-    NFT,
-)
+from capture.intent.resolve import resolve
+from capture.iptables.iptables import NFT
 from capture.kernel import netns
 from capture.netlink import nftables
 from capture.preflight import trial
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
-from capture.settings.resolve import resolve
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
 from rules.value import Value
@@ -25,10 +23,10 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.host.live import Choice, Live
+    from capture.intent.resolve import Resolved
     from capture.preflight.modules import Verdict
     from capture.preflight.trial import Rehearsal
     from capture.settings.declared import Settings
-    from capture.settings.resolve import Resolved
     from rules.plan.plan import Plan
 
 

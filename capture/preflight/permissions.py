@@ -6,11 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from capture.iptables.diagnosis import unmapped_hint
-from capture.iptables.iptables import (
-    LEGACY,
-    LEGACY_TABLES,
-    OUR_TABLES,
-)
+from capture.iptables.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
 from capture.kernel.process import read_words
 from capture.kernel.rights import (
     FROM_OUTSIDE,
@@ -130,12 +126,5 @@ def writable_namespace(here: Here) -> Fact:
     """Whether the kernel lets us at the rules of this namespace: it was asked for its tables."""
     area, name = "permissions", "rules of the namespace"
     if isinstance(here.nft_error, PermissionError):
-        return Fact(
-            area,
-            name,
-            "not ours to read or write",
-            MISSING,
-            denied_hint(),
-            needed=here.acts,
-        )
+        return Fact(area, name, "not ours to read or write", MISSING, denied_hint(), needed=here.acts)
     return Fact(area, name, "ours to read and write", OK, needed=here.acts)

@@ -8,11 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from capture import __version__
-from capture.iptables.iptables import (
-    BACKENDS,
-    NFT,
-    Iptables,
-)
+from capture.iptables.iptables import BACKENDS, NFT, Iptables
 from capture.kernel.process import run
 from capture.preflight.facts import Fact, Here
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from rules.live.drift import Finding
 
 
-IPV6_SWITCHES = {
-    "all": "/proc/sys/net/ipv6/conf/all/disable_ipv6",
-    "lo": "/proc/sys/net/ipv6/conf/lo/disable_ipv6",
-}
+IPV6_SWITCHES = {"all": "/proc/sys/net/ipv6/conf/all/disable_ipv6", "lo": "/proc/sys/net/ipv6/conf/lo/disable_ipv6"}
 
 
 def addresses(here: Here) -> Iterator[Fact]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from capture.iptables.iptables import (
-    NFT,
-)
+from capture.iptables.iptables import NFT
 from capture.netlink import messages
 from capture.preflight import modules, trial
 from capture.preflight.facts import Fact, Here, worst

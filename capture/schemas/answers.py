@@ -25,7 +25,7 @@ def as_json(value: Any) -> Any:
             return value.value
         case IPv4Address() | IPv6Address():
             return str(value)
-        case tuple():
+        case tuple() | list():
             return [as_json(each) for each in value]
         case _:
             raise TypeError(f"JSON has nothing for {value!r}")

@@ -7,7 +7,7 @@ why the init path uses the declarations and leaves this module alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
 
@@ -16,15 +16,24 @@ from capture.settings.declared import DECLARED, Origin, Said, Settings
 from capture.settings.parsers import Name
 from rules.netfilter.values import All
 
-if TYPE_CHECKING:
-    from capture.settings.resolve import Resolved
-
 LIST = {"type": "array", "items": {"type": "string"}}
+
+
 ALL_OR_LIST = {"anyOf": [{"const": "*"}, LIST]}
+
+
 PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
+
+
 U32 = {"type": "integer", "minimum": 1, "maximum": parsers.HIGHEST_U32}
+
+
 DURATION = {"anyOf": [{"type": "string", "examples": ["500ms"]}, {"type": "number", "exclusiveMinimum": 0}]}
+
+
 DURATIONS = (parsers.duration, parsers.whole_seconds)
+
+
 SCHEMAS: dict[Any, dict[str, Any]] = {
     parsers.port: PORT,
     parsers.mark: U32,
@@ -104,42 +113,3 @@ SettingsModel: type[_Checked] = create_model(
     **{setting.name: field(setting) for setting in DECLARED},  # type: ignore[call-overload] # known at run time only
 )
 """Every setting by name. Raises pydantic's ValidationError, with the sentences that the flags are refused with."""
-
-
-class Listed(BaseModel):
-    """One setting as `capture settings` lists it."""
-
-    name: str
-    """Its name in SettingsModel."""
-    flag: str
-    """Its long flag; empty if it has none."""
-    variables: list[str]
-    """Its variables, the one that wins first."""
-    value: Any
-    """What it is, derived values included."""
-    text: str
-    """The same as one would write it on a command line."""
-    source: str
-    """Where that came from: a flag, a variable, the default, or what it was derived from."""
-
-
-def listing(said: Settings, resolved: Resolved) -> list[Listed]:
-    """Every setting with the value that counts and where it came from."""
-    listed = []
-    for setting in DECLARED:
-        value, origin = getattr(said, setting.name), said.origins[setting.name]
-        if setting.name in resolved.derived:
-            value, origin = getattr(resolved.intent, setting.name), resolved.derived[setting.name]
-        elif value is None and setting.name in resolved.intent.__match_args__:
-            value = getattr(resolved.intent, setting.name)
-        listed.append(
-            Listed(
-                name=setting.name,
-                flag=setting.long,
-                variables=list(setting.env),
-                value=plain(value),
-                text="" if value is None else written(setting, value),
-                source=str(origin),
-            )
-        )
-    return listed

@@ -192,16 +192,7 @@ class Counted(Value):
     seconds: float
     """How long the interval was."""
 
-    TOLD: ClassVar = (
-        "event",
-        "time",
-        "row.family",
-        "rule",
-        "row.packets",
-        "seconds",
-        "row.since_start",
-        "row.total",
-    )
+    TOLD: ClassVar = ("event", "time", "row.family", "rule", "row.packets", "seconds", "row.since_start", "row.total")
 
     @property
     def event(self) -> Literal["counters"]:
@@ -283,10 +274,7 @@ def against_start(start: Live) -> Drift:
 
 def routing_since(start: Live, live: Live) -> Iterator[Finding]:
     """Our ip rules, routes and address: what came and what went."""
-    for kind, one, other in (
-        (Kind.IP_RULE_MISSING, start, live),
-        (Kind.IP_RULE_LEFT, live, start),
-    ):
+    for kind, one, other in ((Kind.IP_RULE_MISSING, start, live), (Kind.IP_RULE_LEFT, live, start)):
         for rule in dict.fromkeys(one.policy_rules):
             if rule.protocol == PROTOCOL and rule not in other.policy_rules:
                 yield Finding(kind, rule.family, rule=f"{ip_command(rule.family)} rule: {rule}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rules.netfilter.effects import (
-    Choice,
-)
+from rules.netfilter.effects import Choice
 from rules.value import Value
 
 TYPE_CHECKING = False

@@ -15,8 +15,8 @@ import pytest
 
 from capture.host.facts import read_facts
 from capture.host.live import read_live
+from capture.intent.resolve import resolve
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.iptables import reading
 from rules.iptables.counters import counters
 from rules.iptables.writing import rule_text

@@ -32,6 +32,7 @@ from capture.apply.release import Release
 from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
 from capture.host.facts import read_facts
 from capture.host.live import read_live
+from capture.intent.resolve import resolve
 from capture.iptables import iptables
 from capture.iptables.iptables import LEGACY, Iptables
 from capture.kernel import locks, netns
@@ -39,7 +40,6 @@ from capture.kernel.process import SUPERUSER_PATH
 from capture.netlink import routing
 from capture.output import open_streams
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
 from rules.value import assert_never

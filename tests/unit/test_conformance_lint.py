@@ -11,10 +11,10 @@ import pytest
 from capture.errors import BadSettings
 from capture.host.facts import Facts
 from capture.inspect.explanation import explanation
+from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED_BY_FLAG, DECLARED_BY_NAME, FLAGS, SWITCHES, Settings
-from capture.settings.resolve import resolve
 from rules.analysis.reachability import Fates
 from rules.netfilter.values import Family
 from rules.plan.plan import plan

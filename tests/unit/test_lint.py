@@ -10,9 +10,9 @@ import pytest
 from capture.host.facts import Facts
 from capture.host.place import Process
 from capture.inspect.explanation import alternatives, explanation
+from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.analysis.reachability import Fates
 from rules.explain import lint
 from rules.netfilter.values import Family

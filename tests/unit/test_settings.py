@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from capture.errors import BadSettings
 from capture.host.facts import Facts
+from capture.intent.resolve import resolve
 from capture.settings.argv import read_argv
 from capture.settings.declared import (
     DECLARED,
@@ -30,7 +31,6 @@ from capture.settings.declared import (
 )
 from capture.settings.model import SettingsModel
 from capture.settings.parsers import Name
-from capture.settings.resolve import resolve
 from rules.netfilter.values import ALL, Ports
 from tests.rig.pod import ROOT
 

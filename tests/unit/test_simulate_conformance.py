@@ -8,9 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from capture.host.facts import Facts
+from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.plan.plan import plan
 from rules.simulator.simulate import Became, simulate
 from tests.netns.test_conformance import USERS

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from capture.inspect.explanation import Explanation, explanation
+from capture.intent.resolve import resolve
 from capture.schemas.answers import as_json
 from capture.schemas.derive import model
 from capture.settings.declared import Settings
-from capture.settings.resolve import resolve
 from rules.explain.summary import summary
 from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family, Ports

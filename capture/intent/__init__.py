@@ -1,0 +1,1 @@
+"""From settings and what the host answers to what is meant."""

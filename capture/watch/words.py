@@ -1,0 +1,56 @@
+"""What a watch sees, in words: a line for each connection, count and difference."""
+
+from __future__ import annotations
+
+from rules.live.drift import count
+from rules.netfilter.values import Family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.watch.watch import Row, Seen, Tick
+    from rules.connections.attribution import Decision
+
+
+def of_connection(seen: Seen) -> str:
+    made = seen.connection
+    ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
+    fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.captured]
+    fate = "redirected" if seen.redirected_by_others else fate
+    to = f", answered by {end(made.answered_by, made.answered_by_port)}" if made.is_redirected else ""
+    return f"{'out' if seen.is_outbound else 'in '} {fate} {ends}{to}; {by(seen)}"
+
+
+def by(seen: Seen) -> str:
+    """Who decided, as far as it can be told."""
+    if not seen.decided_by:
+        return "no rule of ours counted it"
+    if len(seen.decided_by) == 1:
+        return of_decision(seen.decided_by[0])
+    return f"one of {', '.join(f'{each.chain} {each.position}' for each in seen.decided_by)}"
+
+
+def of_decision(decision: Decision) -> str:
+    return f"{decision.chain} {decision.position}" + (f": {decision.why}" if decision.why else "")
+
+
+def end(ip: object, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
+
+
+def of_row(row: Row) -> str:
+    family = "" if row.family is Family.V4 else " IPv6"
+    return f"{row.packets} more, {row.since_start} since the start{family}: {of_decision(row.decision)}"
+
+
+def of_drift(tick: Tick, against: str) -> Iterator[str]:
+    who = f" (nf_tables was changed by {', '.join(tick.changed_by)})" if tick.changed_by else ""
+    if not tick.drift:
+        yield f"repaired: no drift from {against} is left{who}"
+        return
+    yield f"drift: {count(len(tick.drift), 'difference')} from {against}{who}"
+    for found in tick.drift[:20]:
+        yield f"drift: {found}"
+    if len(tick.drift) > 20:
+        yield f"drift: and {len(tick.drift) - 20} more"
