@@ -272,7 +272,7 @@ def test_clean_says_before_how_many_captured_connections_it_resets(pod: Pod, bac
         assert len(answer["reset"]) == 20
         assert "20 captured connections will be reset by this; --drain 30s waits" in told
         assert len(broken(connections)) == 20
-    assert clean(pod) == ({"removed": [], "left": answer["left"], "remaining": [], "reset": []}, "")
+    assert clean(pod) == ({"removed": [], "left": answer["left"], "remaining": [], "reset": [], "kept": []}, "")
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

@@ -56,9 +56,13 @@ class Namespace:
         return f"{netns.NAMED}/{self.name}"
 
     def run(self, *command: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program in this namespace, to its end, whatever its exit status. Bytes that are no UTF-8 are kept."""
+        """Run a program in this namespace, to its end, whatever its exit status. Bytes that are no UTF-8 are kept.
+
+        iptables-legacy waits for its lock, which other tests may hold: it is the machine's, not the namespace's.
+        """
+        waiting = ["-w", "30"] if command[0] in ("iptables-legacy", "ip6tables-legacy") else []
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, *command],
+            ["ip", "netns", "exec", self.name, command[0], *waiting, *command[1:]],
             input=text.encode(errors="surrogateescape"),
             env=env,
             capture_output=True,

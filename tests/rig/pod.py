@@ -235,7 +235,7 @@ def readable_source() -> str:
         return str(ROOT)
     copy = Path(tempfile.mkdtemp(prefix="capture-source-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    for package in ("capture", "rules"):
+    for package in ("capture", "rules", "tests/rig"):
         shutil.copytree(ROOT / package, copy / package)
     for needed in distributions_needed("traffic-capture") - {"traffic-capture"}:
         for file in distribution(needed).files or ():
