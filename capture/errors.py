@@ -55,7 +55,7 @@ class CaptureError(Exception):
     @property
     def in_one_line(self) -> str:
         """Cause and cure for those who read one line only."""
-        return one_line(f"capture failed: {self.what}{f'. To mend it: {self.hint}' if self.hint else ''}")
+        return one_line(f"capture failed: {self.what}{f'. Fix: {self.hint}' if self.hint else ''}")
 
     def lines(self) -> Iterator[str]:
         """The whole message, line by line. What others said may be several, and is indented lest it passes for ours."""

@@ -65,7 +65,7 @@ def report(facts: Sequence[Fact]) -> Iterator[str]:
     mind = [fact for fact in facts if fact.needed and fact.verdict != OK]
     if mind:
         yield ""
-        yield style("to mind", bold=True)
+        yield style("findings", bold=True)
     for fact in sorted(mind, key=lambda fact: (MISSING, WARN, UNKNOWN).index(fact.verdict)):
         word, colour = shown(fact)
         yield from wrapped(f"{fact.name}: {fact.value}", style(f"  {word:<7}  ", fg=colour), 11)

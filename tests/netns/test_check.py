@@ -116,8 +116,8 @@ def test_the_table_ends_with_the_answer(pod: Pod) -> None:
     assert lines[-1] == "a run with these settings will work here"
     assert max(map(len, lines)) <= 100
     assert "\x1b" not in result.stdout
-    assert {"machine", "permissions", "backend", "rules", "addresses", "to mind"} <= set(lines)
-    minded = lines[lines.index("to mind") :]
+    assert {"machine", "permissions", "backend", "rules", "addresses", "findings"} <= set(lines)
+    minded = lines[lines.index("findings") :]
     assert any("captured families: IPv4" in line for line in minded)
     assert any("--ipv6=auto captures it" in line for line in minded)
     failing = unprivileged(pod, "check", *POD_SPEC).stdout.splitlines()[-1]
