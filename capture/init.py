@@ -13,7 +13,6 @@ from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersF
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.intent.resolve import resolve
-from capture.iptables.diagnosis import BY_SETTING
 from capture.iptables.iptables import LEGACY_TABLES, NFT
 from capture.kernel import netns
 from capture.kernel.files import write_text
@@ -109,6 +108,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         except KernelRefused as refused:
             if refused.setting:
                 refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
+                from capture.iptables.diagnosis import BY_SETTING
+
                 refused.hint = refused.hint.replace(BY_SETTING, DECLARED_BY_NAME[refused.setting].shown)
             raise
         if settings.close_wait_timeout:

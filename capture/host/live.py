@@ -6,15 +6,11 @@ import os
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
-from capture.host.native import read_natives
-from capture.host.neighbours import name_of
 from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
-from capture.kernel.rights import legacy_unseen_hint, not_permitted
 from capture.netlink import messages, nftables, rtnetlink
 from rules.live.changes import Company, holds_ours
 from rules.live.meshes import beside_ambient, is_of_ambient
-from rules.netfilter.hooks import MISNAMED
 from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import NAT, Family
@@ -100,13 +96,17 @@ class Live(Value):
     @property
     def misnamed(self) -> tuple[BaseChain, ...]:
         """The base chains of nf_tables that have the name of one of iptables, and are none."""
+        if not self.natives:
+            return ()
+        from rules.netfilter.hooks import MISNAMED  # where a pod starts there are no chains
+
         found = (chain for natives in self.natives.values() for native in natives for chain in native.base_chains)
         return tuple(chain for chain in found if chain.name.endswith(MISNAMED))
 
     def company(self, *, ours_first: bool = False) -> Company:
         """Whom our rules share this namespace with."""
         usable = [address for address in self.addresses if address.is_usable]
-        names = dict.fromkeys(filter(None, map(name_of, usable)))
+        names = dict.fromkeys(filter(None, (rtnetlink.name_of(address.interface) for address in usable)))
         return Company(ours_first=ours_first, interfaces=tuple(names), addresses=tuple(it.ip for it in usable))
 
     def holds_ours(self, backend: str) -> bool:
@@ -169,8 +169,12 @@ def read_live(*, counters: bool = False) -> Live:
     nft = {
         family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
     }
+    natives: dict[Family, tuple[NativeTable, ...]] = {}
     try:
-        nft, natives = read_natives(nft, nft_tables, other_nft_tables, nft_chains)
+        if other_nft_tables or any(nft_tables.values()):
+            from capture.host.native import read_natives  # where a pod starts there are none
+
+            nft, natives = read_natives(nft, nft_tables, other_nft_tables, nft_chains)
     except OSError as refused:
         raise LiveStateUnreadable(
             f"nf_tables does not tell what it holds: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
@@ -257,6 +261,8 @@ def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: 
         require(live, backend, f"{asked} asks for it")
         return Choice(backend, f"{asked} asks for it")
     if isinstance(live.nft_error, PermissionError):
+        from capture.kernel.rights import not_permitted
+
         raise not_permitted()
     choice = preferred(live)
     other = LEGACY if choice.backend == NFT else NFT
@@ -297,6 +303,8 @@ def is_usable(live: Live, backend: str) -> bool:
 
 
 def require(live: Live, backend: str, reason: str) -> None:
+    from capture.kernel.rights import legacy_unseen_hint, not_permitted
+
     if isinstance(live.nft_error, PermissionError):
         raise not_permitted()
     if not any(Iptables(each, Family.V4).is_installed for each in BACKENDS):

@@ -11,7 +11,6 @@ import os
 from contextlib import nullcontext
 
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
-from capture.iptables.diagnosis import missing_module_hint, owner_hint, permission_hint, refused_rule, said
 from capture.kernel import netns
 from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
@@ -140,6 +139,8 @@ class Iptables(Value):
             text = "".join(done.stdout for done in each.values() if not done.status)
             unprinted = frozenset(name for name, done in each.items() if done.status)
         elif done.status:
+            from capture.iptables.diagnosis import permission_hint, said
+
             if any(os.strerror(number) in done.stderr for number in FOR_THE_MOMENT):
                 raise NotAllTold(said(done))
             raise LiveStateUnreadable(
@@ -245,6 +246,8 @@ class Iptables(Value):
         place = (f"--wait={LOCK_WAIT}", "-t", table, "-R", chain, str(position))
         done = self.written(say, "", *place, *arguments(rule.text))
         if done.status:
+            from capture.iptables.diagnosis import said
+
             raise KernelRefused(
                 f"the kernel refused the {self.family.value} rule that was there before",
                 details=[(f"{self} said", said(done)), ("the rule", f"-A {for_shell(chain)} {typed(rule.text)}")],
@@ -279,6 +282,8 @@ class Iptables(Value):
 
     def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:
         """What was refused, and in the rule's own words what it is for."""
+        from capture.iptables.diagnosis import missing_module_hint, owner_hint, permission_hint, refused_rule, said
+
         details = [(f"{self}-restore said", said(done))]
         is_legacy = self.backend == LEGACY
         what = f"the kernel refused the {self.family.value} rules"

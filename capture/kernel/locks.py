@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from capture.errors import LiveStateUnreadable, LockHeld
 from capture.kernel import netns
 from capture.kernel.files import MOST, read_text
-from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
 from capture.text import one_line
 from rules.value import Value
@@ -109,6 +108,8 @@ def enlisted() -> _socket.socket | None:
     except OSError as error:
         member.close()
         if error.errno in (errno.EPERM, errno.EACCES):
+            from capture.kernel.rights import not_permitted
+
             raise not_permitted() from error
         raise
     if member.getsockname()[0] not in members():
