@@ -9,43 +9,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from rules.iptables.quoting import FREE_TEXT, MARKER, command, lines, tokens, unquoted
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Limit,
-    Mark,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Block, Rule, TableRules
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
 from rules.netfilter.values import Ports, network
 
 TYPE_CHECKING = False
@@ -132,7 +98,7 @@ def rule(words: list[str], chains: Container[str], text: str = "") -> Rule:
             of_module = end_of_module(words, at + 2)
             at += 2
             if module not in SPOKEN_MODULES or not REFINING.isdisjoint(words[at:of_module]):
-                matches.append(Foreign(" ".join(words[start:of_module])))
+                matches.append(m.Foreign(" ".join(words[start:of_module])))
                 at = of_module
             continue
         if start >= of_module:
@@ -140,14 +106,14 @@ def rule(words: list[str], chains: Container[str], text: str = "") -> Rule:
         reader = OPTIONS.get((module if word.startswith("--") else "", word))
         known = reader and at + 1 < len(words) and reader(words[at + 1])
         if known:
-            matches.append(Not(known) if negated else known)
+            matches.append(m.Not(known) if negated else known)
             at += 2
         else:
             end = end_of_option(words, at + 1)
             named = ["-m", module] if word.startswith("--") and module else []
-            matches.append(Foreign(" ".join(named + words[start:end])))
+            matches.append(m.Foreign(" ".join(named + words[start:end])))
             at = end
-    return Rule(tuple(matches), ForeignTarget(""), text=text)
+    return Rule(tuple(matches), t.ForeignTarget(""), text=text)
 
 
 GENERAL = frozenset({"-m", "-j", "-g", "-p", "-s", "-d", "-i", "-o", "-f"})
@@ -175,16 +141,16 @@ def end_of_option(words: list[str], at: int) -> int:
 def target(words: list[str], chains: Container[str]) -> Target:
     """The target from its words; what has an option that we do not speak is foreign as a whole."""
     if len(words) < 2 or words[0] != "-j":
-        return ForeignTarget(" ".join(words))
+        return t.ForeignTarget(" ".join(words))
     name, options = words[1], words[2:]
     if not options and name in chains:
-        return Jump(name)
+        return t.Jump(name)
     reader = TARGETS.get(name)
     try:
         read = reader and reader(*options_and_values(options))
     except (ValueError, KeyError, TypeError):
         read = None
-    return read or ForeignTarget(" ".join(words))
+    return read or t.ForeignTarget(" ".join(words))
 
 
 def options_and_values(words: list[str]) -> tuple[dict[str, str], ...]:
@@ -212,59 +178,59 @@ def only(options: dict[str, str], *names: str) -> tuple[str, ...]:
     return tuple(options[name] for name in names)
 
 
-def redirect(options: dict[str, str]) -> Redirect:
+def redirect(options: dict[str, str]) -> t.Redirect:
     (port,) = only(options, "--to-ports")
-    return Redirect(int(port))
+    return t.Redirect(int(port))
 
 
-def dnat(options: dict[str, str]) -> Dnat:
+def dnat(options: dict[str, str]) -> t.Dnat:
     (destination,) = only(options, "--to-destination")
     host, _, port = destination.rpartition(":")
-    return Dnat(ip_address(host.strip("[]")), int(port))
+    return t.Dnat(ip_address(host.strip("[]")), int(port))
 
 
-def tproxy(options: dict[str, str]) -> Tproxy:
+def tproxy(options: dict[str, str]) -> t.Tproxy:
     """The kernel adds the address on which the listener is looked up; unspecified is what leaving it out means."""
     address = options.pop("--on-ip", "")
     if address and not ip_address(address).is_unspecified:
         raise ValueError("a listener on one address")
     port, mark = only(options, "--on-port", "--tproxy-mark")
-    return Tproxy(int(port), whole(mark))
+    return t.Tproxy(int(port), whole(mark))
 
 
-def set_mark(options: dict[str, str]) -> SetMark:
+def set_mark(options: dict[str, str]) -> t.SetMark:
     (mark,) = only(options, "--set-xmark")
-    return SetMark(whole(mark))
+    return t.SetMark(whole(mark))
 
 
-def connmark(options: dict[str, str]) -> SaveMark | RestoreMark:
+def connmark(options: dict[str, str]) -> t.SaveMark | t.RestoreMark:
     if {options.pop("--nfmask", FULL), options.pop("--ctmask", FULL)} != {FULL}:
         raise ValueError("a part of the mark")
     if "--save-mark" in options:
         only(options, "--save-mark")
-        return SaveMark()
+        return t.SaveMark()
     only(options, "--restore-mark")
-    return RestoreMark()
+    return t.RestoreMark()
 
 
-def zone(options: dict[str, str]) -> Zone:
+def zone(options: dict[str, str]) -> t.Zone:
     (number,) = only(options, "--zone")
-    return Zone(int(number))
+    return t.Zone(int(number))
 
 
-def reject(options: dict[str, str]) -> Reject:
+def reject(options: dict[str, str]) -> t.Reject:
     (answer,) = only(options, "--reject-with")
-    return Reject(answer)
+    return t.Reject(answer)
 
 
-def log(options: dict[str, str]) -> Log:
+def log(options: dict[str, str]) -> t.Log:
     prefix, _ = only(options, "--log-prefix", "--log-uid")
-    return Log(prefix)
+    return t.Log(prefix)
 
 
-def nflog(options: dict[str, str]) -> Nflog:
+def nflog(options: dict[str, str]) -> t.Nflog:
     group, prefix = only(options, "--nflog-group", "--nflog-prefix")
-    return Nflog(int(group), prefix)
+    return t.Nflog(int(group), prefix)
 
 
 FULL = "0xffffffff"
@@ -291,9 +257,9 @@ def marked(made: Callable[[int], Plain]) -> Callable[[str], Plain | None]:
 
 
 TARGETS: dict[str, Callable[..., Target]] = {
-    "RETURN": Return,
-    "ACCEPT": Accept,
-    "DROP": Drop,
+    "RETURN": t.Return,
+    "ACCEPT": t.Accept,
+    "DROP": t.Drop,
     "REDIRECT": redirect,
     "DNAT": dnat,
     "TPROXY": tproxy,
@@ -315,8 +281,8 @@ def number(made: Callable[[int], Plain]) -> Callable[[str], Plain | None]:
 def uids(text: str) -> Plain | None:
     first, dash, last = text.partition("-")
     if dash and first.isdigit() and last.isdigit() and int(first) < int(last):
-        return OwnerUids(int(first), int(last))
-    return number(OwnerUid)(text)
+        return m.OwnerUids(int(first), int(last))
+    return number(m.OwnerUid)(text)
 
 
 def network_match(made: Callable[[Network], Plain]) -> Callable[[str], Plain | None]:
@@ -350,36 +316,36 @@ def port_match(made: Callable[[Ports], Plain]) -> Callable[[str], Plain | None]:
     return read
 
 
-def multiport_match(text: str) -> DPorts | None:
+def multiport_match(text: str) -> m.DPorts | None:
     ranges = tuple(filter(None, map(ports, text.split(","))))
-    return DPorts(ranges) if len(ranges) == text.count(",") + 1 else None
+    return m.DPorts(ranges) if len(ranges) == text.count(",") + 1 else None
 
 
-def states(text: str) -> CtState:
-    return CtState(frozenset(text.split(",")))
+def states(text: str) -> m.CtState:
+    return m.CtState(frozenset(text.split(",")))
 
 
 SPOKEN_MODULES = frozenset({"tcp", "udp", "multiport", "owner", "conntrack", "mark", "connmark", "limit"})
 
 OPTIONS: dict[tuple[str, str], Callable[[str], Any]] = {
-    ("", "-p"): Proto,
-    ("", "-s"): network_match(Src),
-    ("", "-d"): network_match(Dst),
-    ("", "-i"): InIface,
-    ("", "-o"): OutIface,
+    ("", "-p"): m.Proto,
+    ("", "-s"): network_match(m.Src),
+    ("", "-d"): network_match(m.Dst),
+    ("", "-i"): m.InIface,
+    ("", "-o"): m.OutIface,
     # `-p tcp` loads the tcp match by itself: our text does not name it, the kernel's does.
-    ("", "--dport"): port_match(DPort),
-    ("", "--sport"): port_match(SPort),
-    ("tcp", "--dport"): port_match(DPort),
-    ("tcp", "--sport"): port_match(SPort),
-    ("udp", "--dport"): port_match(DPort),
-    ("udp", "--sport"): port_match(SPort),
+    ("", "--dport"): port_match(m.DPort),
+    ("", "--sport"): port_match(m.SPort),
+    ("tcp", "--dport"): port_match(m.DPort),
+    ("tcp", "--sport"): port_match(m.SPort),
+    ("udp", "--dport"): port_match(m.DPort),
+    ("udp", "--sport"): port_match(m.SPort),
     ("multiport", "--dports"): multiport_match,
     ("owner", "--uid-owner"): uids,
-    ("owner", "--gid-owner"): number(OwnerGid),
+    ("owner", "--gid-owner"): number(m.OwnerGid),
     ("conntrack", "--ctstate"): states,
-    ("mark", "--mark"): marked(Mark),
-    ("connmark", "--mark"): marked(ConnMark),
-    ("limit", "--limit"): Limit,
+    ("mark", "--mark"): marked(m.Mark),
+    ("connmark", "--mark"): marked(m.ConnMark),
+    ("limit", "--limit"): m.Limit,
 }
 """How each option that we speak is read, by its module."""

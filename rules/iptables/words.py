@@ -2,44 +2,8 @@
 
 from __future__ import annotations
 
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Limit,
-    Mark,
-    Native,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.value import assert_never
 
 TYPE_CHECKING = False
@@ -71,63 +35,63 @@ def packets(matches: Sequence[Match]) -> str:
     """What all these matches hold for. What is said comes first, what is denied behind it."""
     subject = next((subject_of(match) for match in matches if subject_of(match)), "everything")
     rest = [match for match in matches if not subject_of(match)]
-    said = " ".join(words(match) for match in rest if not isinstance(match, Not))
+    said = " ".join(words(match) for match in rest if not isinstance(match, m.Not))
     for which in ("to", "from"):
         # `to 10.0.0.1 to port 53` is one place.
         place, its, port = said.partition(f" {which} port")
         if its and f" {which} " in f" {place}":
             said = f"{place} port{port}"
-    denied = [f"not {words(match.match)}" for match in rest if isinstance(match, Not)]
+    denied = [f"not {words(match.match)}" for match in rest if isinstance(match, m.Not)]
     return ", ".join([f"{subject} {said}".rstrip(), *denied])
 
 
 def subject_of(match: Match) -> str:
     """The noun of the sentence, if this match gives one."""
     match match:
-        case Proto(name):
+        case m.Proto(name):
             return PROTOCOLS.get(name, f"protocol {name}")
-        case Not(Proto(name)):
+        case m.Not(m.Proto(name)):
             return f"everything but {PROTOCOLS.get(name, f'protocol {name}')}"
         case _:
             return ""
 
 
-def words(match: Plain | Foreign | Native) -> str:
+def words(match: Plain | m.Foreign | m.Native) -> str:
     """What one match says of a packet."""
     match match:
-        case Proto(name):
+        case m.Proto(name):
             return f"of {PROTOCOLS.get(name, f'protocol {name}')}"
-        case Src(network):
+        case m.Src(network):
             return f"from {address(network)}"
-        case Dst(network):
+        case m.Dst(network):
             return f"to {address(network)}"
-        case InIface(name):
+        case m.InIface(name):
             return f"that came in on {interface(name)}"
-        case OutIface("lo"):
+        case m.OutIface("lo"):
             return "over lo"
-        case OutIface(name):
+        case m.OutIface(name):
             return f"that leaves on {interface(name)}"
-        case DPort(ports):
+        case m.DPort(ports):
             return f"to {port_words([ports])}"
-        case SPort(ports):
+        case m.SPort(ports):
             return f"from {port_words([ports])}"
-        case DPorts(ranges):
+        case m.DPorts(ranges):
             return f"to {port_words(ranges)}"
-        case OwnerUid(uid):
+        case m.OwnerUid(uid):
             return f"by uid {uid}"
-        case OwnerUids(first, last):
+        case m.OwnerUids(first, last):
             return f"by uids {first} to {last}"
-        case OwnerGid(gid):
+        case m.OwnerGid(gid):
             return f"by gid {gid}"
-        case CtState(states):
+        case m.CtState(states):
             return " or ".join(STATES.get(state, f"in state {state}") for state in sorted(states))
-        case Mark(value):
+        case m.Mark(value):
             return f"with mark {value:#x}"
-        case ConnMark(value):
+        case m.ConnMark(value):
             return f"whose connection has mark {value:#x}"
-        case Limit(rate):
+        case m.Limit(rate):
             return f"up to {rate}"
-        case Foreign(text) | Native(_, text):
+        case m.Foreign(text) | m.Native(_, text):
             return f"for which `{text}` holds"
         case _:
             assert_never(match)
@@ -136,39 +100,39 @@ def words(match: Plain | Foreign | Native) -> str:
 def becomes(target: Target) -> str:
     """What a target does with a packet."""
     match target:
-        case Return():
+        case t.Return():
             return "is let go"
-        case Accept():
+        case t.Accept():
             return "is let through"
-        case Drop():
+        case t.Drop():
             return "is dropped"
-        case Jump(chain):
+        case t.Jump(chain):
             return f"is sent to {chain}"
-        case Redirect(port):
+        case t.Redirect(port):
             return f"goes to port {port} on this host"
-        case Dnat(to, port):
+        case t.Dnat(to, port):
             return f"goes to {to} port {port}"
-        case Tproxy(port, mark):
+        case t.Tproxy(port, mark):
             return f"goes unchanged to the listener on port {port}, with mark {mark:#x}"
-        case SetMark(value):
+        case t.SetMark(value):
             return f"gets mark {value:#x}, and goes on"
-        case SaveMark():
+        case t.SaveMark():
             return "has its connection remember its mark, and goes on"
-        case RestoreMark():
+        case t.RestoreMark():
             return "gets the mark of its connection, and goes on"
-        case Zone(zone):
+        case t.Zone(zone):
             return f"is kept in conntrack zone {zone}, and goes on"
-        case Reject("tcp-reset"):
+        case t.Reject("tcp-reset"):
             return "is refused with a reset"
-        case Reject():
+        case t.Reject():
             return "is refused with an ICMP error"
-        case Log(prefix):
+        case t.Log(prefix):
             return f'is logged as "{prefix}", and goes on'
-        case Nflog(group, prefix):
+        case t.Nflog(group, prefix):
             return f'is logged to nflog group {group} as "{prefix}", and goes on'
-        case ForeignTarget("") | NativeTarget(_, ""):
+        case t.ForeignTarget("") | t.NativeTarget(_, ""):
             return "is counted, and goes on"
-        case ForeignTarget(text) | NativeTarget(_, text):
+        case t.ForeignTarget(text) | t.NativeTarget(_, text):
             return f"meets `{text}`"
         case _:
             assert_never(target)

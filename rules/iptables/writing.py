@@ -3,44 +3,8 @@
 from __future__ import annotations
 
 from rules.iptables.quoting import MARKER, quoted, restorable
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Limit,
-    Mark,
-    Native,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.value import assert_never
 
 TYPE_CHECKING = False
@@ -53,13 +17,13 @@ if TYPE_CHECKING:
 def rule_text(rule: Rule) -> str:
     """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`; a native one in the words of nft."""
     done = target_text(rule.target)
-    if any(isinstance(match, Native) for match in rule.matches):
+    if any(isinstance(match, m.Native) for match in rule.matches):
         match rule.target:
-            case Return() | Accept() | Drop():
+            case t.Return() | t.Accept() | t.Drop():
                 done = type(rule.target).__name__.lower()
-            case Jump(chain):
+            case t.Jump(chain):
                 done = f"jump {chain}"
-            case ForeignTarget(text):
+            case t.ForeignTarget(text):
                 done = text.replace("-g ", "goto ", 1)
             case _:
                 pass
@@ -81,8 +45,8 @@ def reads_back(rule: Rule) -> bool:
 
     Some modules compare more than they print (xt_recent), so it is sure only where we know every option.
     """
-    known = (not isinstance(match, Foreign | Native) or match.text.startswith(COMMENT) for match in rule.matches)
-    return is_restorable(rule) and not isinstance(rule.target, NativeTarget) and all(known)
+    known = (not isinstance(match, m.Foreign | m.Native) or match.text.startswith(COMMENT) for match in rule.matches)
+    return is_restorable(rule) and not isinstance(rule.target, t.NativeTarget) and all(known)
 
 
 UNSUPPORTED = "[unsupported revision]"
@@ -92,10 +56,10 @@ COMMENT = "-m comment --comment "
 
 def match_text(asked: Match) -> str:
     match asked:
-        case Not(inner):
+        case m.Not(inner):
             module, option = module_and_option(inner)
             return f"{module}! {option}"
-        case Foreign(text) | Native(_, text):
+        case m.Foreign(text) | m.Native(_, text):
             return text
         case _:
             return "".join(module_and_option(asked))
@@ -104,35 +68,35 @@ def match_text(asked: Match) -> str:
 def module_and_option(asked: Plain) -> tuple[str, str]:
     """The match's module with a space behind it, if it must be named, and its option; `!` stands between them."""
     match asked:
-        case Proto(name):
+        case m.Proto(name):
             return "", f"-p {name}"
-        case Src(network):
+        case m.Src(network):
             return "", f"-s {network}"
-        case Dst(network):
+        case m.Dst(network):
             return "", f"-d {network}"
-        case InIface(name):
+        case m.InIface(name):
             return "", f"-i {name}"
-        case OutIface(name):
+        case m.OutIface(name):
             return "", f"-o {name}"
-        case DPort(ports):
+        case m.DPort(ports):
             return "", f"--dport {ports}"
-        case SPort(ports):
+        case m.SPort(ports):
             return "", f"--sport {ports}"
-        case DPorts(ranges):
+        case m.DPorts(ranges):
             return "-m multiport ", f"--dports {','.join(map(str, ranges))}"
-        case OwnerUid(uid):
+        case m.OwnerUid(uid):
             return "-m owner ", f"--uid-owner {uid}"
-        case OwnerUids(first, last):
+        case m.OwnerUids(first, last):
             return "-m owner ", f"--uid-owner {first}-{last}"
-        case OwnerGid(gid):
+        case m.OwnerGid(gid):
             return "-m owner ", f"--gid-owner {gid}"
-        case CtState(states):
+        case m.CtState(states):
             return "-m conntrack ", f"--ctstate {','.join(sorted(states))}"
-        case Mark(value):
+        case m.Mark(value):
             return "-m mark ", f"--mark {value:#x}"
-        case ConnMark(value):
+        case m.ConnMark(value):
             return "-m connmark ", f"--mark {value:#x}"
-        case Limit(rate):
+        case m.Limit(rate):
             return "-m limit ", f"--limit {rate}"
         case _:
             assert_never(asked)
@@ -140,49 +104,49 @@ def module_and_option(asked: Plain) -> tuple[str, str]:
 
 def extension(asked: Match) -> str:
     """The extension behind a match that is one, by the name under which the kernel registers it; else empty."""
-    if isinstance(asked, Foreign | Native | Not):
+    if isinstance(asked, m.Foreign | m.Native | m.Not):
         return ""
     return module_and_option(asked)[0].removeprefix("-m ").strip()
 
 
 def target_extension(target: Target) -> str:
     """The same for a target."""
-    if isinstance(target, Return | Accept | Drop | Jump | ForeignTarget | NativeTarget):
+    if isinstance(target, t.Return | t.Accept | t.Drop | t.Jump | t.ForeignTarget | t.NativeTarget):
         return ""
     return target_text(target).split()[1]
 
 
 def target_text(target: Target) -> str:
     match target:
-        case Return():
+        case t.Return():
             return "-j RETURN"
-        case Accept():
+        case t.Accept():
             return "-j ACCEPT"
-        case Drop():
+        case t.Drop():
             return "-j DROP"
-        case Jump(chain):
+        case t.Jump(chain):
             return f"-j {chain}"
-        case Redirect(port):
+        case t.Redirect(port):
             return f"-j REDIRECT --to-ports {port}"
-        case Dnat(address, port):
+        case t.Dnat(address, port):
             return f"-j DNAT --to-destination {f'[{address}]' if address.version == 6 else address}:{port}"
-        case Tproxy(port, mark):
+        case t.Tproxy(port, mark):
             return f"-j TPROXY --on-port {port} --tproxy-mark {mark:#x}/0xffffffff"
-        case SetMark(value):
+        case t.SetMark(value):
             return f"-j MARK --set-xmark {value:#x}/0xffffffff"
-        case SaveMark():
+        case t.SaveMark():
             return "-j CONNMARK --save-mark"
-        case RestoreMark():
+        case t.RestoreMark():
             return "-j CONNMARK --restore-mark"
-        case Zone(zone):
+        case t.Zone(zone):
             return f"-j CT --zone {zone}"
-        case Reject(answer):
+        case t.Reject(answer):
             return f"-j REJECT --reject-with {answer}"
-        case Log(prefix):
+        case t.Log(prefix):
             return f"-j LOG --log-prefix {quoted(prefix)} --log-uid"
-        case Nflog(group, prefix):
+        case t.Nflog(group, prefix):
             return f"-j NFLOG --nflog-group {group} --nflog-prefix {quoted(prefix)}"
-        case ForeignTarget(text) | NativeTarget(_, text):
+        case t.ForeignTarget(text) | t.NativeTarget(_, text):
             return text
         case _:
             assert_never(target)

@@ -9,25 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from itertools import groupby
 
-from rules.netfilter.matches import Not
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.values import BUILT_IN, OUTPUT, PREROUTING
 from rules.picture.text import number, shown
 from rules.picture.words import ANYTHING, asked, comment, differing, done, listed, noun
@@ -97,7 +80,7 @@ CHAIN_WORDS = {
 }
 """What each chain of ours is for, by table."""
 
-REMARKS = (SetMark, SaveMark, RestoreMark, Zone, Log, Nflog)
+REMARKS = (t.SetMark, t.SaveMark, t.RestoreMark, t.Zone, t.Log, t.Nflog)
 """Targets after which the next rule is asked."""
 
 HOW_TO_READ = (
@@ -249,7 +232,7 @@ class _Table:
         self.callers: dict[str, list[tuple[str, Rule]]] = {}
         for chain, rules in self.chains.items():
             for _, rule, _ in rules:
-                if isinstance(rule.target, Jump):
+                if isinstance(rule.target, t.Jump):
                     self.callers.setdefault(rule.target.chain, []).append((chain, rule))
         self.reached = self.reached_from(self.hooks)
         self.drawn = self.order()
@@ -273,7 +256,7 @@ class _Table:
         yield from dict.fromkeys(
             rule.target.chain
             for _, rule, _ in self.chains.get(chain, ())
-            if isinstance(rule.target, Jump) and rule.target.chain in self.chains
+            if isinstance(rule.target, t.Jump) and rule.target.chain in self.chains
         )
 
     def reached_from(self, chains: Iterable[str]) -> dict[str, None]:
@@ -314,7 +297,7 @@ class _Table:
         if chain in above:
             return False
         return any(
-            isinstance(rule.target, Redirect | Dnat | Tproxy) and self.is_ours(chain, rule)
+            isinstance(rule.target, t.Redirect | t.Dnat | t.Tproxy) and self.is_ours(chain, rule)
             for _, rule, _ in self.chains[chain]
         ) or any(self.captures(further, above | {chain}) for further in self.entered(chain))
 
@@ -416,7 +399,7 @@ class _Table:
 
     def is_ours(self, chain: str, rule: Rule) -> bool:
         """In our chains, what nobody can give a reason for was put there by somebody else."""
-        is_jump = isinstance(rule.target, Jump) and rule.target.chain in self.ours
+        is_jump = isinstance(rule.target, t.Jump) and rule.target.chain in self.ours
         return (chain in self.ours and bool(rule.why)) or (chain in self.built_in and is_jump)
 
     # --- what becomes of packets --------------------------------------------------------------------------
@@ -426,26 +409,26 @@ class _Table:
         target = rule.target
         ours = self.is_ours(chain, rule)
         match target:
-            case Return():
+            case t.Return():
                 return self.returned(chain)
-            case Jump(further):
+            case t.Jump(further):
                 goal = (self.name, shown(further)) if further in self.drawn else None
                 return done(target), self.kind_of_chain(further), goal
-            case Redirect(port) | Tproxy(port=port) if ours:
+            case t.Redirect(port) | t.Tproxy(port=port) if ours:
                 return done(target), *self.captured(chain, f":{port}")
-            case Dnat() if ours:
+            case t.Dnat() if ours:
                 return done(target), *self.captured(chain, done(target).removeprefix("to "))
-            case Accept() if ours and chain == ISTIO_DIVERT:
+            case t.Accept() if ours and chain == ISTIO_DIVERT:
                 return "to its socket", *self.captured(chain, self.transparent_port())
-            case Drop():
+            case t.Drop():
                 return "drop", Kind.STOPPED, self.end(Kind.STOPPED, "Dropped", "without an answer")
-            case Reject():
+            case t.Reject():
                 return done(target), Kind.STOPPED, self.end(Kind.STOPPED, "Refused", "with an error for the sender")
-            case Accept():
+            case t.Accept():
                 return "accept", Kind.ON, None
-            case SetMark() | SaveMark() | RestoreMark() | Zone() | Log() | Nflog():
+            case t.SetMark() | t.SaveMark() | t.RestoreMark() | t.Zone() | t.Log() | t.Nflog():
                 return done(target), Kind.ON, None
-            case Redirect() | Dnat() | Tproxy() | ForeignTarget() | NativeTarget():
+            case t.Redirect() | t.Dnat() | t.Tproxy() | t.ForeignTarget() | t.NativeTarget():
                 return done(target), Kind.OTHERS, None
             case _:
                 assert_never(target)
@@ -482,7 +465,7 @@ class _Table:
     def transparent_port(self) -> str:
         for chain in self.chains:
             for _, rule, _ in self.chains[chain]:
-                if chain in self.ours and isinstance(rule.target, Tproxy):
+                if chain in self.ours and isinstance(rule.target, t.Tproxy):
                     return f":{rule.target.port}"
         return ""
 
@@ -495,9 +478,9 @@ class _Table:
         kinds = set()
         for _, rule, _ in self.chains[chain]:
             target = rule.target
-            if isinstance(target, Jump):
+            if isinstance(target, t.Jump):
                 kinds.add(self.kind_of_chain(target.chain, above | {chain}))
-            elif isinstance(target, Return):
+            elif isinstance(target, t.Return):
                 kinds.add(Kind.BYPASS if chain in self.capturing else Kind.ON)
             elif not isinstance(target, REMARKS):
                 kinds.add(self.outcome(chain, rule)[1])
@@ -533,7 +516,7 @@ class _Table:
         if not rules:
             return False
         _, last, _ = rules[-1]
-        if isinstance(last.target, (*REMARKS, ForeignTarget)):
+        if isinstance(last.target, (*REMARKS, t.ForeignTarget)):
             return False
         return frozenset(last.matches) <= self.certain(chain, frozenset())
 
@@ -578,7 +561,7 @@ def counted_words(count: int, word: str) -> str:
 
 
 def kind_name(match: Match) -> str:
-    return f"not {type(match.match).__name__}" if isinstance(match, Not) else type(match).__name__
+    return f"not {type(match.match).__name__}" if isinstance(match, m.Not) else type(match).__name__
 
 
 def runs(rules: list[Numbered], shape: Callable[[Numbered], object]) -> Iterator[list[Numbered]]:

@@ -2,43 +2,8 @@
 
 from __future__ import annotations
 
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Limit,
-    Mark,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.picture.text import number, shown
 from rules.plan.names import PROXY_LOOP_MARK
 from rules.value import assert_never
@@ -62,16 +27,16 @@ COMMENT = "-m comment --comment "
 def asked(rule: Rule) -> str:
     """What the rule asks about a packet, in one line."""
     parts = [part for kind in ORDER for part in kind_words(kind, rule.matches)]
-    others = [shown(match.text) for match in rule.matches if isinstance(match, Foreign) and not is_comment(match)]
+    others = [shown(match.text) for match in rule.matches if isinstance(match, m.Foreign) and not is_comment(match)]
     way = transport(rule.matches)
     return " · ".join([*([way] if way else []), *parts, *others]) or ANYTHING
 
 
 def transport(matches: Sequence[Match]) -> str:
     """Protocol, destination and port, which belong together: `tcp → 10.0.0.1:53`."""
-    protocols = [match.name for match in matches if isinstance(match, Proto)]
-    networks = [address(match.network) for match in matches if isinstance(match, Dst)]
-    ports = [port_words(match) for match in matches if isinstance(match, DPort | DPorts)]
+    protocols = [match.name for match in matches if isinstance(match, m.Proto)]
+    networks = [address(match.network) for match in matches if isinstance(match, m.Dst)]
+    ports = [port_words(match) for match in matches if isinstance(match, m.DPort | m.DPorts)]
     protocol = shown(" ".join(protocols))
     if not ports:
         return " ".join(filter(None, (protocol, *(f"to {network}" for network in networks))))
@@ -84,7 +49,7 @@ def transport(matches: Sequence[Match]) -> str:
 def kind_words(kind: type[Plain], matches: Iterable[Match]) -> list[str]:
     """What is asked of this kind, beyond what `transport` says; negations of one kind in one list."""
     plain = [match_words(match) for match in matches if isinstance(match, kind) and not isinstance(match, SAID_BEFORE)]
-    negated = [match.match for match in matches if isinstance(match, Not) and isinstance(match.match, kind)]
+    negated = [match.match for match in matches if isinstance(match, m.Not) and isinstance(match.match, kind)]
     if len(negated) == 1:
         return [*plain, f"not {match_words(negated[0])}"]
     if negated:
@@ -95,56 +60,56 @@ def kind_words(kind: type[Plain], matches: Iterable[Match]) -> list[str]:
 
 def match_words(match: Plain) -> str:
     match match:
-        case Proto(name):
+        case m.Proto(name):
             return shown(name)
-        case Src(network):
+        case m.Src(network):
             return f"from {address(network)}"
-        case Dst(network):
+        case m.Dst(network):
             return f"to {address(network)}"
-        case InIface(name):
+        case m.InIface(name):
             return "over lo" if name == LO else f"arrives on {shown(name)}"
-        case OutIface(name):
+        case m.OutIface(name):
             return "over lo" if name == LO else f"leaves on {shown(name)}"
-        case DPort() | DPorts():
+        case m.DPort() | m.DPorts():
             return port_words(match)
-        case SPort(ports):
+        case m.SPort(ports):
             return f"from port {range_words(ports)}"
-        case OwnerUid(uid):
+        case m.OwnerUid(uid):
             return f"uid {uid}"
-        case OwnerUids(first, last):
+        case m.OwnerUids(first, last):
             return f"uid {first}–{last}"
-        case OwnerGid(gid):
+        case m.OwnerGid(gid):
             return f"gid {gid}"
-        case CtState(states):
+        case m.CtState(states):
             return " or ".join(shown(state).lower() for state in sorted(states))
-        case Mark(value):
+        case m.Mark(value):
             return f"mark {mark_words(value)}"
-        case ConnMark(value):
+        case m.ConnMark(value):
             return f"connmark {mark_words(value)}"
-        case Limit(rate):
+        case m.Limit(rate):
             return f"at most {shown(rate)}"
         case _:
             assert_never(match)
 
 
 ORDER = (
-    InIface,
-    OutIface,
-    OwnerUid,
-    OwnerUids,
-    OwnerGid,
-    Proto,
-    Src,
-    SPort,
-    Dst,
-    DPort,
-    DPorts,
-    CtState,
-    Mark,
-    ConnMark,
-    Limit,
+    m.InIface,
+    m.OutIface,
+    m.OwnerUid,
+    m.OwnerUids,
+    m.OwnerGid,
+    m.Proto,
+    m.Src,
+    m.SPort,
+    m.Dst,
+    m.DPort,
+    m.DPorts,
+    m.CtState,
+    m.Mark,
+    m.ConnMark,
+    m.Limit,
 )
-SAID_BEFORE = (Proto, Dst, DPort, DPorts)
+SAID_BEFORE = (m.Proto, m.Dst, m.DPort, m.DPorts)
 """What `transport` says, where it is not negated."""
 
 
@@ -153,8 +118,8 @@ def address(network: Network) -> str:
     return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
 
 
-def port_words(match: DPort | DPorts) -> str:
-    ranges = match.ranges if isinstance(match, DPorts) else (match.ports,)
+def port_words(match: m.DPort | m.DPorts) -> str:
+    ranges = match.ranges if isinstance(match, m.DPorts) else (match.ports,)
     return listed([f":{range_words(ports)}" for ports in ranges])
 
 
@@ -174,64 +139,64 @@ def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
 
 
 def is_comment(match: Match) -> bool:
-    return isinstance(match, Foreign) and match.text.startswith(COMMENT)
+    return isinstance(match, m.Foreign) and match.text.startswith(COMMENT)
 
 
 def comment(rule: Rule) -> str:
     """What another tool says of its rule."""
-    found = [match.text for match in rule.matches if isinstance(match, Foreign) and is_comment(match)]
+    found = [match.text for match in rule.matches if isinstance(match, m.Foreign) and is_comment(match)]
     return shown(found[0].removeprefix(COMMENT).strip('"').replace('\\"', '"')) if found else ""
 
 
 def done(target: Target) -> str:
     """What becomes of a packet for which the rule holds."""
     match target:
-        case Return():
+        case t.Return():
             return "return"
-        case Accept():
+        case t.Accept():
             return "accept"
-        case Drop():
+        case t.Drop():
             return "drop"
-        case Jump(chain):
+        case t.Jump(chain):
             return f"→ {shown(chain)}"
-        case Redirect(port):
+        case t.Redirect(port):
             return f"redirect to :{port}"
-        case Dnat(host, port):
+        case t.Dnat(host, port):
             return f"to {f'[{host}]' if host.version == 6 else host}:{port}"
-        case Tproxy(port, mark):
+        case t.Tproxy(port, mark):
             return f"tproxy to :{port}, mark {mark_words(mark)}"
-        case SetMark(value):
+        case t.SetMark(value):
             return f"mark {mark_words(value)}" + (" (own pod)" if value == PROXY_LOOP_MARK else "")
-        case SaveMark():
+        case t.SaveMark():
             return "remember mark"
-        case RestoreMark():
+        case t.RestoreMark():
             return "recall mark"
-        case Zone(zone):
+        case t.Zone(zone):
             return f"zone {zone}"
-        case Reject(answer):
+        case t.Reject(answer):
             return f"refuse: {shown(answer).removeprefix('icmp-').removeprefix('icmp6-').replace('-', ' ')}"
-        case Log(prefix):
+        case t.Log(prefix):
             return f"log “{shown(prefix)}”"
-        case Nflog(group, prefix):
+        case t.Nflog(group, prefix):
             return f"nflog {group} “{shown(prefix)}”"
-        case NativeTarget(_, text):
+        case t.NativeTarget(_, text):
             return shown(text) or "count only"
-        case ForeignTarget(text):
+        case t.ForeignTarget(text):
             return shown(text.removeprefix("-j ").replace("-g ", "goto ")) or "count only"
         case _:
             assert_never(target)
 
 
 NOUNS = {
-    Dst: "destinations",
-    Src: "sources",
-    DPort: "ports",
-    DPorts: "lists of ports",
-    OwnerUid: "users",
-    OwnerUids: "ranges of users",
-    OwnerGid: "groups",
-    InIface: "interfaces",
-    OutIface: "interfaces",
+    m.Dst: "destinations",
+    m.Src: "sources",
+    m.DPort: "ports",
+    m.DPorts: "lists of ports",
+    m.OwnerUid: "users",
+    m.OwnerUids: "ranges of users",
+    m.OwnerGid: "groups",
+    m.InIface: "interfaces",
+    m.OutIface: "interfaces",
 }
 
 
