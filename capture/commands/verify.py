@@ -77,6 +77,9 @@ def report(found: Comparison) -> Iterator[str]:
     if found.verdict != NOTHING:
         for line in sentences(found.findings):
             yield f"  {line}"
+        for proof in found.proofs:
+            yield f"  {proof.sentence}"
+            yield from (f"    `{its.command}` follows it" for its in (*proof.differences, *proof.untold)[:1])
 
 
 def verdict(found: Comparison) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from _socket import if_indextoname
 
 from capture.iptables.iptables import BACKENDS, Iptables
+from capture.netlink import rtnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family
-    from rules.plan.plan import Routing
+    from rules.plan.plan import Plan, Routing
+    from rules.simulator.proof import Proof
+    from rules.simulator.simulate import Host
 
 
 def found_among_others(
@@ -28,18 +31,37 @@ def found_among_others(
         held = tuple((name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS)
         asked = (ruleset, held, live.natives.get(ruleset.family, ()), live.addresses, routing, backend)
         if _answered.get(ruleset.family, (None,))[0] != asked:
-            from rules.simulator import neighbours, simulate
+            from rules.simulator import neighbours
 
-            local = [simulate.Local(name_of(its), its.ip, its.prefix) for its in live.addresses]
-            outside = [address.interface for address in local if address.interface != "lo"]
-            host = simulate.Host(tuple(local), outside[0] if outside else "eth0", routing)
-            found = neighbours.found_among_others(*asked[:3], host, backend)
+            found = neighbours.found_among_others(*asked[:3], host_of(live.addresses, routing), backend)
             _answered[ruleset.family] = (asked, found)
         yield from _answered[ruleset.family][1]
 
 
 _answered: dict[Family, tuple[object, tuple[Finding, ...]]] = {}
 """The last answer, with its question: a watch asks again and again."""
+
+
+def host_of(addresses: Sequence[Address], routing: tuple[Routing, ...] = ()) -> Host:
+    """The namespace with these addresses, as packets meet it; with the ip rules that are planned."""
+    from rules.simulator.simulate import Host, Local
+
+    local = [Local(name_of(its), its.ip, its.prefix) for its in addresses]
+    outside = [address.interface for address in local if address.interface != "lo"]
+    return Host(tuple(local), outside[0] if outside else "eth0", routing)
+
+
+def proofs(live: Live, planned: Plan) -> Iterator[Proof]:
+    """Whether every packet fares as planned, family by family, among all that is asked in this namespace."""
+    from rules.netfilter.routing import Policy
+    from rules.simulator.proof import proved
+
+    policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
+    here = host_of(live.addresses).but(policy=policy)
+    for ruleset in planned.rulesets:
+        held = [(name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS]
+        natives = live.natives.get(ruleset.family, ())
+        yield proved(ruleset, held, natives, here, host_of(live.addresses, planned.routing))
 
 
 def holds_any(live: Live) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, read_live
-from capture.host.neighbours import found_among_others
+from capture.host.neighbours import found_among_others, proofs
 from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from capture.kernel.rights import not_permitted
 from rules.live.changes import ours_in
@@ -23,7 +23,7 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import ClassVar, Final, Literal, TypeAlias
 
     from capture.host.live import Choice, Live
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capture.settings.declared import Settings
     from rules.live.routing_changes import RoutingChange
     from rules.plan.plan import Plan
+    from rules.simulator.proof import Proof
 
     Verdict: TypeAlias = Literal["as planned", "differs", "nothing"]
 
@@ -55,7 +56,10 @@ class Comparison(Value):
     strict: bool = False
     """Whether what only deserves a mention counts as a difference as well."""
 
-    TOLD: ClassVar = ("verdict", "backend", "findings")
+    proofs: tuple[Proof, ...] = ()
+    """Whether every connection fares as planned, for each family; none if nothing of ours is here."""
+
+    TOLD: ClassVar = ("verdict", "backend", "findings", "proofs")
 
     @property
     def verdict(self) -> Verdict:
@@ -72,7 +76,31 @@ def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     choice = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
     ours_first = settings.precedence == "ours"
     found = tuple(findings_of(live, planned, choice, ours_first=ours_first))
-    return Comparison(live, planned, choice.backend, found, ours_first)
+    compared = Comparison(live, planned, choice.backend, found, ours_first)
+    if compared.verdict == NOTHING or choice.comes_from:
+        return compared
+    told = tuple(proofs(live, planned))
+    if compared.verdict == AS_PLANNED:
+        found = (*found, *unexplained(told, found))
+    return compared.but(findings=found, proofs=told)
+
+
+def unexplained(told: Sequence[Proof], found: Sequence[Finding]) -> Iterator[Finding]:
+    """Connections that fare otherwise than planned, by rules that no other finding names."""
+    named = {(each.backend, each.table, each.chain, each.position) for each in found}
+    for proof in told:
+        for its in proof.differences:
+            if not (named & its.met or named & {("", *place[1:]) for place in its.met}):
+                yield Finding(
+                    Kind.FARES_OTHERWISE,
+                    proof.family,
+                    its.table,
+                    its.chain,
+                    its.position,
+                    rule=its.rule,
+                    why=its.sentence,
+                    backend=its.backend,
+                )
 
 
 def read(log: Log, *, counters: bool = False) -> Live:

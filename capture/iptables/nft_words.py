@@ -11,7 +11,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address
 
 from capture.netlink.messages import pairs
-from rules.iptables.quoting import MARKER, as_saved
+from rules.iptables.quoting import MARKER, OPTIONS_UNREAD, as_saved
 from rules.netfilter.values import Family
 
 TYPE_CHECKING = False
@@ -37,6 +37,12 @@ DATA_VALUE, DATA_VERDICT = 1, 2
 VERDICT_CODE, VERDICT_CHAIN = 1, 2
 NAT_TYPE, DNAT = 1, 1
 XT_NAME, XT_REVISION, XT_INFO = 1, 2, 3
+PORTS_GIVEN = 2
+"""NF_NAT_RANGE_PROTO_SPECIFIED of linux/netfilter/nf_nat.h."""
+REDIRECT_ENDS = {16: (4, 16, 18), 24: (4, 16, 18), 40: (0, 36, 38)}
+"""Where struct nf_nat_ipv4_multi_range_compat, and nf_nat_range of IPv6, have flags and ports (by size)."""
+WITHOUT_OPTIONS = frozenset({"MASQUERADE", "SNAT", "TRACE", "CHECKSUM"})
+"""Targets that do the same to a packet's way whatever their options."""
 COUNTER_BYTES, COUNTER_PACKETS = 1, 2
 
 VERDICTS = {0: "-j DROP", 1: "-j ACCEPT", -5: "-j RETURN", -1: ""}
@@ -164,7 +170,7 @@ def words(rule: Attributes, family: Family) -> Iterator[str]:
             case "match":
                 yield xt_match(read)
             case "target":
-                yield f"-j {string(read.get(XT_NAME))}"
+                yield xt_target(read)
             case "nat":
                 yield "-j DNAT" if number(read.get(NAT_TYPE)) == DNAT else "-j SNAT"
             case _ if name in STATEMENTS:
@@ -234,6 +240,19 @@ def address(option: str, data: bytes, mask: bytes, family: Family) -> tuple[str,
     whole = data.ljust(size, b"\0")
     made = IPv4Address(whole) if family is Family.V4 else IPv6Address(whole)
     return "", f"{option} {made}/{length}"
+
+
+def xt_target(read: Attributes) -> str:
+    """A target of iptables' own, of which the kernel tells a struct; `[options]` for one that is not read here."""
+    name = string(read.get(XT_NAME))
+    info = read.get(XT_INFO, b"")
+    at = REDIRECT_ENDS.get(len(info) // 8 * 8)
+    if name == "REDIRECT" and at is not None:
+        flags, (first, last) = at[0], (number(info[end : end + 2]) for end in at[1:])
+        if not int.from_bytes(info[flags : flags + 4], sys.byteorder) & PORTS_GIVEN:
+            return "-j REDIRECT"
+        return f"-j REDIRECT --to-ports {first}{f'-{last}' if last != first else ''}"
+    return f"-j {name}" if name in WITHOUT_OPTIONS else f"-j {name} {OPTIONS_UNREAD}"
 
 
 def xt_match(read: Attributes) -> str:

@@ -87,13 +87,13 @@ def asked(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[M
 
 
 def overlap(one: Box, other: Box) -> Box | None:
-    """The packets in both boxes; None if there are none."""
+    """The packets in both boxes; None if there are none. What neither has, a port say, keeps them apart no more."""
     if not meet(one[DESTINATION], other[DESTINATION]):
         return None  # what most often tells two of very many rules apart
     spans = []
     for mine, its in zip(one, other, strict=True):
         span = mine if mine == its else common(mine, its)
-        if not span:
+        if not span and mine != its:
             return None
         spans.append(span)
     return tuple(spans)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 MARKER = "[nf_tables "
 """How the text of a rule begins that iptables-save does not print: see `capture.iptables.nft_words`."""
+OPTIONS_UNREAD = "[options]"
+"""Stands for options of a target that iptables did not print, and that nobody read."""
 NEVER_QUOTED = frozenset({"-A", "-N", "-D", "-I", "-i", "-o", "-j", "-g", "-m", "-p"})
 """What stands behind these is printed as it is."""
 FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--string", "--helper", "--name"})

@@ -52,6 +52,7 @@ class Kind(Enum):
     OTHERS_ELSEWHERE = "rule of others in the other backend"
     CAPTURED_IS_DROPPED = "what is captured is dropped"
     DROPPED_ANYWAY = "what is captured is dropped as it was before"
+    FARES_OTHERWISE = "connection fares otherwise than planned"
     IP_RULE_MISSING = "ip rule missing"
     IP_RULE_DOUBLED = "ip rule doubled"
     IP_RULE_LEFT = "ip rule left over"
@@ -152,6 +153,7 @@ REMEDY = {
     Kind.OTHERS_TAKE_SOME: "exclude what it is for from the capture, or take it away where it is made",
     Kind.CAPTURED_IS_DROPPED: "accept there what arrives at that port",
     Kind.DROPPED_ANYWAY: "if it is to get through, accept there what arrives at that port",
+    Kind.FARES_OTHERWISE: "take away what it meets there, or exclude it from the capture",
     Kind.IP_RULE_AT_ZERO: "no place is before it; give it a priority above 0",
     Kind.MARK_SHARED: "give -t a mark that nobody uses",
     Kind.ROUTE_TAKES_ALL: ANOTHER_TABLE,
@@ -180,6 +182,7 @@ RERUN = {
     Kind.OTHERS_ELSEWHERE: "a rerun brings ours over to that backend, where they go before it",
     Kind.CAPTURED_IS_DROPPED: f"a rerun cannot repair this: {REMEDY[Kind.CAPTURED_IS_DROPPED]}",
     Kind.DROPPED_ANYWAY: REMEDY[Kind.DROPPED_ANYWAY],
+    Kind.FARES_OTHERWISE: f"a rerun cannot repair this: {REMEDY[Kind.FARES_OTHERWISE]}",
     Kind.IP_RULE_MISSING: "a rerun adds it",
     Kind.IP_RULE_DOUBLED: "a rerun removes it",
     Kind.IP_RULE_LEFT: "a rerun removes it",
@@ -212,6 +215,7 @@ BEYOND_A_RERUN = (
     | REFUSED_FOR
     | {
         Kind.NOT_TRACKED,
+        Kind.FARES_OTHERWISE,
         Kind.ROUTE_TAKES_SOME,
         Kind.TABLE_DORMANT,
         Kind.OTHERS_TAKE_ALL,
@@ -275,6 +279,8 @@ def said(found: Finding) -> str:
             by = f"the rule of others {rule}" if found.table else found.rule
             before = ", as it was before" if found.kind is Kind.DROPPED_ANYWAY else ""
             return f"what is captured is dropped{before}, such as {found.why}: {by}"
+        case Kind.FARES_OTHERWISE:
+            return found.why
         case Kind.IP_RULE_MISSING | Kind.ROUTE_MISSING | Kind.ADDRESS_MISSING:
             return f"{rule} is missing"
         case Kind.IP_RULE_DOUBLED:

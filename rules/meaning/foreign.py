@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
+from rules.iptables.quoting import OPTIONS_UNREAD
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -306,7 +307,7 @@ def target_meaning(words: Sequence[str]) -> Effect:
         return Goto(name)
     if name in GOES_ON:
         return Nothing()
-    reader = TARGETS.get(name)
+    reader = TARGETS.get(name) if OPTIONS_UNREAD not in words else None
     try:
         return reader(options_of(words[2:])) if reader else Unknown(" ".join(words))
     except (ValueError, KeyError, IndexError):

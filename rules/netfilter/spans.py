@@ -25,6 +25,11 @@ def one(value: Any) -> Span:
     return (value, f"{value}\0") if isinstance(value, str) else (value, value + 1)
 
 
+def single(span: Span) -> bool:
+    """Whether it is one number."""
+    return len(span) == 2 and not isinstance(span[0], str) and bool(span[1] - span[0] == 1)
+
+
 def joined(intervals: Iterable[tuple[Any, Any]]) -> Span:
     """A span of intervals in ascending order, which may touch or overlap."""
     ends: list[Any] = []

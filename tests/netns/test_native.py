@@ -370,3 +370,25 @@ def ready_v4(pod: Pod) -> None:
     for namespace in (pod.inside, pod.outside):
         namespace.output("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
     assert str(pod.dial(GATEWAY[4], 80)) == "ext:80"
+
+
+@pytest.mark.parametrize(("program", "here"), [("iptables-nft", "127.0.0.1"), ("ip6tables-nft", "[::1]")])
+def test_a_target_in_a_table_that_cannot_be_printed_keeps_its_options(program: str, here: str) -> None:
+    """A native `dnat` keeps iptables-nft-save from printing a table: REDIRECT's ports are read all the same, and where
+    the options of a target are not read, it depends."""
+    with Pod() as pod:
+        for rule_of_others in (
+            "-A OUTPUT -p tcp --dport 91 -j REDIRECT",
+            "-A OUTPUT -p tcp --dport 92 -j CONNMARK --set-mark 3",
+            "-A OUTPUT -p tcp -j REDIRECT --to-ports 16001",
+        ):
+            pod.inside.output(program, "-t", "nat", *rule_of_others.split())
+        family, to = ("ip", "1.1.1.1") if program == "iptables-nft" else ("ip6", "[2001:db8::1]")
+        pod.inside.output("nft", f"add rule {family} nat OUTPUT tcp dport 80 dnat to {to}")
+
+        def said(port: int) -> str:
+            return pod.capture("trace", "--live", f"{here}:{port}").stdout.splitlines()[-1]
+
+        assert said(443).endswith(f"it goes to {here}:16001")
+        assert said(91).endswith(f"it goes to {here}:91")
+        assert "it depends on rule 2 of OUTPUT" in said(92)

@@ -1,0 +1,1071 @@
+"""What becomes of all packets at once: the walk of `rules.simulator.simulate`, with boxes of packets in place of one.
+
+The first packet of every connection that can begin here is sent through all that is asked, as boxes (see
+`rules.analysis.boxes`) with what the walk has made of them till then. Where a rule asks for some of a box, the box is
+cut, and each part goes its way. What no box can tell goes both ways, and is said to depend on the rule.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from rules.analysis.boxes import FEW, fewer
+from rules.analysis.probes import ELSEWHERE
+from rules.netfilter.effects import (
+    Bind,
+    BindSource,
+    Choice,
+    Forget,
+    Goto,
+    Hand,
+    Nothing,
+    NoTrack,
+    Queue,
+    Remark,
+    Then,
+    Unknown,
+)
+from rules.netfilter.fields import (
+    ADDRESSES,
+    ARRIVED_ON,
+    CONNMARK,
+    DESTINATION,
+    DNAT,
+    DPORT,
+    FIRST_FLAGS,
+    GID,
+    LEAVES_ON,
+    MARK,
+    NEVER,
+    NOBODY,
+    PROTOCOL,
+    PROTOCOLS,
+    REWRITTEN,
+    SOURCE,
+    SPORT,
+    STATE,
+    STATES,
+    U32,
+    UID,
+    UNTOUCHED,
+    Among,
+    AnyOf,
+    Masked,
+    OfType,
+    Untold,
+    cut,
+    holds,
+    masked,
+    opposite,
+)
+from rules.netfilter.hooks import (
+    CONNTRACK,
+    EGRESS,
+    FORWARD,
+    INGRESS,
+    INPUT,
+    KIND_NAT,
+    KIND_ROUTE,
+    POSTROUTING,
+)
+from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, THROW
+from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
+from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
+from rules.plan.names import ISTIO_DIVERT, LOOPBACK, LOOPBACK_INTERFACE, OURS
+from rules.simulator.simulate import (
+    CAPTURES,
+    DEEPEST,
+    EPHEMERAL,
+    NAT_HOOKS,
+    Became,
+    Direction,
+    Packet,
+    address_of_family,
+    prepared,
+)
+from rules.value import Value, assert_never
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TypeAlias
+
+    from rules.analysis.boxes import Box
+    from rules.netfilter.effects import Effect
+    from rules.netfilter.fields import Condition
+    from rules.netfilter.hooks import NativeTable, Station
+    from rules.netfilter.routing import PolicyRule
+    from rules.netfilter.rulesets import Rule, Ruleset
+    from rules.netfilter.spans import Span
+    from rules.simulator.simulate import Host
+
+    Flow: TypeAlias = "dict[Now, list[Box]]"
+    Piece: TypeAlias = tuple[Box, bool | None]
+
+NEW, INVALID, UNTRACKED = (one(STATES.index(name)) for name in ("NEW", "INVALID", "UNTRACKED"))
+MOST_BOXES = 20_000
+"""Boxes that are carried along together. With more it is not told what becomes of all packets."""
+LONG = 24
+"""Rules of a chain from which on it is looked up which of them ask for an address."""
+LOOP: dict[Family, Span] = {Family.V4: (127 << 24, 128 << 24), Family.V6: (1, 2)}
+NOBODY_THERE: dict[Family, Span] = {
+    Family.V4: (0, 1 << 24, 224 << 24, 1 << 32),
+    Family.V6: (0, 1, 0xFF << 120, 1 << 128),
+}
+"""The addresses of no single host."""
+LINK_LOCAL: Span = (0xFE80 << 112, 0xFEC0 << 112)
+NOTHING_SEEN: tuple[Span | None, ...] = (None,) * 14
+
+
+class TooMany(Exception):
+    """It would take too many boxes to tell what becomes of all packets."""
+
+
+class Spot(Value):
+    """A rule, by its place."""
+
+    layer: int
+    table: str
+    chain: str
+    position: int
+    hook: str
+
+    def __hash__(self) -> int:
+        return hash((self.chain, self.position, self.table))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is in a chain of ours."""
+        return self.chain in OURS.get(self.table, ())
+
+
+class Wanted(Value):
+    """What is known of some packets before they are sent."""
+
+    goes: str = ""
+    """By which interface they mean to leave, or arrive."""
+    is_captured: bool = False
+    """Whether it is planned to capture them."""
+    is_stopped: bool = False
+    """Whether it is planned to drop or refuse them."""
+    address: Span = ()
+    """Where they are to be redirected; empty for a transparent listener."""
+    port: Span = ()
+
+
+class Now(Value):
+    """What the walk has made of some packets till now."""
+
+    direction: Direction
+    tag: Wanted = Wanted()
+    is_local: bool = False
+    """Whether they were sent to an address of this host."""
+    seen: tuple[Span | None, ...] = NOTHING_SEEN
+    """What each field has become; None where it is what it was when they were sent."""
+    goes: str = ""
+    """Where they will leave as things stand."""
+    is_tracked: bool = False
+    untracked: Spot | None = None
+    zone: int = 0
+    zoned: Spot | None = None
+    bound: Spot | None = None
+    """The rule that changed the destination."""
+    handed: Spot | None = None
+    """The rule that gave them to a transparent listener."""
+    handed_to: int = 0
+    destination_decided: bool = False
+    source_decided: bool = False
+    let_go: tuple[tuple[str, str], Spot] | None = None
+    """The rule that ended the walk through a chain without touching them; with table and hook."""
+    depends: bool = False
+    """Whether it could not be told of some rule till now whether it holds, or which of several things it does."""
+
+    def with_field(self, field: int, span: Span) -> Now:
+        return self.but(seen=(*self.seen[:field], span, *self.seen[field + 1 :]))
+
+
+class End(Value):
+    """What becomes of some packets in the end."""
+
+    now: Now
+    became: Became
+    by: Spot | None
+    """The rule that decided; None if it was a policy, the routing, or nothing."""
+    address: Span = ()
+    """Where they are sent instead."""
+    port: Span = ()
+    reason: str = ""
+    boxes: tuple[Box, ...] = ()
+    """Which packets, as they were sent."""
+
+
+# --- which packets there are ------------------------------------------------------------------------------
+
+
+def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tuple[Now, Box]]:
+    """The first packets of all connections that can begin here.
+
+    A process sends from the addresses of its host to anybody; others send to us, and with `passing` through us.
+    """
+    kinds = host.kinds(family)
+    own, everywhere = kinds["LOCAL"], ADDRESSES[family]
+    nobody = NOBODY_THERE[family]
+    elsewhere = less(less(less(everywhere, own), nobody), kinds.get("BROADCAST", ()))
+    local = [at for at in host.addresses if (at.address.version == 4) == (family is Family.V4)]
+    outside = [at for at in local if at.interface != LOOPBACK_INTERFACE and not at.address.is_loopback]
+    seen = {STATE: INVALID, MARK: one(0), CONNMARK: one(-1), REWRITTEN: one(UNTOUCHED)}
+    users = (0, (1 << 32) - 1)
+
+    def packets(now: Now, source: Span, to: Span, owner: Span) -> Iterator[tuple[Now, Box]]:
+        now = now.but(seen=tuple(seen.get(field) for field in range(len(NOTHING_SEEN))))
+        numbers = one(PROTOCOLS["tcp"]), one(PROTOCOLS["udp"])
+        for number in (*numbers, less((0, 256), united(*numbers))):
+            has_ports = number in numbers
+            ports: Span = (1, 1 << 16) if has_ports else ()
+            flags: Span = FIRST_FLAGS if number == numbers[0] else ()
+            box = (number, source, to, ports, ports, owner, owner, (), (), (), (), (), flags, ())
+            if source and to:
+                yield now, box
+
+    yield from packets(Now(Direction.OUT, is_local=True, goes=LOOPBACK_INTERFACE), own, own, users)
+    left = elsewhere
+    reached = joined(sorted((int(at.address), int(at.address) + 1) for at in outside))
+    sources = joined(sorted((int(at.address), int(at.address) + 1) for at in outside if not at.address.is_link_local))
+    for at in sorted(outside, key=lambda at: -at.prefix) if sources else ():
+        rest = at.address.max_prefixlen - at.prefix
+        first = int(at.address) >> rest << rest
+        near = common(left, (first, first + (1 << rest))) if at.prefix else ()
+        yield from packets(Now(Direction.OUT, goes=at.interface), sources, near, users)
+        left = less(left, near)
+    if sources:
+        yield from packets(Now(Direction.OUT, goes=host.default_interface), sources, left, users)
+    for name in dict.fromkeys(at.interface for at in outside):
+        strangers = less(less(everywhere, own), nobody)
+        yield from packets(Now(Direction.IN, is_local=True, goes=name), strangers, reached, NOBODY)
+        if passing:
+            yield from packets(Now(Direction.IN, goes=name), strangers, elsewhere, NOBODY)
+
+
+def packet_of(start: Now, box: Box, family: Family, choose: Callable[[int, Span], int]) -> Packet:
+    """One of the packets of a box, as it was sent; `choose` takes a value of each field."""
+    is_out = start.direction is Direction.OUT
+    number = choose(PROTOCOL, box[PROTOCOL])
+    names = {PROTOCOLS[name]: name for name in ("tcp", "udp")}
+    sport = choose(SPORT, box[SPORT]) if box[SPORT] else 0
+    return Packet(
+        start.direction,
+        family,
+        names.get(number, str(number)),
+        address_of_family(family, choose(SOURCE, box[SOURCE])),
+        address_of_family(family, choose(DESTINATION, box[DESTINATION])),
+        choose(DPORT, box[DPORT]) if box[DPORT] else 0,
+        start.goes,
+        sport or None,
+        choose(UID, box[UID]) if is_out else None,
+        choose(GID, box[GID]) if is_out else None,
+    )
+
+
+EVERYDAY: dict[int, tuple[int, ...]] = {
+    PROTOCOL: (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["icmp"], PROTOCOLS["icmpv6"]),
+    SPORT: (0,),
+    DPORT: (80, 443, 8080),
+    UID: (1000, 1001, 0),
+    GID: (1000, 1001, 0),
+}
+
+
+def everyday(family: Family) -> Callable[[int, Span], int]:
+    """Takes of each field what comes every day, if there is such a value; of addresses one that is no end."""
+    usual = dict(EVERYDAY)
+    usual[SOURCE] = usual[DESTINATION] = tuple(int(address) for address in ELSEWHERE[family])
+
+    def choose(field: int, span: Span) -> int:
+        if field == SPORT and common(span, EPHEMERAL) == EPHEMERAL:
+            return 0  # the kernel chooses
+        for value in usual.get(field, ()):
+            if meet(span, one(value)):
+                return value
+        first: int = span[0]
+        return min(first + 1, span[1] - 1) if field in (SOURCE, DESTINATION) else first
+
+    return choose
+
+
+# --- the walk ---------------------------------------------------------------------------------------------
+
+
+class Decided:
+    """What the rules of one base chain decide about."""
+
+    def __init__(self) -> None:
+        self.accepted: Flow = {}
+        self.bound: list[tuple[Spot, Spot, Bind | BindSource, Now, list[Box]]] = []
+        """The rule that does it, the rule of the base chain that led to it, and what it does to whom."""
+        self.through: Spot | None = None
+        """The rule of the base chain that is asked just now."""
+
+
+class Journeys:
+    """All packets of one family on their way through these rules."""
+
+    def __init__(
+        self,
+        rulesets: Sequence[Ruleset],
+        family: Family,
+        host: Host,
+        natives: Sequence[NativeTable] = (),
+        order: Sequence[int] = (),
+        is_over: Callable[[Now], bool] = lambda _: False,
+        *,
+        names_rules: bool = True,
+    ) -> None:
+        self.family, self.host = family, host
+        self.rules = prepared(tuple(each for each in rulesets if each.family is family), natives, order)
+        self.kinds = host.kinds(family)
+        self.own = self.kinds["LOCAL"]
+        self.names_rules = names_rules
+        """Whether to tell by which rule something was let go."""
+        self.is_over = is_over
+        """Whether nothing more is to be known of such packets once somebody sent their connection elsewhere."""
+        self.ended: dict[End, list[Box]] = {}
+        self.compiled: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
+        self.sieves: dict[int, Sieve] = {}
+        self.tables: dict[tuple[int, int | None], tuple[Span, Span]] = {}
+
+    def ends(self, coming: Iterable[tuple[Now, Box]]) -> tuple[End, ...]:
+        """What becomes of these packets. Raises TooMany."""
+        by_link: dict[tuple[Direction, str], Flow] = {}
+        for now, box in coming:
+            add(by_link.setdefault((now.direction, now.goes), {}), now, [box])
+        for (direction, link), flow in by_link.items():
+            if direction is Direction.OUT:
+                self.sent(flow)
+            else:
+                self.arrived(flow, link)
+        return tuple(end.but(boxes=tuple(fewer(boxes))) for end, boxes in self.ended.items())
+
+    def started(self, coming: Iterable[tuple[Now, Box]]) -> Iterator[tuple[Now, Box]]:
+        """The same packets, each with the interface by which its sender means it to leave."""
+        for now, box in coming:
+            if now.direction is Direction.IN or now.is_local:
+                yield now.but(tag=Wanted(now.goes)), box
+            else:
+                for start, boxes in self.routed({now: [box]}):
+                    yield from ((start.but(tag=Wanted(start.goes)), its) for its in boxes)
+
+    def sent(self, coming: Flow) -> None:
+        """OUTPUT and POSTROUTING; what goes over lo arrives again."""
+        flow: Flow = {}
+        for now, boxes in coming.items():
+            add(flow, now.with_field(LEAVES_ON, one(now.goes)).with_field(ARRIVED_ON, one("")), boxes)
+        flow = self.hook(OUTPUT, flow)
+        leaving: Flow = {}
+        for now, boxes in flow.items():
+            if now.goes == LOOPBACK_INTERFACE or now.seen[SOURCE]:
+                add(leaving, now, boxes)
+                continue
+            inside, others = self.split(now, boxes, (Among(SOURCE, LOOP[self.family]),))
+            why = "nothing leaves with a loopback address for its source"
+            self.end(now, inside, Became.DROPPED, now.bound, why)
+            add(leaving, now, others)
+        by_link: dict[str, Flow] = {}
+        for now, boxes in leaving.items():
+            add(by_link.setdefault(now.goes, {}), now.with_field(LEAVES_ON, one(now.goes)), boxes)
+        for link, going in by_link.items():
+            out = self.hook(EGRESS, self.hook(POSTROUTING, going), link)
+            if link != LOOPBACK_INTERFACE:
+                for now, boxes in out.items():
+                    self.arrival(now, boxes, kept=False)
+                continue
+            back: Flow = {}
+            for now, boxes in out.items():
+                add(back, now.with_field(UID, one(-1)).with_field(GID, one(-1)), boxes)
+            self.arrived(back, link)
+
+    def arrived(self, flow: Flow, interface: str) -> None:
+        """PREROUTING, and INPUT or FORWARD."""
+        coming: Flow = {}
+        for now, boxes in flow.items():
+            add(coming, now.with_field(ARRIVED_ON, one(interface)).with_field(LEAVES_ON, one("")), boxes)
+        coming = self.hook(PREROUTING, self.hook(INGRESS, coming, interface))
+        kept: Flow = {}
+        passing: Flow = {}
+        for now, boxes, stays in self.delivered(coming):
+            if stays:
+                add(kept, now, boxes)
+            elif now.handed:
+                self.end(now, boxes, Became.DROPPED, None, "no ip rule keeps its mark in the pod")
+            else:
+                add(passing, now.with_field(LEAVES_ON, one(now.goes)), boxes)
+        for now, boxes in self.hook(INPUT, kept).items():
+            self.arrival(now, boxes, kept=True)
+        by_link: dict[str, Flow] = {}
+        for now, boxes in self.hook(FORWARD, passing).items():
+            add(by_link.setdefault(now.goes, {}), now, boxes)
+        for link, going in by_link.items():
+            for now, boxes in self.hook(EGRESS, self.hook(POSTROUTING, going), link).items():
+                self.arrival(now, boxes, kept=False)
+
+    def arrival(self, now: Now, boxes: list[Box], *, kept: bool) -> None:
+        """What became of packets that no rule stopped."""
+        where = (now.seen[DESTINATION] or (), now.seen[DPORT] or ())
+        if now.handed and kept:
+            port = one(now.handed_to) if now.handed_to else ()
+            became = Became.CAPTURED_INBOUND if now.handed.is_ours else Became.REDIRECTED
+            self.end(now, boxes, became, now.handed, "", (), port)
+        elif now.bound and kept and common(where[0], self.own) != where[0]:
+            self.end(now, boxes, Became.DROPPED, None, "its mark keeps it in the pod, where no socket answers for it")
+        elif now.bound:
+            became = CAPTURES.get(now.bound.chain, Became.REDIRECTED) if now.bound.is_ours else Became.REDIRECTED
+            self.end(now, boxes, became, now.bound, "", *where)
+        else:
+            became = Became.DELIVERED if kept else Became.BYPASSED
+            self.end(now, boxes, became, now.let_go[1] if now.let_go else None)
+
+    def end(
+        self,
+        now: Now,
+        boxes: list[Box],
+        became: Became,
+        by: Spot | None,
+        reason: str = "",
+        address: Span = (),
+        port: Span = (),
+    ) -> None:
+        if boxes:
+            # What is left out of `now` makes no difference to whoever asks what became of them.
+            told = Now(now.direction, now.tag, now.is_local, goes=now.goes, depends=now.depends)
+            told = told.but(untracked=now.untracked)
+            told = told.but(destination_decided=now.destination_decided) if became is Became.DEPENDS else told
+            told = told.but(zoned=now.zoned) if now.bound and now.zoned and not now.zoned.is_ours else told
+            self.ended.setdefault(End(told, became, by, address, port, reason), []).extend(boxes)
+
+    # --- routing ------------------------------------------------------------------------------------------
+
+    def delivered(self, flow: Flow) -> Iterator[tuple[Now, list[Box], bool]]:
+        """The same packets, and whether routing delivers them here; else where they will leave."""
+        for now, boxes in flow.items():
+            destination = now.seen[DESTINATION]
+            if destination is None:
+                is_local = now.is_local
+            else:
+                here = common(destination, self.own)
+                is_local = here == destination
+                if here and not is_local:  # one of several, some of which are ours
+                    self.end(now, boxes, Became.DEPENDS, now.bound)
+                    continue
+            if is_local:
+                yield now, boxes, True
+                continue
+            for its, those in self.routed({now: boxes}):
+                yield its, those, its.goes == LOOPBACK_INTERFACE
+
+    def routed(self, flow: Flow) -> Iterator[tuple[Now, list[Box]]]:
+        """Packets for none of our addresses, with where they will leave: lo if the policy keeps them here."""
+        for now, boxes in flow.items():
+            for box, kept in self.kept(now, boxes):
+                if kept is None:
+                    self.end(now, [box], Became.DEPENDS, None)
+                elif kept:
+                    yield now.but(goes=LOOPBACK_INTERFACE), [box]
+                elif now.seen[DESTINATION] or now.direction is Direction.IN or now.goes == LOOPBACK_INTERFACE:
+                    yield from ((now.but(goes=link), those) for link, those in self.links(now, [box]))
+                else:
+                    yield now, [box]
+
+    def links(self, now: Now, boxes: list[Box]) -> Iterator[tuple[str, list[Box]]]:
+        left = boxes
+        for at in sorted(self.host.addresses, key=lambda at: -at.prefix):
+            is_of_family = (at.address.version == 4) == (self.family is Family.V4)
+            if is_of_family and at.interface != LOOPBACK_INTERFACE and at.prefix and left:
+                rest = at.address.max_prefixlen - at.prefix
+                first = int(at.address) >> rest << rest
+                near, left = self.split(now, left, (Among(DESTINATION, (first, first + (1 << rest))),))
+                if near:
+                    yield at.interface, near
+        if left:
+            yield self.host.default_interface, left
+
+    def kept(self, now: Now, boxes: list[Box]) -> Iterator[Piece]:
+        """Whether packets to none of our addresses stay here all the same; None if that cannot be told."""
+        host, mark = self.host, now.seen[MARK] or U32
+        if host.policy is None:
+            marks = {routing.mark for routing in host.routing if routing.family is self.family}
+            is_one = single(mark)
+            stays = mark[0] in marks if is_one else None if marks else False
+            yield from ((box, stays) for box in boxes)
+            return
+        arrived = now.seen[ARRIVED_ON] or ("",)
+        seen = now.with_field(ARRIVED_ON, one(arrived[0] or LOOPBACK_INTERFACE))
+        if now.seen[UID] is not None or now.direction is Direction.IN:
+            seen = seen.with_field(UID, one(0))
+        rules = [rule for rule in host.policy.rules if rule.family is self.family]
+        yield from self.by_policy(rules, 0, seen, boxes)
+
+    def by_policy(self, rules: Sequence[PolicyRule], at: int, now: Now, boxes: list[Box]) -> Iterator[Piece]:
+        left = boxes
+        while at < len(rules) and left:
+            rule = rules[at]
+            at += 1
+            if rule.action == NOP:
+                continue
+            hit: list[Box] = []
+            missed: list[Box] = []
+            for box in left:
+                for piece, met in self.parts(now, box, routing_conditions(rule)):
+                    if met is None:
+                        # As `Policy.kept` has it: it can be told if both ways end alike.
+                        yield piece, self.alike(rules, at, now, piece, rule)
+                    else:
+                        (hit if met else missed).append(piece)
+            left = missed
+            if not hit:
+                continue
+            if rule.action == GOTO:
+                further = next((n for n in range(at, len(rules)) if rules[n].priority == rule.table), None)
+                if further is None:
+                    left += hit
+                else:
+                    yield from self.by_policy(rules, further, now, hit)
+            elif rule.action != LOOKUP:
+                yield from ((box, False) for box in hit)
+            else:
+                here, away = self.routes(rule)
+                for box in hit:
+                    for piece, met in self.parts(now, box, (Among(DESTINATION, here),)):
+                        if met is not False:
+                            yield piece, met
+                            continue
+                        for rest, leaves in self.parts(now, piece, (Among(DESTINATION, away),)):
+                            if leaves is False:
+                                left.append(rest)
+                            else:
+                                yield rest, None if leaves is None else False
+        yield from ((box, False) for box in left)
+
+    def alike(self, rules: Sequence[PolicyRule], at: int, now: Now, box: Box, rule: PolicyRule) -> bool | None:
+        if rule.action == GOTO:
+            return None
+        here, away = self.routes(rule) if rule.action == LOOKUP else ((), ADDRESSES[self.family])
+        answers: set[bool | None] = set()
+        for piece, stays in self.by_policy(rules, at, now, [box]):
+            answers.add(stays)
+            destination = now.seen[DESTINATION] or piece[DESTINATION]
+            answers |= {True} if meet(destination, here) else set()
+            answers |= {False} if meet(destination, away) else set()
+        return answers.pop() if len(answers) == 1 else None
+
+    def routes(self, rule: PolicyRule) -> tuple[Span, Span]:
+        """What the table that a rule looks up delivers here, and what it sends away."""
+        key = (rule.table, rule.suppressed)
+        if key not in self.tables and self.host.policy:
+            here: Span = ()
+            away: Span = ()
+            left = ADDRESSES[self.family]
+            routes = [it for it in self.host.policy.routes if (it.family, it.table) == (self.family, rule.table)]
+            for route in sorted(routes, key=lambda route: (-route.prefix, route.metric)):
+                span = left
+                if route.destination:
+                    first = int(route.destination.network_address)
+                    span = common(left, (first, first + route.destination.num_addresses))
+                if route.tos or not span:
+                    continue
+                left = less(left, span)
+                if route.kind == THROW or (rule.suppressed is not None and route.prefix <= rule.suppressed):
+                    continue
+                if route.kind == LOCAL:
+                    here = united(here, span)
+                else:
+                    away = united(away, span)
+            self.tables[key] = (here, away)
+        return self.tables[key]
+
+    # --- hooks and base chains ----------------------------------------------------------------------------
+
+    def hook(self, hook: str, flow: Flow, device: str = "") -> Flow:
+        """Ask the base chains of this hook in their order, conntrack and NAT where they have their places."""
+        due: list[tuple[int, Callable[[Flow], Flow]]] = []
+        if hook in (PREROUTING, OUTPUT):
+            due.append((CONNTRACK, self.look_up))
+        if hook in NAT_HOOKS:
+            due.append((NAT_HOOKS[hook], lambda coming: self.nat(hook, coming)))
+        for station in self.rules.hooks.get(hook, ()):
+            while due and due[0][0] <= station.place[0]:
+                flow = due.pop(0)[1](flow)
+            if station.kind == KIND_NAT or station.device != device:
+                continue
+            flow = self.turned(self.ask(station, flow)) if station.kind == KIND_ROUTE else self.passed(station, flow)
+        for _, act in due:
+            flow = act(flow)
+        if sum(map(len, flow.values())) > MOST_BOXES:
+            raise TooMany
+        return {now: fewer(boxes) if len(boxes) > FEW else boxes for now, boxes in flow.items()}
+
+    def passed(self, station: Station, flow: Flow) -> Flow:
+        return {now: boxes for _, now, boxes in self.ask(station, flow)}
+
+    def turned(self, asked: Iterable[tuple[Now, Now, list[Box]]]) -> Flow:
+        """Where the mark was changed, the way is looked up again."""
+        flow: Flow = {}
+        for before, now, boxes in asked:
+            if before.seen[MARK] == now.seen[MARK] or now.is_local:
+                add(flow, now, boxes)
+                continue
+            for its, those in self.routed({now: boxes}):
+                add(flow, its, those)
+        return flow
+
+    def ask(self, station: Station, flow: Flow) -> list[tuple[Now, Now, list[Box]]]:
+        """What goes on behind this base chain, each with what it was before."""
+        out = []
+        for before, boxes in flow.items():
+            decided = Decided()
+            going = self.chain(station, station.chain, {before: boxes}, decided, ())
+            for now, those in self.by_policy_of(station, going).items():
+                add(decided.accepted, now, those)
+            for _, _, _, now, those in decided.bound:  # which the kernel refuses, but in chains of type nat
+                add(decided.accepted, now, those)
+            out += [(before, now, those) for now, those in decided.accepted.items()]
+        merged: dict[Now, tuple[Now, list[Box]]] = {}
+        for before, now, those in out:
+            merged.setdefault(now, (before, []))[1].extend(those)
+        return [(before, now, those) for now, (before, those) in merged.items()]
+
+    def by_policy_of(self, station: Station, flow: Flow) -> Flow:
+        if not station.drops:
+            return flow
+        for now, boxes in flow.items():
+            self.end(now, boxes, Became.DROPPED, None, f"the policy of {station.chain} of {station.table} is DROP")
+        return {}
+
+    def look_up(self, flow: Flow) -> Flow:
+        """Conntrack looks at them, unless it has already."""
+        if not self.rules.tracks:
+            return flow
+        seen: Flow = {}
+        for now, boxes in flow.items():
+            if not now.is_tracked and now.seen[STATE] == INVALID:
+                now = now.with_field(STATE, NEW).with_field(CONNMARK, one(0)).but(is_tracked=True)
+            add(seen, now, boxes)
+        return seen
+
+    def nat(self, hook: str, flow: Flow) -> Flow:
+        """Ask the chains of type nat: each, until one changes an address."""
+        for_source = hook in (INPUT, POSTROUTING)
+        done: Flow = {}
+        asking: Flow = {}
+        for now, boxes in flow.items():
+            decided = now.source_decided if for_source else now.destination_decided
+            add(done if decided or not now.is_tracked or now.seen[STATE] != NEW else asking, now, boxes)
+        for station in self.rules.hooks.get(hook, ()):
+            if station.kind != KIND_NAT or not asking:
+                continue
+            decided_there = Decided()
+            going = self.by_policy_of(station, self.chain(station, station.chain, asking, decided_there, ()))
+            for now, boxes in decided_there.accepted.items():
+                add(going, now, boxes)
+            for spot, through, does, now, boxes in decided_there.bound:
+                if isinstance(does, BindSource):
+                    hidden = now.with_field(SOURCE, ADDRESSES[self.family])
+                    hidden = hidden.but(source_decided=True) if for_source else hidden.but(destination_decided=True)
+                    add(done, hidden, boxes)
+                elif for_source:
+                    self.end(now, boxes, Became.DEPENDS, spot)
+                else:
+                    for its, those in self.bind((spot, through), does, now, boxes, hook):
+                        add(done, its, those)
+            asking = going
+        for now, boxes in asking.items():
+            add(done, now.but(source_decided=True) if for_source else now.but(destination_decided=True), boxes)
+        return done
+
+    def bind(
+        self, by: tuple[Spot, Spot], does: Bind, now: Now, boxes: list[Box], hook: str
+    ) -> Iterator[tuple[Now, list[Box]]]:
+        """Send their connection to one of these ends."""
+        spot, through = by
+        now = now.but(bound=spot, destination_decided=True).with_field(REWRITTEN, one(DNAT))
+        for here, those in self.redirected_to(hook, now, boxes) if does.is_here else [((), boxes)]:
+            if does.is_here and not here:
+                self.end(now, those, Became.DROPPED, spot, "the interface has no address to redirect it to")
+                continue
+            addresses: Span = ()
+            ports: Span = ()
+            own_ports = own_address = False
+            for to, at in does.ends:
+                addresses = united(addresses, to) if to else addresses
+                own_address = own_address or not to
+                ports = united(ports, at) if at else ports
+                own_ports = own_ports or not at
+            its = now
+            if addresses or here:
+                its = its.with_field(DESTINATION, united(addresses, here if own_address else ()))
+            if ports and not own_ports:
+                its = its.with_field(DPORT, ports)
+            is_one = len(does.ends) == 1 and all(not it or single(it) for it in (addresses, ports))
+            its = its if is_one else its.but(depends=True)
+            if self.is_over(its):
+                self.end(its, those, self.of_bound(spot), spot if spot.is_ours else through)
+                continue
+            if its.seen[DESTINATION] is None or hook != OUTPUT:
+                yield its, those
+                continue
+            for after, some, stays in self.delivered({its: those}):
+                yield after.but(goes=LOOPBACK_INTERFACE if stays else after.goes), some
+
+    def of_bound(self, spot: Spot) -> Became:
+        return CAPTURES.get(spot.chain, Became.REDIRECTED) if spot.is_ours else Became.REDIRECTED
+
+    def redirected_to(self, hook: str, now: Now, boxes: list[Box]) -> Iterator[tuple[Span, list[Box]]]:
+        """The address of this host that REDIRECT chooses (net/netfilter/nf_nat_redirect.c)."""
+        if hook == OUTPUT:
+            yield one(int(LOOPBACK[self.family].network_address)), boxes
+            return
+        near: list[Box] = []
+        if self.family is Family.V6:
+            near, boxes = self.split(now, boxes, (Among(DESTINATION, LINK_LOCAL),))
+        parts = [(boxes, LOOPBACK[self.family].network_address), (near, IPv6Address(LINK_LOCAL[0]))]
+        name = (now.seen[ARRIVED_ON] or ("",))[0]
+        for those, like in parts:
+            address = self.host.address_of(name, self.family, like)
+            if those:
+                yield one(int(address)) if address else (), those
+
+    # --- chains and what their rules do -------------------------------------------------------------------
+
+    def chain(self, station: Station, name: str, coming: Flow, out: Decided, path: tuple[str, ...]) -> Flow:
+        """What comes back undecided of the packets that enter this chain."""
+        back: Flow = {}
+        rules = station.rules.get(name, ())
+        if len(path) > DEEPEST or name in path:
+            for now, boxes in coming.items():
+                self.end(now, boxes, Became.DROPPED, None, f"{name} leads back to itself")
+            return back
+        path = (*path, name)
+        sieve = self.sieve(rules) if len(rules) > LONG else None
+        waiting: dict[int, Flow] = {}
+        for at, rule in enumerate(rules):
+            if at in waiting:
+                coming = {now: list(boxes) for now, boxes in coming.items()}
+                for now, boxes in waiting.pop(at).items():
+                    add(coming, now, boxes)
+            if not coming and not waiting:
+                break
+            asked, does = self.meaning(rule)
+            further: Flow = {}
+            spot: Spot | None = None
+            for now, boxes in coming.items():
+                hit: list[Box] = []
+                missed: list[Box] = []
+                unsure: list[Box] = []
+                for box in boxes:
+                    for piece, met in self.parts(now, box, asked):
+                        (hit if met else unsure if met is None else missed).append(piece)
+                if not hit and not unsure:
+                    add(further, now, boxes)
+                    continue
+                spot = spot or Spot(station.layer, station.table, name, at + 1, station.hook)
+                if unsure and isinstance(does, Nothing):
+                    missed += unsure
+                    unsure = []
+                if sieve and sieve.ways[at] and now.seen[DESTINATION] is None:
+                    missed = sieve.put_off(at, now, missed, waiting)
+                add(further, now, missed)
+                if len(path) == 1:
+                    out.through = spot
+                if hit:
+                    self.perform(station, spot, does, now, hit, out, back, further, path)
+                if unsure:
+                    doubtful = now.but(depends=True)
+                    add(further, doubtful, unsure)
+                    self.perform(station, spot, does, doubtful, unsure, out, back, further, path)
+            coming = further
+            if len(coming) > MOST_BOXES:
+                raise TooMany
+        for rest in (coming, *waiting.values()):
+            for now, boxes in rest.items():
+                add(back, now, boxes)
+        for now, boxes in back.items():
+            if len(boxes) > FEW:
+                back[now] = fewer(boxes)
+        return back
+
+    def perform(
+        self,
+        station: Station,
+        spot: Spot,
+        does: Effect,
+        now: Now,
+        boxes: list[Box],
+        out: Decided,
+        back: Flow,
+        further: Flow,
+        path: tuple[str, ...],
+    ) -> None:
+        """Do to these packets what a rule says: those that go on to its next rule come into `further`."""
+        match does:
+            case Return():
+                add(back, self.released(now, spot), boxes)
+            case Accept():
+                if spot.chain == ISTIO_DIVERT and spot.table == MANGLE:
+                    now = now.but(handed=spot, handed_to=0)
+                else:
+                    now = self.released(now, spot)
+                add(out.accepted, now, boxes)
+            case Drop():
+                self.end(now, boxes, Became.DROPPED, spot)
+            case Reject():
+                self.end(now, boxes, Became.REFUSED, spot)
+            case Bind() | BindSource():
+                out.bound.append((spot, out.through or spot, does, now, boxes))
+            case Jump(chain):
+                for its, those in self.chain(station, chain, {now: boxes}, out, path).items():
+                    add(further, its, those)
+            case Goto(chain):
+                for its, those in self.chain(station, chain, {now: boxes}, out, path).items():
+                    add(back, its, those)
+            case Hand(port, keep, flip, accepts):
+                mark = now.seen[MARK] or U32
+                new = one(mark[0] & keep ^ flip) if single(mark) else one(flip) if not keep else U32
+                now = now.with_field(MARK, new).but(handed=spot, handed_to=port)
+                add(out.accepted if accepts else further, now, boxes)
+            case Remark():
+                add(further, remarked(now, does), boxes)
+            case Forget(onto):
+                if onto == MARK or now.is_tracked:
+                    now = now.with_field(onto, U32).but(depends=True)
+                add(further, now, boxes)
+            case Zone(zone):
+                is_given = not now.is_tracked and not now.zone
+                add(further, now.but(zone=zone, zoned=spot) if is_given else now, boxes)
+            case NoTrack():
+                off = now if now.is_tracked else now.with_field(STATE, UNTRACKED).but(untracked=spot)
+                add(further, off, boxes)
+            case Nothing():
+                add(further, now, boxes)
+            case Queue():
+                now = now.but(depends=True)
+                add(out.accepted, now, boxes)
+                self.end(now, boxes, Became.DROPPED, spot)
+            case Choice(cases):
+                left = boxes
+                for asked, chosen in cases:
+                    met, left, unsure = self.split_in_three(now, left, self.bare(asked))
+                    if met:
+                        self.perform(station, spot, chosen, now, met, out, back, further, path)
+                    if unsure:
+                        doubtful = now.but(depends=True)
+                        self.perform(station, spot, chosen, doubtful, unsure, out, back, further, path)
+                        left = [*left, *unsure]
+                        now = doubtful
+                add(further, now, left)
+            case Then(first, asked, second):
+                between: Flow = {}
+                self.perform(station, spot, first, now, boxes, out, back, between, path)
+                for its, those in between.items():
+                    met, left, unsure = self.split_in_three(its, those, self.bare(asked))
+                    add(further, its, left)
+                    if met:
+                        self.perform(station, spot, second, its, met, out, back, further, path)
+                    if unsure:
+                        doubtful = its.but(depends=True)
+                        add(further, doubtful, unsure)
+                        self.perform(station, spot, second, doubtful, unsure, out, back, further, path)
+            case Unknown():
+                self.end(now, boxes, Became.DEPENDS, spot)
+            case _:
+                assert_never(does)
+
+    def released(self, now: Now, spot: Spot) -> Now:
+        """A rule of ours, or of a built-in chain, lets them go where they could have been captured."""
+        place = (spot.table, spot.hook)
+        could_capture = place in ((NAT, OUTPUT), (MANGLE, PREROUTING), (NAT, PREROUTING))
+        is_first = now.let_go is None or now.let_go[0] == place
+        if self.names_rules and could_capture and is_first and (spot.is_ours or spot.chain == spot.hook):
+            return now.but(let_go=(place, spot))
+        return now
+
+    # --- what is met --------------------------------------------------------------------------------------
+
+    def meaning(self, rule: Rule) -> tuple[tuple[Condition, ...], Effect]:
+        known = self.compiled.get(id(rule))
+        if known is None:
+            asked, does = self.rules.meaning(rule)
+            known = self.compiled[id(rule)] = self.bare(asked), does
+        return known
+
+    def bare(self, asked: Sequence[Condition]) -> tuple[Condition, ...]:
+        """The same conditions, those first of which the answer is known soonest."""
+        told = [cut(each, self.kinds) or each for each in asked]
+        return tuple(sorted(told, key=lambda each: not (isinstance(each, Among) and each.field == DESTINATION)))
+
+    def sieve(self, rules: Sequence[Rule]) -> Sieve:
+        known = self.sieves.get(id(rules))
+        if known is None:
+            known = self.sieves[id(rules)] = Sieve([self.meaning(rule)[0] for rule in rules])
+        return known
+
+    def split(self, now: Now, boxes: Iterable[Box], asked: tuple[Condition, ...]) -> tuple[list[Box], list[Box]]:
+        """Those that meet this, and those that do not; what cannot be told counts as met."""
+        met, missed, unsure = self.split_in_three(now, boxes, asked)
+        return [*met, *unsure], missed
+
+    def split_in_three(
+        self, now: Now, boxes: Iterable[Box], asked: tuple[Condition, ...]
+    ) -> tuple[list[Box], list[Box], list[Box]]:
+        met: list[Box] = []
+        missed: list[Box] = []
+        unsure: list[Box] = []
+        for box in boxes:
+            for piece, answer in self.parts(now, box, asked):
+                (met if answer else unsure if answer is None else missed).append(piece)
+        return met, missed, unsure
+
+    def parts(self, now: Now, box: Box, asked: Sequence[Condition]) -> list[Piece]:
+        """The box in parts of which each meets all of this, or does not, or of which it cannot be told."""
+        seen = now.seen
+        out: list[Piece] = []
+        is_sure = True
+        for at, condition in enumerate(asked):
+            if isinstance(condition, Among):
+                field = condition.field
+                own = seen[field]
+                mine = box[field] if own is None else own
+                both = common(mine, condition.span) if mine else ()
+                if not both:
+                    out.append((box, False))
+                    return out
+                if both == mine:
+                    continue
+                if own is not None:
+                    is_sure = False
+                    continue
+                out.append(((*box[:field], less(mine, condition.span), *box[field + 1 :]), False))
+                box = (*box[:field], both, *box[field + 1 :])
+                continue
+            pieces = self.other_parts(now, box, condition)
+            if len(pieces) == 1:
+                box, answer = pieces[0]
+                if answer is False:
+                    out.append((box, False))
+                    return out
+                is_sure = is_sure and answer is not None
+                continue
+            for piece, answer in pieces:
+                if answer is False:
+                    out.append((piece, False))
+                    continue
+                for rest, met in self.parts(now, piece, asked[at + 1 :]):
+                    is_unsure = met is not False and (answer is None or met is None or not is_sure)
+                    out.append((rest, None if is_unsure else met))
+            return out
+        out.append((box, True if is_sure else None))
+        return out
+
+    def other_parts(self, now: Now, box: Box, condition: Condition) -> list[Piece]:
+        match condition:
+            case Masked(field, mask, value, negated):
+                own = now.seen[field]
+                mine = box[field] if own is None else own
+                known = tuple(mine if at == field else () for at in range(len(box)))
+                held = holds(condition, known)
+                numbers = points(mine, 128) if held is None and own is None else None
+                if held is not None or numbers is None:
+                    return [(box, held)]
+                those = joined((n, n + 1) for n in numbers if (n & mask == value) is not negated)
+                return [
+                    ((*box[:field], those, *box[field + 1 :]), True),
+                    ((*box[:field], less(mine, those), *box[field + 1 :]), False),
+                ]
+            case AnyOf(ways):
+                out: list[Piece] = []
+                left: list[tuple[Box, bool]] = [(box, False)]
+                for way in ways:
+                    further: list[tuple[Box, bool]] = []
+                    for piece, is_unsure in left:
+                        for rest, met in self.parts(now, piece, self.bare(way)):
+                            if met:
+                                out.append((rest, True))
+                            else:
+                                further.append((rest, is_unsure or met is None))
+                    left = further
+                return [*out, *((rest, None if is_unsure else False) for rest, is_unsure in left)]
+            case OfType() | Untold():
+                return [(box, None)]
+            case Among():
+                return self.parts(now, box, (condition,))
+            case _:
+                assert_never(condition)
+
+
+class Sieve:
+    """Which rules of a long chain ask for which addresses, so that a packet meets only those that it can."""
+
+    def __init__(self, asked: Sequence[Sequence[Condition]]) -> None:
+        self.ways: list[Span] = []
+        """The addresses that each rule asks for; empty for one that asks for any, or for very many."""
+        for conditions in asked:
+            spans = [each.span for each in conditions if isinstance(each, Among) and each.field == DESTINATION]
+            self.ways.append(spans[0] if len(spans) == 1 and len(spans[0]) == 2 else ())
+        self.any = [at for at, way in enumerate(self.ways) if not way]
+        self.by_address: dict[Span, list[int]] = {}
+        for at, way in enumerate(self.ways):
+            if way:
+                self.by_address.setdefault(way, []).append(at)
+        ways = sorted(self.by_address)
+        self.is_plain = all(ways[at][1] <= ways[at + 1][0] for at in range(len(ways) - 1))
+        """Whether no two of these overlap but equal ones."""
+
+    def put_off(self, at: int, now: Now, boxes: list[Box], waiting: dict[int, Flow]) -> list[Box]:
+        """Of these boxes, which the rule at this place missed, those that may meet the next; others wait for theirs."""
+        if not self.is_plain:
+            return boxes
+        way = self.ways[at]
+        kept = []
+        following = [n for n in (*self.by_address[way], *self.any) if n > at]
+        for box in boxes:
+            if common(box[DESTINATION], way) != box[DESTINATION]:
+                kept.append(box)
+            else:
+                add(waiting.setdefault(min(following, default=len(self.ways)), {}), now, [box])
+        return kept
+
+
+def add(flow: Flow, now: Now, boxes: list[Box]) -> None:
+    if boxes:
+        flow.setdefault(now, []).extend(boxes)
+
+
+def remarked(now: Now, does: Remark) -> Now:
+    """Change a mark, as far as it is known."""
+    onto_packet = does.onto == MARK
+    if not now.is_tracked and (not onto_packet or does.taken):
+        return now
+    own, other = now.seen[MARK] or U32, now.seen[CONNMARK] or U32
+    own, other = (own, other) if onto_packet else (other, own)
+    is_known = (single(own) or not does.keep) and (single(other) or not does.taken)
+    new = one((own[0] & does.keep) ^ (other[0] & does.taken) ^ does.flip) if is_known else U32
+    return now.with_field(does.onto, new)
+
+
+def routing_conditions(rule: PolicyRule) -> tuple[Condition, ...]:
+    """What an ip rule asks for, as a match of netfilter would."""
+    asked: list[Condition] = []
+    if rule.mask:
+        asked.append(masked(MARK, rule.mask, rule.mark & rule.mask, 32))
+    for field, network in ((SOURCE, rule.source), (DESTINATION, rule.destination)):
+        if network:
+            first = int(network.network_address)
+            asked.append(Among(field, (first, first + network.num_addresses)))
+    asked += [Among(ARRIVED_ON, one(rule.arrives))] if rule.arrives else []
+    asked += [NEVER] if rule.leaves else []  # sockets are not bound to interfaces here
+    asked += [Among(PROTOCOL, one(rule.transport))] if rule.transport else []
+    for field, ends in ((UID, rule.uids), (SPORT, rule.source_ports), (DPORT, rule.destination_ports)):
+        asked += [Among(field, (ends[0], ends[1] + 1))] if ends else []
+    asked += [Untold(str(rule))] if rule.more or rule.tos else []
+    if not rule.inverted:
+        return tuple(asked)
+    domains = {SOURCE: ADDRESSES[rule.family], DESTINATION: ADDRESSES[rule.family]}
+    return opposite(asked, domains)

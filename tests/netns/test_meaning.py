@@ -1,0 +1,210 @@
+"""What is proved of all connections, and the connection that disproves it: the kernel is the judge of both.
+
+Every draw can be repeated: the seed is printed, and CAPTURE_SEED sets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from capture.host.live import read_live
+from capture.host.neighbours import host_of, proofs
+from capture.iptables.iptables import BACKENDS, Iptables
+from capture.netlink import rtnetlink
+from rules.netfilter.routing import Policy
+from rules.simulator.proof import is_lost
+from rules.simulator.simulate import Became, Direction, in_any_order, simulate
+from tests.netns.test_native import native_tables
+from tests.netns.test_simulator import PROGRAMS, foreign_rules, landings_of, planned_for, ready
+from tests.rig import Call, Pod, drawn, entered
+from tests.rig.pod import GATEWAY, PROXY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from capture.host.live import Live
+    from rules.plan.plan import Plan
+    from rules.simulator.proof import Difference
+    from rules.simulator.simulate import Host, Packet, Trace
+
+SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
+ALL = os.environ.get("CAPTURE_TESTS") == "all"
+ROUNDS, PACKETS = (100, 50) if ALL else (8, 25)
+"""Namespaces for each backend, and calls in each of them where all is proved to be as planned."""
+SHORT = 0.3
+"""Seconds: long enough for anything that arrives at all."""
+MYSQL = """
+table ip others {
+  chain o {
+    type nat hook output priority -120
+    tcp dport 3306 redirect to :22
+  }
+}
+"""
+IP_RULES = (
+    ("rule", "add", "priority", "100", "uidrange", "1000-1000", "lookup", "main"),
+    ("rule", "add", "priority", "101", "fwmark", "0x8/0xf", "lookup", "200"),
+    ("rule", "add", "priority", "102", "ipproto", "tcp", "dport", "443", "lookup", "200"),
+    ("rule", "add", "priority", "40000", "fwmark", "0x539", "lookup", "200"),
+)
+
+
+def by_others(pod: Pod, chance: random.Random) -> str:
+    """Rules of somebody else, in words: in native tables, in those of iptables, and ip rules; or none."""
+    told = []
+    if chance.random() < 0.5:
+        tables = native_tables(chance)
+        pod.inside.output("nft", "-f", "-", text=tables)
+        told.append(tables)
+    if chance.random() < 0.3:
+        words = chance.choice(IP_RULES)
+        pod.inside.ip(*words)
+        pod.inside.ip("route", "replace", "default", "via", GATEWAY[4], "table", "200")
+        told.append(" ".join(words))
+    if chance.random() < 0.5:
+        backend = chance.choice(BACKENDS)
+        for family, version in zip(PROGRAMS, (4, 6), strict=True):
+            for table, line in foreign_rules(chance, version, unknown=chance.random() < 0.2):
+                pod.inside.output(f"{PROGRAMS[family]}-{backend}", "-w", "-t", table, *line.split())
+                told.append(f"{PROGRAMS[family]}-{backend} -t {table} {line}")
+    return "\n".join(told)
+
+
+class Judged:
+    """A namespace as it is, what is planned for it, and what is known of all its connections."""
+
+    def __init__(self, pod: Pod, planned: Plan) -> None:
+        self.pod, self.planned = pod, planned
+        with entered(pod.inside):
+            self.live: Live = read_live()
+            self.proofs = tuple(proofs(self.live, planned))
+            policy = Policy(self.live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
+            self.here: Host = host_of(self.live.addresses).but(policy=policy)
+            self.as_planned = host_of(self.live.addresses, planned.routing)
+
+    def trace(self, packet: Packet) -> Trace:
+        held = [self.live.saved(Iptables(name, packet.family)).ruleset for name in BACKENDS]
+        return in_any_order(held, packet, self.here, self.live.natives.get(packet.family, ()))
+
+    def call(self, packet: Packet, number: int) -> Call:
+        """The connection that a packet begins, made possible."""
+        is_in = packet.direction is Direction.IN
+        theirs = str(packet.source if is_in else packet.destination)
+        if not self.here.is_local(ip_address(theirs)):
+            prefix = "32" if packet.family.name == "V4" else "128"
+            self.pod.outside.output("ip", "addr", "replace", f"{theirs}/{prefix}", "dev", "lo")
+        return Call(
+            self.pod.outside if is_in else self.pod.inside,
+            str(packet.destination),
+            packet.port,
+            packet.uid or 0,
+            packet.gid or 0,
+            packet.protocol,
+            str(packet.source),
+            packet.source_port or number,
+        )
+
+    def made(self, difference: Difference, number: int) -> Iterator[str]:
+        """Make the connection that disproves it. What is wrong about what was said of it."""
+        packet = difference.packet
+        if packet.protocol not in ("tcp", "udp"):
+            return
+        call = self.call(packet, number)
+        trace = self.trace(packet.but(source_port=call.source_port))
+        (answer,) = self.pod.traffic.land([call], patience=SHORT)
+        landing = self.pod.traffic.arrived.get(call.source_port, answer)
+        ways = {way.became for way in trace.ways or (trace,)}
+        if difference.outcome is not trace.became:
+            yield f"{difference.sentence}: traced {trace.became}"
+        if ways & {Became.DROPPED, Became.REFUSED} and str(landing) in ("timeout", "refused", "error: EPERM"):
+            return
+        if str(landing) not in (*landings_of(trace), "error: EADDRINUSE"):
+            yield f"{difference.sentence}: landed {landing}, predicted {landings_of(trace)}"
+
+    def disproved(self, calls: list[Call]) -> Iterator[str]:
+        """Calls that fare otherwise than planned, where it was proved that none does."""
+        from tests.netns.test_simulator import packet_of
+
+        proved = {proof.family for proof in self.proofs if proof.answer == "proved"}
+        packets = [packet_of(call, self.pod, self.here) for call in calls]
+        answers = self.pod.traffic.land(calls, patience=SHORT)
+        for call, packet, answer in zip(calls, packets, answers, strict=True):
+            if packet.family not in proved or packet.mark:
+                continue
+            wanted = simulate(self.planned.rulesets, packet, self.as_planned)
+            trace = self.trace(packet)
+            landing = self.pod.traffic.arrived.get(call.source_port, answer)
+            is_dropped = trace.became in (Became.DROPPED, Became.REFUSED)
+            if trace.became is not Became.DEPENDS and is_lost(trace, wanted) and not is_dropped:
+                yield f"{call}: proved, and traced {trace.became} {trace.decided}, planned {wanted.became}"
+            if wanted.became.is_captured and not is_dropped and str(landing) not in landings_of(wanted):
+                yield f"{call}: proved, and landed {landing}, planned {landings_of(wanted)}"
+
+
+def test_what_is_proved_is_so_and_what_is_not_is_made(backend: str, tell: Callable[[str], None]) -> None:
+    """Beside drawn rules of others: where it is proved, drawn connections land as planned; where it is disproved, the
+    connection that does is made and lands where it says."""
+    tell(f"CAPTURE_SEED={SEED}")
+    chance = random.Random(f"{SEED} {backend}")  # noqa: S311 # packets are no secrets
+    wrong: list[str] = []
+    answers: Counter[str] = Counter()
+    with Pod() as pod:
+        ready(pod)
+        calls = drawn.Calls(pod, chance)
+        for _ in range(ROUNDS):
+            more = chance.choice(([], ["-m", "TPROXY"], ["-o", "80"], ["--redirect-dns", "--capture-all-dns"]))
+            said = drawn.Said(("-u", str(PROXY), "--dual-stack", *more))
+            first = chance.random() < 0.5
+            others = by_others(pod, chance) if first else ""
+            planned = planned_for(pod, said)
+            pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
+            others = others or by_others(pod, chance)
+            judged = Judged(pod, planned)
+            found: list[str] = []
+            for proof in judged.proofs:
+                answers[proof.answer] += 1
+                for difference in proof.differences[:4]:
+                    found += judged.made(difference, next(calls.numbers))
+            found += judged.disproved(calls.draw(PACKETS))
+            wrong += [f"seed {SEED}: capture {said}\n{others}\n  {line}" for line in found]
+            pod.inside.output("nft", "flush", "ruleset")
+            for program in PROGRAMS.values():
+                for table in ("raw", "mangle", "nat", "filter"):
+                    pod.inside.output(f"{program}-legacy", "-t", table, "-F")
+                    pod.inside.output(f"{program}-legacy", "-t", table, "-X")
+            for words in IP_RULES:
+                pod.inside.output("sh", "-c", f"ip {' '.join(words).replace('add', 'del')} 2>/dev/null || true")
+            pod.applied("--cleanup-only")
+    tell(f"{dict(answers)}")
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:8])
+    assert answers["proved"], answers
+    assert answers["disproved"], answers
+
+
+def test_verify_says_which_connection_disproves_it_and_trace_says_the_same(backend: str) -> None:
+    """In words and in JSON: by which rule, where it goes, where it should; `trace --live` of it agrees, and so does a
+    real one."""
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        settings = ("-u", str(PROXY), f"--force-iptables-binary={backend}")
+        pod.applied(*settings)
+        assert "IPv4: proved" in pod.capture("verify", *settings).stdout
+        pod.inside.output("nft", "-f", "-", text=MYSQL)
+        told = pod.capture("verify", *settings, "--output", "json")
+        (proof, _) = json.loads(told.stdout)["proofs"]
+        assert proof["answer"] == "disproved"
+        found = next(each for each in proof["differences"] if each["packet"]["uid"] == 1000)
+        assert (found["outcome"], found["to_port"], found["table"]) == ("redirected", 22, "ip others")
+        assert "captured outbound" in found["should"]
+        assert found["sentence"] in pod.capture("verify", *settings).stdout
+        traced = pod.capture(*found["command"].split()[1:], "--output", "json")
+        assert json.loads(traced.stdout)["outcome"] == found["outcome"]
+        packet = found["packet"]
+        pod.outside.ip("addr", "add", f"{packet['destination']}/32", "dev", "lo")
+        assert str(pod.dial(packet["destination"], packet["port"], uid=packet["uid"])) == "pod:22"
+        assert str(pod.dial(packet["destination"], 80, uid=packet["uid"])) == "pod:15001"

@@ -1,0 +1,206 @@
+"""All packets at once against packets one by one: the simulator is the judge of the boxes."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from random import Random
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rules.netfilter.hooks import BaseChain, NativeTable
+from rules.netfilter.routing import Policy, PolicyRule, Route
+from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+from rules.netfilter.targets import Jump
+from rules.netfilter.values import Family
+from rules.plan.names import PROTOCOL, RULE_PRIORITY
+from rules.plan.plan import plan
+from rules.simulator.journeys import Journeys, packet_of, universe
+from rules.simulator.simulate import Became, simulate
+from tests.property import strategies
+from tests.rig import predicted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rules.analysis.boxes import Box
+    from rules.netfilter.spans import Span
+    from rules.plan.intent import Intent
+    from rules.plan.plan import Plan
+    from rules.simulator.journeys import End
+    from rules.simulator.simulate import Host, Packet, Trace
+
+TABLES = ("raw", "mangle", "nat", "filter")
+SAMPLES = 3
+"""Packets of each box."""
+PRIORITIES = (-310, -250, -160, -120, -50, 20)
+HOOKS = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
+
+
+def contains(box: Box, other: Box) -> bool:
+    """Whether the one packet of the other box is in this one."""
+    return all(
+        bool(span) == bool(value)
+        and (not span or any(span[at] <= value[0] < span[at + 1] for at in range(0, len(span), 2)))
+        for span, value in zip(box, other, strict=True)
+    )
+
+
+def without_loops(table: TableRules) -> TableRules:
+    """The kernel refuses chains that lead back to themselves: those of others lead to later ones only."""
+    names = strategies.FOREIGN_CHAINS
+
+    def is_possible(chain: str, rule: Rule) -> bool:
+        to = rule.target.chain if isinstance(rule.target, Jump) else str(rule.target).partition("-g ")[2].rstrip("')")
+        return chain not in names or to not in names or names.index(to) > names.index(chain)
+
+    blocks = (
+        block.but(rules=tuple(rule for rule in block.rules if is_possible(block.chain, rule))) for block in table.blocks
+    )
+    return table.but(blocks=tuple(blocks))
+
+
+class Chooser:
+    """Draws a packet of a box, at the edges of its spans or between, and remembers which."""
+
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.chosen: dict[int, Span] = {}
+
+    def __call__(self, field: int, span: Span) -> int:
+        at = self.chance.randrange(len(span) // 2) * 2
+        first, last = span[at], span[at + 1] - 1
+        value: int = self.chance.choice([first, last, self.chance.randint(first, last)])
+        self.chosen[field] = (value, value + 1)
+        return value
+
+    def packet(self, end: End, box: Box, family: Family) -> tuple[Packet, Box]:
+        self.chosen = {}
+        packet = packet_of(end.now.but(goes=end.now.tag.goes), box, family, self)
+        return packet, tuple(self.chosen.get(field, box[field]) for field in range(len(box)))
+
+
+def is_of(trace: Trace, end: End) -> bool:
+    """Whether this is what the boxes say as well."""
+    return (
+        trace.became is end.became
+        and (
+            not end.address
+            or trace.address is None
+            or any(end.address[at] <= int(trace.address) < end.address[at + 1] for at in range(0, len(end.address), 2))
+        )
+        and (not end.port or trace.port is None or end.port[0] <= trace.port < end.port[-1])
+    )
+
+
+def disagreements(
+    rulesets: Sequence[Ruleset], family: Family, host: Host, natives: Sequence[NativeTable], chance: Random
+) -> list[str]:
+    """Packets of which the simulator says something else."""
+    journeys = Journeys(rulesets, family, host, natives)
+    start = list(journeys.started(universe(family, host)))
+    ends, wrong, chooser = journeys.ends(start), [], Chooser(chance)
+    for end in ends:
+        for box in end.boxes:
+            for _ in range(SAMPLES):
+                packet, point = chooser.packet(end, box, family)
+                mine = [
+                    other
+                    for other in ends
+                    if (other.now.direction, other.now.tag, other.now.is_local)
+                    == (end.now.direction, end.now.tag, end.now.is_local)
+                    and any(contains(each, point) for each in other.boxes)
+                ]
+                trace = simulate(rulesets, packet, host, natives)
+                if any(each.now.zoned or each.now.depends or each.became is Became.DEPENDS for each in mine):
+                    is_right = trace.became is Became.DEPENDS or any(is_of(trace, each) for each in mine)
+                else:
+                    is_right = len(mine) == 1 and is_of(trace, mine[0])
+                if not is_right:
+                    told = [(each.became, each.by, each.address, each.port, each.reason) for each in mine]
+                    wrong.append(f"{packet}: {trace.became} {trace.address} {trace.port} {trace.reason}; boxes {told}")
+    return wrong
+
+
+def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family) -> Host:
+    """The rig's pod, with what is there of ip rules."""
+    here = predicted.host(planned.routing, passthrough=planned.passthrough_address)
+    if not others:
+        return here
+    ours = [PolicyRule(each.family, RULE_PRIORITY, each.mark, each.table, PROTOCOL) for each in planned.routing]
+    routes = [Route(each.family, each.table, device="lo") for each in planned.routing]
+    common = (PolicyRule(family, 32766, table=254, mask=0), PolicyRule(family, 32767, table=253, mask=0))
+    more = [Route(family, 254, kind="unicast", device="eth0"), Route(family, 200, kind="unicast", device="eth0")]
+    more.append(
+        Route(
+            family, 201, destination=ip_network("10.96.0.0/12" if family is Family.V4 else "fd00:96::/64"), device="lo"
+        )
+    )
+    rules = sorted((*ours, *others, *common), key=lambda rule: rule.priority)
+    return here.but(policy=Policy(tuple(rules), (*routes, *more)))
+
+
+@st.composite
+def ip_rules(draw: st.DrawFn, family: Family) -> tuple[PolicyRule, ...]:
+    """Ip rules of others, before ours and behind it."""
+    rules = []
+    for _ in range(draw(st.integers(0, 3))):
+        rule = PolicyRule(
+            family, draw(st.sampled_from((50, 100, 20000))), table=draw(st.sampled_from((200, 201, 254))), mask=0
+        )
+        match draw(st.integers(0, 5)):
+            case 0:
+                rule = rule.but(mark=draw(st.sampled_from((0x539, 8))), mask=draw(st.sampled_from((0xFFFFFFFF, 0xF))))
+            case 1:
+                rule = rule.but(uids=(1000, 1337))
+            case 2:
+                rule = rule.but(destination_ports=(80, 90), transport=6)
+            case 3:
+                rule = rule.but(arrives=draw(st.sampled_from(("lo", "eth0"))))
+            case 4:
+                rule = rule.but(source=ip_network("10.244.0.0/24" if family is Family.V4 else "fd00:244::/64"))
+            case _:
+                rule = rule.but(inverted=True, uids=(1337, 1337))
+        rules.append(rule)
+    return tuple(rules)
+
+
+@st.composite
+def natives(draw: st.DrawFn, family: Family) -> tuple[NativeTable, ...]:
+    """A native table of others, with base chains at drawn priorities."""
+    tables = []
+    for number in range(draw(st.integers(0, 2))):
+        bases, chains = [], []
+        for at in range(draw(st.integers(1, 2))):
+            hook = draw(st.sampled_from(HOOKS))
+            kind = draw(st.sampled_from(("filter", "nat", "filter")))
+            rules = tuple(draw(st.lists(strategies.foreign_rules(family), min_size=1, max_size=3)))
+            name = f"base{at}"
+            bases.append(BaseChain("ip", f"t{number}", name, kind, hook, draw(st.sampled_from(PRIORITIES)), handle=at))
+            chains.append((name, tuple(rule for rule in rules if type(rule.target).__name__ != "Jump")))
+        is_dormant = draw(st.booleans()) and draw(st.booleans())
+        tables.append(NativeTable("inet", f"t{number}", is_dormant, tuple(bases), tuple(chains)))
+    return tuple(tables)
+
+
+@settings(max_examples=40)
+@given(intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
+def test_boxes_tell_of_a_plan_what_the_simulator_tells(intent: Intent, family: Family, seed: int) -> None:
+    """Of every packet of every box; and every packet is in exactly one."""
+    planned = plan(intent)
+    host = predicted.host(planned.routing, passthrough=planned.passthrough_address)
+    assert disagreements(planned.rulesets, family, host, (), Random(seed)) == []  # noqa: S311 # packets are no secrets
+
+
+@settings(max_examples=40)
+@given(data=st.data(), intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
+def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
+    data: st.DataObject, intent: Intent, family: Family, seed: int
+) -> None:
+    """Beside ours, in tables of iptables and native ones, dormant ones, and ip rules."""
+    live = Ruleset(family, tuple(without_loops(data.draw(strategies.live_tables(name, family))) for name in TABLES))
+    planned = plan(intent)
+    host = host_of(planned, data.draw(ip_rules(family)), family)
+    held = (live, *(planned.rulesets if data.draw(st.booleans()) else ()))
+    assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []  # noqa: S311 # likewise

@@ -1,0 +1,131 @@
+"""Whether every packet fares as planned: proved, or disproved by a connection, in namespaces written by hand."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from rules.iptables.reading import tables
+from rules.iptables.writing import rule_text
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.values import Family
+from rules.plan.intent import TPROXY, Intent
+from rules.plan.plan import Plan, plan
+from rules.simulator.proof import Proof, proved
+from rules.simulator.simulate import Became
+from tests.rig import kube, predicted
+
+REDIRECTED, HANDED, RESOLVED = (
+    plan(Intent()),
+    plan(Intent(interception_mode=TPROXY)),
+    plan(Intent(redirect_dns=True, capture_all_dns=True)),
+)
+
+
+def text_of(planned: Plan) -> list[str]:
+    """What iptables-save prints of our rules of IPv4."""
+    lines = []
+    for table in planned.rulesets[0].tables:
+        lines += [f"*{table.table}", *(f":{chain} - [0:0]" for chain in table.declared)]
+        lines += [f"-A {chain} {rule_text(rule)}" for chain, rules in table.chains().items() for rule in rules]
+        lines.append("COMMIT")
+    return lines
+
+
+def proof(planned: Plan, lines: list[str]) -> Proof:
+    host = predicted.host(planned.routing)
+    live = Ruleset(Family.V4, tables("\n".join([*lines, ""])))
+    return proved(planned.rulesets[0], (("nft", live),), (), host, host)
+
+
+def among(planned: Plan, table: str, *rules: str) -> list[str]:
+    """Our text with rules of others at the head of a table."""
+    lines = text_of(planned)
+    if f"*{table}" not in lines:
+        return [*lines, f"*{table}", *rules, "COMMIT"]
+    at = next(n for n, line in enumerate(lines) if line == f"*{table}") + 1
+    while lines[at].startswith(":"):
+        at += 1
+    return [*lines[:at], *rules, *lines[at:]]
+
+
+@pytest.mark.parametrize("planned", [REDIRECTED, HANDED, RESOLVED], ids=["REDIRECT", "TPROXY", "DNS"])
+def test_what_is_as_planned_is_proved(planned: Plan) -> None:
+    """Rule for rule, and in other words too."""
+    assert proof(planned, text_of(planned)).answer == "proved"
+    doubled = [line for line in text_of(planned) for _ in range(2 if line.startswith("-A ISTIO_OUTPUT ") else 1)]
+    assert proof(planned, doubled).answer == "proved"
+
+
+@pytest.mark.parametrize("planned", [REDIRECTED, HANDED, RESOLVED], ids=["REDIRECT", "TPROXY", "DNS"])
+@pytest.mark.parametrize(
+    "deed",
+    ["-j REDIRECT", "-j TPROXY", "-m owner --uid-owner 1337 -j RETURN", "--dport 15008 -j RETURN", "-p tcp -j IS"],
+)
+def test_each_rule_that_decides_is_missed(planned: Plan, deed: str) -> None:
+    """Without it, a connection that it decides about disproves it. (nat's ISTIO_INBOUND is not asked with TPROXY.)"""
+    lines = text_of(planned)
+    deciding = [at for at, line in enumerate(lines) if deed in line]
+    told = [proof(planned, lines[:at] + lines[at + 1 :]) for at in deciding]
+    kept = {lines[at] for at, each in zip(deciding, told, strict=True) if each.answer != "disproved"}
+    assert kept <= ({"-A ISTIO_INBOUND -p tcp --dport 15008 -j RETURN"} if planned is HANDED else set())
+    assert all(each.differences[0].sentence for each in told if each.answer == "disproved")
+    assert deciding or (deed == "-j TPROXY" and planned is not HANDED)
+
+
+@pytest.mark.parametrize(
+    ("table", "rule", "outcome", "port"),
+    [
+        ("nat", "-A OUTPUT -d 192.0.2.0/24 -p tcp -j REDIRECT --to-ports 9", Became.REDIRECTED, 9),
+        ("nat", "-A OUTPUT -p tcp -m tcp --dport 3306 -j ACCEPT", Became.BYPASSED, 3306),
+        ("nat", "-A PREROUTING -s 192.0.2.0/24 -p tcp -j RETURN", Became.DELIVERED, 80),
+        ("raw", "-A OUTPUT -p tcp -m owner --uid-owner 42 -j CT --notrack", Became.BYPASSED, 80),
+        ("filter", "-A INPUT -p tcp -m tcp --dport 15006 -j DROP", Became.DROPPED, None),
+    ],
+)
+def test_a_rule_of_others_is_disproved_by_a_connection(table: str, rule: str, outcome: Became, port: int) -> None:
+    """That meets it: what becomes of it, and by which rule."""
+    told = proof(REDIRECTED, among(REDIRECTED, table, rule))
+    assert told.answer == "disproved"
+    found = told.differences[0]
+    assert (found.outcome, found.to_port, found.table) == (outcome, port, table)
+    assert found.rule == rule.split(" ", 2)[2].replace("-m tcp ", "")
+    assert "captured" in found.should
+
+
+@pytest.mark.parametrize(
+    ("table", "rule"),
+    [
+        ("nat", "-A OUTPUT -p udp -j REDIRECT --to-ports 9"),
+        ("nat", "-A OUTPUT -p tcp -m owner --uid-owner 1337 ! -o lo -j DNAT --to-destination 192.0.2.9:80"),
+        ("filter", "-A INPUT -s 198.51.100.0/24 -p tcp -m tcp -j DROP"),
+        ("mangle", "-A OUTPUT -j MARK --set-xmark 0x8/0xffffffff"),
+    ],
+)
+def test_what_others_do_to_what_we_let_go_or_drop_anyway_is_theirs(table: str, rule: str) -> None:
+    """It is proved beside it."""
+    assert proof(REDIRECTED, among(REDIRECTED, table, rule)).answer == "proved"
+
+
+def test_what_cannot_be_told_is_named() -> None:
+    """With the rule on which it depends."""
+    told = proof(REDIRECTED, among(REDIRECTED, "nat", "-A OUTPUT -p tcp -m length --length 1:99 -j ACCEPT"))
+    assert told.answer == "cannot be told"
+    assert told.untold[0].rule == "-p tcp -m length --length 1:99 -j ACCEPT"
+    assert "it depends on rule 1 of OUTPUT" in told.untold[0].sentence
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_node_with_eight_hundred_services_is_proved_in_two_seconds(is_first: bool) -> None:
+    """Behind our jump kube-proxy's rules take nothing; before it one of their connections disproves it."""
+    theirs = kube.nat_table(800).splitlines()[1:-1]
+    jumps = [line for line in theirs if line.startswith(("-A OUTPUT", "-A PREROUTING"))]
+    rest = [line for line in theirs if line not in jumps and not line.startswith((":OUTPUT", ":PREROUTING"))]
+    ours = text_of(REDIRECTED)[1:-1]
+    chains = [line for line in (*ours, *rest) if line.startswith(":")]
+    rules = [line for line in (*(jumps if is_first else ()), *ours, *jumps, *rest) if line.startswith("-A")]
+    begun = time.process_time()
+    told = proof(REDIRECTED, ["*nat", *chains, *rules, "COMMIT"])
+    assert time.process_time() - begun < 2
+    assert told.answer == ("disproved" if is_first else "proved")
