@@ -11,7 +11,7 @@ from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family
 from rules.nftables.tables import native_tables
 from rules.simulator.simulate import in_any_order
-from tests.unit.test_nft import HERE, IN, OUT, recorded
+from tests.unit.nftables.test_nft import HERE, IN, OUT, recorded
 
 if TYPE_CHECKING:
     from random import Random

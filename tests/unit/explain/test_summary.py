@@ -15,7 +15,7 @@ from rules.explain.summary import summary
 from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family, Ports
 from rules.plan.plan import plan
-from tests.unit.test_lint import DUAL, POD
+from tests.unit.explain.test_lint import DUAL, POD
 
 
 def said(line: str, **changed: object) -> dict[str, list[tuple[str, str]]]:
