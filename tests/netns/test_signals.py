@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -37,10 +38,19 @@ def stopped_before(pod: Pod, folder: Path, program: str, *arguments: str) -> Ite
     command = ["ip", "netns", "exec", pod.inside.name, *pod.command(*arguments)]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
-            (folder / "started").read_text()
+            has_started(folder / "started", process)
             yield process
         finally:
             process.kill()
+
+
+def has_started(pipe: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the program says so in this pipe; fail where it is never run."""
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert select.select([end], [], [], 30)[0], f"not started: {process.args!r}"
+    finally:
+        os.close(end)
 
 
 def test_nobody_comes_in_while_a_killed_runs_child_still_works(pod: Pod, backend: str, tmp_path: Path) -> None:
@@ -84,7 +94,8 @@ def test_a_refused_run_that_is_told_to_end_takes_back_first(pod: Pod, tmp_path: 
     """IPv6 is in place, IPv4 is refused, and a signal waits: nothing is left of either."""
     block(pod, "ip")
     before = pod.state()
-    with stopped_before(pod, tmp_path, "iptables-nft-restore", "-u", "1337", "--dual-stack") as process:
+    arguments = ["-u", "1337", "--dual-stack", "--force-iptables-binary=nft"]
+    with stopped_before(pod, tmp_path, "iptables-nft-restore", *arguments) as process:
         os.killpg(process.pid, number)
         go(tmp_path)
         process.communicate(timeout=30)

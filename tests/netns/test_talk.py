@@ -57,7 +57,7 @@ def test_the_log_level_is_honoured(pod: Pod, level: str, said: bool) -> None:
 def test_the_last_line_of_a_failure_is_cause_and_cure(pod: Pod) -> None:
     """In one line, whatever stands above it."""
     block(pod, "ip")
-    result = pod.capture("-p", "15001")
+    result = pod.capture("-p", "15001", "--force-iptables-binary=nft")
     last = result.stderr.splitlines()[-1]
     assert last.partition("\t")[2].startswith("error\tcapture failed: the kernel refused the IPv4 rules")
 
