@@ -32,12 +32,14 @@ MOST_OF_A_KIND = 20
 @click.command(cls=SettingsCommand, uses=MEANING)
 @click.option(
     "--witness",
-    type=click.Choice(["libiptc"]),
-    help="Read the legacy tables in a second way as well; where the two disagree, it cannot be told.",
+    type=click.Choice(["libiptc", "pyroute2"]),
+    multiple=True,
+    help="Read in a second way as well, libiptc the legacy tables, pyroute2 ip rules, routes and addresses; where the "
+    "two disagree, it cannot be told. May be repeated.",
 )
 @click.option("--strict", is_flag=True, help="Count what only deserves a mention as a difference.")
 @output_option("what was found", Comparison)
-def command(witness: str | None, strict: bool, output: str) -> None:
+def command(witness: tuple[str, ...], strict: bool, output: str) -> None:
     """Say whether the namespace holds what these settings ask for, in every table, in order.
 
     Compares and changes nothing. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs; 1: cannot tell.
@@ -49,8 +51,8 @@ def command(witness: str | None, strict: bool, output: str) -> None:
         _, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
         found = compared(settings, plan(resolved.intent), log).but(strict=strict)
-        if witness:
-            confirm(found)
+        for name in witness:
+            confirm(found, name)
     if output == "json":
         say_json(as_json(found))
     else:
@@ -58,15 +60,20 @@ def command(witness: str | None, strict: bool, output: str) -> None:
     sys.exit(STATUS[found.verdict])
 
 
-def confirm(found: Comparison) -> None:
-    """Raises CaptureError if libiptc sees other legacy rules than iptables-legacy-save, or cannot be asked."""
-    from capture.inspect.libiptc import libiptc_differences
+def confirm(found: Comparison, witness: str) -> None:
+    """Raises CaptureError if this witness sees something else than we do, or cannot be asked."""
+    if witness == "libiptc":
+        from capture.inspect.libiptc import libiptc_differences
 
-    differences = libiptc_differences(found.live, found.backend)
+        what, differences = "the legacy tables", list(map(str, libiptc_differences(found.live, found.backend)))
+    else:
+        from capture.inspect.iproute import pyroute2_differences
+
+        what, differences = "ip rules, routes and addresses", pyroute2_differences(found.live)
     if differences:
         raise LiveStateUnreadable(
-            "the two witnesses of the legacy tables disagree, so what the namespace holds is not known",
-            details=[("they say", "\n".join(map(str, differences)))],
+            f"the two witnesses of {what} disagree, so what the namespace holds is not known",
+            details=[("they say", "\n".join(differences))],
             hint="if a run was at work meanwhile, ask again",
         )
 

@@ -9,6 +9,7 @@ import pytest
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host.live import Live, read_live
+from capture.inspect.iproute import pyroute2_differences
 from capture.inspect.libiptc import Difference, libiptc_differences
 from capture.iptables.iptables import Saved
 from rules.iptables import reading
@@ -208,3 +209,43 @@ def test_without_capabilities_it_says_what_it_takes(captured: Pod) -> None:
     assert done.returncode == 4
     assert done.stdout == ""
     assert "ermission denied" in done.stderr
+
+
+# --- ip rules, routes and addresses ---------------------------------------------------------------------------
+
+
+def routing_seen(pod: Pod, live: Live) -> list[str]:
+    with entered(pod.inside):
+        return pyroute2_differences(live)
+
+
+def test_pyroute2_sees_the_routing_that_we_read_and_wrote(pod: Pod) -> None:
+    """Ours in both families, `::6`, and rules of others with masks, tables and goto."""
+    for rule in ("from 10.0.0.0/8 lookup 55", "fwmark 0x10/0xf0 lookup 1000", "pref 40 goto 32766"):
+        pod.inside.ip("rule", "add", *rule.split())
+    pod.inside.ip("route", "add", "local", "192.0.2.0/24", "dev", "lo", "table", "1000")
+    pod.applied("-u", "1337", "-m", "TPROXY", "--dual-stack")
+    live = live_of(pod)
+    assert [rule.mark for rule in live.policy_rules].count(1337) == 2
+    assert live.passthrough
+    assert routing_seen(pod, live) == []
+    assert (
+        "as planned" in pod.capture("verify", "-u", "1337", "-m", "TPROXY", "--dual-stack", "--witness=pyroute2").stdout
+    )
+
+
+def test_routing_that_differs_is_caught(pod: Pod) -> None:
+    """A rule, a route or an address that only one of the two knows of is named, with who does."""
+    pod.applied("-u", "1337", "-m", "TPROXY", "--dual-stack")
+    live = live_of(pod)
+    ours = next(rule for rule in live.policy_rules if rule.mark == 1337)
+    others = tuple(rule for rule in live.policy_rules if rule is not ours)
+    line = f"IPv4 ip rule {ours.priority}: fwmark 0x539/0xffffffff lookup 133 proto 133"
+    assert routing_seen(pod, live.but(policy_rules=others)) == [f"{line}: pyroute2 reads it, and we do not"]
+    changed = line.replace("lookup 133", "lookup 134")
+    assert routing_seen(pod, live.but(policy_rules=(*others, ours.but(table=134)))) == [
+        f"{changed}: we read it, and pyroute2 does not",
+        f"{line}: pyroute2 reads it, and we do not",
+    ]
+    assert routing_seen(pod, live.but(routes=()))[0].startswith("IPv4 route local dev lo table 133 proto 133")
+    assert any(line.startswith("address ::6/128") for line in routing_seen(pod, live.but(addresses=())))
