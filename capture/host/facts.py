@@ -23,6 +23,8 @@ MOST_LINKS = 100
 """Parts of a path that are followed, links included. The kernel follows 40 links (path_resolution(7))."""
 LOGS_OF_ALL = "/proc/sys/net/netfilter/nf_log_all_netns"
 """Shown in the first network namespace alone. In any other, LOG is silent unless it is 1 there (nf_log_syslog.c)."""
+NAME_SERVICE = "/etc/nsswitch.conf"
+"""Where the C library is told which files name users (nsswitch.conf(5))."""
 LO_DISABLES_IPV6 = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 
 
@@ -107,7 +109,8 @@ def within_its_root(path: str) -> str:
 
 
 def uid_of(name: str) -> int | None:
-    """The uid of this user on this host, if there is one."""
+    """The uid of this user on this host, if there is one. Raises OSError for a file that would hang us."""
+    require_regular(NAME_SERVICE, "/etc/passwd")
     try:
         return pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError):
@@ -115,8 +118,18 @@ def uid_of(name: str) -> int | None:
 
 
 def gid_of(name: str) -> int | None:
-    """The gid of this group on this host, if there is one."""
+    """The gid of this group on this host, if there is one. Raises OSError for a file that would hang us."""
+    require_regular(NAME_SERVICE, "/etc/group")
     try:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):
         return None
+
+
+def require_regular(*paths: str) -> None:
+    """Raises OSError if the C library would read one of these files and it is none, but a FIFO or a device."""
+    for path in paths:
+        try:
+            os.close(files.open_regular(path))
+        except (FileNotFoundError, PermissionError):
+            continue  # the C library goes on without it

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from capture.errors import NamespaceUnusable
 from capture.host import place
-from capture.host.facts import read_facts
+from capture.host.facts import read_facts, require_regular
 from capture.host.place import Process, ssh_ports
 from capture.intent.resolve import nameservers_in
 from capture.kernel import files, netns
@@ -168,6 +168,16 @@ def test_what_is_no_file_of_sane_size_is_an_error_that_says_so(tmp_path: Path, k
     if kind != "too large":
         with pytest.raises(NamespaceUnusable, match=re.escape(says)):
             netns.enter(str(made))
+
+
+def test_the_c_library_is_not_asked_for_names_where_it_would_hang(tmp_path: Path) -> None:
+    """It opens the files that name users and groups itself, whatever they are."""
+    os.mkfifo(tmp_path / "passwd")
+    require_regular(str(tmp_path / "none"), __file__)
+    with pytest.raises(OSError, match="it is a FIFO, not a regular file"):
+        require_regular(__file__, str(tmp_path / "passwd"))
+    with pytest.raises(OSError, match="it is a device, not a regular file"):
+        require_regular("/dev/zero")
 
 
 def test_nobody_is_waited_for_who_does_not_read(tmp_path: Path) -> None:
