@@ -105,6 +105,8 @@ class Memory:
         """What a program answers instead of doing its work."""
         self.silent: dict[int, int] = {}
         """The error number with which a netlink protocol is not to be had."""
+        self.unreadable: set[str] = set()
+        """Files of the kernel that this user may not read."""
         self.has_legacy = True
 
     # --- what is asked ------------------------------------------------------------------------------------
@@ -113,6 +115,8 @@ class Memory:
         return f"/sbin/{program}" if program in self.installed else None
 
     def read_words(self, path: str) -> list[str] | None:
+        if path in self.unreadable:
+            return None
         for family, names in LEGACY_TABLES.items():
             if path == names:
                 return [name for backend, of, name in self.tables if backend == LEGACY and of is family]

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from capture import init
 from capture.commands.base import group
 from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE
-from capture.iptables.iptables import LEGACY, NFT
+from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
 from capture.kernel.process import Completed
 from capture.kernel.seam import standing_in
 from capture.netlink import messages
@@ -239,3 +239,14 @@ def test_a_backend_that_is_not_there_is_an_answer_and_one_that_is_denied_is_none
     kernel.silent[messages.NETLINK_NETFILTER] = errno.EPROTONOSUPPORT
     assert run(*PLAIN) == DONE
     assert "iptables-legacy-restore nat" in kernel.acts
+
+
+@pytest.mark.parametrize("unreadable", [(), tuple(LEGACY_TABLES.values())], ids=["root", "another user"])
+def test_clean_says_of_legacy_tables_only_that_it_may_not_see_them(kernel: Memory, unreadable: tuple[str, ...]) -> None:
+    """Where only uid 0 may read which there are, they are named as left; to root there is nothing to say."""
+    assert run(*PLAIN) == DONE
+    kernel.unreadable = set(unreadable)
+    answer = json.loads(command("clean", "--output", "json").stdout)
+    assert [(it["where"], it["what"]) for it in answer["left"] if it["where"] == "legacy"] == (
+        [("legacy", "tables, if there are any")] if unreadable else []
+    )
