@@ -51,6 +51,7 @@ class Kind(Enum):
     OTHERS_TAKE_SOME = "rule of others asked before ours takes some"
     OTHERS_ELSEWHERE = "rule of others in the other backend"
     CAPTURED_IS_DROPPED = "what is captured is dropped"
+    SOME_IS_DROPPED = "some of what is captured is dropped"
     DROPPED_ANYWAY = "what is captured is dropped as it was before"
     FARES_OTHERWISE = "connection fares otherwise than planned"
     IP_RULE_MISSING = "ip rule missing"
@@ -152,6 +153,7 @@ REMEDY = {
     Kind.OTHERS_TAKE_ALL: "it is not ours to remove: take it away where it is made, or exclude what it is for",
     Kind.OTHERS_TAKE_SOME: "exclude what it is for from the capture, or take it away where it is made",
     Kind.CAPTURED_IS_DROPPED: "accept there what arrives at that port",
+    Kind.SOME_IS_DROPPED: "if it is to get through, accept there what arrives at that port, or what comes back over lo",
     Kind.DROPPED_ANYWAY: "if it is to get through, accept there what arrives at that port",
     Kind.FARES_OTHERWISE: "take away what it meets there, or exclude it from the capture",
     Kind.IP_RULE_AT_ZERO: "no place is before it; give it a priority above 0",
@@ -181,6 +183,7 @@ RERUN = {
     Kind.OTHERS_TAKE_SOME: REMEDY[Kind.OTHERS_TAKE_SOME],
     Kind.OTHERS_ELSEWHERE: "a rerun brings ours over to that backend, where they go before it",
     Kind.CAPTURED_IS_DROPPED: f"a rerun cannot repair this: {REMEDY[Kind.CAPTURED_IS_DROPPED]}",
+    Kind.SOME_IS_DROPPED: REMEDY[Kind.SOME_IS_DROPPED],
     Kind.DROPPED_ANYWAY: REMEDY[Kind.DROPPED_ANYWAY],
     Kind.FARES_OTHERWISE: f"a rerun cannot repair this: {REMEDY[Kind.FARES_OTHERWISE]}",
     Kind.IP_RULE_MISSING: "a rerun adds it",
@@ -204,6 +207,7 @@ NOTES = frozenset(
         Kind.MARK_SHARED,
         Kind.ROUTE_BEHIND_OURS,
         Kind.OTHERS_TAKE_SOME,
+        Kind.SOME_IS_DROPPED,
         Kind.DROPPED_ANYWAY,
     }
 )
@@ -275,10 +279,11 @@ def said(found: Finding) -> str:
             what = f"the rule of others {rule}" if found.rule else "rules of others"
             example = f", such as: {found.why}" if found.why else ""
             return f"{what} in the other backend may be asked before ours, and send connections elsewhere{example}"
-        case Kind.CAPTURED_IS_DROPPED | Kind.DROPPED_ANYWAY:
+        case Kind.CAPTURED_IS_DROPPED | Kind.SOME_IS_DROPPED | Kind.DROPPED_ANYWAY:
             by = f"the rule of others {rule}" if found.table else found.rule
             before = ", as it was before" if found.kind is Kind.DROPPED_ANYWAY else ""
-            return f"what is captured is dropped{before}, such as {found.why}: {by}"
+            some = "some of " if found.kind is Kind.SOME_IS_DROPPED else ""
+            return f"{some}what is captured is dropped{before}, such as {found.why}: {by}"
         case Kind.FARES_OTHERWISE:
             return found.why
         case Kind.IP_RULE_MISSING | Kind.ROUTE_MISSING | Kind.ADDRESS_MISSING:

@@ -43,6 +43,7 @@ MOST_SOURCES = 16
 """Networks that rules of others name from which a packet is sent."""
 DEEPEST = 8
 """Chains of others that are followed into each other."""
+HTTP = 80
 AN_APP = 1000
 """Who sends, if nobody asks for somebody."""
 
@@ -107,15 +108,19 @@ class Neighbours:
         usual = self.captured(self.usual())
         taken: dict[tuple[str, str, int, int], list[tuple[Packet, Trace, Step]]] = {}
         dropped: dict[tuple[Direction, str], list[Trace]] = {}
+        partly: dict[tuple[object, ...], list[Trace]] = {}
         lost: set[Packet] = set()
-        drawn = self.captured(chain(self.of_boxes(), self.of_owners(), self.asked_for()))
+        drawn = self.captured(chain(self.of_boxes(), self.of_owners(), self.of_answers(), self.asked_for()))
         for packet, wanted in {**usual, **drawn}.items():
             trace = in_any_order((self.planned, *self.others), packet, self.host, self.natives)
-            if (trace.became, trace.address, trace.port) == (wanted.became, wanted.address, wanted.port):
+            end = trace.lost or trace
+            as_planned = (trace.became, trace.address, trace.port) == (wanted.became, wanted.address, wanted.port)
+            if as_planned and not trace.lost:
                 continue
-            if trace.became in (Became.DROPPED, Became.REFUSED) and not is_zoned(trace.decided):
+            if end.became in (Became.DROPPED, Became.REFUSED) and not is_zoned(end.decided):
                 if packet in usual:
                     dropped.setdefault((packet.direction, packet.protocol), []).append(trace)
+                partly.setdefault(place_of_drop(trace), []).append(trace)
                 continue
             for step in self.takers(trace):
                 lost.add(packet)
@@ -127,10 +132,16 @@ class Neighbours:
                 all(packet in lost for packet in usual if (packet.direction, packet.protocol) == kind) for kind in kinds
             )
             yield self.taking(its, takes_all=takes_all)
+        named: set[tuple[object, ...]] = set()
         for kind, traces in dropped.items():
             if len(traces) == sum((packet.direction, packet.protocol) == kind for packet in usual):
                 let_in = [trace for trace in traces if not self.is_dropped_anyway(trace.packet)]
                 yield self.dropping((let_in or traces)[0], Kind.CAPTURED_IS_DROPPED if let_in else Kind.DROPPED_ANYWAY)
+                named.update(place_of_drop(trace) for trace in traces)
+        for by, traces in partly.items():
+            let_in = [trace for trace in traces if by not in named and not self.is_dropped_anyway(trace.packet)]
+            if let_in:
+                yield self.dropping(let_in[0], Kind.SOME_IS_DROPPED)
 
     def captured(self, packets: Iterable[Packet]) -> dict[Packet, Trace]:
         """Those of these packets that our rules capture, were they alone."""
@@ -140,7 +151,7 @@ class Neighbours:
     def is_dropped_anyway(self, packet: Packet) -> bool:
         """Whether the rules of others drop it where it was going."""
         trace = in_any_order(self.others, packet, self.host, self.natives)
-        return trace.became in (Became.DROPPED, Became.REFUSED)
+        return (trace.lost or trace).became in (Became.DROPPED, Became.REFUSED)
 
     def takers(self, trace: Trace) -> Iterator[Step]:
         """The rules of others that took it, or that it depends on."""
@@ -175,11 +186,13 @@ class Neighbours:
         )
 
     def dropping(self, trace: Trace, kind: Kind) -> Finding:
-        step, to = trace.decided, simulate((self.planned,), trace.packet, self.host)
+        end, to = trace.lost or trace, simulate((self.planned,), trace.packet, self.host)
+        step = end.decided
         text = rule_text(step.rule) if step else ""
         place = (step.table, step.chain, step.position) if step else ("", "", 0)
-        what = f"{described(trace.packet)}, which arrives at port {to.port} of the proxy"
-        return Finding(kind, self.family, *place, rule=text or trace.reason, why=what)
+        answers = ", in its answers" if trace.lost else ""
+        what = f"{described(trace.packet)}, which arrives at port {to.port} of the proxy{answers}"
+        return Finding(kind, self.family, *place, rule=text or end.reason, why=what)
 
     # --- packets ------------------------------------------------------------------------------------------
 
@@ -205,6 +218,13 @@ class Neighbours:
                 to_itself = packet.but(destination=packet.source, interface=LOOPBACK_INTERFACE)
                 yield from (to_itself.but(uid=uid, gid=gid) for uid, gid in owners)
 
+    def of_answers(self) -> Iterator[Packet]:
+        """What is sent to a network from which rules of others ask for packets: its answers come from there."""
+        to = list(islice(dict.fromkeys(self.sources()), MOST_SOURCES))
+        for packet in self.plain():
+            if packet.direction is Direction.OUT and packet.port == HTTP:
+                yield from (packet.but(destination=each) for each in to if not self.host.is_local(each))
+
     def sources(self) -> Iterator[Address]:
         """An address of each network whose packets rules of others ask for by their source."""
         for ruleset in self.others:
@@ -225,7 +245,7 @@ class Neighbours:
         elsewhere = ELSEWHERE[self.family][0]
         for local in links:
             out = (Direction.OUT, self.family)
-            for port in (80, 443, 8080):
+            for port in (HTTP, 443, 8080):
                 yield Packet(*out, "tcp", local.address, elsewhere, port, local.interface, 40000, AN_APP, AN_APP)
                 yield Packet(Direction.IN, self.family, "tcp", elsewhere, local.address, port, local.interface, 40000)
             yield Packet(*out, "udp", local.address, elsewhere, 53, local.interface, 40000, AN_APP, AN_APP)
@@ -304,6 +324,12 @@ class Neighbours:
 
     def address(self, number: int) -> Address:
         return IPv4Address(number) if self.family is Family.V4 else IPv6Address(number)
+
+
+def place_of_drop(trace: Trace) -> tuple[object, ...]:
+    """By which rule it, or its answers, are dropped."""
+    end = trace.lost or trace
+    return (end.decided.table, end.decided.chain, end.decided.position) if end.decided else (end.reason,)
 
 
 def is_zoned(step: Step | None) -> bool:

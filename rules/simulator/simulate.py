@@ -14,6 +14,7 @@ answer is that it depends on that rule, with all that could become of it.
 from __future__ import annotations
 
 from enum import Enum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 
@@ -361,6 +362,8 @@ class Trace(Value):
     """The rules that cannot be asked and that make a difference, if it depends."""
     ways: tuple[Trace, ...] = ()
     """What could become of it, one of each kind, if it depends."""
+    lost: Trace | None = None
+    """What becomes of its answers, if they do not arrive."""
 
     @property
     def matched(self) -> tuple[Step, ...]:
@@ -485,6 +488,21 @@ class _Rules:
             known = tuple(each for asked in rule.matches for each in conditions(asked)), effect(rule.target)
             self.meanings[id(rule)] = known
         return known
+
+    @cached_property
+    def may_drop(self) -> bool:
+        """Whether some rule or policy drops packets, or refuses them."""
+        return any(
+            station.drops
+            or any(
+                isinstance(done, Drop | Reject)
+                for rules in station.rules.values()
+                for rule in rules
+                for done in first_of(self.meaning(rule)[1])
+            )
+            for those in self.hooks.values()
+            for station in those
+        )
 
 
 def prepared(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> _Rules:
@@ -1005,7 +1023,10 @@ class _Walk:
         uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)
         is_later = packet.is_later or packet.state == ESTABLISHED
         flags = LATER_FLAGS if is_later else FIRST_FLAGS if packet.state == NEW else (0, 256)
-        rewritten = (0, 4) if packet.answers else one(DNAT) if self.is_tracked and self.bound else one(UNTOUCHED)
+        # A redirection to where it went anyway is none to conntrack (nf_nat_setup_info of net/netfilter/nf_nat_core.c).
+        is_changed = (self.destination, self.port) != (packet.destination, packet.port)
+        is_bound = self.is_tracked and self.bound and is_changed
+        rewritten = (0, 4) if packet.answers else one(DNAT) if is_bound else one(UNTOUCHED)
         self.view = (
             (0, 256) if number is None else one(number),
             ADDRESSES[packet.family] if self.source is None else one(int(self.source)),
@@ -1070,7 +1091,7 @@ def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, native
     kinds = {(trace.became, trace.address, trace.port, trace.one_of): trace for trace in reversed(traces)}
     trace = traces[0]
     if len(kinds) < 2:
-        return trace
+        return with_answers(trace, of_family, host, natives)
     others = [other for other in kinds.values() if other.became is not Became.DEPENDS]
     named = [*(str(natives[layer - len(rulesets)]) for layer in layers if layer >= len(rulesets))]
     why = "both backends have rules for it, and those in the younger table act first"
@@ -1088,6 +1109,28 @@ def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, native
         depends_on=asked,
         ways=tuple(dict.fromkeys([*others, *(way for each in traces for way in each.ways)])),
     )
+
+
+def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable]) -> Trace:
+    """The same, and what keeps its answers from arriving.
+
+    Those of a redirected connection come over lo with the address that was asked for their source, which filters
+    against forged addresses may refuse.
+    """
+    packet = trace.packet
+    is_first = packet.state == NEW and not packet.answers and not packet.is_later
+    if not (is_first and trace.address and trace.became is not Became.DEPENDS and not trace.hindered):
+        return trace
+    if not prepared(rulesets, natives, ()).may_drop:
+        return trace
+    answer = answer_to(trace, host).but(state=ESTABLISHED, connmark=trace.remembered)
+    if trace.bound is None:
+        answer = answer.but(source=packet.destination, source_port=packet.port)  # what TPROXY hands over as well
+    lost = simulate(rulesets, answer, host, natives)
+    if lost.became not in (Became.DROPPED, Became.REFUSED):
+        return trace
+    by = f"{rule_place(lost.decided)} ({rule_text(lost.decided.rule)})" if lost.decided else lost.reason
+    return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} by {by}, so it fails")
 
 
 def conclusion(trace: Trace, said: Callable[[str], str]) -> str:

@@ -304,6 +304,22 @@ def test_a_filter_that_drops_what_was_redirected_is_named_by_every_command(backe
         assert str(pod.dial_in(80)) == "pod:15006"
 
 
+def test_a_filter_that_drops_the_answers_of_what_was_redirected_is_named_by_every_command(backend: str) -> None:
+    """They come over lo from the address that was asked for, as if it were forged. No difference; with --strict 4."""
+    rules = "*filter\n-A INPUT -s 9.9.9.0/24 ! -i eth0 -j DROP\nCOMMIT\n"
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        pod.inside.output(f"iptables-{backend}-restore", text=rules)
+        assert str(pod.dial("9.9.9.9", 80)) == "ext:80"
+        told_by_all(pod, backend, 0, "the rule of others `-s 9.9.9.0/24 ! -i eth0 -j DROP`", "in its answers")
+        assert pod.capture("verify", "--strict", *SETTINGS).status == 4
+        assert str(pod.dial("9.9.9.9", 80)) == "timeout"
+        assert str(pod.dial("1.1.1.1", 80)) == "pod:15001"
+        trace = pod.capture("trace", "--live", "9.9.9.9:80")
+        assert "but its answers are dropped by rule 1 of INPUT of the filter table" in trace.stdout
+        assert "its answers" not in pod.capture("trace", "--live", "1.1.1.1:80").stdout
+
+
 # --- targets and matches of iptables that others use ------------------------------------------------------
 
 CERTAIN = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
 from rules.simulator.simulate import Became, Direction, Host, Local, Packet
-from tests.rig.pod import ADDRESSES, OUTSIDE, PROXY_PORTS, TCP_PORTS, UDP_PORTS
+from tests.rig.pod import ADDRESSES, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +61,11 @@ def family_of(address: IPv4Address | IPv6Address) -> Family:
     return Family.V4 if address.version == 4 else Family.V6
 
 
+def is_outside(address: IPv4Address | IPv6Address | None) -> bool:
+    """Whether it is none of the pod's own."""
+    return address is not None and not address.is_loopback and str(address) not in ADDRESSES.values()
+
+
 def landing(trace: Trace) -> str:
     """Where the rig would report this packet's call to have arrived, in the words of `Landing`."""
     packet = trace.packet
@@ -72,8 +77,7 @@ def landing(trace: Trace) -> str:
             return "error: EPERM"  # netfilter tells a local sender of its verdict
         return "refused" if trace.became is Became.REFUSED else "timeout"
     assert trace.became is not Became.DEPENDS, trace.depends_on
-    outside = OUTSIDE[4 if packet.family is Family.V4 else 6]
-    if trace.became is Became.BYPASSED or (trace.became is Became.REDIRECTED and str(trace.address) in outside):
+    if trace.became is Became.BYPASSED or (trace.became is Became.REDIRECTED and is_outside(trace.address)):
         return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
     listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
     if not is_tcp and str(trace.address) in RESOLVERS:
