@@ -14,7 +14,6 @@ answer is that it depends on that rule, with all that could become of it.
 from __future__ import annotations
 
 from enum import Enum
-from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 
@@ -478,6 +477,7 @@ class _Rules:
     def __init__(self, rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> None:
         self.hooks = stations(rulesets, natives, order)
         self.meanings: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
+        self._may_drop: bool | None = None
         everything = [rule for ruleset in rulesets for _, _, rule in ruleset.rules()]
         everything += [rule for native in natives for _, those in native.chains for rule in those]
         self.tracks = any(needs_conntrack(rule) for rule in everything)
@@ -489,20 +489,17 @@ class _Rules:
             self.meanings[id(rule)] = known
         return known
 
-    @cached_property
+    @property
     def may_drop(self) -> bool:
         """Whether some rule or policy drops packets, or refuses them."""
-        return any(
-            station.drops
-            or any(
-                isinstance(done, Drop | Reject)
-                for rules in station.rules.values()
-                for rule in rules
-                for done in first_of(self.meaning(rule)[1])
+        if self._may_drop is None:
+            those = [station for at_hook in self.hooks.values() for station in at_hook]
+            rules = (rule for station in those for chain in station.rules.values() for rule in chain)
+            deeds = (done for rule in rules for done in first_of(self.meaning(rule)[1]))
+            self._may_drop = any(station.drops for station in those) or any(
+                isinstance(done, Drop | Reject) for done in deeds
             )
-            for those in self.hooks.values()
-            for station in those
-        )
+        return self._may_drop
 
 
 def prepared(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> _Rules:
