@@ -37,7 +37,12 @@ NODE = "192.168.13.7"
 REJECTED = {"timeout", "error: EHOSTUNREACH", "error: EACCES", "error: ECONNRESET", "error: EPERM"}
 """How a sender may learn of a REJECT, or of a DNAT to where nobody forwards."""
 ALL = os.environ.get("CAPTURE_TESTS") == "all"
-SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
+SEED = int(
+    os.environ.get("CAPTURE_SEED")
+    or int(os.environ.get("PYTEST_XDIST_TESTRUNUID", "")[:8] or "0", 16)
+    or random.SystemRandom().randrange(1 << 32)
+)
+"""The same for all who work on this run, who must draw the same sample."""
 OTHER_MESHES = ("ambient", "consul", "linkerd")
 """Beside these a run is refused."""
 SAMPLE = 12
