@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 COMMANDS = frozenset(
-    {"apply", "check", "clean", "diff", "explain", "graph", "render", "settings", "status", "trace", "verify", "watch"}
+    {
+        *("apply", "check", "clean", "diff", "escapes", "explain", "graph", "render", "settings", "status", "trace"),
+        *("verify", "watch"),
+    }
 )
 """What people name as the first argument: each is a module of this room."""

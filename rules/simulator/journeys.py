@@ -8,6 +8,7 @@ cut, and each part goes its way. What no box can tell goes both ways, and is sai
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from itertools import permutations
 
 from rules.analysis.boxes import FEW, fewer
 from rules.analysis.probes import ELSEWHERE
@@ -67,16 +68,18 @@ from rules.netfilter.hooks import (
     KIND_NAT,
     KIND_ROUTE,
     POSTROUTING,
+    undecided,
 )
 from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, THROW
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
-from rules.plan.names import ISTIO_DIVERT, LOOPBACK, LOOPBACK_INTERFACE, OURS
+from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
 from rules.simulator.simulate import (
     CAPTURES,
     DEEPEST,
     EPHEMERAL,
+    MOST_ORDERS,
     NAT_HOOKS,
     Became,
     Direction,
@@ -247,6 +250,12 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
             yield from packets(Now(Direction.IN, goes=name), strangers, elsewhere, NOBODY)
 
 
+def takes_in_passing(ruleset: Ruleset) -> bool:
+    """Whether what others send to each other through here is captured (`--kube-virt-interfaces`)."""
+    rules = ruleset.table(NAT).chains().get(PREROUTING, ())
+    return any(rule.target == Jump(ISTIO_REDIRECT) for rule in rules)
+
+
 def packet_of(start: Now, box: Box, family: Family, choose: Callable[[int, Span], int]) -> Packet:
     """One of the packets of a box, as it was sent; `choose` takes a value of each field."""
     is_out = start.direction is Direction.OUT
@@ -291,6 +300,14 @@ def everyday(family: Family) -> Callable[[int, Span], int]:
         return min(first + 1, span[1] - 1) if field in (SOURCE, DESTINATION) else first
 
     return choose
+
+
+def orders(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable]) -> Iterator[Sequence[int]]:
+    """Every order in which tables at one place may be asked, as `in_any_order` tries them."""
+    layers = undecided(prepared(tuple(rulesets), natives, ()).hooks)
+    count = range(len(layers))
+    tried = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
+    yield from ([layers[at] for at in order] for order in tried)
 
 
 # --- the walk ---------------------------------------------------------------------------------------------

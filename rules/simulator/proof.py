@@ -7,28 +7,22 @@ us; what others do to that is theirs. Each way in which it fares otherwise is co
 
 from __future__ import annotations
 
-from itertools import permutations
-
 from rules.analysis.boxes import fewer, overlap
 from rules.iptables.writing import rule_text
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Hand
 from rules.netfilter.fields import DESTINATION, DPORT, MARK
-from rules.netfilter.hooks import undecided
 from rules.netfilter.routing import WHOLE
 from rules.netfilter.spans import meet, single
-from rules.netfilter.targets import Jump
-from rules.netfilter.values import NAT, PREROUTING
-from rules.plan.names import ISTIO_REDIRECT, LOOPBACK_INTERFACE
-from rules.simulator.journeys import Journeys, TooMany, everyday, packet_of, universe
+from rules.netfilter.values import PREROUTING
+from rules.plan.names import LOOPBACK_INTERFACE
+from rules.simulator.journeys import Journeys, TooMany, everyday, orders, packet_of, takes_in_passing, universe
 from rules.simulator.neighbours import without_ours
 from rules.simulator.simulate import (
-    MOST_ORDERS,
     Became,
     Direction,
     end_of,
     in_any_order,
-    prepared,
     rule_place,
     simulate,
     verdict,
@@ -208,15 +202,9 @@ class Prover:
         everything += [rule for native in self.natives for _, rules in native.chains for rule in rules]
         self.hands_over = any(isinstance(effect(rule.target), Hand) for rule in everything)
 
-    @property
-    def takes_in_passing(self) -> bool:
-        """Whether what others send to each other through here is to be captured (`--kube-virt-interfaces`)."""
-        rules = self.planned.table(NAT).chains().get(PREROUTING, ())
-        return any(rule.target == Jump(ISTIO_REDIRECT) for rule in rules)
-
     def proof(self) -> Proof:
         start = Journeys(self.held, self.family, self.here, self.natives)
-        coming = list(start.started(universe(self.family, self.here, passing=self.takes_in_passing)))
+        coming = list(start.started(universe(self.family, self.here, passing=takes_in_passing(self.planned))))
         plain = {(now.direction, now.is_local, now.goes): now for now, _ in coming}
         wanted = Journeys((self.planned,), self.family, self.as_planned, names_rules=False).ends(coming)
         flow: dict[Now, list[Box]] = {}
@@ -227,7 +215,7 @@ class Prover:
         asked = [(now, box) for now, boxes in flow.items() for box in fewer(boxes)]
         found: list[tuple[End, Difference]] = []
         seen: set[object] = set()
-        for order in self.orders():
+        for order in orders(self.held, self.natives):
             journeys = Journeys(self.held, self.family, self.here, self.natives, order, self.is_over, names_rules=False)
             ends = [end for end in journeys.ends(asked) if self.is_otherwise(end)]
             for end in self.not_dropped_anyway(ends, plain):
@@ -245,14 +233,6 @@ class Prover:
             among = differences if difference.is_certain else untold
             among.setdefault((place, end.now.tag.port), difference)
         return Proof(self.family, tuple(differences.values()), tuple(untold.values()), len(seen) < MOST_TRIED)
-
-    def orders(self) -> Iterator[Sequence[int]]:
-        """Every order in which tables at one place may be asked (`in_any_order`)."""
-        layers = undecided(prepared(self.held, self.natives, ()).hooks)
-        count = range(len(layers))
-        orders = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
-        for order in orders:
-            yield [layers[at] for at in order]
 
     def is_over(self, now: Now) -> bool:
         """Whether it is clear what becomes of connections that somebody sent elsewhere."""

@@ -17,12 +17,15 @@ from capture.host.neighbours import host_of, proofs
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import rtnetlink
 from rules.netfilter.routing import Policy
+from rules.netfilter.values import Family
+from rules.simulator.escapes import escapes
 from rules.simulator.proof import is_lost
 from rules.simulator.simulate import Became, Direction, in_any_order, simulate
 from tests.netns.test_native import native_tables
 from tests.netns.test_simulator import PROGRAMS, foreign_rules, landings_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered
 from tests.rig.pod import GATEWAY, PROXY
+from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +88,16 @@ class Judged:
             self.proofs = tuple(proofs(self.live, planned))
             policy = Policy(self.live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
             self.here: Host = host_of(self.live.addresses).but(policy=policy)
+            self.escapes = [
+                escape
+                for family in Family
+                for escape in escapes(
+                    [(name, self.live.saved(Iptables(name, family)).ruleset) for name in BACKENDS],
+                    family,
+                    self.here,
+                    self.live.natives.get(family, ()),
+                )
+            ]
             self.as_planned = host_of(self.live.addresses, planned.routing)
 
     def trace(self, packet: Packet) -> Trace:
@@ -142,6 +155,9 @@ class Judged:
             is_dropped = trace.became in (Became.DROPPED, Became.REFUSED)
             if trace.became is not Became.DEPENDS and is_lost(trace, wanted) and not is_dropped:
                 yield f"{call}: proved, and traced {trace.became} {trace.decided}, planned {wanted.became}"
+            escaped = is_listed(packet, self.escapes)
+            if trace.became is not Became.DEPENDS and escaped is trace.became.is_captured:
+                yield f"{call}: {'is' if escaped else 'is not'} listed as escaping, and traced {trace.became}"
             if wanted.became.is_captured and not is_dropped and str(landing) not in landings_of(wanted):
                 yield f"{call}: proved, and landed {landing}, planned {landings_of(wanted)}"
 

@@ -42,6 +42,8 @@ LOOKING = (
     ("graph", "--live"),
     ("trace", "9.9.9.9:80"),
     ("trace", "--live", "9.9.9.9:80", "--output", "json"),
+    ("escapes", *APPLY),
+    ("escapes", "--live"),
     ("watch", "--count", "1", "--interval", "50ms"),
     ("clean", "-n"),
     ("--help",),

@@ -16,10 +16,12 @@ from rules.netfilter.targets import Jump
 from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
+from rules.simulator.escapes import escapes
 from rules.simulator.journeys import Journeys, packet_of, universe
 from rules.simulator.simulate import Became, simulate
 from tests.property import strategies
 from tests.rig import predicted
+from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,3 +206,19 @@ def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     host = host_of(planned, data.draw(ip_rules(family)), family)
     held = (live, *(planned.rulesets if data.draw(st.booleans()) else ()))
     assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []  # noqa: S311 # likewise
+
+
+@settings(max_examples=30)
+@given(intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
+def test_what_escapes_is_exactly_what_the_simulator_does_not_capture(intent: Intent, family: Family, seed: int) -> None:
+    """A packet is in a set of `capture escapes` exactly if the proxy does not get it."""
+    planned = plan(intent)
+    host = predicted.host(planned.routing, passthrough=planned.passthrough_address)
+    told = escapes([("", each) for each in planned.rulesets], family, host)
+    journeys = Journeys(planned.rulesets, family, host)
+    chooser = Chooser(Random(seed))  # noqa: S311 # packets are no secrets
+    for end in journeys.ends(journeys.started(universe(family, host, passing=False))):
+        for box in end.boxes:
+            packet, _ = chooser.packet(end, box, family)
+            trace = simulate(planned.rulesets, packet, host)
+            assert is_listed(packet, told) is not trace.became.is_captured, (packet, trace.became)

@@ -12,10 +12,12 @@ from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from rules.plan.plan import plan
+from rules.simulator.escapes import escapes
 from rules.simulator.simulate import Became, simulate
 from tests.netns.test_conformance import USERS
 from tests.rig import predicted
 from tests.rig.pod import ADDRESSES, GATEWAY
+from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 FEWEST = 12_000
 """Recorded connections. If there are fewer, the test says less than it claims."""
+PROXY_LISTENERS = ("15001", "15006", "16001", "16006", "15053")
 PROXY_PORTS = (15001, 15006, 16001, 16006)
 
 
@@ -88,3 +91,22 @@ def test_the_simulator_says_where_every_recorded_connection_landed(shared: Path)
                 wrong.append((case["id"], label, expected, landed(trace)))
     assert wrong == []
     assert count > FEWEST
+
+
+def test_what_escapes_is_what_did_not_land_at_the_proxy(shared: Path) -> None:
+    """Of every recorded connection, for all settings: it is in a set of `capture escapes` exactly if it did not."""
+    wrong = []
+    for case, recorded in records(shared / "conformance"):
+        rules = planned(case)
+        here = predicted.host(rules.routing, passthrough=rules.passthrough_address, ipv6=case["v6"])
+        held = [("", ruleset) for ruleset in rules.rulesets]
+        told = [each for ruleset in rules.rulesets for each in escapes(held, ruleset.family, here)]
+        for label, expected in recorded.items():
+            packet = followed(label, rules, here).packet
+            where = expected.split()[0].removeprefix("pod:").removeprefix("udp")
+            reached = expected.startswith("pod:") and where in PROXY_LISTENERS
+            # Who asks for a port of the proxy by name gets there without being captured.
+            is_asked_for = reached and packet.port in map(int, PROXY_LISTENERS)
+            if not is_asked_for and is_listed(packet, told) is reached:
+                wrong.append((case["id"], label, expected))
+    assert wrong == []
