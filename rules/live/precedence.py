@@ -153,10 +153,30 @@ def precedents(
     live: TableRules, hook: str, theirs: Sequence[tuple[int, Rule]], planned: Ruleset, company: Company
 ) -> tuple[Precedent, ...]:
     """Which of these rules of others, in their order with their positions, take packets from ours behind them."""
+    rules = tuple(rule for _, rule in theirs)
+    key = (live.table, hook, company, id(planned), *map(id, live.blocks), 0, *map(id, rules))
+    known = _known.get(key)
+    if known is None:
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        # What is kept here cannot give its id to something else.
+        known = _known[key] = (tuple(taking(live, hook, rules, planned, company)), live.blocks, planned, rules)
+    return tuple(precedent.but(position=theirs[precedent.position][0]) for precedent in known[0])
+
+
+MOST_KNOWN = 32
+_known: dict[tuple[object, ...], tuple[tuple[Precedent, ...], object, object, object]] = {}
+"""A run, a comparison and a warning ask the same of the same rules, and a node has thousands of them."""
+
+
+def taking(
+    live: TableRules, hook: str, rules: Sequence[Rule], planned: Ruleset, company: Company
+) -> Iterator[Precedent]:
+    """The same, each with its index among these rules in place of a position."""
     here = kinds(planned.family, company)
     claimed = claims(planned, live.table, hook)
     if not claimed:
-        return ()
+        return
     usual = everyday(claimed, hook, planned.family, company)
     by_protocol: dict[Span, list[Box]] = {}
     for box in usual:
@@ -164,7 +184,7 @@ def precedents(
     left = dict(by_protocol)
     chains = live.chains()
     found: list[Precedent] = []
-    for position, rule in theirs:
+    for index, rule in enumerate(rules):
         taken = [
             end.but(is_narrow=is_narrow(end, usual, here))
             for end in ends(chains, hook, rule, planned.family, everything(planned.family, hook))
@@ -172,13 +192,13 @@ def precedents(
         ]
         if taken:
             takes_all = company.ours_first or not all(end.is_narrow for end in taken)
-            found.append(Precedent(position, rule, tuple(taken), takes_all))
+            found.append(Precedent(index, rule, tuple(taken), takes_all))
         for protocol, boxes in left.items():
             rest = remainder(boxes, [end.box for end in taken if end.is_certain], MOST_BOXES)
             if rest == [] and boxes:
                 found = together(found, by_protocol[protocol])
             left[protocol] = boxes if rest is None else rest
-    return tuple(found)
+    yield from found
 
 
 def together(found: Sequence[Precedent], boxes: Sequence[Box]) -> list[Precedent]:
