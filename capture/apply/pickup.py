@@ -14,7 +14,18 @@ import os
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import ctnetlink, messages, rtnetlink, sockets
 from rules.connections.captured import is_outdated
-from rules.connections.flow import CLOSED_HERE, TCP, UDP, Flow, Socket, connections, uses_conntrack
+from rules.connections.flow import (
+    CLOSED_HERE,
+    ESTABLISHED,
+    SYN_SENT,
+    TCP,
+    UDP,
+    Flow,
+    Socket,
+    connections,
+    needs_conntrack,
+    uses_conntrack,
+)
 from rules.live.changes import Append, NewChain, holds_ours, ours_in
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import DNS_PORT
@@ -30,13 +41,16 @@ if TYPE_CHECKING:
     from capture.iptables.iptables import Saved
     from capture.log import Log
     from rules.live.changes import Command
-    from rules.netfilter.rulesets import Ruleset
+    from rules.netfilter.rulesets import Rule, Ruleset
 
 
 class PickUp(Value):
     """Write down what is open in these families."""
 
     families: tuple[Family, ...]
+    running: tuple[Family, ...] = ()
+    """Those in which conntrack runs already, for rules of others: it knows what is being opened or closed, or has
+    forgotten it with good reason, and an entry of ours would hold the ports for nobody."""
 
     def __str__(self) -> str:
         names = " and ".join(family.value for family in self.families)
@@ -50,7 +64,11 @@ class PickUp(Value):
         """What cannot be written down is said, and no failure: a capture is worth more than a connection."""
         try:
             ends = all_sockets()
-            found = dict(open_among(ends, self.families))
+            found = {
+                flow: state
+                for flow, state in open_among(ends, self.families)
+                if state == ESTABLISHED or flow.family not in self.running
+            }
             refused = ctnetlink.write_down(found.items())
             if refused.pop(errno.EEXIST, None):
                 refused |= self.corrected(found, {socket.sends for socket in ends if not socket.is_left})
@@ -68,7 +86,8 @@ class PickUp(Value):
     def corrected(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> dict[int, list[Flow]]:
         """Forget what conntrack has kept from a capture that is over, and write down those connections anew."""
         here = {address.ip for address in rtnetlink.addresses()}
-        outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, found, sends, here)]
+        begun = {flow for flow, state in found.items() if state != SYN_SENT}
+        outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, begun, sends, here)]
         ctnetlink.forget(outdated)
         anew = [*outdated, *(flow.answered() for flow in outdated)]
         refused = ctnetlink.write_down((flow, found[flow]) for flow in anew if flow in found)
@@ -130,7 +149,16 @@ def beside_what_is_open(
             left.append(restore.only(lambda table, command: not makes_a_chain(table, command)))
         else:
             left.append(restore)
-    return [*first, PickUp(starting)], [restore for restore in left if restore]
+    running = tuple(family for family in starting if any(map(needs_conntrack, rules_in(live, family))))
+    return [*first, PickUp(starting, running)], [restore for restore in left if restore]
+
+
+def rules_in(live: Live, family: Family) -> Iterator[Rule]:
+    """All that packets of this family can meet."""
+    for backend in BACKENDS:
+        yield from (rule for _, _, rule in live.saved(Iptables(backend, family)).ruleset.rules())
+    for table in live.natives.get(family, ()):
+        yield from (rule for _, rules in table.chains for rule in rules)
 
 
 def held_by_us(live: Live, family: Family) -> bool:

@@ -34,6 +34,9 @@ SACK_PERM, BE_LIBERAL = 0x02, 0x08
 """IP_CT_TCP_FLAG_*: what the kernel itself assumes of a connection that it picks up: its windows are not known."""
 TCP_TIMEOUT, UDP_TIMEOUT = 432000, 120
 """Seconds of silence after which an entry is forgotten: the kernel's defaults (nf_conntrack-sysctl.rst)."""
+SOON_OVER = {1: 120, 2: 60, 6: 30}
+"""The same where only a word or two are still to come: SYN_SENT, SYN_RECV, LAST_ACK. One that is closed on one side may
+go on for long."""
 
 
 def entries() -> Iterator[Entry]:
@@ -94,7 +97,8 @@ def entry(began: Flow, state: int) -> bytes:
     status = IPS_CONFIRMED if state == SYN_SENT else IPS_CONFIRMED | IPS_SEEN_REPLY | IPS_ASSURED
     body = nfgenmsg(began) + tuple_as(CTA_TUPLE_ORIG, began) + tuple_as(CTA_TUPLE_REPLY, began.answered())
     body += attribute(CTA_STATUS, struct.pack(">I", status))
-    body += attribute(CTA_TIMEOUT, struct.pack(">I", TCP_TIMEOUT if is_tcp else UDP_TIMEOUT))
+    timeout = SOON_OVER.get(IN_CONNTRACK[state], TCP_TIMEOUT) if is_tcp else UDP_TIMEOUT
+    body += attribute(CTA_TIMEOUT, struct.pack(">I", timeout))
     if is_tcp:
         flags = bytes([SACK_PERM | BE_LIBERAL] * 2)
         tcp = attribute(CTA_PROTOINFO_TCP_STATE, bytes([IN_CONNTRACK[state]]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from capture.netlink import ctnetlink
 from tests.netns.test_convergence import NAMESERVERS, SETTINGS
 from tests.rig import ADDRESSES, APP, OUTSIDE, PROXY, Pod, entered
 from tests.rig.lasting import Lasting, broken, dialled, server
@@ -109,6 +110,24 @@ def test_a_connection_that_is_being_opened_goes_where_it_was_going(pod: Pod, bac
                     opened.settimeout(3)
                     taker.settimeout(3)
                     assert broken([Lasting(opened, taker, taker.getsockname()[:2])]) == []
+
+
+def test_what_conntrack_has_forgotten_of_a_connection_that_is_over_stays_forgotten(pod: Pod, backend: str) -> None:
+    """Where it runs for rules of others: an entry would let the next connection from that port go past the proxy."""
+    pod.inside.output(f"iptables-{backend}", "-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+    for setting in ("loose", "timeout_fin_wait", "timeout_close_wait"):
+        pod.inside.output("sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_{setting}=0")
+    with server(pod.outside, 80) as out:
+        over, lasting = (
+            dialled(pod.inside, ("1.1.1.1", 80), out, uid=APP, source=(ADDRESSES[4], port)) for port in (41000, 41001)
+        )
+        with over, lasting:
+            over.taker.close()
+            assert over.caller.recv(1) == b""
+            pod.applied("-u", "1337", f"--force-iptables-binary={backend}")
+            with entered(pod.inside):
+                known = {entry.began.source_port for entry in ctnetlink.entries()}
+            assert known & {41000, 41001} == {41001}
 
 
 def test_udp_that_is_refused_from_now_on_goes_on_where_it_was_going(pod: Pod) -> None:
