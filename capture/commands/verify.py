@@ -84,6 +84,7 @@ def report(found: Comparison) -> Iterator[str]:
     if found.verdict != NOTHING:
         for line in sentences(found.findings):
             yield f"  {line}"
+        yield from (f"  {unread}" for unread in found.unread)
         for proof in found.proofs:
             yield f"  {proof.sentence}"
             yield from (f"    `{its.command}` follows it" for its in (*proof.differences, *proof.untold)[:1])

@@ -9,6 +9,7 @@ from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.rights import not_permitted
 from capture.netlink import rtnetlink
+from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.analysis.probes import ELSEWHERE
 from rules.live.reasons import explained
@@ -86,6 +87,7 @@ def of_live(settings: Settings) -> Escapes:
     notes = []
     if not live.legacy_is_known:
         notes.append("only uid 0 may see whether there are legacy tables; if there are, they are left out")
+    notes += map(str, early())
     policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
     host = host_of(live.addresses).but(policy=policy)
     told: list[Escape] = []

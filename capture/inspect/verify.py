@@ -10,6 +10,7 @@ from capture.host.live import choose_backend, read_live
 from capture.host.neighbours import found_among_others, proofs
 from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from capture.kernel.rights import not_permitted
+from capture.netlink.early import early
 from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import found_of_others, is_like_ours, ours_to_keep
@@ -59,7 +60,10 @@ class Comparison(Value):
     proofs: tuple[Proof, ...] = ()
     """Whether every connection fares as planned, for each family; none if nothing of ours is here."""
 
-    TOLD: ClassVar = ("verdict", "backend", "findings", "proofs")
+    unread: tuple[str, ...] = ()
+    """What is asked on interfaces beside netfilter and is not read: XDP programs and tc filters."""
+
+    TOLD: ClassVar = ("verdict", "backend", "findings", "proofs", "unread")
 
     @property
     def verdict(self) -> Verdict:
@@ -82,7 +86,7 @@ def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     told = tuple(proofs(live, planned))
     if compared.verdict == AS_PLANNED:
         found = (*found, *unexplained(told, found))
-    return compared.but(findings=found, proofs=told)
+    return compared.but(findings=found, proofs=told, unread=tuple(map(str, early())))
 
 
 def unexplained(told: Sequence[Proof], found: Sequence[Finding]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from capture.host.listening import heard, not_of_the_proxy
 from capture.host.neighbours import found_among_others
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks, netns
+from capture.netlink.early import early
 from capture.preflight import trial
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
@@ -115,6 +116,9 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)
     for each in found_among_others(live, here.planned.rulesets, here.planned.routing, here.backend):
         yield Fact("namespace", each.kind.value, f"{each.place}: {said(each)}", WARN, each.rerun)
+    for program in early():
+        remedy = "`capture trace` and `verify` know nothing of what it lets through"
+        yield Fact("namespace", program.kind, str(program), WARN, remedy)
 
 
 def another_run() -> Fact:

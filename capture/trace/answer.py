@@ -14,6 +14,7 @@ from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NFT, Iptables
 from capture.kernel.rights import not_permitted
 from capture.netlink import rtnetlink
+from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from capture.trace.question import Question, is_outside, quoted
 from rules.analysis.probes import ELSEWHERE
@@ -139,6 +140,7 @@ class Answer:
         for table in dict.fromkeys(str(table) for table in natives if table.is_dormant):
             self.notes.append(f"the table {table} is dormant: the kernel asks none of its chains")
         self.notes += map(str, others_routing(live))
+        self.notes += map(str, early())
         return live
 
     def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:

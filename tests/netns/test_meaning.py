@@ -5,12 +5,17 @@ Every draw can be repeated: the seed is printed, and CAPTURE_SEED sets it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
+import socket
+import struct
 from collections import Counter
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+import pytest
 
 from capture.host.live import read_live
 from capture.host.neighbours import host_of, proofs
@@ -39,6 +44,8 @@ SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 <
 ALL = os.environ.get("CAPTURE_TESTS") == "all"
 ROUNDS, PACKETS = (100, 50) if ALL else (8, 25)
 """Namespaces for each backend, and calls in each of them where all is proved to be as planned."""
+BPF, XDP_DROP, XDP_GENERIC = 321, 1, 2
+"""The system call on x86-64, and numbers of linux/bpf.h and linux/if_link.h."""
 SHORT = 0.3
 """Seconds: long enough for anything that arrives at all."""
 MYSQL = """
@@ -224,3 +231,35 @@ def test_verify_says_which_connection_disproves_it_and_trace_says_the_same(backe
         pod.outside.ip("addr", "add", f"{packet['destination']}/32", "dev", "lo")
         assert str(pod.dial(packet["destination"], packet["port"], uid=packet["uid"])) == "pod:22"
         assert str(pod.dial(packet["destination"], 80, uid=packet["uid"])) == "pod:15001"
+
+
+def drops_everything() -> int:
+    """A descriptor of an XDP program that drops all packets (bpf(2)). Skips where the kernel takes none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = struct.pack("=BBhi", 0xB7, 0, 0, XDP_DROP) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    program, license_ = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    wanted = struct.pack("=IIQQ", 6, 2, ctypes.addressof(program), ctypes.addressof(license_)).ljust(120, b"\0")
+    found: int = libc.syscall(BPF, 5, ctypes.create_string_buffer(wanted, 120), 120)
+    if found < 0:
+        pytest.skip(f"bpf: {os.strerror(ctypes.get_errno())}")
+    return found
+
+
+def test_an_xdp_program_is_named(pod: Pod) -> None:
+    """It drops what arrives before netfilter is asked; verify, check, escapes and trace --live say that it is there."""
+    settings = ("-u", str(PROXY))
+    pod.applied(*settings)
+    looks = (("verify", *settings), ("check", *settings), ("escapes", "--live"), ("trace", "--live", "--in", ":80"))
+    assert not any("XDP" in pod.capture(*words).stdout for words in looks)
+    program = drops_everything()
+    with entered(pod.inside):
+        link = socket.if_nametoindex("eth0")
+        nested = struct.pack("=HHi", 8, 1, program) + struct.pack("=HHI", 8, 3, XDP_GENERIC)
+        body = struct.pack("=BxHiII", 0, 0, link, 0, 0) + struct.pack("=HH", 4 + len(nested), 0x8000 | 43) + nested
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
+            kernel.send(struct.pack("=IHHII", 16 + len(body), 19, 5, 1, 0) + body)
+            assert struct.unpack_from("=i", kernel.recv(4096), 16) == (0,)
+    os.close(program)
+    for words in looks:
+        told = " ".join(pod.capture(*words).stdout.split())
+        assert "eth0: an XDP program is asked before netfilter when a packet arrives" in told
