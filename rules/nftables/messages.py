@@ -34,12 +34,13 @@ class Dump(Value):
 
 def attributes(raw: bytes, order: Order = "little") -> Iterator[tuple[int, bytes]]:
     """The attributes of a message, in order; a list has several of one type."""
-    at = 0
-    while at + 4 <= len(raw):
-        length = int.from_bytes(raw[at : at + 2], order)
+    low, high = (0, 1) if order == "little" else (1, 0)
+    at, last = 0, len(raw) - 4
+    while at <= last:
+        length = raw[at + low] | raw[at + high] << 8
         if length < 4:
             return
-        yield int.from_bytes(raw[at + 2 : at + 4], order) & 0x3FFF, raw[at + 4 : at + length]
+        yield (raw[at + 2 + low] | raw[at + 2 + high] << 8) & 0x3FFF, raw[at + 4 : at + length]
         at += length + 3 & ~3
 
 

@@ -78,12 +78,16 @@ def native_tables(dump: Dump, family: Family) -> tuple[NativeTable, ...]:
     for name, table, chain in names_of(dump.chains, dump.order, 1, 3):
         if (name, table) in chains:
             chains[name, table][chain] = []
+    met = {name for name, _ in chains}
+    known: dict[bytes, Expression] = {}
     for message in dump.rules:
-        read = dict(attributes(message[4:], dump.order))
-        place = (family_of(message), text(read.get(1)))
-        if place in chains:
-            of_chain = chains[place].setdefault(text(read.get(2)), [])
-            of_chain.append(expressions(read.get(4, b""), dump.order))
+        name = family_of(message)
+        if name in met:
+            read = dict(attributes(message[4:], dump.order))
+            place = (name, text(read.get(1)))
+            if place in chains:
+                of_chain = chains[place].setdefault(text(read.get(2)), [])
+                of_chain.append(expressions(read.get(4, b""), dump.order, known))
     bases = [chain for chain in base_chains(dump.chains, dump.order) if not is_of_iptables(chain)]
     for misnamed in (chain for chain in bases if chain.is_misnamed):
         there = chains.get((misnamed.family, misnamed.table), {})
@@ -117,12 +121,15 @@ def names_of(messages: Iterable[bytes], order: Order, *attribute: int) -> Iterat
         yield (family_of(message), *(text(read.get(each)) for each in attribute))
 
 
-def expressions(raw: bytes, order: Order) -> tuple[Expression, ...]:
-    """The steps of a rule: each with its name and its attributes."""
+def expressions(raw: bytes, order: Order, known: dict[bytes, Expression]) -> tuple[Expression, ...]:
+    """The steps of a rule: each with its name and its attributes. The rules of one tool have most of them in common."""
     found = []
     for _, element in attributes(raw, order):
-        read = dict(attributes(element, order))
-        found.append((text(read.get(1)), dict(attributes(read.get(2, b""), order))))
+        step = known.get(element)
+        if step is None:
+            read = dict(attributes(element, order))
+            step = known[element] = (text(read.get(1)), dict(attributes(read.get(2, b""), order)))
+        found.append(step)
     return tuple(found)
 
 
