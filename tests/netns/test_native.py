@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.host.live import read_live
-from capture.inspect.verify import findings
+from capture.host.neighbours import proofs
+from capture.inspect.verify import findings, unexplained
 from capture.iptables.iptables import BACKENDS, Iptables
 from rules.iptables.writing import rule_text
 from rules.simulator.simulate import Became, in_any_order, simulate
@@ -160,6 +161,9 @@ def unnamed(pod: Pod, backend: str, planned: Plan, here: Host, calls: list[Call]
         landing = pod.traffic.arrived.get(call.source_port)
         if wanted.became.is_captured and landing and str(landing) != predicted.landing(wanted):
             took = {rule_text(step.rule) for step in deciding(traced(live, call, pod, here))}
+            if named.isdisjoint(took):
+                with entered(pod.inside):
+                    named |= {each.rule for each in unexplained(tuple(proofs(live, planned)), ())}
             if named.isdisjoint(took):
                 yield f"{call}: landed {landing}, planned {wanted.became}, and no finding names one of {took}"
 
