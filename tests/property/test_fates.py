@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.analysis.boxes import everything
+from rules.analysis.boxes import everything, fewer, remainder
 from rules.analysis.reachability import Fate, Fates, Walk, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
@@ -370,3 +370,15 @@ def test_every_rule_and_every_summary_can_be_said(intent: Intent) -> None:
 def test_a_rule_of_others_can_be_said(rule: Rule) -> None:
     """What we do not speak is quoted."""
     assert rule_words(rule)
+
+
+@settings(max_examples=100)
+@given(pairs=st.lists(st.tuples(spans, spans, spans), max_size=12))
+def test_fewer_boxes_hold_the_same_packets(pairs: list[tuple[tuple[int, ...], ...]]) -> None:
+    """Those that are joined hold neither less nor more."""
+    whole = everything(Family.V4)
+    boxes = [(mine[0], whole[1], mine[1], whole[3], mine[2], *whole[5:]) for mine in pairs if all(mine)]
+    joined = fewer(boxes)
+    assert len(joined) <= len(boxes)
+    assert remainder(boxes, joined, 10_000) == []
+    assert remainder(joined, boxes, 10_000) == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+from rules.netfilter.spans import common
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
@@ -24,18 +25,20 @@ from tests.rig import predicted
 from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rules.analysis.boxes import Box
     from rules.netfilter.spans import Span
     from rules.plan.intent import Intent
     from rules.plan.plan import Plan
-    from rules.simulator.journeys import End
+    from rules.simulator.journeys import End, Now
     from rules.simulator.simulate import Host, Packet, Trace
 
 TABLES = ("raw", "mangle", "nat", "filter")
 SAMPLES = 3
 """Packets of each box."""
+MIXED = 12
+"""Packets of each kind of sender."""
 PRIORITIES = (-310, -250, -160, -120, -50, 20)
 HOOKS = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
 
@@ -77,10 +80,19 @@ class Chooser:
         self.chosen[field] = (value, value + 1)
         return value
 
-    def packet(self, end: End, box: Box, family: Family) -> tuple[Packet, Box]:
+    def packet(self, start: Now, box: Box, family: Family) -> tuple[Packet, Box]:
         self.chosen = {}
-        packet = packet_of(end.now.but(goes=end.now.tag.goes), box, family, self)
+        packet = packet_of(start, box, family, self)
         return packet, tuple(self.chosen.get(field, box[field]) for field in range(len(box)))
+
+
+def mixed(start: Sequence[tuple[Now, Box]], boxes: Sequence[Box], chance: Random) -> Iterator[tuple[str, Now, Box]]:
+    """Parts of all packets that there are, by the edges of what became of them: none may be lost."""
+    for now, whole in start:
+        for _ in range(MIXED if boxes else 0):
+            asked = [chance.choice(boxes)[field] for field in range(len(whole))]
+            both = tuple(common(mine, its) or mine for mine, its in zip(whole, asked, strict=True))
+            yield now.goes, now, both
 
 
 def is_of(trace: Trace, end: End) -> bool:
@@ -103,25 +115,24 @@ def disagreements(
     journeys = Journeys(rulesets, family, host, natives)
     start = list(journeys.started(universe(family, host)))
     ends, wrong, chooser = journeys.ends(start), [], Chooser(chance)
-    for end in ends:
-        for box in end.boxes:
-            for _ in range(SAMPLES):
-                packet, point = chooser.packet(end, box, family)
-                mine = [
-                    other
-                    for other in ends
-                    if (other.now.direction, other.now.tag, other.now.is_local)
-                    == (end.now.direction, end.now.tag, end.now.is_local)
-                    and any(contains(each, point) for each in other.boxes)
-                ]
-                trace = simulate(rulesets, packet, host, natives)
-                if any(each.now.zoned or each.now.depends or each.became is Became.DEPENDS for each in mine):
-                    is_right = trace.became is Became.DEPENDS or any(is_of(trace, each) for each in mine)
-                else:
-                    is_right = len(mine) == 1 and is_of(trace, mine[0])
-                if not is_right:
-                    told = [(each.became, each.by, each.address, each.port, each.reason) for each in mine]
-                    wrong.append(f"{packet}: {trace.became} {trace.address} {trace.port} {trace.reason}; boxes {told}")
+    drawn = [(end.now.tag.goes, end.now, box) for end in ends for box in end.boxes for _ in range(SAMPLES)]
+    drawn += list(mixed(start, [box for end in ends for box in end.boxes], chance))
+    for goes, now, box in drawn:
+        packet, point = chooser.packet(now.but(goes=goes), box, family)
+        mine = [
+            other
+            for other in ends
+            if (other.now.direction, other.now.tag.goes, other.now.is_local) == (now.direction, goes, now.is_local)
+            and any(contains(each, point) for each in other.boxes)
+        ]
+        trace = simulate(rulesets, packet, host, natives)
+        if any(each.now.zoned or each.now.depends or each.became is Became.DEPENDS for each in mine):
+            is_right = trace.became is Became.DEPENDS or any(is_of(trace, each) for each in mine)
+        else:
+            is_right = len(mine) == 1 and is_of(trace, mine[0])
+        if not is_right:
+            told = [(each.became, each.by, each.address, each.port, each.reason) for each in mine]
+            wrong.append(f"{packet}: {trace.became} {trace.address} {trace.port} {trace.reason}; boxes {told}")
     return wrong
 
 
@@ -219,6 +230,6 @@ def test_what_escapes_is_exactly_what_the_simulator_does_not_capture(intent: Int
     chooser = Chooser(Random(seed))  # noqa: S311 # packets are no secrets
     for end in journeys.ends(journeys.started(universe(family, host, passing=False))):
         for box in end.boxes:
-            packet, _ = chooser.packet(end, box, family)
+            packet, _ = chooser.packet(end.now.but(goes=end.now.tag.goes), box, family)
             trace = simulate(planned.rulesets, packet, host)
             assert is_listed(packet, told) is not trace.became.is_captured, (packet, trace.became)
