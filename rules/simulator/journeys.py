@@ -179,8 +179,8 @@ class Now(Value):
     handed_to: int = 0
     destination_decided: bool = False
     source_decided: bool = False
-    let_go: tuple[tuple[str, str], Spot] | None = None
-    """The rule that ended the walk through a chain without touching them; with table and hook."""
+    let_go: tuple[tuple[str, str], Spot, bool] | None = None
+    """The rule that let them go, with its table and hook, and whether that was in doubt."""
     depends: bool = False
     """Whether it could not be told of some rule till now whether it holds, or which of several things it does."""
 
@@ -724,6 +724,11 @@ class Journeys:
             is_one = len(does.ends) == 1 and all(not it or single(it) for it in (addresses, ports))
             its = its if is_one else its.but(depends=True)
             if self.is_over(its):
+                if its.let_go and its.let_go[1].is_ours and not spot.is_ours:
+                    # Ours let them go already: who takes them then is not asked.
+                    _, let_go, depended = its.let_go
+                    self.end(its.but(depends=depended), those, Became.BYPASSED, let_go)
+                    continue
                 self.end(its, those, self.of_bound(spot), spot if spot.is_ours else through)
                 continue
             if its.seen[DESTINATION] is None or hook != OUTPUT:
@@ -901,7 +906,7 @@ class Journeys:
         could_capture = place in ((NAT, OUTPUT), (MANGLE, PREROUTING), (NAT, PREROUTING))
         is_first = now.let_go is None or now.let_go[0] == place
         if self.names_rules and could_capture and is_first and (spot.is_ours or spot.chain == spot.hook):
-            return now.but(let_go=(place, spot))
+            return now.but(let_go=(place, spot, now.depends))
         return now
 
     # --- what is met --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Plan, plan
+from rules.simulator.escapes import escapes
 from rules.simulator.proof import Proof, proved
 from rules.simulator.simulate import Became
 from tests.rig import kube, predicted
@@ -129,3 +130,21 @@ def test_a_node_with_eight_hundred_services_is_proved_in_two_seconds(is_first: b
     told = proof(REDIRECTED, ["*nat", *chains, *rules, "COMMIT"])
     assert time.process_time() - begun < 2
     assert told.answer == ("disproved" if is_first else "proved")
+
+
+def test_what_ours_let_go_escapes_by_ours_whoever_takes_it_then() -> None:
+    """Behind our jump the rules of 800 services make the list no longer, and it takes seconds at most."""
+    theirs = kube.nat_table(800).splitlines()[1:-1]
+    rest = [line for line in theirs if not line.startswith((":OUTPUT", ":PREROUTING"))]
+    ours = text_of(REDIRECTED)[1:-1]
+    chains = [line for line in (*ours, *rest) if line.startswith(":")]
+    rules = [line for line in (*ours, *rest) if line.startswith("-A")]
+    live = Ruleset(Family.V4, tables("\n".join(["*nat", *chains, *rules, "COMMIT", ""])))
+    host = predicted.host(REDIRECTED.routing)
+    begun = time.process_time()
+    told = escapes([("nft", live)], Family.V4, host)
+    assert time.process_time() - begun < 3
+    alone = escapes([("nft", REDIRECTED.rulesets[0])], Family.V4, host)
+    assert [(each.chain, each.position, each.packets) for each in told] == [
+        (each.chain, each.position, each.packets) for each in alone
+    ]
