@@ -1118,16 +1118,28 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
     is_first = packet.state == NEW and not packet.answers and not packet.is_later
     if not (is_first and trace.address and trace.became is not Became.DEPENDS and not trace.hindered):
         return trace
-    if not prepared(rulesets, natives, ()).may_drop:
+    if packet.mark:
+        return trace  # a transparent proxy's own, whose answers are kept for it
+    by_marks = host.routing or (host.policy and any(rule.mark for rule in host.policy.rules))
+    may_turn = bool(by_marks) and packet.direction is Direction.IN
+    if not (may_turn or prepared(rulesets, natives, ()).may_drop):
         return trace
     answer = answer_to(trace, host).but(state=ESTABLISHED, connmark=trace.remembered)
     if trace.bound is None:
         answer = answer.but(source=packet.destination, source_port=packet.port)  # what TPROXY hands over as well
     lost = simulate(rulesets, answer, host, natives)
+    if may_turn and lost.became is Became.DELIVERED and not host.is_local(answer.destination):
+        marking = [step for step in (*trace.matched, *lost.matched) if not is_ours(step) and sets_a_mark(step)]
+        why = f"mark {lost.marked:#x} keeps them in the pod, where nobody waits for them"
+        lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
     if lost.became not in (Became.DROPPED, Became.REFUSED):
         return trace
     by = f"{rule_place(lost.decided)} ({rule_text(lost.decided.rule)})" if lost.decided else lost.reason
     return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} by {by}, so it fails")
+
+
+def sets_a_mark(step: Step) -> bool:
+    return any(isinstance(done, Remark) for done in first_of(effect(step.rule.target)))
 
 
 def conclusion(trace: Trace, said: Callable[[str], str]) -> str:

@@ -108,10 +108,11 @@ def all_is_outside(pod: Pod) -> None:
 
 
 def findings(pod: Pod, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    """What verify says, and how it ends."""
+    """How verify ends, and all that it says: its findings, and the differences that it proved."""
     done = pod.capture("verify", *arguments, "--output", "json")
     assert done.status in (0, 4), done.stderr
-    return done.status, json.loads(done.stdout)["findings"]
+    told = json.loads(done.stdout)
+    return done.status, [*told["findings"], *(each for proof in told["proofs"] for each in proof["differences"])]
 
 
 def wrong_in(
@@ -119,7 +120,7 @@ def wrong_in(
 ) -> Iterator[str]:
     """Calls that landed elsewhere than `trace --live` says, or than is planned although no finding names the rule."""
     status, named = found[0], {finding["rule"] for finding in found[1]}
-    is_asleep = status == DIFFERS and any(finding["kind"] == Kind.TABLE_DORMANT.value for finding in found[1])
+    is_asleep = status == DIFFERS and any(finding.get("kind") == Kind.TABLE_DORMANT.value for finding in found[1])
     answers = pod.traffic.land(calls, patience=SHORT)
     for call, answer in zip(calls, answers, strict=True):
         packet = packet_of(call, pod, here)

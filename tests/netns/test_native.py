@@ -325,6 +325,28 @@ def test_a_filter_that_drops_the_answers_of_what_was_redirected_is_named_by_ever
         assert "its answers" not in pod.capture("trace", "--live", "1.1.1.1:80").stdout
 
 
+@pytest.mark.parametrize(
+    "marks",
+    [
+        "-I PREROUTING -j CONNMARK --set-mark 0x539",
+        "-I OUTPUT -p tcp -j MARK --set-mark 0x539",
+        "-A OUTPUT -p tcp --sport 8080 -j MARK --set-mark 0x539",
+    ],
+)
+def test_a_mark_that_keeps_the_proxys_answers_in_the_pod_is_named_by_a_trace(backend: str, marks: str) -> None:
+    """With TPROXY our mark brings a packet back into the pod; others who give it to the proxy's answers lose them."""
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners(transparent=True)
+        pod.applied(*SETTINGS, "-m", "TPROXY", f"--force-iptables-binary={backend}")
+        assert str(pod.dial_in(8080)) == "pod:15006"
+        assert "its answers" not in pod.capture("trace", "--live", "--in", "10.244.0.5:8080").stdout
+        pod.inside.output(f"iptables-{backend}", "-t", "mangle", *marks.split())
+        assert str(pod.dial_in(8080)) == "timeout"
+        said = pod.capture("trace", "--live", "--in", "10.244.0.5:8080").stdout
+        assert "but its answers are dropped by rule" in said
+        assert "MARK --set-xmark 0x539/0xffffffff" in said.rpartition("its answers")[2]
+
+
 # --- targets and matches of iptables that others use ------------------------------------------------------
 
 CERTAIN = (
