@@ -1,0 +1,120 @@
+"""Broken lines in the evaluator and in the boxes are noticed by tests that need no root.
+
+A sample is drawn, which CAPTURE_SEED draws again; with CAPTURE_TESTS=all each line is broken in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
+ALL = os.environ.get("CAPTURE_TESTS") == "all"
+SAMPLE = 1
+JUDGES = (
+    "tests/unit/analysis",
+    "tests/unit/test_proof.py",
+    "tests/unit/simulator/test_simulate.py",
+    "tests/unit/simulator/test_neighbours.py",
+    "tests/property/test_journeys.py",
+    "tests/property/test_fates.py",
+)
+"""From the quickest to the slowest: the first that fails is enough."""
+
+WITHOUT_SHRINKING = """
+from hypothesis import Phase
+
+settings.register_profile("once", settings.get_profile("capture"), phases=[Phase.generate])
+settings.load_profile("once")
+"""
+"""That something fails is enough."""
+
+
+class Broken(NamedTuple):
+    """A line, and what it becomes."""
+
+    file: str
+    line: str
+    becomes: str
+
+
+FIELDS, SPANS = "rules/netfilter/fields.py", "rules/netfilter/spans.py"
+BOXES, WALK = "rules/analysis/boxes.py", "rules/analysis/reachability.py"
+JOURNEYS, PROOF, SPOKEN = "rules/simulator/journeys.py", "rules/simulator/proof.py", "rules/meaning/spoken.py"
+LINES = (
+    Broken(
+        FIELDS, "return False if not both else True if both == mine else None", "return False if not both else True"
+    ),
+    Broken(FIELDS, "    return None if untold else True\n", "    return True\n"),
+    Broken(
+        SPANS,
+        "low, high = bisect_right(span, first), bisect_left(span, end)",
+        "low, high = bisect_left(span, first), bisect_left(span, end)",
+    ),
+    Broken(SPANS, "now = bool(at % 2) and bool(beyond % 2) is both", "now = bool(at % 2) and bool(beyond % 2)"),
+    Broken(SPANS, "(() if low % 2 else (first,))", "(first,)"),
+    Broken(BOXES, "box = (*box[:at], common(box[at], span), *box[at + 1 :])", "pass"),
+    Broken(
+        BOXES,
+        "alike[rest] = united(alike[rest], box[field]) if rest in alike else box[field]",
+        "alike[rest] = box[field]",
+    ),
+    Broken(BOXES, "        if not span and mine != its:\n            return None\n", ""),
+    Broken(WALK, "coming = (missed if not untold else", "coming = (missed if untold else"),
+    Broken(WALK, "missed += ((piece, remarks) for piece in outside(its, box))", "pass"),
+    Broken(SPOKEN, "return Among(UID, (first, last + 1))", "return Among(UID, (first, last))"),
+    Broken(SPOKEN, "return Remark(CONNMARK, 0, WHOLE, 0)", "return Remark(MARK, 0, WHOLE, 0)"),
+    Broken(JOURNEYS, "out.append(((*box[:field], less(mine, condition.span), *box[field + 1 :]), False))", "pass"),
+    Broken(
+        JOURNEYS, "add(back, now.with_field(UID, one(-1)).with_field(GID, one(-1)), boxes)", "add(back, now, boxes)"
+    ),
+    Broken(JOURNEYS, "if not now.is_tracked and now.seen[STATE] == INVALID:", "if not now.is_tracked:"),
+    Broken(
+        JOURNEYS,
+        "following = [n for n in (*self.by_address[way], *self.any) if n > at]",
+        "following = [n for n in self.any if n > at]",
+    ),
+    Broken(PROOF, "return not arrives or (end.address, end.port) != (tag.address, tag.port)", "return not arrives"),
+    Broken(PROOF, "return end.became.is_captured\n", "return False\n"),
+    Broken(
+        SPANS,
+        "return (*span[:low], *((first,) if low % 2 else ()), *((end,) if high % 2 else ()), *span[high:])",
+        "return (*span[:low], *span[high:])",
+    ),
+    Broken(SPANS, "if low % 2 or (low < len(mine) and mine[low] < other[at + 1]):", "if low % 2:"),
+)
+
+
+def drawn() -> list[Broken]:
+    chance = random.Random(SEED)  # noqa: S311 # which lines are tried is no secret
+    return list(LINES) if ALL else chance.sample(LINES, SAMPLE)
+
+
+@pytest.mark.parametrize("broken", drawn(), ids=lambda it: f"{it.file}: {it.line.strip()[:40]}")
+def test_a_broken_line_is_noticed(broken: Broken, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    """By a test that passes with the line as it is."""
+    tell(f"CAPTURE_SEED={SEED}")
+    for name in ("rules", "capture", "tests", "pyproject.toml"):
+        copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copied(ROOT / name, tmp_path / name)
+    source = (tmp_path / broken.file).read_text()
+    assert source.count(broken.line) >= 1, "the line is another one now"
+    (tmp_path / broken.file).write_text(source.replace(broken.line, broken.becomes, 1))
+    profile = tmp_path / "tests" / "property" / "conftest.py"
+    profile.write_text(profile.read_text() + WITHOUT_SHRINKING)
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *JUDGES]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "failed" in done.stdout.splitlines()[-1]
