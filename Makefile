@@ -18,8 +18,8 @@ demo: root $(READY) ## Capture a pod's traffic in throw-away namespaces and show
 test: root check ## Lint, types and all tests, those that ask the kernel included.
 	@$(RUN) -m pytest -n auto --dist worksteal $(TESTS)
 
-test-all: root check ## The same, with 200,000 drawn cases for the readers of what is live (10 minutes more).
-	@CAPTURE_FUZZ_CASES=200000 $(RUN) -m pytest -n auto --dist worksteal $(TESTS)
+test-all: root check ## The same with every case that `make test` draws a sample of: neighbours, instants, 200,000 drawn texts.
+	@CAPTURE_TESTS=all CAPTURE_FUZZ_CASES=200000 $(RUN) -m pytest -n auto --dist worksteal $(TESTS)
 
 check: lint types ## Lint, format and strict types.
 
