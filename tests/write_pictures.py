@@ -12,9 +12,9 @@ from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from rules.iptables.reading import tables
-from rules.live.reasons import explained
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
+from rules.ours.reasons import explained
 from rules.picture.svg import svg
 from rules.plan.plan import plan
 from tests.rig.pod import ROOT

@@ -12,12 +12,12 @@ from capture.kernel.locks import locked
 from capture.kernel.process import read_words
 from rules.iptables.quoting import typed
 from rules.iptables.writing import rule_text
-from rules.live.changes import is_our_jump, is_ours, ours_in, recognised
-from rules.live.meshes import mesh_of
 from rules.netfilter.hooks import NAME
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
+from rules.ours.meshes import mesh_of
+from rules.ours.recognition import is_our_jump, is_ours, ours_in, recognised
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
 from rules.value import Value
@@ -186,7 +186,7 @@ def kept(after: Live) -> Iterator[Thing]:
     for tool, table in tables(after):
         if not table.held:
             continue
-        from rules.live.held import holders
+        from rules.ours.held import holders
 
         shown = list(holders(table))
         for chain in sorted(table.held):
@@ -209,7 +209,7 @@ def close_wait_timeout(before: Live) -> Iterator[Thing]:
 
 def maybe_of_istio(before: Live, after: Live) -> Iterator[Thing]:
     """Rules in built-in chains that an older istio-iptables may have made, or anybody else."""
-    from rules.live.older import doubtful
+    from rules.ours.older import doubtful
 
     for backend in BACKENDS:
         for family in Family:

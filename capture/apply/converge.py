@@ -9,8 +9,8 @@ from capture.host.neighbours import found_among_others
 from capture.host.place import signs_of_a_node
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.locks import locked
-from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.netfilter.values import RAW, Family
+from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import NOTHING
 

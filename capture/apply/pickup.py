@@ -26,8 +26,9 @@ from rules.connections.flow import (
     needs_conntrack,
     uses_conntrack,
 )
-from rules.live.changes import Append, NewChain, holds_ours, ours_in
+from rules.live.changes import Append, NewChain
 from rules.netfilter.values import BUILT_IN, Family
+from rules.ours.recognition import holds_ours, ours_in
 from rules.plan.names import DNS_PORT
 from rules.value import Value
 

@@ -18,26 +18,14 @@ from capture.iptables.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
 from capture.netlink import nftables, rtnetlink
 from rules.iptables.quoting import MARKER, for_shell, typed
 from rules.iptables.writing import UNSUPPORTED, rule_text
-from rules.live.changes import (
-    ALONE,
-    Change,
-    RemoveChain,
-    as_judged,
-    changes,
-    changes_back,
-    holds_ours,
-    is_our_jump,
-    is_ours,
-    recognised,
-    restore_text,
-    with_stand_ins,
-)
-from rules.live.meshes import chains_of_other_meshes
+from rules.live.changes import ALONE, Change, RemoveChain, changes, changes_back, restore_text, with_stand_ins
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import BUILT_IN, Family
+from rules.ours.meshes import chains_of_other_meshes
+from rules.ours.recognition import as_judged, holds_ours, is_our_jump, is_ours, recognised
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
 from rules.value import Value
@@ -339,7 +327,7 @@ def taking_over(company: Company, live: Ruleset) -> Company:
 def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], also: frozenset[str]) -> None:
     """Raises ChainInUse if a rule of others leads to a chain that is to go: the kernel would refuse, in fewer words.
 
-    That is one of a mesh that is taken over. Those of ours stay, empty (`rules.live.held`).
+    That is one of a mesh that is taken over. Those of ours stay, empty (`rules.ours.held`).
     """
     for change in needed:
         table = before.table(change.table)

@@ -20,7 +20,6 @@ from capture.intent.here import leave_out
 from capture.output import complain, say_json
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, Said, Settings
-from capture.text import ESC, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,11 +101,6 @@ class reporting:  # noqa: N801 # reads as a statement: with reporting()
         if isinstance(error, CaptureError):
             complain(error)
             sys.exit(error.exit_status)
-
-
-def style(text: str, **how: Any) -> str:
-    """The text in colour or bold, as `capture.output` lets it through."""
-    return click.style(one_line(text), **how).replace("\x1b", ESC)
 
 
 def help_of(setting: Said) -> tuple[str, str]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DONE, FAILED
 from capture.output import say, say_json
 from capture.preflight.check import check
 from capture.preflight.facts import Checked, Fact
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.schemas.answers import as_json
+from capture.style import style
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

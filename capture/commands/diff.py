@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.inspect.hunks import Diff, diff
 from capture.inspect.verify import STATUS, compared
 from capture.intent.here import looked_up
@@ -16,6 +16,7 @@ from capture.log import Log
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from capture.settings.declared import MEANING
+from capture.style import style
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:

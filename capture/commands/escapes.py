@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.errors import DEPENDS
-from capture.inspect.escapes import Escapes, found
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 from capture.settings.declared import MEANING
-from rules.simulator.escapes import UNTOLD
+from capture.style import style
+from capture.trace.escapes import Escapes, found
+from rules.proof.escapes import UNTOLD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings, style
+from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
 from capture.host.facts import read_facts
 from capture.inspect.explanation import Explanation, explanation
 from capture.kernel import netns
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.style import style
 from rules.explain.summary import CAPTURED, PASSES
 from rules.iptables.words import listed
 from rules.netfilter.values import Family

@@ -13,8 +13,8 @@ from capture.errors import DONE, NOTHING_HERE
 from capture.intent.here import looked_up_or_without, resolved_here
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
 from rules.iptables.counters import counters
-from rules.live.reasons import explained
 from rules.netfilter.values import Family
+from rules.ours.reasons import explained
 from rules.picture.model import counted_words, picture
 from rules.plan.intent import Intent
 from rules.plan.plan import plan

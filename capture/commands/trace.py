@@ -15,7 +15,8 @@ from capture.settings.declared import MEANING
 from capture.trace.answer import Answer, Answered
 from capture.trace.question import Question
 from rules.netfilter.fields import STATES
-from rules.simulator.simulate import NEW, Became
+from rules.simulator.packets import NEW
+from rules.simulator.traces import Became
 
 
 class TraceCommand(SettingsCommand):

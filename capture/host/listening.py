@@ -9,7 +9,7 @@ from capture.netlink import sockets
 from rules.explain.listeners import INBOUND, Listener, Place, looping_resolvers, places
 from rules.netfilter.values import Family
 from rules.plan.names import DNS_PORT, PASSTHROUGH
-from rules.simulator.simulate import Host, Local
+from rules.simulator.packets import Host, Local
 from rules.value import Value
 
 TYPE_CHECKING = False

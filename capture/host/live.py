@@ -9,11 +9,12 @@ from capture.host import place
 from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
 from capture.kernel.process import read_words
 from capture.netlink import messages, nftables, rtnetlink
-from rules.live.changes import Company, holds_ours
-from rules.live.meshes import beside_ambient, is_of_ambient
+from rules.live.changes import Company
 from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import NAT, Family
+from rules.ours.meshes import beside_ambient, is_of_ambient
+from rules.ours.recognition import holds_ours
 from rules.plan.names import PASSTHROUGH
 from rules.plan.plan import NOTHING
 from rules.value import Value
@@ -64,11 +65,11 @@ class Live(Value):
         return held.get(tool.family, Saved(Ruleset(tool.family), ""))
 
     def beside(self, planned: Plan) -> Plan:
-        """The same plan, and what is live and is to be left as it is: see `rules.live.exemptions`."""
+        """The same plan, and what is live and is to be left as it is: see `rules.ours.exemptions`."""
         held = [saved.ruleset for held in (self.nft, self.legacy) for saved in held.values()]
         if not held:
             return planned
-        from rules.live.exemptions import beside_live
+        from rules.ours.exemptions import beside_live
 
         return beside_live(planned, held)
 
@@ -232,8 +233,8 @@ def all_beside_ambient(held: dict[Family, Saved]) -> dict[Family, Saved]:
 def with_all_held(
     held: dict[Family, Saved], chains: dict[tuple[Family, str], dict[str, NftChain]]
 ) -> dict[Family, Saved]:
-    """The same, in which our chains that others hold are known: see `rules.live.held`."""
-    from rules.live.held import with_held
+    """The same, in which our chains that others hold are known: see `rules.ours.held`."""
+    from rules.ours.held import with_held
 
     uses: dict[Family, dict[str, dict[str, int]]] = {family: {} for family in held}
     for (family, table), those in chains.items():

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from capture.netlink.messages import NETLINK_NETFILTER, attributes, big, dump
 from capture.netlink.nftables import NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS
-from rules.live.changes import is_our_jump, is_ours
 from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
 from rules.netfilter.values import BUILT_IN, Family
+from rules.ours.recognition import is_our_jump, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family
     from rules.plan.plan import Plan, Routing
-    from rules.simulator.proof import Proof
-    from rules.simulator.simulate import Host
+    from rules.proof.proof import Proof
+    from rules.simulator.packets import Host
 
 
 def found_among_others(
@@ -31,7 +31,7 @@ def found_among_others(
         held = tuple((name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS)
         asked = (ruleset, held, live.natives.get(ruleset.family, ()), live.addresses, routing, backend)
         if _answered.get(ruleset.family, (None,))[0] != asked:
-            from rules.simulator import neighbours
+            from rules.proof import neighbours
 
             found = neighbours.found_among_others(*asked[:3], host_of(live.addresses, routing), backend)
             _answered[ruleset.family] = (asked, found)
@@ -44,7 +44,7 @@ _answered: dict[Family, tuple[object, tuple[Finding, ...]]] = {}
 
 def host_of(addresses: Sequence[Address], routing: tuple[Routing, ...] = ()) -> Host:
     """The namespace with these addresses, as packets meet it; with the ip rules that are planned."""
-    from rules.simulator.simulate import Host, Local
+    from rules.simulator.packets import Host, Local
 
     local = [Local(name_of(its), its.ip, its.prefix) for its in addresses]
     outside = [address.interface for address in local if address.interface != "lo"]
@@ -54,7 +54,7 @@ def host_of(addresses: Sequence[Address], routing: tuple[Routing, ...] = ()) -> 
 def proofs(live: Live, planned: Plan) -> Iterator[Proof]:
     """Whether every packet fares as planned, family by family, among all that is asked in this namespace."""
     from rules.netfilter.routing import Policy
-    from rules.simulator.proof import proved
+    from rules.proof.proof import proved
 
     policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
     here = host_of(live.addresses).but(policy=policy)

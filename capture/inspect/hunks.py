@@ -10,10 +10,11 @@ from functools import partial
 
 from capture.iptables.iptables import BACKENDS, Iptables
 from rules.iptables.writing import rule_text
-from rules.live.changes import ALONE, is_our_rule, is_ours, placed, recognised
+from rules.live.changes import ALONE, placed
 from rules.live.drift import Kind, aligned
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
+from rules.ours.recognition import is_our_rule, is_ours, recognised
 from rules.plan.names import OURS
 from rules.value import Value
 

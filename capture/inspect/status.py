@@ -10,12 +10,13 @@ from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import messages, rtnetlink
 from rules.iptables.counters import Count, counters
-from rules.live.changes import holds_ours, is_our_jump, is_ours, ours_in, precedents_of
+from rules.live.changes import precedents_of
 from rules.live.drift import Finding, above_ours, not_tracked
-from rules.live.installed import Installed, installed
-from rules.live.meshes import chains_of_other_meshes, native_tables
-from rules.live.reasons import explained
 from rules.netfilter.values import Family
+from rules.ours.installed import Installed, installed
+from rules.ours.meshes import chains_of_other_meshes, native_tables
+from rules.ours.reasons import explained
+from rules.ours.recognition import holds_ours, is_our_jump, is_ours, ours_in
 from rules.plan.names import PASSTHROUGH, PROTOCOL
 from rules.value import Value
 

@@ -11,13 +11,13 @@ from capture.host.neighbours import found_among_others, proofs
 from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from capture.kernel.rights import not_permitted
 from capture.netlink.early import early
-from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import found_of_others, is_like_ours, ours_to_keep
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
+from rules.ours.recognition import ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.plan.plan import Routing
 from rules.value import Value
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.settings.declared import Settings
     from rules.live.routing_changes import RoutingChange
     from rules.plan.plan import Plan
-    from rules.simulator.proof import Proof
+    from rules.proof.proof import Proof
 
     Verdict: TypeAlias = Literal["as planned", "differs", "nothing"]
 

@@ -15,8 +15,8 @@ from capture.preflight import trial
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import said
-from rules.live.meshes import chains_of_other_meshes, native_tables
 from rules.netfilter.values import Family
+from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:

@@ -19,15 +19,18 @@ from capture.settings.declared import DECLARED_BY_NAME
 from capture.trace.question import Question, is_outside, quoted
 from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
-from rules.live.changes import ours_in
-from rules.live.reasons import explained
 from rules.netfilter.hooks import INPUT
 from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import PREROUTING, All, Family
+from rules.ours.reasons import explained
+from rules.ours.recognition import ours_in
 from rules.plan.names import LOOPBACK, PASSTHROUGH
 from rules.plan.plan import plan
-from rules.simulator.simulate import NEW, Became, Direction, Host, Local, Packet, conclusion, in_any_order, written
+from rules.simulator.conclusions import conclusion
+from rules.simulator.packets import NEW, Direction, Host, Local, Packet, written
+from rules.simulator.simulate import in_any_order
+from rules.simulator.traces import Became
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.settings.declared import Settings
     from rules.plan.plan import Plan
-    from rules.simulator.simulate import Address, Step, Trace
+    from rules.simulator.simulate import Address
+    from rules.simulator.traces import Step, Trace
 
 
 FIRST_APPLICATION = 1000

@@ -12,7 +12,7 @@ from capture.host import facts
 from capture.settings import parsers
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
-from rules.simulator.simulate import Direction
+from rules.simulator.packets import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,11 +21,11 @@ from capture.kernel.files import read_text
 from capture.netlink import events
 from rules.connections.attribution import Decision, decided_by, decisions, is_outbound
 from rules.iptables.counters import Count, counters
-from rules.live.changes import ours_in
 from rules.live.drift import Finding, Kind, compare, not_tracked
-from rules.live.reasons import explained
 from rules.netfilter.routing import ip_command
 from rules.netfilter.values import Family
+from rules.ours.reasons import explained
+from rules.ours.recognition import ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.value import Value
 

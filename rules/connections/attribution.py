@@ -7,7 +7,6 @@ where only that would tell, more than one rule remains. What no rule of ours cou
 
 from __future__ import annotations
 
-from rules.live.changes import is_our_jump
 from rules.meaning.spoken import conditions
 from rules.netfilter.fields import (
     FIRST_FLAGS,
@@ -24,6 +23,7 @@ from rules.netfilter.fields import (
 from rules.netfilter.spans import less, one
 from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING
+from rules.ours.recognition import is_our_jump
 from rules.plan.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_REDIRECT, ISTIO_TPROXY, LOOPBACK_INTERFACE
 from rules.value import Value
 

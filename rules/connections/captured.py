@@ -9,11 +9,11 @@ back: it ends when the rules go that restore the mark.
 from __future__ import annotations
 
 from rules.connections.flow import TCP, needs_conntrack
-from rules.live.changes import is_our_rule, is_ours, ours_in
 from rules.netfilter.hooks import KIND_NAT
 from rules.netfilter.matches import ConnMark
 from rules.netfilter.targets import Dnat, Redirect, RestoreMark
 from rules.netfilter.values import NAT
+from rules.ours.recognition import is_our_rule, is_ours, ours_in
 from rules.value import Value
 
 TYPE_CHECKING = False

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from rules.live.installed import installed
 from rules.netfilter.matches import Dst
 from rules.netfilter.targets import Zone
 from rules.netfilter.values import NAT, RAW, Family
+from rules.ours.installed import installed
 from rules.plan.names import DNS_PORT, ISTIO_OUTPUT_DNS, LOOPBACK, PASSTHROUGH, ZONE_OF_APP
-from rules.simulator.simulate import Became, Direction, Packet, simulate
+from rules.simulator.packets import Direction, Packet
+from rules.simulator.simulate import simulate
+from rules.simulator.traces import Became
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, Literal, TypeAlias
 
-    from rules.live.installed import Installed
     from rules.netfilter.rulesets import Ruleset
-    from rules.simulator.simulate import Host
+    from rules.ours.installed import Installed
+    from rules.simulator.packets import Host
 
     Address: TypeAlias = IPv4Address | IPv6Address
     What: TypeAlias = Literal["outbound TCP", "inbound TCP", "DNS"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from rules.iptables.writing import COMMENT, is_restorable, reads_back, restore_rule
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
-from rules.netfilter.targets import ForeignTarget, Jump
-from rules.plan.names import OURS, is_note
+from rules.netfilter.targets import ForeignTarget
+from rules.ours.recognition import NOBODY, is_our_rule, is_ours, is_remnant, ours_in
+from rules.plan.names import OURS
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -79,9 +80,6 @@ class Change(Value):
         for command in self.commands:
             yield command_text(command), command
         yield "COMMIT", None
-
-
-NOBODY: frozenset[str] = frozenset()
 
 
 class Company(Value):
@@ -227,80 +225,6 @@ def precedents_of(
     """The same for a built-in chain that holds these rules, ours among them."""
     ours, theirs = shared(live, chain, rules, company)
     return asked_before(live, chain, theirs, ours[-1], planned, company) if ours else ()
-
-
-def is_ours(table: TableRules, chain: str, also: frozenset[str] = NOBODY) -> bool:
-    """Whether a chain of this name in this table is ours, or of those who are taken over."""
-    return chain in also or (
-        table.table in OURS and (chain in OURS[table.table] or is_note(chain)) and chain not in table.not_ours
-    )
-
-
-def is_remnant(table: TableRules, chain: str) -> bool:
-    """Whether this chain of ours is there for others only: it is empty, and something of theirs leads to it."""
-    return chain in table.held and not table.chains()[chain]
-
-
-def is_our_jump(table: TableRules, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
-    """Whether this rule of a built-in chain is ours: all that we put there are jumps to our chains."""
-    return isinstance(rule.target, Jump) and is_ours(table, rule.target.chain, also)
-
-
-def is_our_rule(table: TableRules, chain: str, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
-    """Whether this rule of this built-in chain is ours, or of an older istio-iptables, which put more there."""
-    return is_our_jump(table, rule, also) or (bool(table.older) and (chain, rule) in table.older)
-
-
-def recognised(live: Ruleset, planned: Ruleset) -> Ruleset:
-    """What is live, with what older versions of istio-iptables put into built-in chains known for what it is.
-
-    Only where chains of ours are, or are to come: without them nothing tells it from the rules of others.
-    """
-    if not live.tables or not (planned.tables or any(map(holds_ours, live.tables))):
-        return live
-    from rules.live.older import older
-
-    found = older(live)
-    if not found:
-        return live
-    tables = (
-        table.but(older=frozenset((chain, rule) for name, chain, rule in found if name == table.table))
-        for table in live.tables
-    )
-    return live.but(tables=tuple(tables))
-
-
-def as_judged(live: Ruleset, before: Ruleset) -> Ruleset:
-    """What is live, with everything belonging to those to whom it belonged before."""
-    judged = (
-        table.but(not_ours=was.not_ours, older=was.older, held=was.held)
-        for table, was in ((table, before.table(table.table)) for table in live.tables)
-    )
-    return live.but(tables=tuple(judged))
-
-
-def holds_ours(table: TableRules) -> bool:
-    """Whether anything of ours is in this table."""
-    return any(is_ours(table, chain) and not is_remnant(table, chain) for chain in table.declared)
-
-
-def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
-    """Our part of what is live: our chains, and our jumps in the built-in ones."""
-    found = (ours_in_table(table, also) for table in live.tables)
-    return live.but(tables=tuple(table for table in found if table.declared))
-
-
-def ours_in_table(table: TableRules, also: frozenset[str] = NOBODY) -> TableRules:
-    chains = tuple(chain for chain in table.declared if is_ours(table, chain, also) and not is_remnant(table, chain))
-    blocks = []
-    for block in table.blocks:
-        if block.chain in chains:
-            blocks.append(block)
-        elif table.is_built_in(block.chain):
-            mine = tuple(rule for rule in block.rules if is_our_rule(table, block.chain, rule, also))
-            if mine:
-                blocks.append(block.but(rules=mine))
-    return TableRules(table.table, chains, tuple(blocks))
 
 
 def with_stand_ins(asked: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[Rule, Rule]]:

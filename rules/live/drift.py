@@ -11,10 +11,11 @@ from enum import Enum
 from rules.analysis.boxes import everything, overlap, remainder
 from rules.analysis.reachability import MOST_BOXES, Walk, reached
 from rules.iptables.writing import rule_text
-from rules.live.changes import ALONE, is_our_jump, is_ours, is_remnant, placed, precedents_of, recognised, shared
+from rules.live.changes import ALONE, placed, precedents_of, shared
 from rules.netfilter.effects import NoTrack
 from rules.netfilter.targets import Dnat, Redirect, Tproxy, Zone
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
+from rules.ours.recognition import is_our_jump, is_ours, is_remnant, recognised
 from rules.plan.names import OURS
 from rules.value import Value
 

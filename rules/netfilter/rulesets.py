@@ -85,13 +85,13 @@ class TableRules(Value):
     blocks: tuple[Block, ...]
     policies: tuple[tuple[str, str], ...] = ()
     not_ours: frozenset[str] = frozenset()
-    """Chains that have the name of one of ours and are another mesh's (`rules.live.meshes`)."""
+    """Chains that have the name of one of ours and are another mesh's (`rules.ours.meshes`)."""
     is_dormant: bool = False
     """Whether nf_tables asks none of its chains (`flags dormant`), which iptables does not show."""
     older: frozenset[tuple[str, Rule]] = frozenset()
-    """Rules of built-in chains that an older istio-iptables put there, which are ours (`rules.live.older`)."""
+    """Rules of built-in chains that an older istio-iptables put there, which are ours (`rules.ours.older`)."""
     held: frozenset[str] = frozenset()
-    """Chains of ours that something of others leads to, so that the kernel lets none of them go (`rules.live.held`)."""
+    """Chains of ours that something of others leads to, so that the kernel lets none of them go (`rules.ours.held`)."""
 
     def chains(self) -> dict[str, tuple[Rule, ...]]:
         """Every user-defined chain, and every built-in one that has rules, with its rules in order."""

@@ -13,8 +13,6 @@ answer is that it depends on that rule, with all that could become of it.
 
 from __future__ import annotations
 
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 
 from rules.iptables.writing import rule_text
@@ -66,9 +64,9 @@ from rules.netfilter.hooks import (
 )
 from rules.netfilter.matches import Proto
 from rules.netfilter.routing import NUMBERS, Flow
-from rules.netfilter.spans import joined, less, one, united
+from rules.netfilter.spans import one
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
-from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
+from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_IN_REDIRECT,
@@ -79,295 +77,55 @@ from rules.plan.names import (
     LOOPBACK_INTERFACE,
     OURS,
 )
-from rules.value import Value, assert_never
+from rules.simulator.conclusions import rule_place, verdict
+from rules.simulator.packets import (
+    ESTABLISHED,
+    INVALID,
+    NEW,
+    RELATED,
+    UNTRACKED,
+    Direction,
+    Host,
+    Packet,
+    address_of_family,
+    written,
+)
+from rules.simulator.traces import Became, Step, Trace
+from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import ClassVar, NoReturn, TypeAlias
+    from collections.abc import Callable, Iterator, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import NoReturn, TypeAlias
 
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition, Known
     from rules.netfilter.hooks import NativeTable
-    from rules.netfilter.routing import Policy
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
-    from rules.plan.plan import Routing
 
     Address: TypeAlias = IPv4Address | IPv6Address
 
-NEW, ESTABLISHED, RELATED, INVALID, UNTRACKED = STATES
+
 EPHEMERAL: Span = (32768, 61000)
 """Where the kernel takes a source port from that nobody asked for (ip-sysctl, ip_local_port_range)."""
+
+
 MOST_WORLDS = 256
 """How many ways through rules that cannot be told are walked before we say that it depends."""
+
+
 MOST_ENDS = 8
 """So many places of which a rule chooses one are followed one by one; of more, the first and the last."""
+
+
 MOST_ORDERS = 4
 """Of so many tables of which it is not known which came first every order is tried."""
+
+
 DEEPEST = 64
 """Chains within chains. The kernel takes no loops; nf_tables stops at 16."""
-
-
-class Direction(Enum):
-    """Where a packet comes from."""
-
-    OUT = "out"
-    """From a process in this namespace."""
-    IN = "in"
-    """From outside, on an interface."""
-
-
-class Packet(Value):
-    """The packet that is asked about."""
-
-    direction: Direction
-    """Whether a process in the namespace sends it, or it comes from outside."""
-    family: Family
-    """Of its addresses."""
-    protocol: str
-    """By its name in /etc/protocols: `tcp`, `udp`."""
-    source: Address
-    """Who sends it."""
-    destination: Address
-    """To whom."""
-    port: int
-    """Its destination port."""
-    interface: str
-    """The one it arrives on, or by which it would leave if no rule touched it."""
-    source_port: int | None = None
-    """Where it is sent from; None stands for one that the kernel chose."""
-    uid: int | None = None
-    """Whose socket sends it; None if no socket does: the kernel made it, or it comes from outside."""
-    gid: int | None = None
-    """The group that it is sent with, likewise."""
-    mark: int = 0
-    """The fwmark that it has from the start."""
-    state: str = NEW
-    """What conntrack makes of it, by netfilter's names. ESTABLISHED is a later packet in the direction of the first."""
-    answers: tuple[Address, int] | None = None
-    """Where the first packet of its connection was sent, if this one goes the other way. No rule of nat is asked about
-    an answer; behind POSTROUTING it comes from there again."""
-    connmark: int | None = None
-    """What its connection remembers. None: what the first packet left there."""
-    is_later: bool = False
-    """Whether it is no first packet of TCP, although conntrack knows no connection of it."""
-
-    TOLD: ClassVar = (
-        "direction",
-        "family",
-        "protocol",
-        "source",
-        "source_port",
-        "destination",
-        "port",
-        "interface",
-        "uid",
-        "gid",
-        "mark",
-        "state",
-    )
-
-
-class Local(Value):
-    """An address of this namespace."""
-
-    interface: str
-    address: Address
-    prefix: int
-
-
-ALWAYS: dict[Family, dict[str, Span]] = {
-    Family.V4: {"LOCAL": (127 << 24, 128 << 24), "MULTICAST": (224 << 24, 240 << 24)},
-    Family.V6: {"LOCAL": (1, 2), "MULTICAST": (0xFF << 120, 1 << 128)},
-}
-"""The addresses that are of a type on every host."""
-
-
-def points_of(numbers: Iterable[int]) -> Span:
-    return joined((number, number + 1) for number in sorted(numbers))
-
-
-class Host(Value):
-    """The namespace around the rules: its addresses, and where it sends what."""
-
-    addresses: tuple[Local, ...] = ()
-    """In the kernel's order; those of lo that every namespace has need not be here."""
-    default_interface: str = "eth0"
-    routing: tuple[Routing, ...] = ()
-    """The ip rules by mark, and their local routes, that are planned."""
-    policy: Policy | None = None
-    """All that is really there, if that is asked about."""
-
-    def is_local(self, address: Address) -> bool:
-        """Whether a packet to it is delivered here, whatever its mark."""
-        return address.is_loopback or any(local.address == address for local in self.addresses)
-
-    def kinds(self, family: Family) -> dict[str, Span]:
-        """Which addresses are of which type to this host, as rules ask for them (`addrtype`, `fib`)."""
-        everywhere, own = ADDRESSES[family], ALWAYS[family]["LOCAL"]
-        of_family = [local for local in self.addresses if (local.address.version == 4) == (family is Family.V4)]
-        own = united(own, points_of(int(local.address) for local in of_family))
-        ends = {int(local.address) | (1 << 32 - local.prefix) - 1 for local in of_family if local.prefix < 31}
-        told = {"ANY": everywhere, "LOCAL": own, "MULTICAST": ALWAYS[family]["MULTICAST"]}
-        if family is Family.V4:
-            told["BROADCAST"] = points_of({*ends, (1 << 32) - 1})
-        others = united(own, united(told["MULTICAST"], told.get("BROADCAST", ())))
-        return {**told, "UNICAST": less(everywhere, others)}
-
-    def is_kept(self, flow: Flow) -> bool | None:
-        """Whether a packet to none of our addresses is delivered here all the same; None if that cannot be told."""
-        if self.policy:
-            return self.policy.keeps(flow)
-        return any((routing.family, routing.mark) == (flow.family, flow.mark) for routing in self.routing)
-
-    def asks_for_marks(self, family: Family) -> bool:
-        """Whether a packet's mark makes a difference to where it goes."""
-        rules = self.policy.rules if self.policy else ()
-        planned = any(routing.family is family for routing in self.routing)
-        return planned or any(rule.family is family and rule.mask for rule in rules)
-
-    def leaves_on(self, family: Family, destination: Address, mark: int = 0) -> str:
-        """The interface by which a packet from here goes there."""
-        if self.is_local(destination) or self.is_kept(Flow(family, mark, destination)):
-            return LOOPBACK_INTERFACE
-        near = [local for local in self.addresses if is_on_link(local, destination)]
-        return max(near, key=lambda local: local.prefix).interface if near else self.default_interface
-
-    def source_to(self, family: Family, destination: Address) -> Address:
-        """The source address that the kernel chooses for a packet from here to there."""
-        if self.is_local(destination):
-            if destination.version == 4 and destination.is_loopback:
-                return LOOPBACK[family].network_address
-            return destination
-        interface = self.leaves_on(family, destination)
-        return self.address_of(interface, family, destination) or LOOPBACK[family].network_address
-
-    def address_of(self, interface: str, family: Family, like: Address) -> Address | None:
-        """The first address of an interface; in IPv6 the first of the scope that `like` has."""
-        for local in self.addresses:
-            is_of_family = (local.address.version == 4) == (family is Family.V4)
-            is_of_scope = family is Family.V4 or local.address.is_link_local == like.is_link_local
-            if local.interface == interface and is_of_family and is_of_scope:
-                return local.address
-        if interface == LOOPBACK_INTERFACE:
-            return LOOPBACK[family].network_address
-        return None
-
-
-def is_on_link(local: Local, destination: Address) -> bool:
-    """Whether this address's network has the destination, so that no gateway is needed."""
-    if local.address.version != destination.version or local.interface == LOOPBACK_INTERFACE or not local.prefix:
-        return False
-    rest = local.address.max_prefixlen - local.prefix
-    return int(local.address) >> rest == int(destination) >> rest
-
-
-class Step(Value):
-    """A rule that the packet was asked."""
-
-    hook: str
-    """The built-in chain in which the walk through this table began."""
-    table: str
-    """Whose chain it is."""
-    chain: str
-    """The chain that has it."""
-    position: int
-    """In its chain, counted from 1."""
-    rule: Rule
-    """As iptables-save has it, without `-A` and the chain."""
-    matched: bool | None
-    """Whether the packet met it; None if that cannot be told."""
-    layer: int = 0
-    """Which of the rulesets has it, where there are several (one of each backend)."""
-    option: str = ""
-    """The setting that asked for it, with value and origin; empty if none did."""
-    backend: str = ""
-    """Of rules that the namespace holds, nft or legacy; else empty."""
-
-    TOLD: ClassVar = (
-        "hook",
-        "table",
-        "chain",
-        "position",
-        "rule",
-        "rule.why",
-        "option",
-        "rule.setting",
-        "matched",
-        "backend",
-    )
-
-
-class Became(Enum):
-    """What becomes of a packet, in the words of the answer."""
-
-    CAPTURED_OUTBOUND = "captured outbound"
-    CAPTURED_INBOUND = "captured inbound"
-    CAPTURED_DNS = "captured dns"
-    REDIRECTED = "redirected"
-    """A rule that is not ours changed its destination."""
-    BYPASSED = "bypassed"
-    """It leaves the pod, or passes through it, past the proxy."""
-    DELIVERED = "delivered"
-    """It reaches the port in the pod that it was sent to."""
-    DROPPED = "dropped"
-    REFUSED = "refused"
-    DEPENDS = "depends"
-    """On rules that we do not speak."""
-
-    @property
-    def is_captured(self) -> bool:
-        return self in (Became.CAPTURED_OUTBOUND, Became.CAPTURED_INBOUND, Became.CAPTURED_DNS)
-
-    @property
-    def is_a_deed(self) -> bool:
-        """Whether a rule does it, rather than leaving the packet alone."""
-        return self not in (Became.BYPASSED, Became.DELIVERED, Became.DEPENDS)
-
-
-class Trace(Value):
-    """What becomes of a packet, and every rule it was asked on the way."""
-
-    packet: Packet
-    """The packet that was asked about."""
-    became: Became
-    address: Address | None
-    """Where it goes in the end; None if nowhere, or if that depends."""
-    port: int | None
-    steps: tuple[Step, ...]
-    """Every rule it was asked."""
-    decided: Step | None
-    """The rule that decided it; none if it fell through them all, or a policy or the routing decided."""
-    reason: str = ""
-    """Why, where no rule says it."""
-    marked: int = 0
-    """Its fwmark in the end."""
-    zone: int = 0
-    """The conntrack zone that it was put in."""
-    remembered: int = 0
-    """What its connection remembers of marks in the end."""
-    bound: Step | None = None
-    """The rule that sends its connection somewhere else, if one does."""
-    names_address: bool = False
-    """Whether that rule names an address, and not only a port of this host."""
-    one_of: str = ""
-    """All the places of which that rule chooses one, where they are too many to be followed."""
-    untracked: Step | None = None
-    """The rule that keeps it from conntrack, and so from nat."""
-    hindered: str = ""
-    """Why its connection fails all the same."""
-    depends_on: tuple[Step, ...] = ()
-    """The rules that cannot be asked and that make a difference, if it depends."""
-    ways: tuple[Trace, ...] = ()
-    """What could become of it, one of each kind, if it depends."""
-    lost: Trace | None = None
-    """What becomes of its answers, if they do not arrive."""
-
-    @property
-    def matched(self) -> tuple[Step, ...]:
-        """The rules that matched, which are those whose counters move."""
-        return tuple(step for step in self.steps if step.matched)
 
 
 CAPTURES: dict[str, Became] = {
@@ -378,8 +136,8 @@ CAPTURES: dict[str, Became] = {
     ISTIO_OUTPUT_DNS: Became.CAPTURED_DNS,
 }
 """What a rule captures that changes the destination, by the chain of ours that it is in."""
-CAPTURING = ("outbound_cidrs", "outbound_ports", "inbound_ports")
-"""The settings that say what is captured."""
+
+
 ENDS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT})
 """The chains whose rules only carry out what the rule that jumps to them decided."""
 
@@ -515,7 +273,10 @@ def prepared(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order:
 
 
 MOST_PREPARED = 32
+
+
 _prepared: dict[tuple[int, ...], tuple[_Rules, tuple[Ruleset | NativeTable, ...]]] = {}
+
 
 CONNTRACK_WORDS = ("-j CT", "CONNMARK", "conntrack", "state", "conn", "helper", "cluster", "ct ")
 
@@ -1060,18 +821,11 @@ def few(span: Span) -> Sequence[int]:
     return numbers if numbers[-1] == last else [*numbers, last]
 
 
-def address_of_family(family: Family, number: int) -> Address:
-    return IPv4Address(number) if family is Family.V4 else IPv6Address(number)
-
-
 def listed(first: tuple[Address, int], last: tuple[Address, int]) -> str:
     """Many places, by the first and the last of them."""
     ports = f"{first[1]}-{last[1]}" if last[1] != first[1] else f"{first[1]}"
     addresses = written(first[0]) if first[0] == last[0] else f"{written(first[0])}-{written(last[0])}"
     return f"one of {addresses}:{ports}"
-
-
-# --- in words ---------------------------------------------------------------------------------------------
 
 
 def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, natives: Sequence[NativeTable] = ()) -> Trace:
@@ -1140,77 +894,3 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
 
 def sets_a_mark(step: Step) -> bool:
     return any(isinstance(done, Remark) for done in first_of(effect(step.rule.target)))
-
-
-def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
-    """What became of the packet and why, in one sentence; `said` tells how the operator said a setting."""
-    if trace.became is Became.DEPENDS:
-        which = [f"{rule_place(step)} ({rule_text(step.rule)})" for step in trace.depends_on]
-        why = " and ".join([*which, *([trace.reason] if trace.reason else [])])
-        ways = [way for way in trace.ways if way.became is not Became.DEPENDS]
-        ends = " or ".join(
-            dict.fromkeys(f"{verdict(way)}, {end_of(way)}" if end_of(way) else verdict(way) for way in ways)
-        )
-        return f"it depends on {why}{f': {ends}' if ends else ''}"
-    reason = reason_of(trace, said)
-    decided = f"{verdict(trace)} {reason}" if trace.became.is_a_deed else f"{verdict(trace)}, {reason}"
-    end = ", ".join(filter(None, (end_of(trace), trace.hindered)))
-    return ": ".join(filter(None, (decided, end)))
-
-
-def reason_of(trace: Trace, said: Callable[[str], str]) -> str:
-    """Why: the rule that decided, what it is for, and the setting that asked for it."""
-    step = trace.decided
-    if step is None:
-        # What would have captured it, had the packet been another.
-        missed = [at.rule.setting for at in trace.steps if at.rule.setting in CAPTURING]
-        hint = (
-            ", ".join(map(said, dict.fromkeys(missed))) if trace.became in (Became.BYPASSED, Became.DELIVERED) else ""
-        )
-        return f"because {trace.reason}{f' ({hint})' if hint else ''}"
-    later = ", which its first packet met" if trace.packet.state == ESTABLISHED and step.table == NAT else ""
-    what = step.rule.why or rule_text(step.rule)
-    setting = f", because of {said(step.rule.setting)}" if step.rule.setting else ""
-    why = f", for {trace.reason}" if trace.reason else ""
-    return f"by {rule_place(step)} ({what}){later}{setting}{why}"
-
-
-def rule_place(step: Step) -> str:
-    """A rule by its place; with its table where the chain's name does not tell it."""
-    of_table = ""
-    if step.table not in BUILT_IN:
-        of_table = f" of the table {step.table}"
-    elif step.chain in BUILT_IN[step.table]:
-        of_table = f" of the {step.table} table"
-    return f"rule {step.position} of {step.chain}{of_table}"
-
-
-def verdict(trace: Trace) -> str:
-    """What became of it, in a word or two."""
-    return "not captured" if trace.became in (Became.BYPASSED, Became.DELIVERED) else trace.became.value
-
-
-def end_of(trace: Trace) -> str:
-    """Where it goes; empty if nowhere."""
-    place = trace.one_of or (f"{written(trace.address)}:{trace.port}" if trace.address and trace.port else "")
-    match trace.became:
-        case Became.CAPTURED_OUTBOUND | Became.CAPTURED_INBOUND | Became.CAPTURED_DNS:
-            if not place:
-                return "it goes to the proxy's connection"
-            return f"it goes to port {trace.port} of the proxy{f', at {place}' if trace.names_address else ''}"
-        case Became.REDIRECTED:
-            return f"it goes to {place}"
-        case Became.BYPASSED:
-            passes = "passes through the pod" if trace.packet.direction is Direction.IN else "leaves the pod"
-            return f"it {passes}, to {place}"
-        case Became.DELIVERED:
-            return f"it reaches {place} in the pod"
-        case Became.DROPPED | Became.REFUSED | Became.DEPENDS:
-            return ""
-        case _:
-            assert_never(trace.became)
-
-
-def written(address: Address | None) -> str:
-    """An address as it stands before a port."""
-    return f"[{address}]" if address and address.version == 6 else str(address)

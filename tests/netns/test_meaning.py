@@ -23,9 +23,11 @@ from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import rtnetlink
 from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
-from rules.simulator.escapes import escapes
-from rules.simulator.proof import is_lost
-from rules.simulator.simulate import Became, Direction, in_any_order, simulate
+from rules.proof.escapes import escapes
+from rules.proof.proof import is_lost
+from rules.simulator.packets import Direction
+from rules.simulator.simulate import in_any_order, simulate
+from rules.simulator.traces import Became
 from tests.netns.test_native import native_tables
 from tests.netns.test_simulator import PROGRAMS, foreign_rules, landings_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
 
     from capture.host.live import Live
     from rules.plan.plan import Plan
-    from rules.simulator.proof import Difference
-    from rules.simulator.simulate import Host, Packet, Trace
+    from rules.proof.proof import Difference
+    from rules.simulator.packets import Host, Packet
+    from rules.simulator.traces import Trace
 
 SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 ALL = os.environ.get("CAPTURE_TESTS") == "all"

@@ -17,7 +17,8 @@ from capture.host.neighbours import proofs
 from capture.inspect.verify import findings, unexplained
 from capture.iptables.iptables import BACKENDS, Iptables
 from rules.iptables.writing import rule_text
-from rules.simulator.simulate import Became, in_any_order, simulate
+from rules.simulator.simulate import in_any_order, simulate
+from rules.simulator.traces import Became
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered, predicted
 from tests.rig.pod import GATEWAY, PROXY
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from capture.host.live import Live
     from rules.plan.plan import Plan
-    from rules.simulator.simulate import Host, Step, Trace
+    from rules.simulator.packets import Host
+    from rules.simulator.traces import Step, Trace
 
 SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 ROUNDS, PACKETS = 8, 40

@@ -25,7 +25,9 @@ from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import Family
 from rules.plan.names import PROXY_LOOP_MARK
 from rules.plan.plan import Routing, plan
-from rules.simulator.simulate import ESTABLISHED, Became, Direction, Packet, Trace, simulate
+from rules.simulator.packets import ESTABLISHED, Direction, Packet
+from rules.simulator.simulate import simulate
+from rules.simulator.traces import Became, Trace
 from tests.rig import Call, Pod, drawn, entered, predicted
 from tests.rig.pod import ADDRESSES, GATEWAY, PROXY, PROXY_PORTS
 from tests.rig.traffic import PATIENCE
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from rules.iptables.counters import Place
     from rules.netfilter.rulesets import Rule
     from rules.plan.plan import Plan
-    from rules.simulator.simulate import Host, Step
+    from rules.simulator.packets import Host
+    from rules.simulator.traces import Step
 
 SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 SETTINGS, PACKETS = 100, 50

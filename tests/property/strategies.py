@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
-from rules.live.changes import is_our_jump
 from rules.netfilter.matches import (
     CtState,
     DPort,
@@ -27,6 +26,7 @@ from rules.netfilter.matches import (
 from rules.netfilter.rulesets import Block, Rule, TableRules
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Redirect, Return
 from rules.netfilter.values import ALL, BUILT_IN, Family, Ports
+from rules.ours.recognition import is_our_jump
 from rules.plan.intent import REDIRECT, TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import OURS
 from rules.plan.plan import ruleset

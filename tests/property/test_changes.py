@@ -18,14 +18,13 @@ from rules.live.changes import (
     RemoveChain,
     changes,
     changes_back,
-    is_our_jump,
-    is_ours,
     precedents_of,
 )
 from rules.live.precedence import precedents
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import BUILT_IN, Family
+from rules.ours.recognition import is_our_jump, is_ours
 from rules.plan.plan import ruleset
 from rules.value import assert_never
 from tests.property import strategies

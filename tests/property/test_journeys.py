@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rules.journeys.journeys import Journeys, packet_of, universe
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
@@ -17,9 +18,9 @@ from rules.netfilter.targets import Jump
 from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
-from rules.simulator.escapes import escapes
-from rules.simulator.journeys import Journeys, packet_of, universe
-from rules.simulator.simulate import Became, simulate
+from rules.proof.escapes import escapes
+from rules.simulator.simulate import simulate
+from rules.simulator.traces import Became
 from tests.property import strategies
 from tests.rig import predicted
 from tests.rig.sets import is_listed
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rules.analysis.boxes import Box
+    from rules.journeys.journeys import End, Now
     from rules.netfilter.spans import Span
     from rules.plan.intent import Intent
     from rules.plan.plan import Plan
-    from rules.simulator.journeys import End, Now
-    from rules.simulator.simulate import Host, Packet, Trace
+    from rules.simulator.packets import Host, Packet
+    from rules.simulator.traces import Trace
 
 TABLES = ("raw", "mangle", "nat", "filter")
 SAMPLES = 3

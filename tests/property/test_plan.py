@@ -8,11 +8,12 @@ from hypothesis import assume, given
 
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.iptables.reading import tables
-from rules.live.changes import changes, is_our_jump, ours_in, restore_text
+from rules.live.changes import changes, restore_text
 from rules.netfilter.matches import Dst, Not, OwnerGid, OwnerUid
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Jump, Return
 from rules.netfilter.values import Family
+from rules.ours.recognition import is_our_jump, ours_in
 from rules.plan.flows.words import ON_LO
 from rules.plan.intent import Intent
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_REDIRECT, OURS

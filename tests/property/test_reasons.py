@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 
-from rules.live.reasons import explained
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.targets import Return
 from rules.netfilter.values import Family
+from rules.ours.reasons import explained
 from rules.plan.plan import ruleset
 from tests.property.strategies import families, intents
 

@@ -14,7 +14,9 @@ from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.values import Family
 from rules.plan.flows import outbound
 from rules.plan.plan import plan, ruleset
-from rules.simulator.simulate import Became, Direction, Host, Local, Packet, simulate
+from rules.simulator.packets import Direction, Host, Local, Packet
+from rules.simulator.simulate import simulate
+from rules.simulator.traces import Became
 from tests.property import strategies
 
 if TYPE_CHECKING:

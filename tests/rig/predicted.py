@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
-from rules.simulator.simulate import Became, Direction, Host, Local, Packet
+from rules.simulator.packets import Direction, Host, Local, Packet
+from rules.simulator.traces import Became
 from tests.rig.pod import ADDRESSES, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from rules.plan.plan import Routing
-    from rules.simulator.simulate import Trace
+    from rules.simulator.traces import Trace
 
 LOCAL = (
     Local("eth0", ip_address(ADDRESSES[4]), 24),

@@ -6,13 +6,14 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from rules.netfilter.fields import PROTOCOLS
-from rules.simulator.simulate import Direction
+from rules.simulator.packets import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rules.simulator.escapes import Escape, Packets
-    from rules.simulator.simulate import Address, Packet
+    from rules.proof.escapes import Escape, Packets
+    from rules.simulator.packets import Packet
+    from rules.simulator.simulate import Address
 
 
 def is_listed(packet: Packet, escapes: Iterable[Escape]) -> bool:

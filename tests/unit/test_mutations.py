@@ -52,7 +52,7 @@ class Broken(NamedTuple):
 
 FIELDS, SPANS = "rules/netfilter/fields.py", "rules/netfilter/spans.py"
 BOXES, WALK = "rules/analysis/boxes.py", "rules/analysis/reachability.py"
-JOURNEYS, PROOF, SPOKEN = "rules/simulator/journeys.py", "rules/simulator/proof.py", "rules/meaning/spoken.py"
+JOURNEYS, PROOF, SPOKEN = "rules/journeys/journeys.py", "rules/proof/proof.py", "rules/meaning/spoken.py"
 LINES = (
     Broken(
         FIELDS, "return False if not both else True if both == mine else None", "return False if not both else True"

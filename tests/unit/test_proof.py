@@ -12,9 +12,9 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Plan, plan
-from rules.simulator.escapes import escapes
-from rules.simulator.proof import Proof, proved
-from rules.simulator.simulate import Became
+from rules.proof.escapes import escapes
+from rules.proof.proof import Proof, proved
+from rules.simulator.traces import Became
 from tests.rig import kube, predicted
 
 REDIRECTED, HANDED, RESOLVED = (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rules.iptables.reading import tables
-from rules.live.changes import changes, holds_ours, is_our_jump, ours_in, restore_text
+from rules.live.changes import changes, restore_text
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import Family
+from rules.ours.recognition import holds_ours, is_our_jump, ours_in
 from rules.plan.intent import Intent
 from rules.plan.plan import ruleset
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from rules.iptables.reading import tables
-from rules.live.changes import NewChain, RemoveChain, changes, holds_ours, ours_in
-from rules.live.held import held_in, with_held
+from rules.live.changes import NewChain, RemoveChain, changes
 from rules.netfilter.rulesets import Ruleset, TableRules
 from rules.netfilter.values import Family
+from rules.ours.held import held_in, with_held
+from rules.ours.recognition import holds_ours, ours_in
 from rules.plan.intent import Intent
 from rules.plan.plan import plan
 

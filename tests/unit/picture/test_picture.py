@@ -12,7 +12,6 @@ import pytest
 
 from rules.iptables.counters import Count, counters
 from rules.iptables.reading import tables
-from rules.live.reasons import explained
 from rules.netfilter.matches import (
     CtState,
     DPort,
@@ -32,6 +31,7 @@ from rules.netfilter.matches import (
 from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.targets import Return
 from rules.netfilter.values import Family, Ports
+from rules.ours.reasons import explained
 from rules.picture.dot import dot
 from rules.picture.mermaid import mermaid
 from rules.picture.model import Kind, picture

@@ -9,7 +9,7 @@ import pytest
 
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.explain.summary import summary
-from rules.live.reasons import examples
+from rules.ours.reasons import examples
 from rules.plan.intent import Intent
 from rules.plan.plan import plan
 from tests.property import strategies
@@ -66,10 +66,10 @@ def test_it_is_drawn(setting: str) -> None:
 
 @pytest.mark.parametrize("setting", SHAPING)
 def test_it_changes_the_plan(setting: str) -> None:
-    """In some example of rules/live/reasons.py another value than the default means another plan."""
+    """In some example of rules/ours/reasons.py another value than the default means another plan."""
     values = (getattr(Intent(), setting), other(setting))
     changes = any(planned != plan(one.but(**{setting: value})) for one, planned in EXAMPLES.items() for value in values)
-    assert changes, f"no flow in rules/plan/flows/ asks for {setting}, or no example in rules/live/reasons.py has it"
+    assert changes, f"no flow in rules/plan/flows/ asks for {setting}, or no example in rules/ours/reasons.py has it"
 
 
 def other(setting: str) -> object:

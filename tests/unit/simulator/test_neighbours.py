@@ -16,7 +16,7 @@ from rules.netfilter.targets import Accept, Drop, NativeTarget
 from rules.netfilter.values import Family
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import plan
-from rules.simulator.neighbours import found_among_others
+from rules.proof.neighbours import found_among_others
 from tests.rig import predicted
 
 HERE = predicted.host()

@@ -32,26 +32,15 @@ from rules.netfilter.targets import Dnat, Drop, Jump
 from rules.netfilter.values import BUILT_IN, Family, Ports
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Routing, plan
-from rules.simulator.simulate import (
-    ESTABLISHED,
-    INVALID,
-    MOST_WORLDS,
-    RELATED,
-    UNTRACKED,
-    Became,
-    Direction,
-    Host,
-    Local,
-    Packet,
-    conclusion,
-    in_any_order,
-    simulate,
-)
+from rules.simulator.conclusions import conclusion
+from rules.simulator.packets import ESTABLISHED, INVALID, RELATED, UNTRACKED, Direction, Host, Local, Packet
+from rules.simulator.simulate import MOST_WORLDS, in_any_order, simulate
+from rules.simulator.traces import Became
 from tests.rig import predicted
 
 if TYPE_CHECKING:
     from rules.netfilter.matches import Match
-    from rules.simulator.simulate import Step, Trace
+    from rules.simulator.traces import Step, Trace
 
 SERVICE, POD, CLIENT = ip_address("9.9.9.9"), ip_address("10.244.0.5"), ip_address("192.0.2.1")
 HERE = predicted.host()

@@ -12,8 +12,9 @@ from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from rules.plan.plan import plan
-from rules.simulator.escapes import escapes
-from rules.simulator.simulate import Became, simulate
+from rules.proof.escapes import escapes
+from rules.simulator.simulate import simulate
+from rules.simulator.traces import Became
 from tests.netns.test_conformance import USERS
 from tests.rig import predicted
 from tests.rig.pod import ADDRESSES, GATEWAY
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rules.plan.plan import Plan
-    from rules.simulator.simulate import Host, Trace
+    from rules.simulator.packets import Host
+    from rules.simulator.traces import Trace
 
 FEWEST = 12_000
 """Recorded connections. If there are fewer, the test says less than it claims."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.live.changes import is_ours
+from rules.ours.recognition import is_ours
 from rules.plan.names import ISTIO_OUTPUT, OURS
 
 TYPE_CHECKING = False

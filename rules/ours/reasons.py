@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from rules.live.changes import is_our_jump, is_ours
 from rules.netfilter.matches import (
     ConnMark,
     CtState,
@@ -29,6 +28,7 @@ from rules.netfilter.matches import (
 )
 from rules.netfilter.targets import Jump, Reject, Zone
 from rules.netfilter.values import Family, Ports
+from rules.ours.recognition import is_our_jump, is_ours
 from rules.plan.intent import TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import DNS_PORT, ISTIO_IN_REDIRECT, ISTIO_OUTPUT, LOOPBACK_INTERFACE, PASSTHROUGH, PROXY_LOOP_MARK
 from rules.plan.plan import ruleset

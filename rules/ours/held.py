@@ -6,9 +6,9 @@ gone, the next run or removal takes it away.
 
 from __future__ import annotations
 
-from rules.live.changes import is_our_rule, is_ours
 from rules.netfilter.effects import Goto, first_of
 from rules.netfilter.targets import ForeignTarget, Jump, NativeTarget
+from rules.ours.recognition import is_our_rule, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rules.live.changes import is_our_jump
 from rules.netfilter.matches import OwnerGid, OwnerUid
 from rules.netfilter.targets import Dnat, Drop, Jump, Redirect, Reject, Tproxy
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, Family
+from rules.ours.recognition import is_our_jump
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, ISTIO_REDIRECT
 from rules.value import Value
 

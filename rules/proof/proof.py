@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from rules.analysis.boxes import fewer, overlap
 from rules.iptables.writing import rule_text
+from rules.journeys.journeys import Journeys, TooMany, everyday, orders, packet_of, takes_in_passing, universe
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Hand
 from rules.netfilter.fields import DESTINATION, DPORT, MARK
@@ -16,18 +17,11 @@ from rules.netfilter.routing import WHOLE
 from rules.netfilter.spans import meet, single
 from rules.netfilter.values import PREROUTING
 from rules.plan.names import LOOPBACK_INTERFACE
-from rules.simulator.journeys import Journeys, TooMany, everyday, orders, packet_of, takes_in_passing, universe
-from rules.simulator.neighbours import without_ours
-from rules.simulator.simulate import (
-    Became,
-    Direction,
-    end_of,
-    in_any_order,
-    rule_place,
-    simulate,
-    verdict,
-    written,
-)
+from rules.proof.neighbours import without_ours
+from rules.simulator.conclusions import end_of, rule_place, verdict
+from rules.simulator.packets import Direction, written
+from rules.simulator.simulate import in_any_order, simulate
+from rules.simulator.traces import Became
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -36,11 +30,13 @@ if TYPE_CHECKING:
     from typing import ClassVar, Final, Literal, TypeAlias
 
     from rules.analysis.boxes import Box
+    from rules.journeys.journeys import End, Now, Wanted
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family
-    from rules.simulator.journeys import End, Now, Wanted
-    from rules.simulator.simulate import Address, Host, Packet, Step, Trace
+    from rules.simulator.packets import Host, Packet
+    from rules.simulator.simulate import Address
+    from rules.simulator.traces import Step, Trace
 
     Answer: TypeAlias = Literal["proved", "disproved", "cannot be told"]
     Start: TypeAlias = tuple[Direction, bool, str]

@@ -75,18 +75,9 @@ from rules.netfilter.spans import common, joined, less, meet, one, points, singl
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
-from rules.simulator.simulate import (
-    CAPTURES,
-    DEEPEST,
-    EPHEMERAL,
-    MOST_ORDERS,
-    NAT_HOOKS,
-    Became,
-    Direction,
-    Packet,
-    address_of_family,
-    prepared,
-)
+from rules.simulator.packets import Direction, Packet, address_of_family
+from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, prepared
+from rules.simulator.traces import Became
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -101,7 +92,7 @@ if TYPE_CHECKING:
     from rules.netfilter.routing import PolicyRule
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
-    from rules.simulator.simulate import Host
+    from rules.simulator.packets import Host
 
     Flow: TypeAlias = "dict[Now, list[Box]]"
     Piece: TypeAlias = tuple[Box, bool | None]

@@ -11,6 +11,7 @@ from ipaddress import summarize_address_range
 from rules.analysis.boxes import fewer, remainder
 from rules.iptables.words import listed
 from rules.iptables.writing import rule_text
+from rules.journeys.journeys import Journeys, orders, universe
 from rules.netfilter.fields import (
     ADDRESSES,
     ARRIVED_ON,
@@ -26,8 +27,8 @@ from rules.netfilter.fields import (
 )
 from rules.netfilter.spans import common, less, one, united
 from rules.netfilter.values import Family
-from rules.simulator.journeys import Journeys, orders, universe
-from rules.simulator.simulate import Became, Direction, address_of_family
+from rules.simulator.packets import Direction, address_of_family
+from rules.simulator.traces import Became
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from typing import ClassVar, Final, Literal, TypeAlias
 
     from rules.analysis.boxes import Box
+    from rules.journeys.journeys import End, Now, Spot
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
-    from rules.simulator.journeys import End, Now, Spot
-    from rules.simulator.simulate import Host
+    from rules.simulator.packets import Host
 
     Fate: TypeAlias = Literal["let go", "taken by others", "dropped", "refused", "cannot be told"]
 

@@ -14,7 +14,6 @@ from itertools import chain, islice
 from rules.analysis.probes import ELSEWHERE
 from rules.analysis.reachability import Walk
 from rules.iptables.writing import rule_text
-from rules.live.changes import is_our_rule, is_ours
 from rules.live.drift import Finding, Kind
 from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import Choice, Goto, NoTrack, Then
@@ -23,8 +22,12 @@ from rules.netfilter.hooks import stations
 from rules.netfilter.spans import common
 from rules.netfilter.targets import Dnat, Jump, Redirect, Tproxy, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
+from rules.ours.recognition import is_our_rule, is_ours
 from rules.plan.names import LOOPBACK_INTERFACE
-from rules.simulator.simulate import Became, Direction, Packet, end_of, in_any_order, simulate
+from rules.simulator.conclusions import end_of
+from rules.simulator.packets import Direction, Packet
+from rules.simulator.simulate import in_any_order, simulate
+from rules.simulator.traces import Became
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +38,9 @@ if TYPE_CHECKING:
     from rules.netfilter.hooks import NativeTable, Station
     from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.netfilter.spans import Span
-    from rules.simulator.simulate import Address, Host, Step, Trace
+    from rules.simulator.packets import Host
+    from rules.simulator.simulate import Address
+    from rules.simulator.traces import Step, Trace
 
 MOST_BOXES, MOST_ASKED = 64, 256
 """Parts of what is captured, and ends of what rules of others ask for, of which a packet is drawn."""

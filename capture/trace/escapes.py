@@ -12,14 +12,14 @@ from capture.netlink import rtnetlink
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.analysis.probes import ELSEWHERE
-from rules.live.reasons import explained
+from rules.journeys.journeys import TooMany, takes_in_passing
 from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
+from rules.ours.reasons import explained
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.plan.plan import plan
-from rules.simulator.escapes import Escape, escapes
-from rules.simulator.journeys import TooMany, takes_in_passing
-from rules.simulator.simulate import Local
+from rules.proof.escapes import Escape, escapes
+from rules.simulator.packets import Local
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from capture.intent.resolve import Resolved
     from capture.settings.declared import Settings
-    from rules.simulator.simulate import Host
+    from rules.simulator.packets import Host
 
 
 DEFAULT_LINK = "eth0"
