@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from capture.apply import transaction
-from capture.apply.converge import converge, letting_go, mind_others_routing, mind_who_goes_first, refuse
+from capture.apply.converge import converge, letting_go, refuse, warn_of_others_routing, warn_who_goes_first
 from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
@@ -107,7 +107,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
             planned = converge_or_leave_ipv6(settings, resolved, planned, log)
         except KernelRefused as refused:
             if refused.setting:
-                refused.details += (("asked by", asked_by(refused.setting, settings, resolved)),)
+                refused.details += (("asked by", flag_of(refused.setting, settings, resolved)),)
                 from capture.iptables.diagnosis import BY_SETTING
 
                 refused.hint = refused.hint.replace(BY_SETTING, DECLARED_BY_NAME[refused.setting].shown)
@@ -165,7 +165,7 @@ def warn_of_a_refusal(live: Live, settings: Settings, planned: Plan, log: Log) -
     """Say that a run would be refused here, and what it would say of others."""
     try:
         refuse(live, settings)
-        mind_others_routing(live, planned, log)
+        warn_of_others_routing(live, planned, log)
     except (WrongPlace, OtherMesh, OthersFirst) as refused:
         first, *more = refused.lines()
         log.warn(f"a run would be refused: {first}", *more)
@@ -179,7 +179,7 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
         log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
     sections = []
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
-    mind_who_goes_first(live, planned, backend, log, take_over=take_over, ours_first=ours_first)
+    warn_who_goes_first(live, planned, backend, log, take_over=take_over, ours_first=ours_first)
     doing = list(transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first))
     doing, _ = letting_go(doing, live, planned, settings, log)
     for step in doing:
@@ -233,7 +233,7 @@ def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:
             yield f"  {declared.shown}={','.join(map(str, value))} ({resolved.derived[name]})"
 
 
-def asked_by(name: str, settings: Settings, resolved: Resolved) -> str:
+def flag_of(name: str, settings: Settings, resolved: Resolved) -> str:
     """Which flag or variable a rule goes back to."""
     origin = resolved.derived.get(name, settings.origins[name])
     return f"{DECLARED_BY_NAME[name].shown}, {origin if origin.kind != 'default' else 'by default'}"

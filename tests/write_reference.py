@@ -19,7 +19,7 @@ from tests.rig.pod import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.settings.declared import Said
+    from capture.settings.declared import Declaration
 
 PAGE = ROOT / "docs" / "reference.md"
 WIDTH = 100
@@ -179,7 +179,7 @@ def settings() -> Iterator[str]:
             yield ""
 
 
-def row(setting: Said) -> str:
+def row(setting: Declaration) -> str:
     """One line of a table."""
     flags = " ".join(code(flag) for flag in (setting.short, setting.long) if flag)
     variables = " ".join(map(code, setting.env))
@@ -191,7 +191,7 @@ def code(text: str) -> str:
     return f"`{text}`"
 
 
-def takes(setting: Said) -> str:
+def takes(setting: Declaration) -> str:
     """What the setting's reader takes, in words."""
     if setting.read in TAKES:
         return TAKES[setting.read]
@@ -199,7 +199,7 @@ def takes(setting: Said) -> str:
     return ", ".join(map(code, words))
 
 
-def default(setting: Said) -> str:
+def default(setting: Declaration) -> str:
     """What counts where nothing was said."""
     value = plain(setting.default)
     if value is None:
@@ -210,7 +210,7 @@ def default(setting: Said) -> str:
     return code(str(shown)) if shown != "" else "empty"
 
 
-def meaning(setting: Said) -> str:
+def meaning(setting: Declaration) -> str:
     """Its help, in which flags and the star are set as code."""
     if setting.about.startswith("Accepted for compatibility;"):
         return f"**No effect of its own.** {setting.about}"

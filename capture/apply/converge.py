@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, names_at_sight, read_live
-from capture.host.neighbours import found_among_others
+from capture.host.neighbours import findings_of_others
 from capture.host.place import signs_of_a_node
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.locks import locked
@@ -88,8 +88,8 @@ def filled(ruleset: Ruleset) -> list[TableRules]:
 def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tuple[Flow, ...]:
     if planned is not NOTHING:
         refuse(live, settings)
-        mind_others_routing(live, planned, log)
-        mind_what_is_not_tracked(live, planned, log)
+        warn_of_others_routing(live, planned, log)
+        warn_what_is_not_tracked(live, planned, log)
     chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
@@ -105,8 +105,8 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
                 tool = Iptables(chosen.backend, ruleset.family)
                 log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
-    mind_who_goes_first(live, planned, chosen.backend, log, take_over=take_over, ours_first=ours_first)
-    for found in found_among_others(live, planned.rulesets, planned.routing, chosen.backend):
+    warn_who_goes_first(live, planned, chosen.backend, log, take_over=take_over, ours_first=ours_first)
+    for found in findings_of_others(live, planned.rulesets, planned.routing, chosen.backend):
         log.warn(str(found))
     return release.cut if release else ()
 
@@ -126,7 +126,7 @@ def letting_go(
     return (release.announced(doing, log) if release else doing), release
 
 
-def mind_who_goes_first(
+def warn_who_goes_first(
     live: Live, planned: Plan, backend: str, log: Log, *, take_over: bool, ours_first: bool
 ) -> None:
     """Say what narrower rules of others keep from ours, because they stood there first, and what ours from them."""
@@ -142,39 +142,39 @@ def mind_who_goes_first(
                 log.warn(sentence)
 
 
-def mind_others_routing(live: Live, planned: Plan, log: Log) -> None:
+def warn_of_others_routing(live: Live, planned: Plan, log: Log) -> None:
     """Say what of others is in the way of packets with our mark. Raises OthersFirst where that cannot be helped."""
     if not planned.routing:
         return
-    from rules.live.drift import REFUSED_FOR, REMEDY, said
-    from rules.live.routing import asked_before, found_of_others, is_asked_first, place_for_ours
+    from rules.live.drift import REFUSED_FOR, REMEDY, sentence_of
+    from rules.live.routing import is_asked_first, place_for_ours, routing_in_the_way, rules_before
 
     for wanted in planned.routing:
-        for found in found_of_others(live.policy_rules, live.routes, wanted):
+        for found in routing_in_the_way(live.policy_rules, live.routes, wanted):
             if found.kind in REFUSED_FOR:
                 raise OthersFirst(
-                    f"{said(found)}; nothing was touched",
+                    f"{sentence_of(found)}; nothing was touched",
                     details=[("what is needed", needed(wanted))],
                     hint=REMEDY[found.kind],
                 )
             if found.kind in REMEDY:
-                log.warn(f"{said(found)}; {REMEDY[found.kind]}")
+                log.warn(f"{sentence_of(found)}; {REMEDY[found.kind]}")
         place = place_for_ours(live.policy_rules, wanted)
         if place is not None and place < RULE_PRIORITY and not is_asked_first(live.policy_rules, wanted):
-            passed = [rule for rule in asked_before(live.policy_rules, wanted) if rule.priority < RULE_PRIORITY]
+            passed = [rule for rule in rules_before(live.policy_rules, wanted) if rule.priority < RULE_PRIORITY]
             what = f"The {wanted.family.value} ip rule goes to priority {place}, before those of others:"
             log.info(what, *(f"  {rule}" for rule in passed))
 
 
-def mind_what_is_not_tracked(live: Live, planned: Plan, log: Log) -> None:
+def warn_what_is_not_tracked(live: Live, planned: Plan, log: Log) -> None:
     """Say which rules of others keep from conntrack what is to be captured: they stay in force."""
     for tool in (Iptables(backend, family) for backend in BACKENDS for family in Family):
         now = live.saved(tool).ruleset
         if now.table(RAW).blocks:
-            from rules.live.drift import REMEDY, not_tracked, said
+            from rules.live.drift import REMEDY, not_tracked, sentence_of
 
             for found in not_tracked(now, next(each for each in planned.rulesets if each.family is tool.family)):
-                log.warn(f"{found.but(backend=tool.backend).place}: {said(found)}; {REMEDY[found.kind]}")
+                log.warn(f"{found.but(backend=tool.backend).place}: {sentence_of(found)}; {REMEDY[found.kind]}")
 
 
 def needed(wanted: Routing) -> str:

@@ -134,7 +134,9 @@ def beside_what_is_open(
     """What comes first, and what is left of these restores. Where nothing is open, or conntrack runs for rules of ours,
     nothing comes first.
     """
-    starting = tuple(family for family in wanted if uses_conntrack(wanted[family]) and not held_by_us(live, family))
+    starting = tuple(
+        family for family in wanted if uses_conntrack(wanted[family]) and not tracked_for_ours(live, family)
+    )
     try:
         if not starting or not any(open_among(all_sockets(), starting)):
             return [], list(restores)
@@ -162,7 +164,7 @@ def rules_in(live: Live, family: Family) -> Iterator[Rule]:
         yield from (rule for _, rules in table.chains for rule in rules)
 
 
-def held_by_us(live: Live, family: Family) -> bool:
+def tracked_for_ours(live: Live, family: Family) -> bool:
     """Whether conntrack runs in this family for rules of ours."""
     return any(uses_conntrack(ours_in(live.saved(Iptables(backend, family)).ruleset)) for backend in BACKENDS)
 

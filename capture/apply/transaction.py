@@ -151,8 +151,8 @@ class SetRouting(Value):
         """
         if not self.change.adds:
             return
-        from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
-        from rules.live.routing import found_of_others, is_like_ours
+        from rules.live.drift import REFUSED_FOR, REMEDY, Kind, sentence_of
+        from rules.live.routing import is_like_ours, routing_in_the_way
 
         rules, routes = rtnetlink.policy_rules(), rtnetlink.routes()
         if not any(is_like_ours(rule, self.change.routing) for rule in rules):
@@ -161,10 +161,10 @@ class SetRouting(Value):
                 details=[("what is needed", str(self))],
                 hint=f"see `{ip_command(self.family)} rule`; remove it, or give -t and -r numbers that nobody uses",
             )
-        for found in found_of_others(rules, routes, self.change.routing):
+        for found in routing_in_the_way(rules, routes, self.change.routing):
             if found.kind in (*REFUSED_FOR, Kind.IP_RULE_BEFORE_OURS):
                 hint = REMEDY.get(found.kind, "run it again: that rule was added meanwhile")
-                raise KernelRefused(said(found), details=[("what is needed", str(self))], hint=hint)
+                raise KernelRefused(sentence_of(found), details=[("what is needed", str(self))], hint=hint)
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=not self.change.adds)

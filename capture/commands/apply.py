@@ -8,7 +8,7 @@ import sys
 import click
 
 from capture import init
-from capture.commands.base import SettingsCommand, said_settings
+from capture.commands.base import SettingsCommand, settings_given
 from capture.log import Log
 
 
@@ -19,5 +19,5 @@ def command() -> None:
     Safe to repeat: what is in place already is left alone, and what differs is replaced without a gap.
     """
     # Only its help passes through here: `capture.__main__` takes `apply` for what it is, the nameless command.
-    settings = said_settings()
+    settings = settings_given()
     sys.exit(init.carry_out(settings, os.environ, Log(settings.log_output_level, as_json=settings.log_as_json)))

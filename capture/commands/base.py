@@ -19,7 +19,7 @@ from capture.errors import BadSettings, CaptureError
 from capture.intent.here import leave_out
 from capture.output import complain, say_json
 from capture.settings.argv import read_argv
-from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, Said, Settings
+from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, Declaration, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +103,7 @@ class reporting:  # noqa: N801 # reads as a statement: with reporting()
             sys.exit(error.exit_status)
 
 
-def help_of(setting: Said) -> tuple[str, str]:
+def help_of(setting: Declaration) -> tuple[str, str]:
     """A setting's line in the help: how it is given, and what it means."""
     flags = ", ".join(filter(None, (setting.short, setting.long)))
     where = f"variable {' or '.join(setting.env)}" if setting.env else ""
@@ -139,7 +139,7 @@ def output_option(what: str, kind: Any) -> Callable[[F], F]:
     )
 
 
-def said_settings() -> Settings:
+def settings_given() -> Settings:
     """The settings of the command that is running."""
     settings: Settings = click.get_current_context().meta[SETTINGS_KEY]
     return settings

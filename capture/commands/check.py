@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DONE, FAILED
 from capture.output import say, say_json
 from capture.preflight.check import check
@@ -39,7 +39,7 @@ def command(output: str, no_rehearsal: bool) -> None:
     that these settings need is missing.
     """
     with reporting():
-        checked = Checked(tuple(check(said_settings(), os.environ, rehearse=not no_rehearsal)))
+        checked = Checked(tuple(check(settings_given(), os.environ, rehearse=not no_rehearsal)))
     if output == "json":
         say_json(as_json(checked))
     else:

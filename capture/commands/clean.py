@@ -8,7 +8,7 @@ import click
 
 from capture import init
 from capture.apply.clean import Cleaned, clean
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DONE, FAILED
 from capture.kernel import netns
 from capture.log import Log
@@ -27,7 +27,7 @@ def command(output: str) -> None:
     The same as --cleanup-only, which tells the log. Ends with 1 if anything of ours remains.
     """
     with reporting():
-        settings = said_settings()
+        settings = settings_given()
         if settings.network_namespace:
             netns.enter(settings.network_namespace)
         # The answer is on stdout: of the log, what went wrong is enough.
@@ -39,11 +39,11 @@ def command(output: str) -> None:
     if output == "json":
         say_json(as_json(cleaned))
     else:
-        say(*told(cleaned))
+        say(*report(cleaned))
     sys.exit(FAILED if cleaned.remaining else DONE)
 
 
-def told(cleaned: Cleaned) -> list[str]:
+def report(cleaned: Cleaned) -> list[str]:
     lines = []
     for heading, things in (
         ("removed", cleaned.removed),

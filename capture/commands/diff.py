@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.inspect.hunks import Diff, diff
 from capture.inspect.verify import STATUS, compared
 from capture.intent.here import looked_up
@@ -44,7 +44,7 @@ def command(color: str, why: bool, output: str) -> None:
     1: cannot tell.
     """
     with reporting():
-        settings = said_settings()
+        settings = settings_given()
         _, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
         found = diff(compared(settings, plan(resolved.intent), log))

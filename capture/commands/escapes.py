@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DEPENDS
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
@@ -31,12 +31,12 @@ def command(live: bool, output: str) -> None:
     rights to read them. Ends with status 5 if it depends on rules of others that cannot be asked.
     """
     with reporting():
-        told = found(said_settings(), live=live)
+        told = found(settings_given(), live=live)
     if output == "json":
         say_json(as_json(told))
     else:
         say(*lines(told))
-    if any(escape.fate == UNTOLD for escape in told.escapes):
+    if any(escape.outcome == UNTOLD for escape in told.escapes):
         sys.exit(DEPENDS)
 
 

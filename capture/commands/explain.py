@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.host.facts import read_facts
 from capture.inspect.explanation import Explanation, explanation
 from capture.kernel import netns
@@ -39,7 +39,7 @@ def command(family: str, output: str) -> None:
     Looks at nothing but this host's addresses, users and nameservers. Findings are no failure: the status is 0.
     """
     with reporting():
-        said = said_settings()
+        said = settings_given()
         if said.network_namespace:
             netns.enter(said.network_namespace)
         told = explanation(said, read_facts(os.environ, said.nameservers_file), FAMILIES[family])
@@ -62,10 +62,10 @@ def text(told: Explanation) -> Iterator[str]:
 
 def points(told: Sequence[Point]) -> Iterator[str]:
     width = max(len(point.subject) for point in told) + 2
-    for fate in dict.fromkeys(point.fate for point in told):
-        yield heading(HEADINGS[fate])
+    for outcome in dict.fromkeys(point.outcome for point in told):
+        yield heading(HEADINGS[outcome])
         for point in told:
-            if point.fate == fate:
+            if point.outcome == outcome:
                 given = ", ".join(option.shown for option in point.options if option.is_given)
                 by = f" ({given})" if given else ""
                 yield from wrapped(f"{point.text}{by}", f"  {point.subject:<{width}}")

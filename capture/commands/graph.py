@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, said_settings
+from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.errors import DONE, NOTHING_HERE
 from capture.intent.here import looked_up_or_without, resolved_here
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
@@ -48,9 +48,9 @@ def command(written_as: str, family: str, live: bool) -> None:
     with reporting():
         status = 0
         if live:
-            pictures, status = live_pictures(said_settings(), FAMILIES[family])
+            pictures, status = live_pictures(settings_given(), FAMILIES[family])
         else:
-            settings = said_settings()
+            settings = settings_given()
             pictures = planned_pictures(settings, resolved_here(settings).intent, FAMILIES[family])
     sys.stdout.write(written(pictures, written_as))
     sys.exit(status)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, said_settings
+from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.intent.here import resolved_here
 from capture.settings.declared import MEANING
 from rules.live.changes import changes, restore_text
@@ -23,7 +23,7 @@ def command(family: str, why: bool) -> None:
     Looks at nothing but this host's addresses and users. What apply would do here and now is shown by -n.
     """
     with reporting():
-        for planned in plan(resolved_here(said_settings()).intent).rulesets:
+        for planned in plan(resolved_here(settings_given()).intent).rulesets:
             one = planned.family
             if planned.tables and family in ("both", one.value.lower()):
                 text = f"{annotated(planned)}\n" if why else restore_text(changes(Ruleset(one), planned))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, said_settings
+from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.intent.here import resolved_here
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
@@ -24,7 +24,7 @@ def command(output: str) -> None:
         say_json(SettingsModel.model_json_schema())
         return
     with reporting():
-        said = said_settings()
+        said = settings_given()
         listed = listing(said, resolved_here(said))
     if output == "json":
         say_json([as_json(entry) for entry in listed])

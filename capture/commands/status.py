@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DONE, NOTHING_HERE
 from capture.host.facts import read_facts
 from capture.inspect.status import Status, status_of
@@ -42,7 +42,7 @@ def command(output: str) -> None:
     of ours is here; 3: nothing; 1: cannot tell.
     """
     with reporting():
-        found = status_here(said_settings())
+        found = status_here(settings_given())
     if output == "json":
         say_json(as_json(found))
     else:

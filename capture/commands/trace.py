@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DEPENDS
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
@@ -66,7 +66,7 @@ def command(**asked: Any) -> None:
     the rights to read them. Ends with status 5 if it depends on rules of others that cannot be asked.
     """
     with reporting():
-        answer = Answer(Question(asked), said_settings())
+        answer = Answer(Question(asked), settings_given())
     if asked["output"] == "json":
         say_json(as_json(answer.told()))
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import LiveStateUnreadable
 from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, Comparison, compared
 from capture.intent.here import looked_up
@@ -47,7 +47,7 @@ def command(witness: tuple[str, ...], strict: bool, output: str) -> None:
     difference without --strict.
     """
     with reporting():
-        settings = said_settings()
+        settings = settings_given()
         _, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
         found = compared(settings, plan(resolved.intent), log).but(strict=strict)
@@ -100,10 +100,10 @@ def verdict(found: Comparison) -> str:
         return f"differs in {count(len(found.findings), 'place')}{more}"
     kept = sum(finding.kind is Kind.NARROWER_ABOVE for finding in found.findings)
     but = f"; but {count(kept, 'rule')} of others, asked before ours" if kept else ""
-    return f"as planned: {held(found.planned, found.backend)}{but}"
+    return f"as planned: {summary(found.planned, found.backend)}{but}"
 
 
-def held(planned: Plan, backend: str) -> str:
+def summary(planned: Plan, backend: str) -> str:
     """What is planned, counted."""
     parts = []
     for ruleset in planned.rulesets:

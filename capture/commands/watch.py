@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, said_settings
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DIFFERS, DONE, BadSettings, Refusal
 from capture.host.facts import read_facts
 from capture.intent.here import looked_up_or_without
@@ -57,9 +57,9 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
     at SIGINT or SIGTERM. Exit status 0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
     """
     with reporting(), woken_by_signals() as wake:
-        settings = said_settings()
+        settings = settings_given()
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
-        facts, drifted = held_to(settings)
+        facts, drifted = facts_and_drift(settings)
         watch = Watch(facts, log)
         try:
             drift = drifted or against_start(watch.start)
@@ -71,7 +71,7 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
     sys.exit(DIFFERS if left else DONE)
 
 
-def held_to(settings: Settings) -> tuple[Facts, Drift | None]:
+def facts_and_drift(settings: Settings) -> tuple[Facts, Drift | None]:
     """What the host answers, and what drift is measured against, if settings say it."""
     if is_meant(settings):
         settings, facts, resolved = looked_up_or_without(settings)

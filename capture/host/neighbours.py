@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rules.simulator.packets import Host
 
 
-def found_among_others(
+def findings_of_others(
     live: Live, planned: Sequence[Ruleset], routing: tuple[Routing, ...], backend: str
 ) -> Iterator[Finding]:
     """What of others is in the way of these rules of ours, once they are in place in this backend."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.intent.resolve import Resolved
-    from capture.settings.declared import Said, SettingsWarning
+    from capture.settings.declared import Declaration, SettingsWarning
     from rules.analysis.reachability import Unmet
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.plan.intent import Intent
@@ -72,7 +72,7 @@ class Point(Value):
 
     subject: str
     """The traffic, in a word or two."""
-    fate: str
+    outcome: str
     """`captured`, `not captured`, `refused` or `dropped`."""
     text: str
     """What exactly, and where it goes."""
@@ -169,13 +169,13 @@ def explanation(said: Settings, facts: Facts, families: tuple[Family, ...]) -> E
         points=tuple(
             Point(
                 subject=point.subject,
-                fate=point.fate,
+                outcome=point.outcome,
                 text=point.text,
                 options=tuple(options.of(name) for name in point.settings),
             )
             for point in summary(resolved.intent)
         ),
-        findings=tuple(found(said, facts, resolved, options)),
+        findings=tuple(findings(said, facts, resolved, options)),
         families=tuple(of_family(it, planned, options) for it in planned.rulesets if it.family in families),
     )
 
@@ -220,7 +220,7 @@ KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
 """Those that say of a setting without effect why that is so on this host."""
 
 
-def found(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
+def findings(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
     """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
     models, left = [], list(resolved.warnings)
     for finding in lint.findings(resolved.intent, alternatives(said, facts, resolved)):
@@ -291,7 +291,7 @@ def intent_without(said: Settings, name: str, facts: Facts) -> Intent | None:
         return None
 
 
-def beyond_the_rules(said: Settings) -> Iterator[tuple[Said, str]]:
+def beyond_the_rules(said: Settings) -> Iterator[tuple[Declaration, str]]:
     """Settings without effect that are not about rules."""
     for setting, value, origin in said.given():
         if setting.about.startswith(COMPATIBLE) and value != setting.default and setting.name != "native_nftables":

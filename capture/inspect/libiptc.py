@@ -83,11 +83,11 @@ def libiptc_differences(live: Live, backend: str) -> list[Difference]:
     for name, family in ARGUMENTS.items():
         saved = live.legacy.get(family)
         said = [table for table in saved.ruleset.tables if table.table in OUR_TABLES] if saved else []
-        found += differences(family, said, asked(name))
+        found += differences(family, said, tables_of(name))
     return found
 
 
-def asked(name: str) -> list[TableRules]:
+def tables_of(name: str) -> list[TableRules]:
     """What a child of this family saw. Raises CaptureError if there is no answer."""
     path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
     environ = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, read_live
-from capture.host.neighbours import found_among_others, proofs
+from capture.host.neighbours import findings_of_others, proofs
 from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from capture.kernel.rights import not_permitted
 from capture.netlink.early import early
 from rules.live.drift import Finding, Kind, compare, not_tracked
-from rules.live.routing import found_of_others, is_like_ours, ours_to_keep
+from rules.live.routing import is_like_ours, ours_to_keep, routing_in_the_way
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
@@ -151,7 +151,7 @@ def findings(live: Live, planned: Plan, backend: str, *, ours_first: bool = Fals
         for family in Family:
             for found in not_tracked(live.saved(Iptables(here, family)).ruleset, wanted[family]):
                 yield found.but(backend=here)
-    yield from found_among_others(live, planned.rulesets, planned.routing, backend)
+    yield from findings_of_others(live, planned.rulesets, planned.routing, backend)
     yield from routing_findings(live, planned)
     yield from address_findings(live, planned)
 
@@ -160,17 +160,17 @@ def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
     for missing in routing_to_add(live.policy_rules, live.local_routes, planned.routing):
         rule_is_there = any(is_like_ours(rule, missing.routing) for rule in live.policy_rules)
         lacking = missing.but(rule_priority=None) if rule_is_there else missing
-        yield from told(lacking, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
+        yield from findings_of_change(lacking, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
     for wanted in planned.routing:
-        yield from found_of_others(live.policy_rules, live.routes, wanted)
+        yield from routing_in_the_way(live.policy_rules, live.routes, wanted)
     for extra in routing_to_remove(live.policy_rules, live.local_routes, planned.routing):
         if extra.routing not in planned.routing:
-            yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_LEFT)
+            yield from findings_of_change(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_LEFT)
         elif ours_to_keep(live.policy_rules, extra.routing):
-            yield from told(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED)
+            yield from findings_of_change(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED)
 
 
-def told(change: RoutingChange, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
+def findings_of_change(change: RoutingChange, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:
     """A change of routing as findings, in the words in which ip(8) lists things."""
     family, mark, table = change.routing.family, change.routing.mark, change.routing.table
     if change.has_route:
@@ -187,14 +187,14 @@ def others_in_the_way(live: Live) -> Iterator[Finding]:
     routing = tuple(Routing(rule.family, rule.mark, rule.table) for rule in kept)
     for backend in BACKENDS:
         ours = [ours_in(live.saved(Iptables(backend, family)).ruleset) for family in Family]
-        yield from found_among_others(live, ours, routing, backend)
+        yield from findings_of_others(live, ours, routing, backend)
 
 
 def others_routing(live: Live) -> Iterator[Finding]:
     """Ip rules and routes of others in the way of our ip rules, whatever settings those are of."""
     ours = [rule for rule in live.policy_rules if rule.protocol == PROTOCOL and rule.is_plain]
     for wanted in dict.fromkeys(Routing(rule.family, rule.mark, rule.table) for rule in ours):
-        yield from found_of_others(live.policy_rules, live.routes, wanted)
+        yield from routing_in_the_way(live.policy_rules, live.routes, wanted)
 
 
 def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ REGISTERED = {
 """The matches and targets that the legacy backend has loaded."""
 
 
-def said(done: Completed) -> str:
+def complaint(done: Completed) -> str:
     """What a failed child printed, without the lines that are the same for every failure."""
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try `")]
     ended = f"ended with status {done.status}" if done.status >= 0 else f"was ended by signal {-done.status}"

@@ -139,13 +139,13 @@ class Iptables(Value):
             text = "".join(done.stdout for done in each.values() if not done.status)
             unprinted = frozenset(name for name, done in each.items() if done.status)
         elif done.status:
-            from capture.iptables.diagnosis import permission_hint, said
+            from capture.iptables.diagnosis import complaint, permission_hint
 
             if any(os.strerror(number) in done.stderr for number in FOR_THE_MOMENT):
-                raise NotAllTold(said(done))
+                raise NotAllTold(complaint(done))
             raise LiveStateUnreadable(
                 f"{self}-save failed, so what the namespace holds is not known; nothing was changed",
-                details=[("it said", said(done))],
+                details=[("it said", complaint(done))],
                 hint=permission_hint(done.stderr, is_legacy=self.backend == LEGACY),
             )
         if self.backend == NFT:
@@ -246,11 +246,11 @@ class Iptables(Value):
         place = (f"--wait={LOCK_WAIT}", "-t", table, "-R", chain, str(position))
         done = self.written(say, "", *place, *arguments(rule.text))
         if done.status:
-            from capture.iptables.diagnosis import said
+            from capture.iptables.diagnosis import complaint
 
             raise KernelRefused(
                 f"the kernel refused the {self.family.value} rule that was there before",
-                details=[(f"{self} said", said(done)), ("the rule", f"-A {for_shell(chain)} {typed(rule.text)}")],
+                details=[(f"{self} said", complaint(done)), ("the rule", f"-A {for_shell(chain)} {typed(rule.text)}")],
                 family=self.family,
             )
 
@@ -282,9 +282,9 @@ class Iptables(Value):
 
     def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:
         """What was refused, and in the rule's own words what it is for."""
-        from capture.iptables.diagnosis import missing_module_hint, owner_hint, permission_hint, refused_rule, said
+        from capture.iptables.diagnosis import complaint, missing_module_hint, owner_hint, permission_hint, refused_rule
 
-        details = [(f"{self}-restore said", said(done))]
+        details = [(f"{self}-restore said", complaint(done))]
         is_legacy = self.backend == LEGACY
         what = f"the kernel refused the {self.family.value} rules"
         if "xtables lock" in done.stderr:

@@ -28,11 +28,11 @@ FROM_OUTSIDE = (
 
 def effective(*numbers: int) -> bool | None:
     """Whether all of these capabilities are effective in this process; None if /proc does not tell."""
-    mask = told("CapEff")
+    mask = status_line("CapEff")
     return all(int(mask, 16) >> number & 1 for number in numbers) if mask else None
 
 
-def told(field: str) -> str:
+def status_line(field: str) -> str:
     """A field of /proc/self/status; empty if it cannot be read."""
     try:
         lines = read_text(STATUS).split("\n")
@@ -44,7 +44,7 @@ def told(field: str) -> str:
 def confined_by() -> list[str]:
     """What may forbid what our capabilities permit, as far as this process can see."""
     found = []
-    if told("Seccomp") == SECCOMP_FILTER:
+    if status_line("Seccomp") == SECCOMP_FILTER:
         found.append("a seccomp filter")
     try:
         label = read_text(LABEL).strip("\0\n ")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from capture.errors import CaptureError
 from capture.host import place
 from capture.host.listening import heard, not_of_the_proxy
-from capture.host.neighbours import found_among_others
+from capture.host.neighbours import findings_of_others
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks, netns
 from capture.netlink.early import early
 from capture.preflight import trial
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
-from rules.live.drift import said
+from rules.live.drift import sentence_of
 from rules.netfilter.values import Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.plan.plan import NOTHING
@@ -114,8 +114,8 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):
         remedy = "both act on traffic: keep rules in one of them"
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)
-    for each in found_among_others(live, here.planned.rulesets, here.planned.routing, here.backend):
-        yield Fact("namespace", each.kind.value, f"{each.place}: {said(each)}", WARN, each.rerun)
+    for each in findings_of_others(live, here.planned.rulesets, here.planned.routing, here.backend):
+        yield Fact("namespace", each.kind.value, f"{each.place}: {sentence_of(each)}", WARN, each.rerun)
     for program in early():
         remedy = "`capture trace` and `verify` know nothing of what it lets through"
         yield Fact("namespace", program.kind, str(program), WARN, remedy)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from capture.kernel.process import read_words
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
-from rules.live.drift import REFUSED_FOR, REMEDY, Kind, said
-from rules.live.routing import found_of_others, place_for_ours, theirs
+from rules.live.drift import REFUSED_FOR, REMEDY, Kind, sentence_of
+from rules.live.routing import place_for_ours, routing_in_the_way, theirs
 from rules.netfilter.values import Family
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import Routing
@@ -67,7 +67,7 @@ def routing(here: Here) -> Iterator[Fact]:
     table, mark = intent.tproxy_route_table, intent.tproxy_mark
     needed = bool(here.planned.routing)
     planned = here.planned.routing or (Routing(Family.V4, mark, table),)
-    found = [each for wanted in planned for each in found_of_others(live.policy_rules, live.routes, wanted)]
+    found = [each for wanted in planned for each in routing_in_the_way(live.policy_rules, live.routes, wanted)]
     routes = [
         each for each in found if each.kind in (Kind.ROUTE_TAKES_ALL, Kind.ROUTE_TAKES_SOME, Kind.ROUTE_BEHIND_OURS)
     ]
@@ -97,7 +97,7 @@ def of_others(name: str, found: list[Finding], free: str, *, needed: bool) -> Fa
     return Fact(
         "routing",
         name,
-        listed([said(each) for each in found]),
+        listed([sentence_of(each) for each in found]),
         MISSING if is_refused else WARN,
         "; ".join(remedies),
         needed,

@@ -20,7 +20,7 @@ def as_json(value: Any) -> Any:
         case Rule():
             return rule_text(value)
         case Value():
-            return {name.rpartition(".")[2]: as_json(attrgetter(name)(value)) for name in told(type(value))}
+            return {name.rpartition(".")[2]: as_json(attrgetter(name)(value)) for name in fields_of(type(value))}
         case Enum():
             return value.value
         case IPv4Address() | IPv6Address():
@@ -31,7 +31,7 @@ def as_json(value: Any) -> Any:
             raise TypeError(f"JSON has nothing for {value!r}")
 
 
-def told(kind: type[Value]) -> tuple[str, ...]:
+def fields_of(kind: type[Value]) -> tuple[str, ...]:
     """What JSON has of a kind of value: the fields and properties that its `TOLD` names, or else every field.
 
     `rule.why` names a field of a field: JSON has it as `why`, beside the others.

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
-from capture.schemas.answers import told
+from capture.schemas.answers import fields_of
 from rules.netfilter.rulesets import Rule
 from rules.value import Value
 
@@ -43,7 +43,7 @@ def schema(command: str, kind: Any) -> dict[str, Any]:
 def model(kind: type[Value]) -> type[BaseModel]:
     """The pydantic model of a kind of value. Raises TypeError if it tells what is not described, or has no JSON."""
     fields: dict[str, Any] = {}
-    for path in told(kind):
+    for path in fields_of(kind):
         *way, name = path.split(".")
         owner = reduce(hint_of, way, kind)
         described = descriptions(owner).get(name)
@@ -65,7 +65,7 @@ def json_type(hint: Any) -> Any:
         kinds = tuple(dict.fromkeys(map(json_type, arguments)))
         union = reduce(or_, kinds)
         are_lines = len(kinds) > 1 and all(issubclass(each, Value) for each in arguments)
-        return Annotated[union, Field(discriminator=told(arguments[0])[0])] if are_lines else union
+        return Annotated[union, Field(discriminator=fields_of(arguments[0])[0])] if are_lines else union
     if get_origin(hint) is tuple and arguments[1:] == (...,):
         return GenericAlias(list, (json_type(arguments[0]),))
     if get_origin(hint) is Literal or hint in (str, bool, int, float, NoneType):

@@ -58,7 +58,7 @@ class SettingsWarning(Value):
         return f"{self.what}; {self.fix}" if self.fix else self.what
 
 
-class Said:
+class Declaration:
     """One declaration. As a class attribute of `Settings` it stands for the value an instance will have."""
 
     def __init__(
@@ -105,7 +105,7 @@ def no_surprises(_: str) -> Iterator[str]:
     return iter(())
 
 
-def said(
+def setting(
     read: parsers.Reader[T],
     default: D,
     *flags: str,
@@ -119,75 +119,75 @@ def said(
 
     `ours`: istio-iptables has no such flag. Its variable begins with `CAPTURE_`, lest it mean something to others.
     """
-    return Said(read, default, flags, env, empty_counts, surprises, ours, about)  # type: ignore[return-value] # as dataclasses.field does
+    return Declaration(read, default, flags, env, empty_counts, surprises, ours, about)  # type: ignore[return-value] # as dataclasses.field does
 
 
 class Settings:
     """What the operator said, checked. Made by `load`, or by `capture.settings.model` from what pydantic checked."""
 
-    proxy_port: int = said(
+    proxy_port: int = setting(
         parsers.port, 15001, "-p", "--envoy-port", about="Port of the proxy where captured outbound TCP goes."
     )
-    inbound_capture_port: int = said(
+    inbound_capture_port: int = setting(
         parsers.port, 15006, "-z", "--inbound-capture-port", about="Port of the proxy where captured inbound TCP goes."
     )
-    inbound_tunnel_port: int = said(
+    inbound_tunnel_port: int = setting(
         parsers.port,
         15008,
         "-e",
         "--inbound-tunnel-port",
         about="The proxy's tunnel port (HBONE), not captured by REDIRECT.",
     )
-    proxy_uid: tuple[int | parsers.Name, ...] | None = said(
+    proxy_uid: tuple[int | parsers.Name, ...] | None = setting(
         parsers.owners,
         None,
         "-u",
         "--proxy-uid",
         about="Users that are never captured, by number or name. By default the user that ENVOY_USER names, else 1337.",
     )
-    proxy_gid: tuple[int | parsers.Name, ...] | None = said(
+    proxy_gid: tuple[int | parsers.Name, ...] | None = setting(
         parsers.owners,
         None,
         "-g",
         "--proxy-gid",
         about="Groups that are never captured, by number or name. By default the value of --proxy-uid.",
     )
-    interception_mode: str = said(
+    interception_mode: str = setting(
         parsers.one_of("REDIRECT", "TPROXY", empty="REDIRECT"),
         "REDIRECT",
         "-m",
         "--istio-inbound-interception-mode",
         about="How inbound TCP gets to the proxy: REDIRECT, or TPROXY, which keeps the client's address.",
     )
-    inbound_ports: All | tuple[Ports, ...] = said(
+    inbound_ports: All | tuple[Ports, ...] = setting(
         parsers.all_or_ports,
         ALL,
         "-b",
         "--istio-inbound-ports",
         about="Inbound ports to capture: * for all, a list, or empty for none.",
     )
-    inbound_ports_exclude: tuple[Ports, ...] = said(
+    inbound_ports_exclude: tuple[Ports, ...] = setting(
         parsers.ports,
         (),
         "-d",
         "--istio-local-exclude-ports",
         about="Inbound ports that are not captured. Only of use where -b is *.",
     )
-    exclude_interfaces: tuple[str, ...] = said(
+    exclude_interfaces: tuple[str, ...] = setting(
         parsers.interfaces,
         (),
         "-c",
         "--istio-exclude-interfaces",
         about="Interfaces on which nothing is captured, in either direction.",
     )
-    exclude_inbound_interfaces: tuple[str, ...] = said(
+    exclude_inbound_interfaces: tuple[str, ...] = setting(
         parsers.interfaces,
         (),
         "--exclude-inbound-interfaces",
         ours=True,
         about="Interfaces on which nothing that arrives is captured; what leaves there is.",
     )
-    outbound_cidrs: All | tuple[Network, ...] | None = said(
+    outbound_cidrs: All | tuple[Network, ...] | None = setting(
         parsers.all_or_cidrs,
         None,
         "-i",
@@ -196,7 +196,7 @@ class Settings:
         about="Outbound destinations to capture: * for all, a list of CIDRs, or empty for none. "
         "By default *, unless -q is given.",
     )
-    outbound_cidrs_exclude: tuple[Network, ...] = said(
+    outbound_cidrs_exclude: tuple[Network, ...] = setting(
         parsers.cidrs,
         (),
         "-x",
@@ -204,60 +204,62 @@ class Settings:
         surprises=parsers.host_bits,
         about="Outbound destinations that are not captured, whatever -q and -i say.",
     )
-    outbound_ports: tuple[Ports, ...] = said(
+    outbound_ports: tuple[Ports, ...] = setting(
         parsers.ports,
         (),
         "-q",
         "--istio-outbound-ports",
         about="Outbound ports that are captured as well, whatever -i says.",
     )
-    outbound_ports_exclude: tuple[Ports, ...] = said(
+    outbound_ports_exclude: tuple[Ports, ...] = setting(
         parsers.ports,
         (),
         "-o",
         "--istio-local-outbound-ports-exclude",
         about="Outbound ports that are never captured, whatever anything else says.",
     )
-    virtual_interfaces: tuple[str, ...] = said(
+    virtual_interfaces: tuple[str, ...] = setting(
         parsers.interfaces,
         (),
         "-k",
         "--kube-virt-interfaces",
         about="Interfaces of virtual machines in the pod: what arrives there is treated as outbound.",
     )
-    tproxy_mark: int = said(parsers.mark, 1337, "-t", "--istio-inbound-tproxy-mark", about="The fwmark of TPROXY mode.")
-    tproxy_route_table: int = said(
+    tproxy_mark: int = setting(
+        parsers.mark, 1337, "-t", "--istio-inbound-tproxy-mark", about="The fwmark of TPROXY mode."
+    )
+    tproxy_route_table: int = setting(
         parsers.routing_table,
         133,
         "-r",
         "--istio-inbound-tproxy-route-table",
         about="The routing table of TPROXY mode.",
     )
-    drop_invalid: bool = said(
+    drop_invalid: bool = setting(
         parsers.boolean,
         False,
         "--drop-invalid",
         env=("INVALID_DROP",),
         about="Drop packets that conntrack cannot place (state INVALID) before they are delivered unredirected.",
     )
-    dual_stack: bool = said(
+    dual_stack: bool = setting(
         parsers.boolean,
         False,
         "--dual-stack",
         env=("ISTIO_DUAL_STACK",),
         about="Capture IPv6 if the pod has any usable IPv6 address, not only if its first address is one.",
     )
-    redirect_dns: bool = said(
+    redirect_dns: bool = setting(
         parsers.boolean,
         False,
         "--redirect-dns",
         env=("ISTIO_META_DNS_CAPTURE",),
         about="Send DNS queries for the nameservers of resolv.conf to the proxy's resolver.",
     )
-    capture_all_dns: bool = said(
+    capture_all_dns: bool = setting(
         parsers.boolean, False, "--capture-all-dns", about="With --redirect-dns: whatever nameserver is asked."
     )
-    resolv_conf: str = said(
+    resolv_conf: str = setting(
         parsers.text,
         "",
         "--resolv-conf",
@@ -265,15 +267,15 @@ class Settings:
         about="The file that names the nameservers. By default /etc/resolv.conf; with --network-namespace that of the "
         "namespace, or of whoever lives in it.",
     )
-    dns_capture_port: int = said(parsers.port, 15053, "--dns-capture-port", ours=True, about="Port of the resolver.")
-    dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = said(
+    dns_capture_port: int = setting(parsers.port, 15053, "--dns-capture-port", ours=True, about="Port of the resolver.")
+    dns_capture_address: tuple[IPv4Address | IPv6Address, ...] = setting(
         parsers.addresses,
         (),
         "--dns-capture-address",
         ours=True,
         about="Address of the resolver, at most one of each family. By default loopback.",
     )
-    ipv6: str = said(
+    ipv6: str = setting(
         parsers.one_of("auto", "on", "off", "reject", empty=""),
         "",
         "--ipv6",
@@ -281,21 +283,21 @@ class Settings:
         about="Whether IPv6 is captured: auto (if there is a usable address), on, off, or reject (not captured, and "
         "refused to all but the proxy). By default as istio-iptables: see --dual-stack.",
     )
-    capture_ssh: bool = said(
+    capture_ssh: bool = setting(
         parsers.boolean,
         False,
         "--capture-ssh",
         ours=True,
         about="Capture the port of the SSH session that runs this, and those on which sshd listens, as any other.",
     )
-    allow_host: bool = said(
+    allow_host: bool = setting(
         parsers.boolean,
         False,
         "--allow-host",
         ours=True,
         about="Run even in the namespace of a Kubernetes node, where it takes the traffic of the node itself.",
     )
-    take_over: bool = said(
+    take_over: bool = setting(
         parsers.boolean,
         False,
         "--take-over",
@@ -303,7 +305,7 @@ class Settings:
         about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode): "
         "remove them in the commit that brings ours. Without it a run is refused there.",
     )
-    precedence: str = said(
+    precedence: str = setting(
         parsers.one_of("others", "ours", empty="others"),
         "others",
         "--precedence",
@@ -312,14 +314,14 @@ class Settings:
         "stand above ours keep what they take, and are named) or ours (our rules go above all that could take traffic "
         "from them). Rules that take everything are passed either way.",
     )
-    exclude_uids: tuple[Uids, ...] = said(
+    exclude_uids: tuple[Uids, ...] = setting(
         parsers.uid_ranges,
         (),
         "--exclude-uids",
         ours=True,
         about="Users whose outbound traffic, DNS included, is not captured: uids or ranges such as 1000-2000.",
     )
-    exclude_outbound_ports_for_uids: tuple[PortsOfUsers, ...] = said(
+    exclude_outbound_ports_for_uids: tuple[PortsOfUsers, ...] = setting(
         parsers.ports_of_users,
         (),
         "--exclude-outbound-ports-for-uids",
@@ -327,7 +329,7 @@ class Settings:
         about="[PROTOCOL:]PORTS:UIDS, several separated by semicolons: outbound ports that are not captured for "
         "these users. tcp:80,443:1000-2000; without a protocol both, * for all ports.",
     )
-    exclude_inbound_cidrs: tuple[Network, ...] = said(
+    exclude_inbound_cidrs: tuple[Network, ...] = setting(
         parsers.cidrs,
         (),
         "--exclude-inbound-cidrs",
@@ -335,7 +337,7 @@ class Settings:
         ours=True,
         about="Sources whose connections to the pod are not captured.",
     )
-    udp: tuple[UdpPolicy, ...] = said(
+    udp: tuple[UdpPolicy, ...] = setting(
         parsers.udp_policies,
         (),
         "--udp",
@@ -343,7 +345,7 @@ class Settings:
         about="PORT=POLICY, a list: what becomes of UDP that leaves the pod past the proxy, such as QUIC: leave, "
         "reject or drop. 443=reject makes clients fall back to TCP at once.",
     )
-    drain: float | None = said(
+    drain: float | None = setting(
         parsers.duration,
         None,
         "--drain",
@@ -351,7 +353,7 @@ class Settings:
         about="Where a removal or a change would reset captured connections: wait up to this duration for them to end, "
         "while new ones are captured no more. Without it they are reset at once, and counted.",
     )
-    close_wait_timeout: float | None = said(
+    close_wait_timeout: float | None = setting(
         parsers.whole_seconds,
         None,
         "--close-wait-timeout",
@@ -359,105 +361,107 @@ class Settings:
         about="Set conntrack's timeout for half-closed connections (net.netfilter.nf_conntrack_tcp_timeout_close_wait) "
         "to this duration. What prevents it is reported and is no failure.",
     )
-    log_connections: str = said(
+    log_connections: str = setting(
         parsers.one_of("log", "nflog", empty=""),
         "",
         "--log-connections",
         ours=True,
         about="Log captured connections: log (kernel log) or nflog (see --nflog-group). Off by default.",
     )
-    log_connections_rate: int = said(
+    log_connections_rate: int = setting(
         parsers.rate,
         10,
         "--log-connections-rate",
         ours=True,
         about="At most so many of each direction in a second, 1 to 100.",
     )
-    nflog_group: int = said(
+    nflog_group: int = setting(
         parsers.nflog_group, 5, "--nflog-group", ours=True, about="The nfnetlink_log group, 1 to 65535."
     )
-    owner_groups: All | tuple[int | parsers.Name, ...] = said(
+    owner_groups: All | tuple[int | parsers.Name, ...] = setting(
         parsers.owner_groups,
         ALL,
         env=("ISTIO_OUTBOUND_OWNER_GROUPS",),
         empty_counts=True,
         about="Groups whose outbound traffic is captured: * for all, a list of at most 64, or empty for none.",
     )
-    owner_groups_exclude: tuple[int | parsers.Name, ...] = said(
+    owner_groups_exclude: tuple[int | parsers.Name, ...] = setting(
         parsers.owners,
         (),
         env=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",),
         about="Groups whose outbound traffic is not captured. Only of use where ISTIO_OUTBOUND_OWNER_GROUPS is *.",
     )
-    ipv4_loopback_cidr: Network = said(
+    ipv4_loopback_cidr: Network = setting(
         parsers.ipv4_loopback,
         parsers.ipv4_loopback("127.0.0.1/32"),
         env=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",),
         surprises=parsers.host_bits,
         about="What counts as loopback in IPv4, from 127.0.0.0/8 to one address.",
     )
-    envoy_user: str = said(
+    envoy_user: str = setting(
         parsers.text, "istio-proxy", env=("ENVOY_USER",), about="The user whose uid is the default of --proxy-uid."
     )
-    network_namespace: str = said(
+    network_namespace: str = setting(
         parsers.text,
         "",
         "--network-namespace",
         about="Work in this network namespace: a name of `ip netns`, a path, or a pid. Empty: the one we are in.",
     )
-    force_iptables_binary: str = said(
+    force_iptables_binary: str = setting(
         parsers.one_of("nft", "legacy", empty=""),
         "",
         "--force-iptables-binary",
         about="nft or legacy: use this backend instead of the one that the namespace and the kernel suggest.",
     )
-    native_nftables: bool = said(
+    native_nftables: bool = setting(
         parsers.boolean,
         False,
         "--native-nftables",
         about="Accepted for compatibility: selects nf_tables, which we program through iptables-nft.",
     )
-    dry_run: bool = said(
+    dry_run: bool = setting(
         parsers.boolean, False, "-n", "--dry-run", about="Print what iptables-restore would be given; touch nothing."
     )
-    dry_run_file: str = said(
+    dry_run_file: str = setting(
         parsers.text, "", env=("DRY_RUN_FILE_PATH",), about="With --dry-run: a file that gets a copy of the rules."
     )
-    cleanup_only: bool = said(
+    cleanup_only: bool = setting(
         parsers.boolean, False, "--cleanup-only", about="Remove what is ours, whatever settings put it there, and stop."
     )
-    skip_rule_apply: bool = said(parsers.boolean, False, "--skip-rule-apply", about="Leave the rules alone.")
-    run_validation: bool = said(
+    skip_rule_apply: bool = setting(parsers.boolean, False, "--skip-rule-apply", about="Leave the rules alone.")
+    run_validation: bool = setting(
         parsers.boolean, False, "--run-validation", about="Prove with real connections that the rules capture."
     )
-    probe_port: int = said(
+    probe_port: int = setting(
         parsers.port, 15002, "--iptables-probe-port", about="The port that --run-validation connects to."
     )
-    probe_timeout: float = said(
+    probe_timeout: float = setting(
         parsers.duration, 5.0, "--probe-timeout", about="How long --run-validation waits: 500ms, 5s, 1m30s."
     )
-    cni_mode: bool = said(parsers.boolean, False, "--cni-mode", about="Accepted for compatibility; changes nothing.")
-    reconcile: bool = said(
+    cni_mode: bool = setting(parsers.boolean, False, "--cni-mode", about="Accepted for compatibility; changes nothing.")
+    reconcile: bool = setting(
         parsers.boolean, False, "--reconcile", about="Accepted for compatibility; every run does it."
     )
-    force_apply: bool = said(
+    force_apply: bool = setting(
         parsers.boolean, False, "--force-apply", about="Accepted for compatibility; every run does it."
     )
-    log_output_level: str = said(
+    log_output_level: str = setting(
         parsers.log_level,
         "info",
         "--log_output_level",
         about="How much to say: debug, info, warn, error, fatal or none; or default:LEVEL.",
     )
-    log_as_json: bool = said(parsers.boolean, False, "--log_as_json", about="One JSON object for each line of the log.")
-    log_target: str = said(
+    log_as_json: bool = setting(
+        parsers.boolean, False, "--log_as_json", about="One JSON object for each line of the log."
+    )
+    log_target: str = setting(
         parsers.text, "stderr", "--log_target", about="Accepted for compatibility; the log goes to stderr."
     )
-    log_caller: str = said(parsers.text, "", "--log_caller", about="Accepted for compatibility; changes nothing.")
-    log_stacktrace_level: str = said(
+    log_caller: str = setting(parsers.text, "", "--log_caller", about="Accepted for compatibility; changes nothing.")
+    log_stacktrace_level: str = setting(
         parsers.text, "", "--log_stacktrace_level", about="Accepted for compatibility; changes nothing."
     )
-    vklog: str = said(parsers.text, "", "--vklog", about="Accepted for compatibility; changes nothing.")
+    vklog: str = setting(parsers.text, "", "--vklog", about="Accepted for compatibility; changes nothing.")
 
     def __init__(
         self, values: Mapping[str, Any], origins: Mapping[str, Origin], warnings: Sequence[SettingsWarning] = ()
@@ -527,7 +531,7 @@ class Settings:
             return ""
         return self.resolv_conf or netns.resolv_conf(self.network_namespace)
 
-    def given(self) -> Iterator[tuple[Said, Any, Origin]]:
+    def given(self) -> Iterator[tuple[Declaration, Any, Origin]]:
         """The settings that somebody set, with value and origin."""
         for setting in DECLARED:
             origin = self.origins[setting.name]
@@ -535,7 +539,7 @@ class Settings:
                 yield setting, getattr(self, setting.name), origin
 
 
-def origin_of(setting: Said, argument: Argument | None, environ: Mapping[str, str]) -> Origin | None:
+def origin_of(setting: Declaration, argument: Argument | None, environ: Mapping[str, str]) -> Origin | None:
     """The place that decides this setting, if it was set at all.
 
     An empty variable counts as not set, as in istio-iptables, but where `empty_counts`; so does a link to a Service.
@@ -549,7 +553,7 @@ def origin_of(setting: Said, argument: Argument | None, environ: Mapping[str, st
     return None
 
 
-def asks_for(switch: Said, argument: Argument | None, environ: Mapping[str, str]) -> bool:
+def asks_for(switch: Declaration, argument: Argument | None, environ: Mapping[str, str]) -> bool:
     """Whether a switch is on, as far as it can be understood."""
     origin = origin_of(switch, argument, environ)
     return origin is not None and parsers.GO_BOOLEANS.get(origin.text or "", False)
@@ -567,7 +571,7 @@ def linked_service(name: str, text: str) -> str:
     return name.removesuffix("_PORT").lower().replace("_", "-") if is_link else ""
 
 
-def links(setting: Said, environ: Mapping[str, str]) -> Iterator[SettingsWarning]:
+def links(setting: Declaration, environ: Mapping[str, str]) -> Iterator[SettingsWarning]:
     """A warning for each variable of a setting that is a link to a Service."""
     for name in setting.env:
         text = environ.get(name, "")
@@ -580,7 +584,7 @@ def links(setting: Said, environ: Mapping[str, str]) -> Iterator[SettingsWarning
             )
 
 
-DECLARED: tuple[Said, ...] = tuple(value for value in vars(Settings).values() if isinstance(value, Said))
+DECLARED: tuple[Declaration, ...] = tuple(value for value in vars(Settings).values() if isinstance(value, Declaration))
 """Every setting, in the order of the help."""
 VARIABLES = tuple(dict.fromkeys(name for setting in DECLARED for name in setting.env))
 """Every variable that is read."""

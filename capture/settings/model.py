@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
 
 from capture.settings import parsers
-from capture.settings.declared import DECLARED, Origin, Said, Settings
+from capture.settings.declared import DECLARED, Declaration, Origin, Settings
 from capture.settings.parsers import Name
 from rules.netfilter.values import All
 
@@ -69,7 +69,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def written(setting: Said, value: Any) -> str:
+def written(setting: Declaration, value: Any) -> str:
     """A JSON value as the text that the setting's flag would be given; empty for none."""
     if value is None:
         return ""
@@ -83,7 +83,7 @@ def written(setting: Said, value: Any) -> str:
     return str(plain(value))
 
 
-def field(setting: Said) -> tuple[Any, Any]:
+def field(setting: Declaration) -> tuple[Any, Any]:
     """The pydantic field of a setting: any JSON that its flag could be given, read as the flag is."""
 
     def read(value: Any) -> Any:

@@ -30,7 +30,6 @@ from rules.plan.plan import plan
 from rules.simulator.conclusions import conclusion
 from rules.simulator.packets import NEW, Direction, Host, Local, Packet, written
 from rules.simulator.simulate import in_any_order
-from rules.simulator.traces import Became
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from capture.settings.declared import Settings
     from rules.plan.plan import Plan
     from rules.simulator.simulate import Address
-    from rules.simulator.traces import Step, Trace
+    from rules.simulator.traces import Became, Step, Trace
 
 
 FIRST_APPLICATION = 1000

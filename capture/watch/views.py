@@ -133,14 +133,14 @@ class Screen(View):
             yield style(f"no drift from {self.against}", fg="green")
         yield from (style(f"note: {note}", dim=True) for note in self.notes)
         yield ""
-        yield style(f"{'':4} {'fate':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
+        yield style(f"{'':4} {'outcome':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
         for row in sorted(tick.rows, key=lambda row: -row.since_start)[: max(height - 10, 5)]:
             rate = row.packets / tick.seconds if tick.seconds else 0.0
             decision = row.decision
-            fate = "captured" if decision.captures else "bypass"
+            outcome = "captured" if decision.captures else "bypass"
             family = {Family.V4: "v4", Family.V6: "v6"}[row.family]
             why = decision.why or rule_text(decision.rule)
-            line = f"{family:4} {fate:8} {rate:8.1f} {row.since_start:8} {row.total:10}  "
+            line = f"{family:4} {outcome:8} {rate:8.1f} {row.since_start:8} {row.total:10}  "
             line += f"{decision.table} {decision.chain} {decision.position}: {why}"
             yield style(line, bold=True) if row.packets else line
 

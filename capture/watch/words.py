@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def of_connection(seen: Seen) -> str:
     made = seen.connection
     ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
-    fate = {True: "captured", False: "bypasses", None: "unknown"}[seen.captured]
-    fate = "redirected" if seen.redirected_by_others else fate
+    outcome = {True: "captured", False: "bypasses", None: "unknown"}[seen.captured]
+    outcome = "redirected" if seen.redirected_by_others else outcome
     to = f", answered by {end(made.answered_by, made.answered_by_port)}" if made.is_redirected else ""
-    return f"{'out' if seen.is_outbound else 'in '} {fate} {ends}{to}; {by(seen)}"
+    return f"{'out' if seen.is_outbound else 'in '} {outcome} {ends}{to}; {by(seen)}"
 
 
 def by(seen: Seen) -> str:

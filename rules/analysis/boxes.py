@@ -68,7 +68,7 @@ def everything(family: Family, hook: str = "") -> Box:
     return byte, anywhere, anywhere, PORTS, PORTS, owners, owners, came, leaves, states, U32, U32, byte, ends
 
 
-def asked(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[Match, ...]]:
+def box_of(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[Match, ...]]:
     """The box that these matches cut out together (None if nothing can be in it), and those that no box can tell."""
     box: Box | None = everything(family)
     untold: list[Match] = []

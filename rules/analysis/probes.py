@@ -259,7 +259,9 @@ def dns_paths(intent: Intent, family: Family, app: Sender | None) -> Iterator[Pa
         return
     proxy, _, setting = next(proxies(intent))
     for protocol in (TCP, UDP):
-        for nameserver, rule in zip(dns.asked(intent, family), dns.redirected(intent, family, protocol), strict=True):
+        for nameserver, rule in zip(
+            dns.nameservers(intent, family), dns.redirected(intent, family, protocol), strict=True
+        ):
             destination = nameserver.network_address if nameserver else ELSEWHERE[family][0]
             lands = intent.dns_capture_port
             name, kind = "a DNS query", protocol.name

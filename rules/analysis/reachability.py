@@ -1,12 +1,12 @@
 """What becomes of every packet that a ruleset can see: which rules can be met, and whether two rulesets differ at all.
 
 A walk sends all packets at once through a table, as boxes (see `rules.analysis.boxes`). A rule that no packet meets
-can be deleted; two rulesets with the same fates do the same, however differently they read.
+can be deleted; two rulesets with the same outcomes do the same, however differently they read.
 """
 
 from __future__ import annotations
 
-from rules.analysis.boxes import asked, everything, outside, overlap, remainder
+from rules.analysis.boxes import box_of, everything, outside, overlap, remainder
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Goto, first_of
 from rules.netfilter.fields import CONNMARK, MARK, U32
@@ -55,7 +55,7 @@ MOST_TAKERS = 64
 """Rules that are tried one by one whether they are needed to take what another rule asks for."""
 
 
-class Fate(Value):
+class Outcome(Value):
     """What a table does to a packet in the end."""
 
     verdict: Target | None
@@ -88,16 +88,16 @@ class Walk:
         self.entered: dict[str, list[Box]] = {}
         """The chains that packets came to, and which."""
         self.exact = True
-        self.fates: dict[str, dict[Fate, list[Box]]] = {}
+        self.outcomes: dict[str, dict[Outcome, list[Box]]] = {}
         """For each built-in chain that has rules."""
         self.boxes = {
-            chain: tuple(asked(rule.matches, family) for rule in rules) for chain, rules in self.chains.items()
+            chain: tuple(box_of(rule.matches, family) for rule in rules) for chain, rules in self.chains.items()
         }
         for chain in self.chains:
             if table.is_built_in(chain):
-                self.decided = self.fates.setdefault(chain, {})
+                self.decided = self.outcomes.setdefault(chain, {})
                 for box, remarks in self.enter(chain, [(everything(family, chain), ())], ()):
-                    self.decided.setdefault(Fate(None, remarks), []).append(box)
+                    self.decided.setdefault(Outcome(None, remarks), []).append(box)
         self.aside = frozenset(chain for chain in self.chains if chain not in self.entered)
         """Chains that nothing comes to."""
 
@@ -155,7 +155,7 @@ class Walk:
             case Accept() | Drop() | Redirect() | Dnat() | Tproxy() | Reject():
                 if not untold:
                     for box, remarks in hit:
-                        self.decided.setdefault(Fate(target, remarks), []).append(box)
+                        self.decided.setdefault(Outcome(target, remarks), []).append(box)
             case Jump(name):
                 returning = self.enter(name, hit, (*callers, chain))
                 if returning:
@@ -234,7 +234,7 @@ def reached(
     """
     is_certain = path[-1].is_certain if path else True
     for position, rule in enumerate(chains.get(chain, ()), 1):
-        wanted, untold = asked(rule.matches, family)
+        wanted, untold = box_of(rule.matches, family)
         all_done = first_of(effect(rule.target))
         for box, met in coming:
             both = overlap(box, wanted) if wanted is not None else None
@@ -298,7 +298,7 @@ def decides(target: Target) -> bool:
 # --- rulesets that do the same ----------------------------------------------------------------------------
 
 
-class Fates:
+class Outcomes:
     """What becomes of every packet under one plan, to be compared with others. Worked out where it is asked for."""
 
     def __init__(self, planned: Plan) -> None:
@@ -317,7 +317,7 @@ class Fates:
             return True
         if (self.plan.routing, self.plan.passthrough_address) != (other.routing, other.passthrough_address):
             return False
-        others = Fates(other)
+        others = Outcomes(other)
         return all(
             mine.table(name) == its.table(name) or same_walks(self.walk(mine, name), others.walk(its, name))
             for mine, its in zip(self.plan.rulesets, other.rulesets, strict=True)
@@ -328,11 +328,11 @@ class Fates:
 def same_walks(mine: Walk, its: Walk) -> bool:
     if not (mine.exact and its.exact):
         return False
-    for hook in {*mine.fates, *its.fates}:
+    for hook in {*mine.outcomes, *its.outcomes}:
         # A built-in chain without rules leaves everything to its policy, and so does what no rule decides.
-        ours, theirs = mine.fates.get(hook, {}), its.fates.get(hook, {})
-        for fate in {*ours, *theirs} - {Fate(None)}:
-            if not same(ours.get(fate, []), theirs.get(fate, [])):
+        ours, theirs = mine.outcomes.get(hook, {}), its.outcomes.get(hook, {})
+        for outcome in {*ours, *theirs} - {Outcome(None)}:
+            if not same(ours.get(outcome, []), theirs.get(outcome, [])):
                 return False
     return True
 

@@ -147,11 +147,11 @@ def decided_by(
     `local` are the addresses of the namespace, `counted` the places of rules whose counters moved.
     """
     hook = OUTPUT if is_outbound(made, local) else PREROUTING
-    found = list(asked(ruleset.table(NAT), hook, made, local, counted))
+    found = list(in_hook(ruleset.table(NAT), hook, made, local, counted))
     if made.is_redirected:
         table = ruleset.table(NAT)
         return tuple(each for each in found if leads_to(table, each, made.answered_by_port))
-    handed = [each for each in asked(ruleset.table(MANGLE), hook, made, local, counted) if each.captures]
+    handed = [each for each in in_hook(ruleset.table(MANGLE), hook, made, local, counted) if each.captures]
     return tuple(handed) or tuple(each for each in found if not each.captures)
 
 
@@ -166,7 +166,7 @@ def leads_to(table: TableRules, decision: Decision, port: int) -> bool:
     return decision.captures and (is_direct or hands_over(table, target) == port)
 
 
-def asked(
+def in_hook(
     table: TableRules, hook: str, made: Connection, local: Container[Ip], counted: Container[Place]
 ) -> Iterator[Decision]:
     """The rules that decide, as far as this connection can have met them, in order."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rules.analysis.reachability import Fates, unmet
+from rules.analysis.reachability import Outcomes, unmet
 from rules.explain.summary import (
     captures_inbound,
     captures_outbound,
@@ -89,7 +89,7 @@ class _Lint:
         self.intent = intent
         self.given = given
         self.plan = plan(intent)
-        self.fates = Fates(self.plan)
+        self.outcomes = Outcomes(self.plan)
         self.sends = [family for family in intent.families if captures_outbound(intent, family)]
         self.takes = [family for family in intent.families if captures_inbound(intent, family)]
 
@@ -126,7 +126,7 @@ class _Lint:
             if without is None:
                 continue
             planned = plan(without)
-            if self.fates.same_as(planned):
+            if self.outcomes.same_as(planned):
                 reason, advice = self.why_idle(name)
                 text = f"{{{name}}} is without effect: "
                 if not reason:
@@ -244,7 +244,7 @@ class _Lint:
         for entry in sorted(later_first, key=width):
             at = len(kept) - 1 - kept[::-1].index(entry)
             fewer = kept[:at] + kept[at + 1 :]
-            if fewer and self.fates.same_as(plan(self.intent.but(**{name: tuple(fewer)}))):
+            if fewer and self.outcomes.same_as(plan(self.intent.but(**{name: tuple(fewer)}))):
                 kept = fewer
                 yield entry
 

@@ -35,7 +35,7 @@ class Point(Value):
 
     subject: str
     """The traffic, in a word or two."""
-    fate: str
+    outcome: str
     """`captured`, `not captured`, `refused` or `dropped`."""
     text: str
     settings: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def summary(intent: Intent) -> tuple[Point, ...]:
     points += [*exclusions(intent), *other_protocols(intent), *other_families(intent)]
     points += [*bound_sockets(intent), *always()]
     order = (CAPTURED, REFUSED, DROPPED, PASSES)
-    return tuple(sorted(points, key=lambda point: order.index(point.fate)))
+    return tuple(sorted(points, key=lambda point: order.index(point.outcome)))
 
 
 def outbound(intent: Intent) -> Iterator[Point]:
@@ -222,10 +222,10 @@ def inbound_exclusions(intent: Intent) -> Iterator[Point]:
 
 
 def other_protocols(intent: Intent) -> Iterator[Point]:
-    for policy, fate in (("reject", REFUSED), ("drop", DROPPED)):
+    for policy, outcome in (("reject", REFUSED), ("drop", DROPPED)):
         ports = [entry.ports for entry in intent.udp if entry.policy == policy]
         if ports:
-            yield Point("UDP", fate, f"what leaves for {ports_listed(ports)}, the proxy's own aside", ("udp",))
+            yield Point("UDP", outcome, f"what leaves for {ports_listed(ports)}, the proxy's own aside", ("udp",))
     if intent.drop_invalid:
         yield Point("invalid packets", DROPPED, "what arrives and conntrack cannot place", ("drop_invalid",))
     quic = "" if refuses_quic(intent) else "; QUIC (HTTP/3, UDP port 443) leaves past the proxy"
@@ -280,8 +280,10 @@ def captures_machines(intent: Intent, family: Family) -> bool:
 
 def leads(intent: Intent, family: Family, table: str, hook: str, target: Verdict) -> bool:
     """Whether any packet of this built-in chain meets this end. Port 0 is one that nothing can listen on."""
-    fates = Walk(ruleset(intent, family).table(table), family).fates.get(hook, {})
-    return any(box[DPORT] != (0, 1) for fate, boxes in fates.items() if fate.verdict == target for box in boxes)
+    outcomes = Walk(ruleset(intent, family).table(table), family).outcomes.get(hook, {})
+    return any(
+        box[DPORT] != (0, 1) for outcome, boxes in outcomes.items() if outcome.verdict == target for box in boxes
+    )
 
 
 def takes_dns(intent: Intent) -> bool:

@@ -186,7 +186,7 @@ def placed(live: TableRules, chain: str, planned: Ruleset, company: Company = AL
         return wanted or tuple(rule for _, rule in theirs)
     first = ours[0] if ours else len(now) + 1
     stands = tuple(now[at - 1] for at in ours) == wanted
-    before = asked_before(live, chain, theirs, ours[-1] if stands else first, planned, company)
+    before = rules_before(live, chain, theirs, ours[-1] if stands else first, planned, company)
     passed = next((it.position for it in before if it.is_passed), None)
     if stands and passed is None:
         return now
@@ -202,7 +202,7 @@ def shared(
     return ours, [(at, rule) for at, rule in enumerate(rules, 1) if at not in ours]
 
 
-def asked_before(
+def rules_before(
     live: TableRules,
     chain: str,
     theirs: Sequence[tuple[int, Rule]],
@@ -224,7 +224,7 @@ def precedents_of(
 ) -> tuple[Precedent, ...]:
     """The same for a built-in chain that holds these rules, ours among them."""
     ours, theirs = shared(live, chain, rules, company)
-    return asked_before(live, chain, theirs, ours[-1], planned, company) if ours else ()
+    return rules_before(live, chain, theirs, ours[-1], planned, company) if ours else ()
 
 
 def with_stand_ins(asked: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[Rule, Rule]]:

@@ -130,7 +130,7 @@ class Finding(Value):
     @property
     def sentence(self) -> str:
         """All of this in a sentence, with what a rerun does."""
-        return f"{self.place}: {said(self)}; {self.rerun}"
+        return f"{self.place}: {sentence_of(self)}; {self.rerun}"
 
     @property
     def rerun(self) -> str:
@@ -230,7 +230,7 @@ BEYOND_A_RERUN = (
 """What is not ours to repair."""
 
 
-def said(found: Finding) -> str:
+def sentence_of(found: Finding) -> str:
     """What is the matter, without where and what then."""
     rule = f"`{found.rule}`"
     why = f" ({found.why})" if found.why else ""
@@ -532,14 +532,17 @@ def not_tracked(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
 
 def captures(planned: Ruleset, table: str, hook: str) -> Iterator[Box]:
     """What is captured in this hook."""
-    for fate, boxes in Walk(planned.table(table), planned.family).fates.get(hook, {}).items():
-        if isinstance(fate.verdict, Redirect | Dnat | Tproxy):
+    for outcome, boxes in Walk(planned.table(table), planned.family).outcomes.get(hook, {}).items():
+        if isinstance(outcome.verdict, Redirect | Dnat | Tproxy):
             yield from boxes
 
 
 def zoned(planned: Ruleset, hook: str) -> list[Box]:
     """What has a zone of conntrack from our rules."""
-    fates = Walk(planned.table(RAW), planned.family).fates.get(hook, {})
+    outcomes = Walk(planned.table(RAW), planned.family).outcomes.get(hook, {})
     return [
-        box for fate, boxes in fates.items() for box in boxes if any(isinstance(it, Zone) for it, _ in fate.remarks)
+        box
+        for outcome, boxes in outcomes.items()
+        for box in boxes
+        if any(isinstance(it, Zone) for it, _ in outcome.remarks)
     ]

@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from rules.analysis.boxes import Box
-    from rules.analysis.reachability import Fate
+    from rules.analysis.reachability import Outcome
     from rules.live.changes import Company
     from rules.netfilter.fields import Condition
     from rules.netfilter.matches import Match
@@ -213,8 +213,8 @@ def together(found: Sequence[Precedent], boxes: Sequence[Box]) -> list[Precedent
 
 def claims(planned: Ruleset, table: str, hook: str) -> list[Box]:
     """The packets that ours decide about in this hook, if they come there."""
-    fates = Walk(planned.table(table), planned.family).fates.get(hook, {})
-    return [box for fate, boxes in fates.items() if is_claim(fate) for box in boxes]
+    outcomes = Walk(planned.table(table), planned.family).outcomes.get(hook, {})
+    return [box for outcome, boxes in outcomes.items() if is_claim(outcome) for box in boxes]
 
 
 def reach(box: Box, local: Span) -> Box:
@@ -228,9 +228,9 @@ def reach(box: Box, local: Span) -> Box:
     return (*box[:LEAVES_ON], less(box[LEAVES_ON], lo), *box[LEAVES_ON + 1 :])
 
 
-def is_claim(fate: Fate) -> bool:
-    return fate.verdict is not None or any(
-        isinstance(done, SetMark | SaveMark | RestoreMark | Zone) for done, _ in fate.remarks
+def is_claim(outcome: Outcome) -> bool:
+    return outcome.verdict is not None or any(
+        isinstance(done, SetMark | SaveMark | RestoreMark | Zone) for done, _ in outcome.remarks
     )
 
 

@@ -33,7 +33,7 @@ def theirs(rules: Iterable[PolicyRule], wanted: Routing) -> Iterator[PolicyRule]
             yield rule
 
 
-def asked_before(rules: Sequence[PolicyRule], wanted: Routing) -> tuple[PolicyRule, ...]:
+def rules_before(rules: Sequence[PolicyRule], wanted: Routing) -> tuple[PolicyRule, ...]:
     """The rules of others that are asked before the first that is as ours; all of them if there is none."""
     first = next((at for at, rule in enumerate(rules) if is_like_ours(rule, wanted)), len(rules))
     return tuple(theirs(rules[:first], wanted))
@@ -41,7 +41,7 @@ def asked_before(rules: Sequence[PolicyRule], wanted: Routing) -> tuple[PolicyRu
 
 def is_asked_first(rules: Sequence[PolicyRule], wanted: Routing) -> bool:
     """Whether one that is as ours is there, and no rule of others that could decide is asked before it."""
-    return any(is_like_ours(rule, wanted) for rule in rules) and not asked_before(rules, wanted)
+    return any(is_like_ours(rule, wanted) for rule in rules) and not rules_before(rules, wanted)
 
 
 def place_for_ours(rules: Iterable[PolicyRule], wanted: Routing) -> int | None:
@@ -63,14 +63,14 @@ def ours_to_keep(rules: Sequence[PolicyRule], wanted: Routing) -> PolicyRule | N
     return None
 
 
-def found_of_others(rules: Sequence[PolicyRule], routes: Sequence[Route], wanted: Routing) -> Iterator[Finding]:
+def routing_in_the_way(rules: Sequence[PolicyRule], routes: Sequence[Route], wanted: Routing) -> Iterator[Finding]:
     """What of others decides about packets with our mark, or would be surprised by our rule."""
     from rules.live.drift import Finding, Kind  # a run imports it where there is something to say
 
     family = wanted.family
     has_place = place_for_ours(rules, wanted) is not None
     is_there = any(is_like_ours(rule, wanted) for rule in rules)
-    for rule in asked_before(rules, wanted):
+    for rule in rules_before(rules, wanted):
         if not has_place and rule.priority == 0:
             yield Finding(Kind.IP_RULE_AT_ZERO, family, rule=f"{ip_command(family)} rule: {rule}")
         elif has_place and is_there:

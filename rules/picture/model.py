@@ -13,7 +13,7 @@ from rules.netfilter import matches as m
 from rules.netfilter import targets as t
 from rules.netfilter.values import BUILT_IN, OUTPUT, PREROUTING
 from rules.picture.text import number, shown
-from rules.picture.words import ANYTHING, asked, comment, differing, done, listed, noun
+from rules.picture.words import ANYTHING, comment, differing, done, listed, matches_in_words, noun
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -380,7 +380,7 @@ class _Table:
         at, rule, packets = numbered
         does, kind, goal = self.outcome(chain, rule)
         ours = self.is_ours(chain, rule)
-        asks = asked(rule)
+        asks = matches_in_words(rule)
         if asks == ANYTHING and any(
             not isinstance(before.target, REMARKS) for _, before, _ in self.chains[chain][: at - 1]
         ):

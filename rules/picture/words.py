@@ -24,7 +24,7 @@ LO = "lo"
 COMMENT = "-m comment --comment "
 
 
-def asked(rule: Rule) -> str:
+def matches_in_words(rule: Rule) -> str:
     """What the rule asks about a packet, in one line."""
     parts = [part for kind in ORDER for part in kind_words(kind, rule.matches)]
     others = [shown(match.text) for match in rule.matches if isinstance(match, m.Foreign) and not is_comment(match)]
@@ -211,5 +211,8 @@ def noun(rules: Sequence[Rule]) -> str:
 def differing(rules: Sequence[Rule]) -> list[str]:
     """What each of these rules of one shape asks that not all of them ask."""
     common = frozenset(rules[0].matches).intersection(*(rule.matches for rule in rules[1:]))
-    parts = [asked(rule.but(matches=tuple(match for match in rule.matches if match not in common))) for rule in rules]
+    parts = [
+        matches_in_words(rule.but(matches=tuple(match for match in rule.matches if match not in common)))
+        for rule in rules
+    ]
     return [part.removeprefix("to ").removeprefix("from ").removeprefix("→ ") for part in parts]

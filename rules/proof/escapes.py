@@ -99,7 +99,7 @@ class Escape(Value):
     """Of the packets."""
     direction: Direction
     """Whether a process in the namespace sends them, or they come from outside."""
-    fate: Fate
+    outcome: Fate
     """What becomes of them."""
     backend: str = ""
     """Of rules that the namespace holds, nft or legacy; else empty."""
@@ -123,7 +123,7 @@ class Escape(Value):
     TOLD: ClassVar = (
         "family",
         "direction",
-        "fate",
+        "outcome",
         "backend",
         "table",
         "chain",
@@ -143,7 +143,7 @@ class Escape(Value):
         where = f"by rule {self.position} of {self.chain}{of_table}" if self.rule else f"because {self.why}"
         why = f" ({self.why or rule_text(self.rule)})" if self.rule else ""
         option = f", because of {self.option}" if self.option else ""
-        return f"{'sent' if self.direction is Direction.OUT else 'arriving'}, {self.fate} {where}{why}{option}"
+        return f"{'sent' if self.direction is Direction.OUT else 'arriving'}, {self.outcome} {where}{why}{option}"
 
 
 def escapes(
@@ -171,19 +171,21 @@ def escapes(
         groups: dict[tuple[Spot | None, Fate, str], list[Box]] = {}
         for end in ends:
             if end.now.direction is direction and not end.became.is_captured:
-                fate = UNTOLD if end.now.depends else FATES.get(end.became, LET_GO)
+                outcome = UNTOLD if end.now.depends else FATES.get(end.became, LET_GO)
                 boxes = [arriving(end.now, box) for box in end.boxes]
-                groups.setdefault((end.by, fate, end.reason), []).extend(boxes)
+                groups.setdefault((end.by, outcome, end.reason), []).extend(boxes)
         escaping = fewer([box for boxes in groups.values() for box in boxes])
         told_of: set[Box] = set()
-        for (by, fate, reason), boxes in sorted(groups.items(), key=lambda group: place_of(group[0][0])):
+        for (by, outcome, reason), boxes in sorted(groups.items(), key=lambda group: place_of(group[0][0])):
             wide = [box for box in widest(fewer(boxes), there, escaping, family) if box not in told_of]
             told_of.update(wide)
             if wide:
                 packets = tuple(described(box, family) for box in wide)
-                told = places.told(by, fate, reason)
+                told = places.told(by, outcome, reason)
                 found.append(told.but(family=family, direction=direction, packets=packets))
-    return tuple(sorted(found, key=lambda each: (each.direction is Direction.IN, each.fate != LET_GO, not each.rule)))
+    return tuple(
+        sorted(found, key=lambda each: (each.direction is Direction.IN, each.outcome != LET_GO, not each.rule))
+    )
 
 
 def taken_by_others(now: Now) -> bool:
@@ -203,17 +205,17 @@ class Places(Value):
     rulesets: tuple[Ruleset, ...]
     natives: tuple[NativeTable, ...]
 
-    def told(self, by: Spot | None, fate: Fate, reason: str) -> Escape:
+    def told(self, by: Spot | None, outcome: Fate, reason: str) -> Escape:
         """What is let go by this rule, if there is one."""
         if by is None:
-            return Escape(Family.V4, Direction.OUT, fate, why=reason or "there is no rule for it")
+            return Escape(Family.V4, Direction.OUT, outcome, why=reason or "there is no rule for it")
         if by.layer < len(self.rulesets):
             backend, chains = self.names[by.layer], self.rulesets[by.layer].table(by.table).chains()
         else:
             backend, chains = "nft", dict(self.natives[by.layer - len(self.rulesets)].chains)
         rule = chains[by.chain][by.position - 1]
         place = (by.table, by.chain, by.position)
-        return Escape(Family.V4, Direction.OUT, fate, backend, *place, rule, rule.why or reason, rule.setting)
+        return Escape(Family.V4, Direction.OUT, outcome, backend, *place, rule, rule.why or reason, rule.setting)
 
 
 # --- as wide as can be ------------------------------------------------------------------------------------

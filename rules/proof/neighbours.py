@@ -261,11 +261,11 @@ class Neighbours:
     def of_boxes(self) -> Iterator[Packet]:
         """A packet of each part of what is captured."""
         for table, hook in ((NAT, OUTPUT), (NAT, PREROUTING), (MANGLE, PREROUTING)):
-            fates = Walk(self.planned.table(table), self.family).fates.get(hook, {})
+            outcomes = Walk(self.planned.table(table), self.family).outcomes.get(hook, {})
             boxes = [
                 box
-                for fate, those in fates.items()
-                if isinstance(fate.verdict, Redirect | Dnat | Tproxy)
+                for outcome, those in outcomes.items()
+                if isinstance(outcome.verdict, Redirect | Dnat | Tproxy)
                 for box in those
             ]
             for box in boxes[:MOST_BOXES]:

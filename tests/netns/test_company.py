@@ -6,7 +6,6 @@ A sample is drawn; CAPTURE_TESTS=all takes all of them. CAPTURE_SEED draws the s
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from ipaddress import ip_address, ip_network
@@ -25,6 +24,7 @@ from rules.simulator.traces import Became
 from tests.netns.test_native import SHORT, deciding, live_in, traced
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, neighbours, predicted
+from tests.rig.chance import ALL, SEED
 from tests.rig.pod import ADDRESSES, GATEWAY, PROXY, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
@@ -38,13 +38,6 @@ NODE = "192.168.13.7"
 """The node's address, from which that tool lets everything go out."""
 REJECTED = {"timeout", "error: EHOSTUNREACH", "error: EACCES", "error: ECONNRESET", "error: EPERM"}
 """How a sender may learn of a REJECT, or of a DNAT to where nobody forwards."""
-ALL = os.environ.get("CAPTURE_TESTS") == "all"
-SEED = int(
-    os.environ.get("CAPTURE_SEED")
-    or int(os.environ.get("PYTEST_XDIST_TESTRUNUID", "")[:8] or "0", 16)
-    or random.SystemRandom().randrange(1 << 32)
-)
-"""The same for all who work on this run, who must draw the same sample."""
 OTHER_MESHES = ("ambient", "consul", "linkerd")
 """Beside these a run is refused."""
 SAMPLE = 12
@@ -175,7 +168,7 @@ def test_beside_the_rules_of_others_only_what_is_true_is_said(
             pod.inside.ip("addr", "add", f"{NODE}/32", "dev", "lo")
             pod.outside.ip("route", "add", f"{NODE}/32", "via", ADDRESSES[4])
         forced = [f"--force-iptables-binary={ours}"] if chance.random() < 0.5 else []
-        said = drawn.Said((*chance.choice(SETTINGS), *beside, *forced))
+        said = drawn.CommandLine((*chance.choice(SETTINGS), *beside, *forced))
         pod.applied(*said.arguments)
         planned = planned_for(pod, said)
         here = predicted.host(planned.routing, passthrough=planned.passthrough_address)

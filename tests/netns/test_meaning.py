@@ -31,6 +31,7 @@ from rules.simulator.traces import Became
 from tests.netns.test_native import native_tables
 from tests.netns.test_simulator import PROGRAMS, foreign_rules, landings_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered
+from tests.rig.chance import ALL, SEED
 from tests.rig.pod import GATEWAY, PROXY
 from tests.rig.sets import is_listed
 
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from rules.simulator.packets import Host, Packet
     from rules.simulator.traces import Trace
 
-SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
-ALL = os.environ.get("CAPTURE_TESTS") == "all"
 ROUNDS, PACKETS = (100, 50) if ALL else (8, 25)
 """Namespaces for each backend, and calls in each of them where all is proved to be as planned."""
 BPF, XDP_DROP, XDP_GENERIC = 321, 1, 2
@@ -184,7 +183,7 @@ def test_what_is_proved_is_so_and_what_is_not_is_made(backend: str, tell: Callab
         calls = drawn.Calls(pod, chance)
         for _ in range(ROUNDS):
             more = chance.choice(([], ["-m", "TPROXY"], ["-o", "80"], ["--redirect-dns", "--capture-all-dns"]))
-            said = drawn.Said(("-u", str(PROXY), "--dual-stack", *more))
+            said = drawn.CommandLine(("-u", str(PROXY), "--dual-stack", *more))
             first = chance.random() < 0.5
             others = by_others(pod, chance) if first else ""
             planned = planned_for(pod, said)

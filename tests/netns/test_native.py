@@ -5,7 +5,6 @@ Every draw can be repeated: the seed is printed, and CAPTURE_SEED sets it.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from rules.simulator.simulate import in_any_order, simulate
 from rules.simulator.traces import Became
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered, predicted
+from tests.rig.chance import SEED
 from tests.rig.pod import GATEWAY, PROXY
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rules.simulator.packets import Host
     from rules.simulator.traces import Step, Trace
 
-SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 ROUNDS, PACKETS = 8, 40
 """Sets of native tables for each backend, and packets for each of them."""
 SHORT = 0.3
@@ -190,7 +189,9 @@ def test_native_tables_of_others_act_as_the_simulator_says(
         ready(pod)
         calls = drawn.Calls(pod, chance)
         for _ in range(ROUNDS):
-            said = drawn.Said(("-u", str(PROXY), "--dual-stack", *chance.choice(([], ["-m", "TPROXY"], ["-o", "80"]))))
+            said = drawn.CommandLine(
+                ("-u", str(PROXY), "--dual-stack", *chance.choice(([], ["-m", "TPROXY"], ["-o", "80"])))
+            )
             tables = native_tables(chance)
             if comes == "before":
                 pod.inside.output("nft", "-f", "-", text=tables)

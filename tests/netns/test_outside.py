@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.rig.chance import ALL
 from tests.rig.deny import CALLS
 from tests.rig.pod import ROOT, Result, without_empty_legacy_tables
 
@@ -51,8 +52,6 @@ LOOKING = (
 )
 COMMANDS = (*LOOKING, APPLY, (*APPLY, "--run-validation"), ("--cleanup-only",), APPLY, ("clean",), APPLY)
 """Every command; those that change something begin where the capture is in place, and leave it in place."""
-ALL = os.environ.get("CAPTURE_TESTS") == "all"
-"""Whether to try everything everywhere, and not a sample."""
 STREAMS = {
     "stdout full": ">/dev/full",
     "stderr full": "2>/dev/full",

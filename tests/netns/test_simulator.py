@@ -5,7 +5,6 @@ Every draw can be repeated: the seed is printed, and CAPTURE_SEED sets it.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from rules.simulator.packets import ESTABLISHED, Direction, Packet
 from rules.simulator.simulate import simulate
 from rules.simulator.traces import Became, Trace
 from tests.rig import Call, Pod, drawn, entered, predicted
+from tests.rig.chance import SEED
 from tests.rig.pod import ADDRESSES, GATEWAY, PROXY, PROXY_PORTS
 from tests.rig.traffic import PATIENCE
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from rules.simulator.packets import Host
     from rules.simulator.traces import Step
 
-SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
 SETTINGS, PACKETS = 100, 50
 """Drawn for each backend, and packets for each of the settings."""
 PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
@@ -289,7 +288,7 @@ def ready(pod: Pod) -> None:
         assert str(pod.dial_in(80, version=version)) == "pod:80"
 
 
-def planned_for(pod: Pod, said: drawn.Said) -> Plan:
+def planned_for(pod: Pod, said: drawn.CommandLine) -> Plan:
     """What a command line means in this pod, thought out in this process, beside what is left to SSH there."""
     settings = Settings.load(said.arguments, said.environ)
     with entered(pod.inside):
@@ -310,7 +309,7 @@ def test_the_simulator_and_the_kernel_agree(backend: str, tmp_path: Path, tell: 
         calls = drawn.Calls(pod, chance)
         for number in range(SETTINGS):
             said = drawn.settings(chance)
-            said = drawn.Said((*said.arguments, "--resolv-conf", str(nameservers)), said.environ)
+            said = drawn.CommandLine((*said.arguments, "--resolv-conf", str(nameservers)), said.environ)
             planned = planned_for(pod, said)
             pod.applied(*said.arguments, f"--force-iptables-binary={backend}", env=said.environ)
             here = predicted.host(planned.routing, passthrough=planned.passthrough_address)
@@ -432,7 +431,9 @@ def test_rules_of_others_act_as_the_simulator_says(backend: str, unknown: bool, 
         ready(pod)
         calls = drawn.Calls(pod, chance)
         for number in range(ROUNDS // 2 if unknown else ROUNDS):
-            said = drawn.Said(("-u", str(PROXY), "--dual-stack", *chance.choice(([], ["-m", "TPROXY"], ["-o", "80"]))))
+            said = drawn.CommandLine(
+                ("-u", str(PROXY), "--dual-stack", *chance.choice(([], ["-m", "TPROXY"], ["-o", "80"])))
+            )
             planned = planned_for(pod, said)
             pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
             told = f"seed {SEED}, {backend} {number}: capture {said}"
@@ -492,7 +493,7 @@ def test_a_missing_rule_changes_what_the_simulator_says_it_changes(backend: str)
         ready(pod)
         numbers = drawn.Calls(pod, random.Random(0)).numbers  # noqa: S311 # packets are no secrets
         for arguments in half:
-            said = drawn.Said(("-u", str(PROXY), *arguments))
+            said = drawn.CommandLine(("-u", str(PROXY), *arguments))
             planned = planned_for(pod, said)
             pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
             here = predicted.host(planned.routing, passthrough=planned.passthrough_address)

@@ -16,6 +16,7 @@ import pytest
 from tests.netns.test_conformance import recorded
 from tests.netns.test_proxy import process
 from tests.rig import PROXY, Pod, Result, entered
+from tests.rig.chance import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -313,7 +314,7 @@ def test_users_that_are_not_mapped_are_not_tried(known: int) -> None:
     assert "it is not proved that the capture works" in done.stderr.splitlines()[-1]
 
 
-ROUNDS = 10 if os.environ.get("CAPTURE_TESTS") == "all" else 1
+ROUNDS = 10 if ALL else 1
 
 
 @pytest.mark.storm

@@ -81,7 +81,7 @@ def watching(pod: Pod, *arguments: str) -> Iterator[Watching]:
 
 
 def test_connections_are_told_with_the_rule_that_decided(pod: Pod, backend: str) -> None:
-    """Captured outbound, excluded, and captured inbound: each with its fate, where it went, and one rule."""
+    """Captured outbound, excluded, and captured inbound: each with its outcome, where it went, and one rule."""
     pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
     pod.open_listeners()
     with watching(pod, "--interval", "100ms") as watch:

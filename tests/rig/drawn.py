@@ -49,7 +49,7 @@ CLOSED = 7777
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandLine:
     """A command line and its environment."""
 
     arguments: tuple[str, ...]
@@ -63,7 +63,7 @@ class Said:
         return " ".join([*(f"{name}={value}" for name, value in self.environ.items()), *map(repr, self.arguments)])
 
 
-def settings(random: Random) -> Said:
+def settings(random: Random) -> CommandLine:
     """A command line, each setting as likely left out as not."""
     said: list[str] = ["-u", random.choice([str(PROXY), str(PROXY), f"{PROXY},3"])]
     said += drawn_list(random)
@@ -78,7 +78,7 @@ def settings(random: Random) -> Said:
         environ["ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"] = random.choice(["127.0.0.0/8", "127.1.2.3/32"])
     if maybe(random, 0.15):
         environ["SSH_CONNECTION"] = f"{GATEWAY[4]} 50000 {ADDRESSES[4]} 22"
-    return Said(tuple(said), environ)
+    return CommandLine(tuple(said), environ)
 
 
 def drawn_list(random: Random) -> Iterator[str]:

@@ -5,7 +5,6 @@ A sample is drawn, which CAPTURE_SEED draws again; with CAPTURE_TESTS=all each l
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import subprocess
@@ -14,22 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.rig.chance import ALL, SEED
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SEED = int(os.environ.get("CAPTURE_SEED") or random.SystemRandom().randrange(1 << 32))
-ALL = os.environ.get("CAPTURE_TESTS") == "all"
 SAMPLE = 1
 JUDGES = (
     "tests/unit/analysis",
-    "tests/unit/test_proof.py",
+    "tests/unit/proof",
     "tests/unit/simulator/test_simulate.py",
-    "tests/unit/simulator/test_neighbours.py",
     "tests/property/test_journeys.py",
-    "tests/property/test_fates.py",
+    "tests/property/test_outcomes.py",
 )
 """From the quickest to the slowest: the first that fails is enough."""
 

@@ -46,7 +46,7 @@ def to_resolver(intent: Intent, family: Family) -> Block:
 
 
 def redirected(intent: Intent, family: Family, protocol: Proto) -> Iterator[Rule]:
-    for nameserver in asked(intent, family):
+    for nameserver in nameservers(intent, family):
         destination = [Dst(nameserver)] if nameserver else []
         yield when(protocol, *destination, TO_DNS).then(
             resolver(intent, family), why="a DNS query goes to the proxy's resolver", setting="redirect_dns"
@@ -60,7 +60,7 @@ def resolver(intent: Intent, family: Family) -> Redirect | Dnat:
     return Redirect(intent.dns_capture_port)
 
 
-def asked(intent: Intent, family: Family) -> Iterator[Network | None]:
+def nameservers(intent: Intent, family: Family) -> Iterator[Network | None]:
     """The nameservers whose queries are captured; None stands for any."""
     if intent.capture_all_dns:
         yield None
@@ -117,7 +117,7 @@ def between_servers(intent: Intent) -> Iterator[Rule]:
 
 
 def from_nameservers(intent: Intent, family: Family) -> Iterator[Rule]:
-    for nameserver in asked(intent, family):
+    for nameserver in nameservers(intent, family):
         source = [Src(nameserver)] if nameserver else []
         yield when(UDP, *source, FROM_DNS).then(
             Zone(ZONE_OF_PROXY), why="a nameserver's answer to the proxy", setting="redirect_dns"
@@ -143,7 +143,7 @@ def of_excluded_users(intent: Intent) -> Iterator[Rule]:
 
 
 def to_nameservers(intent: Intent, family: Family) -> Iterator[Rule]:
-    for nameserver in asked(intent, family):
+    for nameserver in nameservers(intent, family):
         destination: list[Match] = [Dst(nameserver)] if nameserver else []
         yield when(UDP, *destination, TO_DNS).then(
             Zone(ZONE_OF_APP), why="an application's query to the proxy's resolver", setting="redirect_dns"

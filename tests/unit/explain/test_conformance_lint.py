@@ -15,7 +15,7 @@ from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED_BY_FLAG, DECLARED_BY_NAME, FLAGS, SWITCHES, Settings
-from rules.analysis.reachability import Fates
+from rules.analysis.reachability import Outcomes
 from rules.netfilter.values import Family
 from rules.plan.plan import plan
 from tests.conftest import SHARED
@@ -119,7 +119,7 @@ def test_exactly_the_settings_without_effect_are_found(case: dict[str, Any]) -> 
             assert same_rules
             assert name not in found
         else:
-            same_fates = Fates(plan(without)).same_as(plan(intent))
+            same_fates = Outcomes(plan(without)).same_as(plan(intent))
             assert same_fates or not same_rules
             assert (name in found) == same_fates, name
 
@@ -136,7 +136,7 @@ def test_entries_without_effect_can_go_together(case: dict[str, Any]) -> None:
             kept = tuple(it for it in getattr(intent, name) if str(it).replace(":", "-") not in finding.entries)
             kept = tuple(it for it in kept if str(it) not in finding.entries)
             assert 0 < len(kept) < len(getattr(intent, name))
-            assert Fates(plan(intent)).same_as(plan(intent.but(**{name: kept})))
+            assert Outcomes(plan(intent)).same_as(plan(intent.but(**{name: kept})))
 
 
 @pytest.mark.parametrize("case", recorded(by_hand=True))

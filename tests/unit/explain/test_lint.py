@@ -13,7 +13,7 @@ from capture.inspect.explanation import alternatives, explanation
 from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
-from rules.analysis.reachability import Fates
+from rules.analysis.reachability import Outcomes
 from rules.explain import lint
 from rules.netfilter.values import Family
 from rules.plan.plan import plan
@@ -329,13 +329,13 @@ def test_what_is_given_as_it_would_be_anyway_is_not_asked_about() -> None:
 
 
 def test_rules_without_effect_and_settings_without_rules_are_told_apart() -> None:
-    """-x beside -i: rules are there, but the fates are the same."""
+    """-x beside -i: rules are there, but the outcomes are the same."""
     said = Settings.load(["-i", "10.0.0.0/8", "-x", "9.9.9.9"], {})
     resolved = resolve(said, POD)
     without = alternatives(said, POD, resolved)["outbound_cidrs_exclude"]
     assert without
     assert plan(without) != plan(resolved.intent)
-    assert Fates(plan(without)).same_as(plan(resolved.intent))
+    assert Outcomes(plan(without)).same_as(plan(resolved.intent))
     assert lint.findings(resolved.intent, {}) == tuple(
         it for it in lint.findings(resolved.intent, {"outbound_cidrs_exclude": without}) if it.code != "no-effect"
     )

@@ -23,7 +23,7 @@ def said(line: str, **changed: object) -> dict[str, list[tuple[str, str]]]:
     intent = resolve(Settings.load(line.split(), {}), DUAL if "--ipv6" in line else POD).intent.but(**changed)
     points: dict[str, list[tuple[str, str]]] = {}
     for point in summary(intent):
-        points.setdefault(point.subject, []).append((point.fate, point.text))
+        points.setdefault(point.subject, []).append((point.outcome, point.text))
     return points
 
 

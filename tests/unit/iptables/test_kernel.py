@@ -13,7 +13,7 @@ import pytest
 from capture.errors import BackendUnusable
 from capture.host.live import Live
 from capture.iptables import iptables
-from capture.iptables.diagnosis import line_number, permission_hint, said
+from capture.iptables.diagnosis import complaint, line_number, permission_hint
 from capture.iptables.iptables import Iptables
 from capture.kernel import process
 from capture.kernel.process import Completed, locate, read_words, run
@@ -56,7 +56,7 @@ def test_the_line_that_was_refused_is_found(stderr: str, number: int | None) -> 
 )
 def test_what_a_child_said_is_told_without_its_advice(stderr: str, text: str) -> None:
     """An empty stderr is said to be empty."""
-    assert said(Completed(4, "", stderr)) == text
+    assert complaint(Completed(4, "", stderr)) == text
 
 
 @pytest.mark.parametrize(

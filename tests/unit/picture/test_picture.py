@@ -37,7 +37,7 @@ from rules.picture.mermaid import mermaid
 from rules.picture.model import Kind, picture
 from rules.picture.svg import COLOURS, PAGE, svg
 from rules.picture.text import cut, shown, width, wrapped
-from rules.picture.words import asked
+from rules.picture.words import matches_in_words
 from rules.plan.flows.words import TCP, UDP
 from rules.plan.intent import TPROXY, Intent, UdpPolicy
 from rules.plan.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_REDIRECT
@@ -98,12 +98,12 @@ def rows(drawn: Picture) -> list[Row]:
 )
 def test_matches_are_said_in_short_words(matches: tuple[Match, ...], words: str) -> None:
     """As one would say them."""
-    assert asked(Rule(matches, Return())) == words
+    assert matches_in_words(Rule(matches, Return())) == words
 
 
 def test_a_long_list_is_counted() -> None:
     """The beginning is named, the rest is counted."""
-    words = asked(Rule(tuple(Not(OwnerGid(gid)) for gid in range(40)), Return()))
+    words = matches_in_words(Rule(tuple(Not(OwnerGid(gid)) for gid in range(40)), Return()))
     assert words == "not gid 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 … 28 more"
 
 

@@ -26,7 +26,7 @@ from capture.settings.declared import (
     LOOKING,
     REMOVING,
     SWITCHES,
-    Said,
+    Declaration,
     Settings,
 )
 from capture.settings.model import SettingsModel
@@ -398,7 +398,7 @@ texts = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(setting=st.sampled_from(DECLARED), text=texts)
-def test_the_model_reads_what_the_command_line_reads(setting: Said, text: str) -> None:
+def test_the_model_reads_what_the_command_line_reads(setting: Declaration, text: str) -> None:
     """The same value from the same text, or the same sentence why not."""
     value, reason = read_or_refused(setting, text)
     if reason:
@@ -411,7 +411,7 @@ def test_the_model_reads_what_the_command_line_reads(setting: Said, text: str) -
         assert getattr(model.settings(), setting.name) == value
 
 
-def read_or_refused(setting: Said, text: str) -> tuple[Any, str]:
+def read_or_refused(setting: Declaration, text: str) -> tuple[Any, str]:
     """What the command line makes of a text, or why it refuses it."""
     try:
         return setting.read(text), ""
@@ -421,7 +421,7 @@ def read_or_refused(setting: Said, text: str) -> tuple[Any, str]:
 
 @settings(deadline=None, max_examples=300)
 @given(setting=st.sampled_from(DECLARED), text=texts)
-def test_what_the_model_writes_it_reads_again(setting: Said, text: str) -> None:
+def test_what_the_model_writes_it_reads_again(setting: Declaration, text: str) -> None:
     """Through JSON and back a value is the same: lists, names, ranges, durations and all."""
     try:
         model = SettingsModel(**{setting.name: text})

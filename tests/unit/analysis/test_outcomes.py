@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from rules.analysis.boxes import everything, outside, overlap, remainder
-from rules.analysis.reachability import Fate, Fates, Walk, unmet
+from rules.analysis.reachability import Outcome, Outcomes, Walk, unmet
 from rules.iptables.reading import tables
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Accept, Drop
@@ -111,9 +111,9 @@ def test_all_of_a_family_is_everything() -> None:
 def test_the_fates_of_a_table_are_all_its_ends() -> None:
     """Accept for the one port, drop for the rest of TCP, and the policy for everything else."""
     text = "*filter\n-A OUTPUT -p tcp --dport 22 -j ACCEPT\n-A OUTPUT -p tcp -j DROP\nCOMMIT\n"
-    fates = Walk(tables(text)[0], Family.V4).fates[OUTPUT]
-    assert set(fates) == {Fate(Accept()), Fate(Drop()), Fate(None)}
-    assert sum(map(len, fates.values())) == 3
+    outcomes = Walk(tables(text)[0], Family.V4).outcomes[OUTPUT]
+    assert set(outcomes) == {Outcome(Accept()), Outcome(Drop()), Outcome(None)}
+    assert sum(map(len, outcomes.values())) == 3
 
 
 def test_boxes_are_taken_apart_without_overlap() -> None:
@@ -154,5 +154,5 @@ def meant(**fields: object) -> Intent:
 def test_plans_that_do_the_same_are_known(one: dict[str, object], other: dict[str, object], same: bool) -> None:
     """Whatever their rules look like; and plans that do not are told apart, in both directions."""
     first, second = plan(meant(**one)), plan(meant(**other))
-    assert Fates(first).same_as(second) is same
-    assert Fates(second).same_as(first) is same
+    assert Outcomes(first).same_as(second) is same
+    assert Outcomes(second).same_as(first) is same

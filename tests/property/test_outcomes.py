@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.analysis.boxes import everything, fewer, remainder
-from rules.analysis.reachability import Fate, Fates, Walk, unmet
+from rules.analysis.reachability import Outcome, Outcomes, Walk, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
@@ -125,7 +125,7 @@ class Judge:
         self.zone: int | None = None
         self.packet: Packet
 
-    def fate(self, hook: str, packet: Packet) -> tuple[Target | None, int, int | None]:
+    def outcome(self, hook: str, packet: Packet) -> tuple[Target | None, int, int | None]:
         """The verdict, the mark, and the zone."""
         self.packet, self.zone = packet, None
         verdict = self.enter(hook)
@@ -244,21 +244,25 @@ def test_spans_are_sets(one: tuple[int, ...], other: tuple[int, ...]) -> None:
 @settings(max_examples=50)
 @given(intent=strategies.intents, family=strategies.families)
 def test_every_packet_has_the_fate_that_the_judge_gives_it(intent: Intent, family: Family) -> None:
-    """Each packet is in the boxes of one fate, and that is its verdict and its zone."""
+    """Each packet is in the boxes of one outcome, and that is its verdict and its zone."""
     planned = ruleset(intent, family)
     for table in planned.tables:
         walk, judge = Walk(table, family), Judge(table)
-        for hook, fates in walk.fates.items():
+        for hook, outcomes in walk.outcomes.items():
             for packet in packets_near(planned, hook=hook) if walk.exact else ():
-                verdict, _, zone = judge.fate(hook, packet)
+                verdict, _, zone = judge.outcome(hook, packet)
                 # A mark that was changed on the way is not the mark with which the packet came.
                 if any(
-                    isinstance(target, SetMark | RestoreMark | SaveMark) for fate in fates for target, _ in fate.remarks
+                    isinstance(target, SetMark | RestoreMark | SaveMark)
+                    for outcome in outcomes
+                    for target, _ in outcome.remarks
                 ):
                     continue
-                (fate,) = [fate for fate, boxes in fates.items() if any(contains(box, packet) for box in boxes)]
-                zones = [target.zone for target, _ in fate.remarks if isinstance(target, Zone)]
-                assert (fate.verdict, zones[0] if zones else None) == (verdict, zone), packet
+                (outcome,) = [
+                    outcome for outcome, boxes in outcomes.items() if any(contains(box, packet) for box in boxes)
+                ]
+                zones = [target.zone for target, _ in outcome.remarks if isinstance(target, Zone)]
+                assert (outcome.verdict, zones[0] if zones else None) == (verdict, zone), packet
 
 
 @settings(max_examples=50)
@@ -274,9 +278,9 @@ def test_a_rule_that_never_matches_never_decides(intent: Intent, family: Family)
         rules = list(without.chains[found.chain])
         del rules[found.position - 1]
         without.chains[found.chain] = tuple(rules)
-        for hook in Walk(table, family).fates:
+        for hook in Walk(table, family).outcomes:
             for packet in packets_near(planned, hook=hook):
-                assert judge.fate(hook, packet) == without.fate(hook, packet), (found, packet)
+                assert judge.outcome(hook, packet) == without.outcome(hook, packet), (found, packet)
 
 
 @given(data=st.data(), family=strategies.families, table=st.sampled_from(("nat", "mangle", "filter")))
@@ -297,10 +301,10 @@ FIELDS = tuple(strategies.FIELDS)
 @settings(max_examples=60)
 @given(intent=strategies.intents, other=strategies.intents, field=st.sampled_from(FIELDS))
 def test_plans_of_the_same_fates_do_the_same(intent: Intent, other: Intent, field: str) -> None:
-    """With one field changed: if the fates are the same, every packet has the same verdict, mark and zone."""
+    """With one field changed: if the outcomes are the same, every packet has the same verdict, mark and zone."""
     changed = intent.but(**{field: getattr(other, field)})
     one, two = plan(intent), plan(changed)
-    if not Fates(one).same_as(two):
+    if not Outcomes(one).same_as(two):
         return
     assert (one.routing, one.passthrough_address) == (two.routing, two.passthrough_address)
     for mine, its in zip(one.rulesets, two.rulesets, strict=True):
@@ -310,7 +314,7 @@ def test_plans_of_the_same_fates_do_the_same(intent: Intent, other: Intent, fiel
                 for each in (judge, other_judge):
                     each.chains.setdefault(hook, ())
                 for packet in packets_near(mine, its, hook=hook):
-                    assert judge.fate(hook, packet) == other_judge.fate(hook, packet), packet
+                    assert judge.outcome(hook, packet) == other_judge.outcome(hook, packet), packet
 
 
 @given(intent=strategies.intents)
@@ -322,33 +326,33 @@ def test_a_plan_has_the_fates_of_itself(intent: Intent) -> None:
         for table in planned.tables:
             walk = Walk(table, planned.family)
             assert same_walks(walk, Walk(table, planned.family)) == walk.exact
-    assert Fates(Plan(())).same_as(Plan(()))
-    assert Fate(None) == Fate(None, ())
+    assert Outcomes(Plan(())).same_as(Plan(()))
+    assert Outcome(None) == Outcome(None, ())
 
 
 @settings(max_examples=20)
 @given(intent=strategies.intents)
 def test_whatever_is_found_can_be_said_and_is_so(intent: Intent) -> None:
-    """A finding names settings that there are; without what has no effect, entries together, all fates are the same."""
+    """A finding names settings that exist; without what has no effect, entries together, every outcome is the same."""
     given = {
         field: intent.but(**{field: getattr(Intent(), field)})
         for field in strategies.FIELDS
         if getattr(intent, field) != getattr(Intent(), field)
     }
-    fates = Fates(plan(intent))
+    outcomes = Outcomes(plan(intent))
     told = findings(intent, given)
     for finding in told:
         assert finding.text.format_map(dict.fromkeys(Intent.__match_args__, "it"))
         assert set(finding.settings) <= set(Intent.__match_args__)
         if finding.code == "no-effect" and not finding.entries:
-            assert fates.same_as(plan(given[finding.settings[0]]))
+            assert outcomes.same_as(plan(given[finding.settings[0]]))
     for name in {finding.settings[0] for finding in told if finding.entries}:
         idle = [entry for it in told if it.settings[0] == name for entry in it.entries]
         kept = [shown(entry) for entry in getattr(intent, name)]
         for entry in idle:
             kept.remove(entry)
         left = {shown(entry): entry for entry in getattr(intent, name)}
-        assert fates.same_as(plan(intent.but(**{name: tuple(left[entry] for entry in kept)})))
+        assert outcomes.same_as(plan(intent.but(**{name: tuple(left[entry] for entry in kept)})))
 
 
 # --- words ----------------------------------------------------------------------------------------------------
