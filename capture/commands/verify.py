@@ -9,7 +9,7 @@ import click
 
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import LiveStateUnreadable
-from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, Comparison, compared
+from capture.inspect.verify import DIFFERENT, NOTHING, STATUS, Comparison, compared, in_the_way
 from capture.intent.here import looked_up
 from capture.log import Log
 from capture.output import say, say_json
@@ -93,7 +93,7 @@ def report(found: Comparison) -> Iterator[str]:
 def verdict(found: Comparison) -> str:
     """The first line."""
     if found.verdict == NOTHING:
-        return "nothing of ours is here; a rerun puts all of it in place"
+        return f"nothing of ours is here; {in_the_way(found.live) or 'a rerun puts all of it in place'}"
     if found.verdict == DIFFERENT:
         beyond = sum(not finding.repaired_by_rerun for finding in found.findings)
         more = f", {beyond} of which a rerun cannot repair" if beyond else ""

@@ -17,6 +17,7 @@ from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
+from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.plan.plan import Routing
@@ -105,6 +106,16 @@ def unexplained(told: Sequence[Proof], found: Sequence[Finding]) -> Iterator[Fin
                     why=its.sentence,
                     backend=its.backend,
                 )
+
+
+def in_the_way(live: Live) -> str:
+    """Why a run is refused where nothing of ours is yet: another mesh captures here. Empty if none does."""
+    native = native_tables(live.table_names())
+    if native:
+        return f"another mesh captures here with {', '.join(native)}, and a run is refused"
+    saved = (*live.nft.values(), *live.legacy.values())
+    names = dict.fromkeys(mesh for each in saved for mesh, _, _ in chains_of_other_meshes(each.ruleset))
+    return f"{' and '.join(names)} captures here, and a run is refused without --take-over" if names else ""
 
 
 def read(log: Log, *, counters: bool = False) -> Live:

@@ -93,6 +93,9 @@ def test_another_mesh_is_refused_by_name(pod: Pod, backend: str, mesh: str) -> N
     assert all(chain in result.stderr for chain in MESHES[mesh])
     assert "--take-over" in result.stderr
     assert "a run would be refused" in pod.applied("-n", *EVERYTHING).stderr
+    verified = pod.capture("verify", *EVERYTHING)
+    assert verified.status == 3
+    assert f"nothing of ours is here; {mesh} captures here, and a run is refused without --take-over" in verified.stdout
     pod.applied("--cleanup-only")
     assert pod.state() == before
 
@@ -185,4 +188,6 @@ def test_native_tables_of_another_mesh_are_refused(pod: Pod) -> None:
         assert result.status == 1
         assert "istio-proxy-nat" in result.stderr
         assert "nft delete table" in result.stderr
+    verified = pod.capture("verify", *EVERYTHING)
+    assert "another mesh captures here with istio-proxy-nat, and a run is refused" in verified.stdout
     assert pod.state() == before
