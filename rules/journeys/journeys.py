@@ -854,7 +854,7 @@ class Journeys:
                 is_given = not now.is_tracked and not now.zone
                 add(further, now.but(zone=zone, zoned=spot) if is_given else now, boxes)
             case NoTrack():
-                off = now if now.is_tracked else now.with_field(STATE, UNTRACKED).but(untracked=spot)
+                off = now if now.is_tracked or now.zone else now.with_field(STATE, UNTRACKED).but(untracked=spot)
                 add(further, off, boxes)
             case Nothing():
                 add(further, now, boxes)

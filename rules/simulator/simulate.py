@@ -702,7 +702,8 @@ class _Walk:
                 if not self.is_tracked and not self.zone:
                     self.zone, self.zoned = zone, step
             case NoTrack():
-                if not self.is_tracked:
+                # A zone is conntrack's already (xt_ct_target in net/netfilter/xt_CT.c; nft_notrack_eval).
+                if not (self.is_tracked or self.zone):
                     self.state, self.untracked = UNTRACKED, step
             case Nothing():
                 return None
