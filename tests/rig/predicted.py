@@ -78,7 +78,9 @@ def landing(trace: Trace) -> str:
             return "error: EPERM"  # netfilter tells a local sender of its verdict
         return "refused" if trace.became is Became.REFUSED else "timeout"
     assert trace.became is not Became.DEPENDS, trace.depends_on
-    if trace.became is Became.BYPASSED or (trace.became is Became.REDIRECTED and is_outside(trace.address)):
+    # What TPROXY hands over keeps its address, and is here.
+    leaves = trace.became is Became.REDIRECTED and trace.bound and is_outside(trace.address)
+    if trace.became is Became.BYPASSED or leaves:
         return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
     listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
     if not is_tcp and str(trace.address) in RESOLVERS:
