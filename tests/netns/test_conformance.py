@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,11 @@ USERS = {
 }
 """Who sends, by the name that the records give them."""
 
+_ports = itertools.cycle(range(20000, 30000))
+"""No two connections come from one port: to conntrack both would be the same one, once REDIRECT has sent them to one
+place, and the first packet of the second is dropped.
+"""
+
 
 def recorded() -> list[Any]:
     """Each case with its record, or one placeholder that skips where there are none."""
@@ -44,7 +50,8 @@ def call_of(label: str, pod: Pod) -> Call:
     sender: Namespace = pod.outside if who == "in" else pod.inside
     uid, gid = USERS.get(who, (0, 0))
     bound = source[0].removeprefix("src=") if source else None
-    return Call(sender, host.strip("[]"), int(port), uid, gid, proto, bound)
+    own_port = next(_ports) if proto == "tcp" else 0
+    return Call(sender, host.strip("[]"), int(port), uid, gid, proto, bound, own_port)
 
 
 def landed(label: str, landing: Landing) -> str:

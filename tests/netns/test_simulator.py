@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from ipaddress import ip_address
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +26,7 @@ from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import Family
 from rules.plan.names import PROXY_LOOP_MARK
 from rules.plan.plan import Routing, plan
-from rules.simulator.packets import ESTABLISHED, Direction, Packet
+from rules.simulator.packets import ESTABLISHED, NEW, Direction, Packet
 from rules.simulator.simulate import simulate
 from rules.simulator.traces import Became, Trace
 from tests.rig import Call, Pod, drawn, entered, predicted
@@ -221,12 +223,21 @@ def compare(
     return [f"{told}\n  {line}" for line in wrong]
 
 
+def packets_of_the_kernel() -> Iterator[Packet]:
+    """What it says by itself at any time: to find its neighbours (RFC 4861), of its groups (RFC 3810)."""
+    own, neighbour = ip_address("fe80::5"), ip_address("fe80::9")
+    others = (neighbour, *(ip_address(group) for group in ("ff02::1", "ff02::2", "ff02::16", "ff02::1:ff00:9")))
+    for state in (NEW, "INVALID", "UNTRACKED"):
+        for other in others:
+            yield Packet(Direction.OUT, Family.V6, "ipv6-icmp", own, other, 0, "eth0", state=state)
+            yield Packet(Direction.IN, Family.V6, "ipv6-icmp", neighbour, other, 0, "eth0", state=state)
+
+
 def met_later(traces: Iterable[Trace], rulesets: Sequence[Ruleset], here: Host) -> set[tuple[Family, Place]]:
-    """The rules that other packets of these connections may meet."""
+    """The rules that other packets of these connections may meet, or what the kernel says beside them."""
     return {
         place_of(step, later.family)
-        for trace in traces
-        for later in later_packets(trace, here)
+        for later in chain(packets_of_the_kernel(), *(later_packets(trace, here) for trace in traces))
         for step in simulate(rulesets, later, here).steps
         if step.matched is not False
     }
