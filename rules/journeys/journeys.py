@@ -76,7 +76,7 @@ from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
 from rules.simulator.packets import Direction, Packet, address_of_family
-from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, prepared
+from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, STRAYED, prepared
 from rules.simulator.traces import Became
 from rules.value import Value, assert_never
 
@@ -369,18 +369,10 @@ class Journeys:
         for now, boxes in coming.items():
             add(flow, now.with_field(LEAVES_ON, one(now.goes)).with_field(ARRIVED_ON, one("")), boxes)
         flow = self.hook(OUTPUT, flow)
-        leaving: Flow = {}
-        for now, boxes in flow.items():
-            if now.goes == LOOPBACK_INTERFACE or now.seen[SOURCE]:
-                add(leaving, now, boxes)
-                continue
-            inside, others = self.split(now, boxes, (Among(SOURCE, LOOP[self.family]),))
-            why = "nothing leaves with a loopback address for its source"
-            self.end(now, inside, Became.DROPPED, now.bound, why)
-            add(leaving, now, others)
         by_link: dict[str, Flow] = {}
-        for now, boxes in leaving.items():
-            add(by_link.setdefault(now.goes, {}), now.with_field(LEAVES_ON, one(now.goes)), boxes)
+        for now, boxes in flow.items():
+            leaving = self.not_strayed(now, boxes)
+            add(by_link.setdefault(now.goes, {}), now.with_field(LEAVES_ON, one(now.goes)), leaving)
         for link, going in by_link.items():
             out = self.hook(EGRESS, self.hook(POSTROUTING, going), link)
             if link != LOOPBACK_INTERFACE:
@@ -391,6 +383,18 @@ class Journeys:
             for now, boxes in out.items():
                 add(back, now.with_field(UID, one(-1)).with_field(GID, one(-1)), boxes)
             self.arrived(back, link)
+
+    def not_strayed(self, now: Now, boxes: list[Box]) -> list[Box]:
+        """Those of these packets that may leave by the interface that is chosen; the others end here."""
+        if now.goes == LOOPBACK_INTERFACE or now.seen[SOURCE]:
+            return boxes
+        strayed, others = self.split(now, boxes, (Among(SOURCE, LOOP[self.family]),))
+        self.end(now, strayed, Became.DROPPED, now.bound, STRAYED)
+        return others
+
+    def not_strayed_when_turned(self, now: Now, boxes: list[Box]) -> list[Box]:
+        """The same where OUTPUT chooses anew: IPv4 is refused at once, and what comes behind is not asked."""
+        return self.not_strayed(now, boxes) if self.family is Family.V4 else boxes
 
     def arrived(self, flow: Flow, interface: str) -> None:
         """PREROUTING, and INPUT or FORWARD."""
@@ -622,7 +626,7 @@ class Journeys:
                 add(flow, now, boxes)
                 continue
             for its, those in self.routed({now: boxes}):
-                add(flow, its, those)
+                add(flow, its, self.not_strayed_when_turned(its, those))
         return flow
 
     def ask(self, station: Station, flow: Flow) -> list[tuple[Now, Now, list[Box]]]:
@@ -726,7 +730,8 @@ class Journeys:
                 yield its, those
                 continue
             for after, some, stays in self.delivered({its: those}):
-                yield after.but(goes=LOOPBACK_INTERFACE if stays else after.goes), some
+                turned = after.but(goes=LOOPBACK_INTERFACE if stays else after.goes)
+                yield turned, self.not_strayed_when_turned(turned, some)
 
     def of_bound(self, spot: Spot) -> Became:
         return CAPTURES.get(spot.chain, Became.REDIRECTED) if spot.is_ours else Became.REDIRECTED

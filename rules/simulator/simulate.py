@@ -66,7 +66,7 @@ from rules.netfilter.matches import Proto
 from rules.netfilter.routing import NUMBERS, Flow
 from rules.netfilter.spans import one
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
-from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING
+from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_IN_REDIRECT,
@@ -311,6 +311,9 @@ def asks_conntrack(condition: Condition) -> bool:
             return condition.field in (STATE, CONNMARK, REWRITTEN)
 
 
+STRAYED = "nothing leaves with a loopback address for its source"
+
+
 class _Ended(Exception):
     """The walk is over before the packet arrived anywhere."""
 
@@ -395,9 +398,8 @@ class _Walk:
         self.leaves = self.packet.interface
         self.hook(OUTPUT)
         goes = self.goes
-        if goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
-            # __mkroute_output of net/ipv4/route.c, when the packet is turned round.
-            raise _Ended(Became.DROPPED, self.bound, "nothing leaves with a loopback address for its source")
+        if self.is_strayed():
+            raise _Ended(Became.DROPPED, self.bound, STRAYED)
         self.leaves = goes
         self.hook(POSTROUTING)
         self.hook(EGRESS, goes)
@@ -407,6 +409,17 @@ class _Walk:
             return False
         self.has_socket = False
         return self.arrived(LOOPBACK_INTERFACE)
+
+    def turn(self) -> None:
+        """Choose the interface anew, where OUTPUT changed the mark or the destination."""
+        self.goes = self.way()
+        if self.packet.family is Family.V4 and self.is_strayed():
+            # ip_route_me_harder is refused by __mkroute_output (net/ipv4/route.c), and what comes behind is not asked.
+            raise _Ended(Became.DROPPED, self.bound, STRAYED)
+
+    def is_strayed(self) -> bool:
+        """Whether it would leave with an address that is good on lo only."""
+        return self.goes != LOOPBACK_INTERFACE and bool(self.source and self.source.is_loopback)
 
     def arrived(self, interface: str) -> bool:
         """PREROUTING, and INPUT or FORWARD. Whether the packet stays in this namespace."""
@@ -472,7 +485,7 @@ class _Walk:
             before = self.mark
             self.ask(station)
             if station.kind == KIND_ROUTE and self.mark != before:
-                self.goes = self.way()
+                self.turn()
         for _, act in due:
             act()
 
@@ -531,7 +544,7 @@ class _Walk:
         self.destination, self.port = places[self.choose(step, len(places))]
         self.bound, self.names_address = step, not done.is_here and any(end[0] for end in done.ends)
         if hook == OUTPUT:
-            self.goes = self.way()
+            self.turn()
 
     def places(self, step: Step, done: Bind, hook: str) -> Iterator[tuple[Address, int]]:
         """The addresses and ports of which one becomes the new one; of very many only the first and the last."""
@@ -571,7 +584,7 @@ class _Walk:
             if isinstance(step.rule.target, Jump):
                 self.led_by[step.rule.target.chain] = step
         if hook == OUTPUT:
-            self.goes = self.way()
+            self.turn()
 
     # --- the answer ---------------------------------------------------------------------------------------
 
