@@ -576,9 +576,9 @@ class _Walk:
             return
         self.destination_decided = True
         bound = first.bound
-        if bound is None or bound.hook != hook or first.port is None:
+        if bound is None or bound.hook != hook or first.translated is None:
             return
-        self.bound, self.destination, self.port = bound, first.address, first.port
+        self.bound, (self.destination, self.port) = bound, first.translated
         self.names_address = first.names_address
         for step in first.matched:
             if isinstance(step.rule.target, Jump):
@@ -657,6 +657,7 @@ class _Walk:
             self.untracked,
             "",
             depends_on,
+            translated=(self.destination, self.port) if self.bound else None,
         )
 
     # --- chains and what their rules do -------------------------------------------------------------------

@@ -117,6 +117,8 @@ class Trace(Value):
     """What could become of it, one of each kind, if it depends."""
     lost: Trace | None = None
     """What becomes of its answers, if they do not arrive."""
+    translated: tuple[Address, int] | None = None
+    """Where conntrack has its packets go, if a rule changed that. TPROXY may hand them to another port all the same."""
 
     @property
     def matched(self) -> tuple[Step, ...]:
