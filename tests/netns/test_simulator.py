@@ -103,6 +103,8 @@ def later_packets(trace: Trace, here: Host) -> Iterable[Packet]:
     own = packet.but(state=ESTABLISHED)
     yield own
     yield own.but(uid=None, gid=None)
+    if trace.became is Became.REFUSED:
+        yield from refusals(packet, here)
     if trace.address is None or trace.port is None:
         return
     # An answer comes from where the call arrived; what nat changed is changed back behind these tables.
@@ -143,6 +145,27 @@ def later_packets(trace: Trace, here: Host) -> Iterable[Packet]:
             answers=(packet.destination, packet.port),
             connmark=trace.remembered,
         )
+
+
+def refusals(packet: Packet, here: Host) -> Iterator[Packet]:
+    """What REJECT sends: a reset or an ICMP error to the sender, which has no owner and belongs to the connection."""
+    stays = here.is_local(packet.source)
+    reset = packet.but(
+        direction=Direction.OUT,
+        source=packet.destination,
+        destination=packet.source,
+        source_port=packet.port,
+        port=packet.source_port or 0,
+        interface="lo" if stays else "eth0",
+        uid=None,
+        gid=None,
+        state="RELATED",
+        answers=(packet.destination, packet.port),
+    )
+    for sent in (reset, reset.but(protocol="icmp"), reset.but(protocol="ipv6-icmp")):
+        yield sent
+        if stays:
+            yield sent.but(direction=Direction.IN)
 
 
 def answer_as_a_connection(rulesets: Sequence[Ruleset], trace: Trace, here: Host) -> Trace | None:
@@ -272,6 +295,8 @@ def landing_of(trace: Trace, rulesets: Sequence[Ruleset], here: Host) -> str:
     if packet.mark and isinstance(back.decided and back.decided.rule.target, Tproxy):
         returns = True  # the rig's sockets with a mark are transparent themselves
     goes_on = lands == "refused" or later.became is trace.became
+    if returns and later.became is Became.REFUSED and later.decided and "tcp-reset" in rule_text(later.decided.rule):
+        return "error: ECONNRESET"  # it began, and what follows is refused
     return lands if returns and goes_on else "timeout"
 
 
