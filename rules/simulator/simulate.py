@@ -797,8 +797,10 @@ class _Walk:
         is_later = packet.is_later or packet.state == ESTABLISHED
         flags = LATER_FLAGS if is_later else FIRST_FLAGS if packet.state == NEW else (0, 256)
         # A redirection to where it went anyway is none to conntrack (nf_nat_setup_info of net/netfilter/nf_nat_core.c).
-        is_changed = (self.destination, self.port) != (packet.destination, packet.port)
-        is_bound = self.is_tracked and self.bound and is_changed
+        # What follows the first packet is of such a connection before nat acts on it.
+        known = self.first.translated if self.first else None
+        goes_to = (self.destination, self.port) if self.bound else known
+        is_bound = self.is_tracked and goes_to not in (None, (packet.destination, packet.port))
         rewritten = (0, 4) if packet.answers else one(DNAT) if is_bound else one(UNTOUCHED)
         self.view = (
             (0, 256) if number is None else one(number),
