@@ -104,7 +104,7 @@ def later_packets(trace: Trace, here: Host) -> Iterable[Packet]:
     yield own
     yield own.but(uid=None, gid=None)
     if trace.became is Became.REFUSED:
-        yield from refusals(packet, here)
+        yield from refusals(trace, here)
     if trace.address is None or trace.port is None:
         return
     # An answer comes from where the call arrived; what nat changed is changed back behind these tables.
@@ -147,8 +147,9 @@ def later_packets(trace: Trace, here: Host) -> Iterable[Packet]:
         )
 
 
-def refusals(packet: Packet, here: Host) -> Iterator[Packet]:
+def refusals(trace: Trace, here: Host) -> Iterator[Packet]:
     """What REJECT sends: a reset or an ICMP error to the sender, which has no owner and belongs to the connection."""
+    packet = trace.packet
     stays = here.is_local(packet.source)
     reset = packet.but(
         direction=Direction.OUT,
@@ -161,6 +162,7 @@ def refusals(packet: Packet, here: Host) -> Iterator[Packet]:
         gid=None,
         state="RELATED",
         answers=(packet.destination, packet.port),
+        connmark=trace.remembered,
     )
     for sent in (reset, reset.but(protocol="icmp"), reset.but(protocol="ipv6-icmp")):
         yield sent
@@ -218,7 +220,8 @@ def compare(
             again = simulate(planned.rulesets, packet, here)
             if (again.became, again.port) != (trace.became, trace.port):
                 wrong.append(f"{call}: planned {again.became}, parsed back {trace.became}")
-        expected = {landing_of(trace, before.rulesets, here)} if is_known else landings_of(trace)
+        later = simulate(before.rulesets, packet.but(state=ESTABLISHED), here)
+        expected = {landing_of(trace, before.rulesets, here)} if is_known else landings_of(trace, later)
         if str(landing) not in expected:
             wrong.append(f"{call}: landed {landing}, predicted {expected} {trace.became} {trace.decided}")
         for step in trace.steps:
@@ -295,15 +298,22 @@ def landing_of(trace: Trace, rulesets: Sequence[Ruleset], here: Host) -> str:
     if packet.mark and isinstance(back.decided and back.decided.rule.target, Tproxy):
         returns = True  # the rig's sockets with a mark are transparent themselves
     goes_on = lands == "refused" or later.became is trace.became
-    if returns and later.became is Became.REFUSED and later.decided and "tcp-reset" in rule_text(later.decided.rule):
+    if returns and is_reset(later):
         return "error: ECONNRESET"  # it began, and what follows is refused
     return lands if returns and goes_on else "timeout"
 
 
-def landings_of(trace: Trace) -> set[str]:
+def is_reset(trace: Trace) -> bool:
+    """Whether a reset may be what becomes of it."""
+    ways = trace.ways or (trace,)
+    rules = [way.decided.rule for way in ways if way.became is Became.REFUSED and way.decided]
+    return any("tcp-reset" in rule_text(rule) for rule in rules)
+
+
+def landings_of(trace: Trace, later: Trace | None = None) -> set[str]:
     """Where the call may land between rules that we do not speak, which may let its packets pass one by one."""
     expected = {predicted.landing(way) for way in trace.ways or (trace,) if way.became is not Became.DEPENDS}
-    if trace.ways and "refused" in expected:
+    if (trace.ways and "refused" in expected) or (later and is_reset(later)):
         expected.add("error: ECONNRESET")
     return expected
 
