@@ -162,6 +162,7 @@ def refusals(trace: Trace, here: Host) -> Iterator[Packet]:
         gid=None,
         state="RELATED",
         answers=(packet.destination, packet.port),
+        mark=0,
         connmark=trace.remembered,
     )
     for sent in (reset, reset.but(protocol="icmp"), reset.but(protocol="ipv6-icmp")):
