@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.namespace import leftovers, remove_those_of_the_dead
+from tests.rig.namespace import made_by, remove_those_of_the_dead
 from tests.rig.pod import Pod, has, is_root
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def nothing_is_left_behind() -> Iterator[None]:
         remove_those_of_the_dead()
     yield
     if can_look:
-        assert leftovers() == []
+        assert made_by(os.getpid()) == []
 
 
 @pytest.fixture(autouse=True)

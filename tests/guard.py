@@ -11,12 +11,11 @@ import contextlib
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from tests.rig.namespace import PREFIX, ip
+from tests.rig.namespace import made_by, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +41,8 @@ def guarded(work: Callable[[], int]) -> int:
         elif os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     end(worker)
-    remove_namespaces(worker)
+    for name in made_by(worker):
+        remove(name)
     if came in ENDING:
         print(f"\n{came.name}: stopped, and everything was removed", file=sys.stderr)
     return status
@@ -73,11 +73,3 @@ def end(worker: int) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
-
-
-def remove_namespaces(worker: int) -> None:
-    """Remove those that the worker made and could not remove itself."""
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    for name in listed.split():
-        if name.startswith(f"{PREFIX}-{worker}-"):
-            ip("netns", "del", name)

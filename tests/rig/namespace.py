@@ -39,8 +39,7 @@ class Namespace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ip("netns", "del", self.name)
-        shutil.rmtree(self._etc, ignore_errors=True)
+        remove(self.name)
 
     def set_resolv_conf(self, text: str) -> None:
         """Give the namespace a resolv.conf of its own, which `run` shows in place of the host's (ip-netns(8))."""
@@ -99,18 +98,30 @@ def entered(namespace: Namespace) -> Iterator[None]:
         os.close(home)
 
 
-def leftovers() -> list[str]:
-    """The namespaces that rigs of this process made and did not remove."""
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.split() if name.startswith(f"{PREFIX}-{os.getpid()}-")]
+def made_by(pid: int) -> list[str]:
+    """The namespaces that rigs of this process made and have not removed."""
+    return [name for name in listed() if name.startswith(f"{PREFIX}-{pid}-")]
 
 
 def remove_those_of_the_dead() -> None:
     """Remove the namespaces of rigs that were killed before they could do so themselves."""
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    for name in listed.split():
-        if name.startswith(f"{PREFIX}-"):
-            pid = name.removeprefix(f"{PREFIX}-").partition("-")[0]
-            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-                ip("netns", "del", name)
-                shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
+    for name in listed():
+        pid = name.removeprefix(f"{PREFIX}-").partition("-")[0]
+        if name.startswith(f"{PREFIX}-") and pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            remove(name)
+
+
+def remove(name: str) -> None:
+    """Remove a namespace, unless somebody else does: all workers of a run look for those of the dead at once.
+
+    :raise AssertionError: if it is still there.
+    """
+    done = subprocess.run(["ip", "netns", "del", name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or name not in listed(), done.stderr
+    shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
+
+
+def listed() -> list[str]:
+    """The names of this machine's namespaces."""
+    lines = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line.split()[0] for line in lines]
