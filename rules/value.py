@@ -7,6 +7,8 @@ imports `inspect` and compiles each method.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
@@ -36,23 +38,43 @@ class Value(metaclass=_ValueType):
 
     __match_args__: ClassVar[tuple[str, ...]]
     _defaults: ClassVar[dict[str, Any]]
+    _setters: ClassVar[tuple[Any, ...]]
+    """What puts a value into each field, past `__setattr__`."""
+    _is_checked: ClassVar[bool]
+    """Whether the class has a `checked` of its own."""
+    _told: ClassVar[Any]
+    """The type and all fields of a value at once: a node has tens of thousands of rules to compare."""
+
+    def __init_subclass__(cls) -> None:
+        its = vars(cls)
+        cls._setters = tuple(its[field].__set__ for field in cls.__match_args__)
+        cls._is_checked = "checked" in its
+        cls._told = attrgetter("__class__", *cls.__match_args__)
 
     def __init__(self, *values: Any, **named: Any) -> None:
+        if named or len(values) != len(self._setters):
+            values = self._completed(values, named)
+        for put, value in zip(self._setters, values):  # noqa: B905 # as many; saying `strict` costs a third of all this
+            put(self, value)
+        if self._is_checked:
+            self.checked()
+
+    def _completed(self, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        """A value for each field, by its place, its name or its default."""
         fields = self.__match_args__
         if len(values) > len(fields):
             raise TypeError(f"{type(self).__name__} has {len(fields)} fields, not {len(values)}")
-        for field, value in zip(fields, values, strict=False):
-            object.__setattr__(self, field, value)
+        more = []
         for field in fields[len(values) :]:
             if field in named:
-                object.__setattr__(self, field, named.pop(field))
+                more.append(named.pop(field))
             elif field in self._defaults:
-                object.__setattr__(self, field, self._defaults[field])
+                more.append(self._defaults[field])
             else:
                 raise TypeError(f"{type(self).__name__} needs {field}")
         if named:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(named)}")
-        self.checked()
+        return (*values, *more)
 
     def checked(self) -> None:
         """Raises ValueError for fields that cannot mean anything together. By default all can."""
@@ -67,10 +89,10 @@ class Value(metaclass=_ValueType):
         return tuple(getattr(self, field) for field in self.__match_args__)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._fields() == other._fields()
+        return self is other or (type(self) is type(other) and self._told(self) == self._told(other))
 
     def __hash__(self) -> int:
-        return hash((type(self), self._fields()))
+        return hash(self._told(self))
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{field}={getattr(self, field)!r}" for field in self.__match_args__)

@@ -37,8 +37,9 @@ class Rule(Value):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rule):
             return False
-        return self.target == other.target and (
-            self.matches == other.matches or frozenset(self.matches) == frozenset(other.matches)
+        return self is other or (
+            self.target == other.target
+            and (self.matches == other.matches or frozenset(self.matches) == frozenset(other.matches))
         )
 
     def __hash__(self) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 THINKING = sorted((ROOT / "rules").rglob("*.py"))
-PURE = {"rules", "__future__", "bisect", "enum", "ipaddress", "itertools"}
+PURE = {"rules", "__future__", "bisect", "enum", "ipaddress", "itertools", "operator"}
 FOR_THE_TYPE_CHECKER = PURE | {"typing", "types", "collections.abc"}
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 SLOW = {
@@ -94,7 +94,7 @@ def test_importing_rules_loads_nothing_but_what_enum_and_ipaddress_load() -> Non
     """No module of the operating system comes along by another way."""
     modules = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in THINKING]
     loaded = {module for module in modules_loaded("import " + ", ".join(modules)) if module.split(".")[0] != "rules"}
-    assert loaded <= modules_loaded("import __future__, bisect, enum, ipaddress")
+    assert loaded <= modules_loaded("import __future__, bisect, enum, ipaddress, operator")
 
 
 INIT_PATH = """
