@@ -149,17 +149,25 @@ def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """
     at = 0
     while at < len(received):
-        length = HEADER.unpack_from(received, at)[0] if at + HEADER.size <= len(received) else 0
+        is_whole = at + HEADER.size <= len(received)
+        length, kind, flags, number, _ = HEADER.unpack_from(received, at) if is_whole else (0, 0, 0, 0, 0)
         if length < HEADER.size or at + length > len(received):
             raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
-        _, kind, flags, number, _ = HEADER.unpack_from(received, at)
         yield kind, flags, number, received[at + HEADER.size : at + length]
         at += length + 3 & ~3
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:
     """The attributes of a message, by type."""
-    return dict(pairs(raw))
+    found = {}
+    at, end = 0, len(raw) - ATTRIBUTE.size
+    while at <= end:
+        length, kind = ATTRIBUTE.unpack_from(raw, at)
+        if length < ATTRIBUTE.size:
+            break
+        found[kind & 0x3FFF] = raw[at + ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    return found
 
 
 def pairs(raw: bytes) -> Iterator[tuple[int, bytes]]:

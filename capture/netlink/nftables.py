@@ -73,8 +73,8 @@ def nft_rules(family: Family) -> dict[tuple[str, str], list[dict[int, bytes]]]:
 
     Raises OSError as `nft_tables`.
     """
-    found: dict[tuple[str, str], list[dict[int, bytes]]] = {}
+    found: dict[tuple[bytes, bytes], list[dict[int, bytes]]] = {}
     for message in dump(NETLINK_NETFILTER, NFT_MSG_GETRULE, bytes([NUMBERS[family], 0, 0, 0])):
         read = attributes(message[4:])
-        found.setdefault((text(read[NFTA_RULE_TABLE]), text(read[NFTA_RULE_CHAIN])), []).append(read)
-    return found
+        found.setdefault((read[NFTA_RULE_TABLE], read[NFTA_RULE_CHAIN]), []).append(read)
+    return {(text(table), text(chain)): rules for (table, chain), rules in found.items()}

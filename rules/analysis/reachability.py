@@ -32,7 +32,7 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from rules.analysis.boxes import Box
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     Remark: TypeAlias = tuple[Target, tuple[Match, ...]]
     """What was done to a packet on its way, with the matches of which it is not known whether they held."""
     Moving: TypeAlias = tuple[Box, tuple[Remark, ...]]
+    Asked: TypeAlias = tuple[Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
+    """A rule, the packets it asks for, the matches that no box can tell, and all that it may do."""
 
 MOST_BOXES = 2000
 """Boxes that a walk carries along. With more it stops being exact, and says so."""
@@ -220,36 +222,77 @@ class Reached(Value):
     """Whether it is done to all of the box, but for what earlier rules of the first chain took."""
 
 
-def reached(
-    chains: Mapping[str, Sequence[Rule]],
-    chain: str,
-    family: Family,
-    coming: Sequence[tuple[Box, tuple[Match, ...]]],
-    path: tuple[Reached, ...] = (),
-) -> Iterator[Reached]:
-    """Every rule below this chain that some of these packets may come to, in the order in which they are asked.
+class Reachable:
+    """The rules of one table that packets may come to; each is looked into once, however many lead there.
 
-    Errs on the side of "may": what earlier rules took still counts. The kernel holds no loop of jumps, so no chain is
-    entered from within itself.
+    A node has a chain for each service, and many chains lead to a few.
     """
-    is_certain = path[-1].is_certain if path else True
-    for position, rule in enumerate(chains.get(chain, ()), 1):
-        wanted, untold = box_of(rule.matches, family)
-        all_done = first_of(effect(rule.target))
-        for box, met in coming:
-            both = overlap(box, wanted) if wanted is not None else None
-            if both is None:
-                continue
-            met, certain = (*met, *rule.matches), is_certain and not untold and len(all_done) == 1
-            first = path[0].position if path else position
-            for does in all_done:
-                here = Reached(rule, chain, position, first, not path, does, met, both, certain)
-                yield here
-                above = (chain, *(each.chain for each in path))
-                if isinstance(does, Jump | Goto) and does.chain not in above and len(above) <= DEEPEST:
-                    yield from reached(chains, does.chain, family, [(both, met)], (*path, here))
-        if path and any(isinstance(does, Return | Goto) for does in all_done):
-            is_certain = False
+
+    def __init__(
+        self,
+        chains: Mapping[str, Sequence[Rule]],
+        family: Family,
+        matters: Callable[[Effect], bool] | None = None,
+    ) -> None:
+        """With `matters`, no chain is entered in which, and below which, nothing is done that matters."""
+        self.chains = chains
+        self.family = family
+        self.entered = chains if matters is None else leading_to(chains, matters)
+        self.known: dict[str, list[Asked]] = {}
+
+    def of(self, chain: str) -> list[Asked]:
+        """The rules of this chain, looked into."""
+        if chain not in self.known:
+            self.known[chain] = self.looked_into(self.chains.get(chain, ()))
+        return self.known[chain]
+
+    def looked_into(self, rules: Iterable[Rule]) -> list[Asked]:
+        """What each of these rules asks for, and what it does."""
+        return [(rule, *box_of(rule.matches, self.family), first_of(effect(rule.target))) for rule in rules]
+
+    def reached(
+        self, chain: str, asked: Sequence[Asked], coming: Box, path: tuple[Reached, ...] = ()
+    ) -> Iterator[Reached]:
+        """These rules of a chain and those below them that some of these packets may come to, as they are asked.
+
+        Errs on the side of "may": what earlier rules took still counts. The kernel holds no loop of jumps, so no chain
+        is entered from within itself.
+        """
+        is_certain = path[-1].is_certain if path else True
+        met_before, first = (path[-1].met, path[0].position) if path else ((), 0)
+        for position, (rule, wanted, untold, all_done) in enumerate(asked, 1):
+            both = overlap(coming, wanted) if wanted is not None else None
+            if both is not None:
+                met = (*met_before, *rule.matches)
+                certain = is_certain and not untold and len(all_done) == 1
+                for does in all_done:
+                    here = Reached(rule, chain, position, first or position, not path, does, met, both, certain)
+                    yield here
+                    if isinstance(does, Jump | Goto) and does.chain in self.entered:
+                        above = (chain, *(each.chain for each in path))
+                        if does.chain not in above and len(above) <= DEEPEST:
+                            yield from self.reached(does.chain, self.of(does.chain), both, (*path, here))
+            if path and any(isinstance(does, Return | Goto) for does in all_done):
+                is_certain = False
+
+
+def leading_to(chains: Mapping[str, Sequence[Rule]], matters: Callable[[Effect], bool]) -> set[str]:
+    """The chains in which something is done that matters, or in one to which they lead."""
+    callers: dict[str, list[str]] = {}
+    found: dict[str, None] = {}
+    for chain, rules in chains.items():
+        for rule in rules:
+            for does in first_of(effect(rule.target)):
+                if isinstance(does, Jump | Goto):
+                    callers.setdefault(does.chain, []).append(chain)
+                elif matters(does):
+                    found[chain] = None
+    waiting = list(found)
+    for chain in waiting:
+        new = [caller for caller in callers.get(chain, ()) if caller not in found]
+        found |= dict.fromkeys(new)
+        waiting += dict.fromkeys(new)
+    return set(found)
 
 
 # --- rules that nothing meets -----------------------------------------------------------------------------

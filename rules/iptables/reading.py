@@ -68,12 +68,30 @@ def tables(text: str) -> tuple[TableRules, ...]:
                     blocks.append(Block(chain, tuple(rules)))
                 chain, rules = of, []
             try:
-                rules.append(rule(tokens(unmarked(said)), declared, said))
+                rules.append(known(said, declared))
             except IndexError:
                 raise NotSaveText(f"line {number} ends too early: {line!r}") from None
     if name:
         raise NotSaveText(f"the table {name} is not committed: the text was cut off")
     return tuple(found)
+
+
+def known(said: str, chains: Container[str]) -> Rule:
+    """The rule of these words. One that was read before is the same value, which costs nothing to compare."""
+    read, alone = _known.get(said, (None, ""))
+    if read is None or (alone in chains) is not isinstance(read.target, t.Jump):
+        words = tokens(unmarked(said))
+        read = rule(words, chains, said)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        # What leads to a chain here may name a target where there is no chain of that name.
+        _known[said] = read, words[-1] if words[-2:-1] == ["-j"] else ""
+    return read
+
+
+MOST_KNOWN = 50_000
+_known: dict[str, tuple[Rule, str]] = {}
+"""Rules by their words, and what stands alone behind `-j`."""
 
 
 def unmarked(text: str) -> str:

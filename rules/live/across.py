@@ -7,8 +7,9 @@ is. In one table the place of a rule decides.
 from __future__ import annotations
 
 from rules.analysis.boxes import everything, overlap
+from rules.analysis.reachability import Reachable
 from rules.live.changes import shared
-from rules.live.precedence import claims, ends, kinds, reach
+from rules.live.precedence import claims, ends, is_end, kinds, reach
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Bind, Hand, Unknown, first_of
 from rules.netfilter.values import MANGLE, NAT
@@ -34,11 +35,14 @@ def hook_is_taken(live: Ruleset, planned: Ruleset, name: str, hook: str, company
     table, chains = live.table(name), live.table(name).chains()
     _, theirs = shared(table, hook, chains.get(hook, ()), company)
     claimed = claims(planned, name, hook) if theirs else []
+    if not claimed:
+        return False
     local = kinds(planned.family, company)["LOCAL"]
+    below = Reachable(chains, planned.family, is_end)
     return any(
         overlap(reach(end.box, local), claim)
         for _, rule in theirs
-        for end in ends(chains, hook, rule, planned.family, everything(planned.family, hook))
+        for end in ends(below, hook, rule, everything(planned.family, hook))
         if sends_elsewhere(end)
         for claim in claimed
     )

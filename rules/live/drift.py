@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 from rules.analysis.boxes import everything, overlap, remainder
-from rules.analysis.reachability import MOST_BOXES, Walk, reached
+from rules.analysis.reachability import MOST_BOXES, Reachable, Walk
 from rules.iptables.writing import rule_text
 from rules.live.changes import ALONE, placed, precedents_of, shared
 from rules.netfilter.effects import NoTrack
@@ -517,7 +517,8 @@ def not_tracked(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
     found = {}
     for hook in (PREROUTING, OUTPUT):
         jumps = [at for at, rule in enumerate(chains.get(hook, ()), 1) if is_our_jump(raw, rule)]
-        for end in reached(chains, hook, family, [(everything(family, hook), ())]):
+        reachable = Reachable(chains, family)
+        for end in reachable.reached(hook, reachable.of(hook), everything(family, hook)):
             if not isinstance(end.does, NoTrack) or is_ours(raw, end.chain) or (end.chain, end.position) in found:
                 continue
             captured = [box for name in (NAT, MANGLE) for box in captures(planned, name, hook)]

@@ -8,8 +8,8 @@ go before them would undo what they are for.
 
 from __future__ import annotations
 
-from rules.analysis.boxes import everything, overlap, remainder
-from rules.analysis.reachability import Walk, reached
+from rules.analysis.boxes import everything, fewer, overlap, remainder
+from rules.analysis.reachability import Reachable, Walk
 from rules.iptables.words import becomes, packets
 from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import (
@@ -84,14 +84,15 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rules.analysis.boxes import Box
     from rules.analysis.reachability import Outcome
     from rules.live.changes import Company
+    from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition
     from rules.netfilter.matches import Match
-    from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+    from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
     from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
 
@@ -99,6 +100,8 @@ MOST_BOXES = 2000
 """Boxes in which it is told what is left of what we decide about; where more are needed, something is."""
 MOST_WORDS = 3
 """Of what one rule of others takes, so much is said."""
+MOST_SETTINGS = 16
+"""So many settings are named that exclude what one rule takes."""
 LOOPBACK_NETWORK: dict[Family, Span] = {Family.V4: (127 << 24, 128 << 24), Family.V6: (1, 2)}
 NARROWS_NOTHING = frozenset({PROTOCOL, STATE, TCP_FLAGS, REWRITTEN})
 """Fields in which some is as good as all: the protocol that we look at, and how connections begin or go on."""
@@ -144,9 +147,18 @@ class Precedent(Value):
     @property
     def takes(self) -> str:
         """What it takes, in words."""
-        said = list(dict.fromkeys(map(str, self.takings)))
-        more = [f"{len(said) - MOST_WORDS} more"] if len(said) > MOST_WORDS else []
-        return "; ".join([*said[:MOST_WORDS], *more])
+        said = first_different(map(str, self.takings), MOST_WORDS)
+        return "; ".join([*said[:MOST_WORDS], *(["and more"] if len(said) > MOST_WORDS else [])])
+
+
+def first_different(words: Iterable[str], most: int) -> list[str]:
+    """The first of these that differ, and one more than `most` where there are as many."""
+    found: dict[str, None] = {}
+    for word in words:
+        found[word] = None
+        if len(found) > most:
+            break
+    return list(found)
 
 
 def precedents(
@@ -154,27 +166,52 @@ def precedents(
 ) -> tuple[Precedent, ...]:
     """Which of these rules of others, in their order with their positions, take packets from ours behind them."""
     rules = tuple(rule for _, rule in theirs)
-    key = (live.table, hook, company, id(planned), *map(id, live.blocks), 0, *map(id, rules))
+    key = (live.table, hook, company, id(planned), *map(id, rules))
+    below = below_of(live, planned.family)
     known = _known.get(key)
-    if known is None:
+    if known is None or any(below.chains.get(chain) != held for chain, held in known.chains.items()):
         if len(_known) >= MOST_KNOWN:
             _known.clear()
+        found = tuple(taking(below, live.table, hook, rules, planned, company))
         # What is kept here cannot give its id to something else.
-        known = _known[key] = (tuple(taking(live, hook, rules, planned, company)), live.blocks, planned, rules)
-    return tuple(precedent.but(position=theirs[precedent.position][0]) for precedent in known[0])
+        known = _known[key] = Known(found, {chain: below.chains[chain] for chain in below.known}, planned, rules)
+    return tuple(precedent.but(position=theirs[precedent.position][0]) for precedent in known.found)
+
+
+class Known(Value):
+    """An answer, and what it was found from."""
+
+    found: tuple[Precedent, ...]
+    chains: dict[str, Sequence[Rule]]
+    """The chains that were entered."""
+    planned: Ruleset
+    rules: tuple[Rule, ...]
 
 
 MOST_KNOWN = 32
-_known: dict[tuple[object, ...], tuple[tuple[Precedent, ...], object, object, object]] = {}
+_known: dict[tuple[object, ...], Known] = {}
 """A run, a comparison and a warning ask the same of the same rules, and a node has thousands of them."""
 
 
+def below_of(live: TableRules, family: Family) -> Reachable:
+    """The chains of this table, looked into once for all of its built-in chains."""
+    for blocks, below in _below:
+        if blocks is live.blocks and below.family is family:
+            return below
+    _below[:] = [(live.blocks, Reachable(live.chains(), family, is_end))]
+    return _below[0][1]
+
+
+_below: list[tuple[tuple[Block, ...], Reachable]] = []
+"""The last table that was asked about, by its blocks."""
+
+
 def taking(
-    live: TableRules, hook: str, rules: Sequence[Rule], planned: Ruleset, company: Company
+    below: Reachable, table: str, hook: str, rules: Sequence[Rule], planned: Ruleset, company: Company
 ) -> Iterator[Precedent]:
     """The same, each with its index among these rules in place of a position."""
     here = kinds(planned.family, company)
-    claimed = claims(planned, live.table, hook)
+    claimed = claims(planned, table, hook)
     if not claimed:
         return
     usual = everyday(claimed, hook, planned.family, company)
@@ -182,19 +219,19 @@ def taking(
     for box in usual:
         by_protocol.setdefault(box[PROTOCOL], []).append(box)
     left = dict(by_protocol)
-    chains = live.chains()
     found: list[Precedent] = []
     for index, rule in enumerate(rules):
         taken = [
             end.but(is_narrow=is_narrow(end, usual, here))
-            for end in ends(chains, hook, rule, planned.family, everything(planned.family, hook))
+            for end in ends(below, hook, rule, everything(planned.family, hook))
             if any(overlap(reach(end.box, here["LOCAL"]), claim) for claim in claimed)
         ]
         if taken:
             takes_all = company.ours_first or not all(end.is_narrow for end in taken)
             found.append(Precedent(index, rule, tuple(taken), takes_all))
+        certain = fewer(end.box for end in taken if end.is_certain)
         for protocol, boxes in left.items():
-            rest = remainder(boxes, [end.box for end in taken if end.is_certain], MOST_BOXES)
+            rest = remainder(boxes, certain, MOST_BOXES)
             if rest == [] and boxes:
                 found = together(found, by_protocol[protocol])
             left[protocol] = boxes if rest is None else rest
@@ -207,7 +244,7 @@ def together(found: Sequence[Precedent], boxes: Sequence[Box]) -> list[Precedent
     since = len(found)
     while left and since:
         since -= 1
-        left = remainder(left, [end.box for end in found[since].takings if end.is_certain], MOST_BOXES)
+        left = remainder(left, fewer(end.box for end in found[since].takings if end.is_certain), MOST_BOXES)
     return [*found[:since], *(it.but(is_passed=True) for it in found[since:])]
 
 
@@ -234,27 +271,29 @@ def is_claim(outcome: Outcome) -> bool:
     )
 
 
-def ends(
-    chains: Mapping[str, tuple[Rule, ...]], hook: str, rule: Rule, family: Family, coming: Box
-) -> Iterator[Taking]:
+def ends(below: Reachable, hook: str, rule: Rule, coming: Box) -> Iterator[Taking]:
     """Where the walk may end for packets that come to this rule of a built-in chain."""
-    for each in reached({**chains, hook: (rule,)}, hook, family, [(coming, ())]):
-        match each.does:
-            case Accept() | Bind() | Queue() | Unknown():
-                is_end = True
-            case Hand(accepts=accepts):
-                is_end = accepts
-            case Return() | Goto():
-                # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
-                is_end = each.is_first
-            case Drop() | Reject() | Jump() | Zone() | BindSource() | Remark() | Forget() | NoTrack() | Nothing():
-                is_end = False
-            case Choice() | Then():
-                raise AssertionError("first_of leaves none of these")
-            case _:
-                assert_never(each.does)
-        if is_end:
+    for each in below.reached(hook, below.looked_into([rule]), coming):
+        # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
+        if is_end(each.does) or (each.is_first and isinstance(each.does, Return | Goto)):
             yield Taking(each.met, each.rule.target, each.box, each.is_certain, True)
+
+
+def is_end(does: Effect) -> bool:
+    """Whether the walk ends with this, wherever it is done."""
+    match does:
+        case Jump() | Return() | Goto() | Drop() | Reject() | Zone() | BindSource() | Remark() | Forget() | NoTrack():
+            return False
+        case Accept() | Bind() | Queue() | Unknown():
+            return True
+        case Hand(accepts=accepts):
+            return accepts
+        case Nothing():
+            return False
+        case Choice() | Then():
+            raise AssertionError("first_of leaves none of these")
+        case _:
+            assert_never(does)
 
 
 # --- narrower than ours -----------------------------------------------------------------------------------
@@ -339,9 +378,12 @@ def is_denial(match: Match) -> bool:
 
 
 def exclusions(precedent: Precedent, hook: str, planned: Ruleset) -> str:
-    """The settings that exclude what this rule takes from our capture, as they are given; empty if there is none."""
-    found = dict.fromkeys(exclusion(taking, hook, planned) for taking in precedent.takings)
-    return "" if "" in found else ", ".join(found)
+    """The settings that exclude what this rule takes from our capture, as they are given.
+
+    Empty if there is none, or it takes very many: nobody excludes a node's services one by one.
+    """
+    found = first_different((exclusion(taking, hook, planned) for taking in precedent.takings), MOST_SETTINGS)
+    return "" if "" in found or len(found) > MOST_SETTINGS else ", ".join(found)
 
 
 def exclusion(taking: Taking, hook: str, planned: Ruleset) -> str:

@@ -154,7 +154,7 @@ def interfaces(name: str) -> Span:
 
 def addresses(network: Network) -> Span:
     first = int(network.network_address)
-    return first, first + network.num_addresses
+    return first, first + (1 << network.max_prefixlen - network.prefixlen)
 
 
 def union(ranges: Iterable[Ports]) -> Span:

@@ -203,7 +203,7 @@ class Neighbours:
 
     def usual(self) -> Iterator[Packet]:
         """What comes every day: from every network that is near or that a filter names, by every link."""
-        near = [*islice(dict.fromkeys(self.sources()), MOST_SOURCES), *ELSEWHERE[self.family][:2]]
+        near = [*self.sources(), *ELSEWHERE[self.family][:2]]
         for packet in self.plain():
             if packet.direction is Direction.OUT:
                 yield packet
@@ -225,18 +225,21 @@ class Neighbours:
 
     def of_answers(self) -> Iterator[Packet]:
         """What is sent to a network from which rules of others ask for packets: its answers come from there."""
-        to = list(islice(dict.fromkeys(self.sources()), MOST_SOURCES))
+        to = self.sources()
         for packet in self.plain():
             if packet.direction is Direction.OUT and packet.port == HTTP:
                 yield from (packet.but(destination=each) for each in to if not self.host.is_local(each))
 
-    def sources(self) -> Iterator[Address]:
-        """An address of each network whose packets rules of others ask for by their source."""
-        for ruleset in self.others:
-            for _, _, rule in ruleset.rules():
-                for asked in (each for match in rule.matches for each in conditions(match)):
-                    if isinstance(asked, Among) and asked.field == SOURCE and asked.span:
-                        yield self.address(middle(asked.span))
+    def sources(self) -> list[Address]:
+        """An address of each network whose packets rules of others ask for by their source; of many, the first."""
+        found: dict[Address, None] = {}
+        rules = (rule for ruleset in self.others for _, _, rule in ruleset.rules())
+        for asked in (each for rule in rules for match in rule.matches for each in conditions(match)):
+            if isinstance(asked, Among) and asked.field == SOURCE and asked.span:
+                found[self.address(middle(asked.span))] = None
+                if len(found) == MOST_SOURCES:
+                    break
+        return list(found)
 
     def plain(self) -> Iterator[Packet]:
         """A packet of each protocol and direction, by each link."""
