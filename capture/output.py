@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import sys
-from contextlib import suppress
 
 from capture.errors import CaptureError, OutputLost
 from capture.text import ESC, one_line, spelled_out
@@ -113,9 +112,11 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            with suppress(OSError):
+            try:
                 # It gets the lowest number that is free, which is this one.
                 os.open(os.devnull, os.O_RDWR)
+            except OSError:
+                continue
     sys.stdout = output(1, sys.stdout, must_be_heard=True)
     sys.stderr = output(2, sys.stderr, must_be_heard=False)
 

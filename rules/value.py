@@ -1,8 +1,9 @@
-"""What a value is here: a frozen record without generated code.
+"""What a value is here: a frozen record, or one of a few, without generated code.
 
 Values are made by `Value`, which does what a frozen, slotted dataclass does without generating code: thirty
 dataclasses cost an init container's start-up as much time as everything else it does, because `dataclasses`
-imports `inspect` and compiles each method.
+imports `inspect` and compiles each method. And `Enum` is what `enum.Enum` is, as far as it is used here: importing that
+takes as long as a dozen modules of ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from operator import attrgetter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from enum import Enum as Enum
     from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 else:
 
@@ -104,6 +107,43 @@ class Value(metaclass=_ValueType):
     def but(self, **changed: Any) -> Self:
         """The same value with some fields replaced."""
         return type(self)(**({field: getattr(self, field) for field in self.__match_args__} | changed))
+
+
+if not TYPE_CHECKING:
+
+    class _EnumType(type):
+        """Turns what a class body assigns to names in capitals into the values there are."""
+
+        def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> _EnumType:
+            values = {name: body.pop(name) for name in list(body) if name.isupper()}
+            made = super().__new__(cls, name, bases, body)
+            made._all = {}
+            for its_name, value in values.items():
+                each = made._all[value] = object.__new__(made)
+                each.name, each.value = its_name, value
+                setattr(made, its_name, each)
+            return made
+
+        def __iter__(cls) -> Iterator[Enum]:
+            return iter(cls._all.values())
+
+        def __call__(cls, value: object) -> Enum:
+            """The one of this value. Raises ValueError if there is none."""
+            if value not in cls._all:
+                raise ValueError(f"{value!r} is not a valid {cls.__name__}")
+            return cls._all[value]
+
+    class Enum(metaclass=_EnumType):
+        """One of a few, each with a name and a value, and equal only to itself."""
+
+        def __repr__(self) -> str:
+            return f"<{self}: {self.value!r}>"
+
+        def __str__(self) -> str:
+            return f"{type(self).__name__}.{self.name}"
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (type(self), (self.value,))
 
 
 def assert_never(value: NoReturn) -> NoReturn:

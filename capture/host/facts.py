@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 
 from capture.host import place
 from capture.kernel import files
@@ -110,6 +108,8 @@ def within_its_root(path: str) -> str:
 
 def uid_of(name: str) -> int | None:
     """The uid of this user on this host, if there is one. Raises OSError for a file that would hang us."""
+    import pwd  # a number is no name, and what injectors give is a number
+
     require_regular(NAME_SERVICE, "/etc/passwd")
     try:
         return pwd.getpwnam(name).pw_uid
@@ -119,6 +119,8 @@ def uid_of(name: str) -> int | None:
 
 def gid_of(name: str) -> int | None:
     """The gid of this group on this host, if there is one. Raises OSError for a file that would hang us."""
+    import grp
+
     require_regular(NAME_SERVICE, "/etc/group")
     try:
         return grp.getgrnam(name).gr_gid

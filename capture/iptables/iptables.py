@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import nullcontext
 
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from capture.kernel import netns
@@ -264,7 +263,9 @@ class Iptables(Value):
         # The lock of the namespace is held anyway, and ours is the child's.
         needs_lock = self.backend == LEGACY and not netns.is_our_lock(path) and path != private_lock()
         try:
-            with flocked("the lock of iptables", path, LOCK_WAIT, say) if needs_lock else nullcontext():
+            if not needs_lock:
+                return run(program, *arguments, text=text, environ=self.environ())
+            with flocked("the lock of iptables", path, LOCK_WAIT, say):
                 return run(program, *arguments, text=text, environ=self.environ())
         except TimeoutError as error:
             raise KernelRefused(f"{program} hangs: {error.strerror}", hint="see what it waited for") from error

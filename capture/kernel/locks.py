@@ -12,10 +12,10 @@ import errno
 import fcntl
 import os
 import time
-from contextlib import contextmanager
 
 from capture.errors import LiveStateUnreadable, LockHeld
 from capture.kernel import netns
+from capture.kernel.blocks import contextmanager
 from capture.kernel.files import MOST, read_text
 from capture.kernel.seam import primitive
 from capture.text import one_line

@@ -6,7 +6,6 @@ import _signal  # type: ignore[import-not-found] # what `signal` wraps, which ta
 import errno
 import os
 import time
-from contextlib import suppress
 
 from capture.kernel.files import read_text
 from capture.kernel.seam import primitive
@@ -89,8 +88,10 @@ def anonymous(name: str) -> int:
             raise
         refused = error
     for folder in FOLDERS:
-        with suppress(OSError):
+        try:
             return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:
+            continue
     raise refused
 
 

@@ -7,7 +7,7 @@ stand-in has to answer for is `Kernel`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from capture.kernel.blocks import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

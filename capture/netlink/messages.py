@@ -11,8 +11,8 @@ import errno
 import os
 import struct
 import sys
-from contextlib import closing
 
+from capture.kernel.blocks import contextmanager
 from capture.kernel.process import patiently
 from capture.kernel.seam import primitive
 from rules.netfilter.values import Family
@@ -80,9 +80,14 @@ def dumped(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
                 yield body
 
 
-def talking(protocol: int) -> closing[_socket.socket]:
+@contextmanager
+def talking(protocol: int) -> Iterator[_socket.socket]:
     """A netlink socket, closed behind the block. The `socket` module takes as long to import as half of our own."""
-    return closing(_socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol))
+    kernel = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, protocol)
+    try:
+        yield kernel
+    finally:
+        kernel.close()
 
 
 def is_absence(error: OSError) -> bool:

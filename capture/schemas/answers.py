@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from operator import attrgetter
 from typing import Any
 
 from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Rule
-from rules.value import Value
+from rules.value import Enum, Value
 
 
 def as_json(value: Any) -> Any:

@@ -11,7 +11,6 @@ import ast
 import inspect
 import re
 import typing
-from enum import Enum
 from functools import cache, reduce
 from importlib import import_module
 from ipaddress import IPv4Address, IPv6Address
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from capture.schemas.answers import fields_of
 from rules.netfilter.rulesets import Rule
-from rules.value import Value
+from rules.value import Enum, Value
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 VERSION = 1

@@ -6,8 +6,6 @@ And there is what no run can change: rules of others by which conntrack passes o
 
 from __future__ import annotations
 
-from enum import Enum
-
 from rules.analysis.boxes import everything, overlap, remainder
 from rules.analysis.reachability import MOST_BOXES, Reachable, Walk
 from rules.iptables.writing import rule_text
@@ -17,7 +15,7 @@ from rules.netfilter.targets import Dnat, Redirect, Tproxy, Zone
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.ours.recognition import is_our_jump, is_ours, is_remnant, recognised
 from rules.plan.names import OURS
-from rules.value import Value
+from rules.value import Enum, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

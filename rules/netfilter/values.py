@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from rules.value import Value
+from rules.value import Enum, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

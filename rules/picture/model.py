@@ -6,7 +6,6 @@ rules of one shape, or is counted in a note: `Picture.rules` says how many there
 
 from __future__ import annotations
 
-from enum import Enum
 from itertools import groupby
 
 from rules.netfilter import matches as m
@@ -26,7 +25,7 @@ from rules.plan.names import (
     ISTIO_TPROXY,
     OURS,
 )
-from rules.value import Value, assert_never
+from rules.value import Enum, Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from rules.netfilter.fields import (
@@ -16,7 +15,7 @@ from rules.plan.names import (
     LOOPBACK,
     LOOPBACK_INTERFACE,
 )
-from rules.value import Value
+from rules.value import Enum, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
-from rules.value import Value
+from rules.value import Enum, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -153,7 +153,7 @@ def drawn_or_default(field: str) -> st.SearchStrategy[Any]:
 intents: st.SearchStrategy[Intent] = st.builds(
     Intent, **{field: drawn_or_default(field) for field in Intent.__match_args__}
 )
-families = st.sampled_from(Family)
+families = st.sampled_from(list(Family))
 
 # --- the rules of others ----------------------------------------------------------------------------------
 

@@ -23,7 +23,9 @@ FOR_THE_TYPE_CHECKER = PURE | {"typing", "types", "collections.abc"}
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 SLOW = {
     "click",
+    "contextlib",
     "dataclasses",
+    "enum",
     "importlib.metadata",
     "inspect",
     "iptc",

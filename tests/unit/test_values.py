@@ -14,7 +14,7 @@ from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules, when
 from rules.netfilter.targets import Accept, Drop, Jump, Return
 from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.intent import Intent
-from rules.value import Value, assert_never
+from rules.value import Enum, Value, assert_never
 
 if TYPE_CHECKING:
     from typing import ClassVar
@@ -181,3 +181,26 @@ def test_tables_are_equal_whatever_the_order_of_their_chains() -> None:
     assert table != TableRules("nat", ("A", "B"), (Block("A", (two, one)), Block("B", (two,))))
     assert table != TableRules("raw", table.declared, table.blocks)
     assert table != TableRules("nat", ("A", "B", "C"), table.blocks), "an empty chain is a chain"
+
+
+class Way(Enum):
+    """One of a few."""
+
+    OUT = "out"
+    IN = "in"
+
+    @property
+    def other(self) -> Way:
+        return Way.IN if self is Way.OUT else Way.OUT
+
+
+def test_one_of_a_few() -> None:
+    """What `enum` would make of it: by name, by value, in order, equal only to itself, however it was copied."""
+    assert [way.value for way in Way] == ["out", "in"]
+    assert (Way.OUT.name, str(Way.IN), repr(Way.IN)) == ("OUT", "Way.IN", "<Way.IN: 'in'>")
+    assert Way("in") is Way.IN is Way.OUT.other
+    assert copy.deepcopy(Way.IN) is Way.IN
+    assert pickle.loads(pickle.dumps(Way.OUT)) is Way.OUT  # noqa: S301 # our own bytes
+    assert len({Way.IN, Way.OUT, Way("in")}) == 2
+    with pytest.raises(ValueError, match="'up' is not a valid Way"):
+        Way("up")
