@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from rules.meaning.spoken import conditions
 from rules.netfilter.fields import (
+    ARRIVED_ON,
     FIRST_FLAGS,
+    GID,
+    LEAVES_ON,
     NOBODY,
     NOWHERE,
     OWNERS,
@@ -17,6 +20,7 @@ from rules.netfilter.fields import (
     SOMEWHERE,
     STATES,
     U32,
+    UID,
     UNTOUCHED,
     all_hold,
 )
@@ -147,17 +151,29 @@ def decided_by(
     `local` are the addresses of the namespace, `counted` the places of rules whose counters moved.
     """
     hook = OUTPUT if is_outbound(made, local) else PREROUTING
-    found = list(in_hook(ruleset.table(NAT), hook, made, local, counted))
+    table, mangle, known = ruleset.table(NAT), ruleset.table(MANGLE), known_of(made, local)
+    found = list(in_hook(table, hook, known, counted))
+    handed = [each for each in in_hook(mangle, hook, known, counted) if each.captures]
     if made.is_redirected:
-        table = ruleset.table(NAT)
-        return tuple(each for each in found if leads_to(table, each, made.answered_by_port))
-    handed = [each for each in in_hook(ruleset.table(MANGLE), hook, made, local, counted) if each.captures]
-    return tuple(handed) or tuple(each for each in found if not each.captures)
+        # What others redirect behind TPROXY is handed to the proxy all the same.
+        return tuple(each for each in found if leads_to(table, each, made.answered_by_port)) or tuple(handed)
+    if hook == OUTPUT and stays(made, local):
+        # Over lo it arrives again. Its mark, for which rules ask there, is not known.
+        back = list(in_hook(mangle, PREROUTING, known_back(known), counted))
+        handed += back if any(each.captures for each in back) else []
+    # What is sent to the proxy's port is redirected to where it went anyway.
+    let_go = (each for each in found if not each.captures or leads_to(table, each, made.destination_port))
+    return tuple(handed) or tuple(let_go)
 
 
 def is_outbound(made: Connection, local: Container[Ip]) -> bool:
     """Whether a process of this namespace made it."""
     return made.source in local or made.source.is_loopback
+
+
+def stays(made: Connection, local: Container[Ip]) -> bool:
+    """Whether it was sent to an address of this namespace."""
+    return made.destination in local or made.destination.is_loopback
 
 
 def leads_to(table: TableRules, decision: Decision, port: int) -> bool:
@@ -166,20 +182,17 @@ def leads_to(table: TableRules, decision: Decision, port: int) -> bool:
     return decision.captures and (is_direct or hands_over(table, target) == port)
 
 
-def in_hook(
-    table: TableRules, hook: str, made: Connection, local: Container[Ip], counted: Container[Place]
-) -> Iterator[Decision]:
+def in_hook(table: TableRules, hook: str, known: Known, counted: Container[Place]) -> Iterator[Decision]:
     """The rules that decide, as far as this connection can have met them, in order."""
     for position, rule in enumerate(table.chains().get(hook, ()), 1):
         counts = (table.table, hook, position) in counted
         if isinstance(rule.target, Jump) and is_our_jump(table, rule) and counts:
-            yield from in_chain(table, rule.target.chain, made, local, counted, DEEPEST)
+            yield from in_chain(table, rule.target.chain, known, counted, DEEPEST)
 
 
 def in_chain(
-    table: TableRules, chain: str, made: Connection, local: Container[Ip], counted: Container[Place], deepest: int
+    table: TableRules, chain: str, known: Known, counted: Container[Place], deepest: int
 ) -> Iterator[Decision]:
-    known = known_of(made, local)
     for position, rule in enumerate(table.chains().get(chain, ()), 1):
         holds = all_hold([each for match in rule.matches for each in conditions(match)], known)
         if holds is False or (table.table, chain, position) not in counted:
@@ -191,7 +204,7 @@ def in_chain(
             if holds:
                 return
         elif isinstance(target, Jump) and deepest:
-            yield from in_chain(table, target.chain, made, local, counted, deepest - 1)
+            yield from in_chain(table, target.chain, known, counted, deepest - 1)
 
 
 def known_of(made: Connection, local: Container[Ip]) -> Known:
@@ -199,7 +212,6 @@ def known_of(made: Connection, local: Container[Ip]) -> Known:
     number = PROTOCOLS.get(made.protocol) if not made.protocol.isdigit() else int(made.protocol)
     lo, elsewhere = one(LOOPBACK_INTERFACE), less(SOMEWHERE, one(LOOPBACK_INTERFACE))
     outbound = is_outbound(made, local)
-    stays = made.destination in local or made.destination.is_loopback
     return (
         (0, 256) if number is None else one(number),
         one(int(made.source)),
@@ -209,10 +221,17 @@ def known_of(made: Connection, local: Container[Ip]) -> Known:
         OWNERS if outbound else NOBODY,
         OWNERS if outbound else NOBODY,
         NOWHERE if outbound else elsewhere,
-        (lo if stays else elsewhere) if outbound else NOWHERE,
+        (lo if stays(made, local) else elsewhere) if outbound else NOWHERE,
         one(STATES.index("NEW")),
         U32,
         U32,
         FIRST_FLAGS if made.protocol == "tcp" else (),
         one(UNTOUCHED),
     )
+
+
+def known_back(known: Known) -> Known:
+    """The same of a packet that left over lo, when it arrives there."""
+    fields = dict(enumerate(known))
+    fields |= {UID: NOBODY, GID: NOBODY, ARRIVED_ON: one(LOOPBACK_INTERFACE), LEAVES_ON: NOWHERE}
+    return tuple(fields.values())

@@ -70,7 +70,7 @@ from rules.netfilter.hooks import (
     POSTROUTING,
     undecided,
 )
-from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, THROW
+from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, REFUSALS, THROW
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
@@ -82,7 +82,7 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from typing import TypeAlias
 
     from rules.analysis.boxes import Box
@@ -96,10 +96,16 @@ if TYPE_CHECKING:
 
     Flow: TypeAlias = "dict[Now, list[Box]]"
     Piece: TypeAlias = tuple[Box, bool | None]
+    Routed: TypeAlias = tuple[Box, bool | str | None]
+    """Packets, and whether they stay here: True or False, None if that cannot be told, REFUSED if they go nowhere."""
 
 NEW, INVALID, UNTRACKED = (one(STATES.index(name)) for name in ("NEW", "INVALID", "UNTRACKED"))
 MOST_BOXES = 20_000
 """Boxes that are carried along together. With more it is not told what becomes of all packets."""
+REFUSED = "refused"
+"""What an ip rule or a route does with packets that are sent nowhere."""
+ENDS: tuple[bool | str, ...] = (True, False, REFUSED)
+"""What becomes of what a routing table has, as `Journeys.routes` gives it."""
 LONG = 24
 """Rules of a chain from which on it is looked up which of them ask for an address."""
 LOOP: dict[Family, Span] = {Family.V4: (127 << 24, 128 << 24), Family.V6: (1, 2)}
@@ -340,7 +346,7 @@ class Journeys:
         self.ended: dict[End, list[Box]] = {}
         self.compiled: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
         self.sieves: dict[int, Sieve] = {}
-        self.tables: dict[tuple[int, int | None], tuple[Span, Span]] = {}
+        self.tables: dict[tuple[int, int | None], tuple[Span, Span, Span]] = {}
 
     def ends(self, coming: Iterable[tuple[Now, Box]]) -> tuple[End, ...]:
         """What becomes of these packets. Raises TooMany."""
@@ -480,6 +486,8 @@ class Journeys:
             for box, kept in self.kept(now, boxes):
                 if kept is None:
                     self.end(now, [box], Became.DEPENDS, None)
+                elif kept == REFUSED:
+                    self.end(now, [box], Became.DROPPED, None, "an ip rule or a route refuses it")
                 elif kept:
                     yield now.but(goes=LOOPBACK_INTERFACE), [box]
                 elif now.seen[DESTINATION] or now.direction is Direction.IN or now.goes == LOOPBACK_INTERFACE:
@@ -500,7 +508,7 @@ class Journeys:
         if left:
             yield self.host.default_interface, left
 
-    def kept(self, now: Now, boxes: list[Box]) -> Iterator[Piece]:
+    def kept(self, now: Now, boxes: list[Box]) -> Iterator[Routed]:
         """Whether packets to none of our addresses stay here all the same; None if that cannot be told."""
         host, mark = self.host, now.seen[MARK] or U32
         if host.policy is None:
@@ -516,7 +524,7 @@ class Journeys:
         rules = [rule for rule in host.policy.rules if rule.family is self.family]
         yield from self.by_policy(rules, 0, seen, boxes)
 
-    def by_policy(self, rules: Sequence[PolicyRule], at: int, now: Now, boxes: list[Box]) -> Iterator[Piece]:
+    def by_policy(self, rules: Sequence[PolicyRule], at: int, now: Now, boxes: list[Box]) -> Iterator[Routed]:
         left = boxes
         while at < len(rules) and left:
             rule = rules[at]
@@ -542,39 +550,43 @@ class Journeys:
                 else:
                     yield from self.by_policy(rules, further, now, hit)
             elif rule.action != LOOKUP:
-                yield from ((box, False) for box in hit)
+                yield from ((box, REFUSED) for box in hit)
             else:
-                here, away = self.routes(rule)
-                for box in hit:
-                    for piece, met in self.parts(now, box, (Among(DESTINATION, here),)):
-                        if met is not False:
-                            yield piece, met
-                            continue
-                        for rest, leaves in self.parts(now, piece, (Among(DESTINATION, away),)):
-                            if leaves is False:
-                                left.append(rest)
-                            else:
-                                yield rest, None if leaves is None else False
+                left = [*left, *(yield from self.by_table(rule, now, hit))]
         yield from ((box, False) for box in left)
 
-    def alike(self, rules: Sequence[PolicyRule], at: int, now: Now, box: Box, rule: PolicyRule) -> bool | None:
+    def by_table(self, rule: PolicyRule, now: Now, boxes: list[Box]) -> Generator[Routed, None, list[Box]]:
+        """What becomes of packets by the table that a rule looks up; those for which it has no route are given back."""
+        left = boxes
+        for span, stays in zip(self.routes(rule), ENDS, strict=True):
+            further: list[Box] = []
+            for box in left if span else ():
+                for piece, met in self.parts(now, box, (Among(DESTINATION, span),)):
+                    if met is False:
+                        further.append(piece)
+                    else:
+                        yield piece, stays if met else None
+            left = further if span else left
+        return left
+
+    def alike(self, rules: Sequence[PolicyRule], at: int, now: Now, box: Box, rule: PolicyRule) -> bool | str | None:
         if rule.action == GOTO:
             return None
-        here, away = self.routes(rule) if rule.action == LOOKUP else ((), ADDRESSES[self.family])
-        answers: set[bool | None] = set()
+        spans = self.routes(rule) if rule.action == LOOKUP else ((), (), ADDRESSES[self.family])
+        answers: set[bool | str | None] = set()
         for piece, stays in self.by_policy(rules, at, now, [box]):
             answers.add(stays)
             destination = now.seen[DESTINATION] or piece[DESTINATION]
-            answers |= {True} if meet(destination, here) else set()
-            answers |= {False} if meet(destination, away) else set()
+            answers.update(end for span, end in zip(spans, ENDS, strict=True) if meet(destination, span))
         return answers.pop() if len(answers) == 1 else None
 
-    def routes(self, rule: PolicyRule) -> tuple[Span, Span]:
-        """What the table that a rule looks up delivers here, and what it sends away."""
+    def routes(self, rule: PolicyRule) -> tuple[Span, Span, Span]:
+        """What the table that a rule looks up delivers here, what it sends away, and what it refuses."""
         key = (rule.table, rule.suppressed)
         if key not in self.tables and self.host.policy:
             here: Span = ()
             away: Span = ()
+            refused: Span = ()
             left = ADDRESSES[self.family]
             routes = [it for it in self.host.policy.routes if (it.family, it.table) == (self.family, rule.table)]
             for route in sorted(routes, key=lambda route: (-route.prefix, route.metric)):
@@ -589,9 +601,11 @@ class Journeys:
                     continue
                 if route.kind == LOCAL:
                     here = united(here, span)
+                elif route.kind in REFUSALS:
+                    refused = united(refused, span)
                 else:
                     away = united(away, span)
-            self.tables[key] = (here, away)
+            self.tables[key] = (here, away, refused)
         return self.tables[key]
 
     # --- hooks and base chains ----------------------------------------------------------------------------

@@ -22,8 +22,8 @@ LOOKUP, GOTO, NOP = "lookup", "goto", "nop"
 BLACKHOLE, UNREACHABLE, PROHIBIT = "blackhole", "unreachable", "prohibit"
 REFUSALS = (BLACKHOLE, UNREACHABLE, PROHIBIT)
 """Actions of a rule, and types of a route, that refuse the packet."""
-LOCAL, THROW = "local", "throw"
-"""Types of a route: deliver it here; and: go on with the next rule."""
+LOCAL, THROW, UNICAST = "local", "throw", "unicast"
+"""Types of a route: deliver it here; go on with the next rule; send it on."""
 TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT = 255, 254, 253
 """RT_TABLE_* of linux/rtnetlink.h."""
 TABLE_NAMES = {TABLE_LOCAL: "local", TABLE_MAIN: "main", TABLE_DEFAULT: "default"}
@@ -199,6 +199,27 @@ def may_decide(rule: PolicyRule, flow: Flow) -> bool:
     return not is_harmless and holds(rule, flow) is not False
 
 
+class Way(Value):
+    """Where routing sends a packet."""
+
+    kind: str
+    """The type of the route, or the action of an ip rule that refuses it; `unicast` also where no rule has a route."""
+    device: str = ""
+    """The interface by which it leaves; empty if it does not, or if that is not known."""
+    by: PolicyRule | None = None
+    """The ip rule that decided; None if none did."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is delivered here."""
+        return self.kind == LOCAL
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it is sent nowhere."""
+        return self.kind in REFUSALS
+
+
 class Policy(Value):
     """The rules and routes of a namespace, in the kernel's order."""
 
@@ -206,11 +227,29 @@ class Policy(Value):
     routes: tuple[Route, ...]
     """Of every table."""
 
+    def is_custom(self, family: Family) -> bool:
+        """Whether there are rules beside those of every namespace."""
+        usual = (TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT)
+        plain = (PolicyRule(family, rule.priority, 0, rule.table, rule.protocol, 0) for rule in self.rules)
+        return any(
+            rule.family is family and (rule != other or rule.table not in usual)
+            for rule, other in zip(self.rules, plain, strict=True)
+        )
+
     def keeps(self, flow: Flow) -> bool | None:
         """Whether such a packet is delivered here; None if that cannot be told."""
-        return self.kept([rule for rule in self.rules if rule.family is flow.family], flow)
+        ways = self.ways([rule for rule in self.rules if rule.family is flow.family], flow)
+        kept = {way.is_kept for way in ways}
+        return kept.pop() if len(kept) == 1 else None
 
-    def kept(self, rules: Sequence[PolicyRule], flow: Flow) -> bool | None:
+    def way(self, flow: Flow) -> tuple[Way, ...]:
+        """Where such a packet goes; several ways if that cannot be told."""
+        ways = self.ways([rule for rule in self.rules if rule.family is flow.family], flow)
+        return tuple({(way.kind, way.device): way for way in reversed(ways)}.values())[::-1]
+
+    def ways(self, rules: Sequence[PolicyRule], flow: Flow) -> list[Way]:
+        """Where it may go: several ways if it cannot be told of some rule whether it holds."""
+        found: list[Way] = []
         for at, rule in enumerate(rules):
             held = holds(rule, flow)
             if held is False or rule.action == NOP:
@@ -219,18 +258,17 @@ class Policy(Value):
                 further = [other for other in rules[at + 1 :] if other.priority >= rule.table]
                 if not further or further[0].priority != rule.table:
                     continue  # it leads to no rule, and is passed over until there is one
-                kept = self.kept(further, flow)
+                found += self.ways(further, flow)
             elif rule.action != LOOKUP:
-                kept = False
+                found.append(Way(rule.action, by=rule))
             else:
                 best = self.best(rule, flow)
                 if best is None:
                     continue
-                kept = best.kind == LOCAL
-            if held or kept == self.kept(rules[at + 1 :], flow):
-                return kept
-            return None
-        return False
+                found.append(Way(best.kind, "" if best.kind in (LOCAL, *REFUSALS) else best.device, rule))
+            if held:
+                return found
+        return [*found, Way(UNICAST)]
 
     def best(self, rule: PolicyRule, flow: Flow) -> Route | None:
         """The most specific route in the table that a rule looks up; None if the next rule is asked instead."""

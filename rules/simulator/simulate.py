@@ -63,7 +63,7 @@ from rules.netfilter.hooks import (
     undecided,
 )
 from rules.netfilter.matches import Proto
-from rules.netfilter.routing import NUMBERS, Flow
+from rules.netfilter.routing import NUMBERS, Flow, ip_command
 from rules.netfilter.spans import one
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
 from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition, Known
     from rules.netfilter.hooks import NativeTable
+    from rules.netfilter.routing import Way
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
 
@@ -161,7 +162,7 @@ def simulate(
         if first.became is Became.DEPENDS:
             return first.but(packet=packet)
     rules = prepared(of_family, natives, order)
-    ended: list[tuple[Trace, list[Step]]] = []
+    ended: list[tuple[Trace, list[Step | str]]] = []
     waiting: list[tuple[int, ...]] = [()]
     while waiting:
         choices = waiting.pop()
@@ -193,7 +194,7 @@ def simulate(
 def answer_to(trace: Trace, host: Host) -> Packet:
     """The first answer to a packet that was sent somewhere else, as raw is asked about it."""
     packet, address = trace.packet, trace.address
-    stays = address is None or host.is_local(address)
+    stays = address is None or host.is_local(address) or trace.became is Became.CAPTURED_INBOUND
     return packet.but(
         direction=Direction.OUT if stays else Direction.IN,
         source=address or packet.destination,
@@ -208,7 +209,7 @@ def answer_to(trace: Trace, host: Host) -> Packet:
     )
 
 
-def judged(ended: list[tuple[Trace, list[Step]]], *, complete: bool) -> Trace:
+def judged(ended: list[tuple[Trace, list[Step | str]]], *, complete: bool) -> Trace:
     """One answer of all ways that were walked: the same for all of them, or that it depends."""
     kinds: dict[tuple[Became, Address | None, int | None, str], Trace] = {}
     for trace, _ in ended:
@@ -216,15 +217,15 @@ def judged(ended: list[tuple[Trace, list[Step]]], *, complete: bool) -> Trace:
     plainest, _ = ended[0]
     if complete and len(kinds) == 1 and plainest.became is not Became.DEPENDS:
         return plainest
-    asked = [step for trace, unknown in ended for step in (*unknown, *trace.depends_on)]
+    doubts = dict.fromkeys(doubt for trace, unknown in ended for doubt in (*unknown, *trace.depends_on))
     return plainest.but(
         became=Became.DEPENDS,
         address=None,
         port=None,
         decided=None,
-        reason="",
+        reason=" and ".join(doubt for doubt in doubts if isinstance(doubt, str)),
         one_of="",
-        depends_on=tuple(dict.fromkeys(asked)),
+        depends_on=tuple(doubt for doubt in doubts if not isinstance(doubt, str)),
         ways=tuple(kinds.values()),
     )
 
@@ -341,8 +342,8 @@ class _Walk:
         self.host = host
         self.kinds = host.kinds(packet.family)
         self.choices = list(choices)
-        self.chosen: list[tuple[Step, int]] = []
-        """The rules that left a choice, and between how many ways."""
+        self.chosen: list[tuple[Step | str, int]] = []
+        """The rules that left a choice, or what did in words, and between how many ways."""
         self.first = first
         self.source: Address | None = packet.source
         self.source_port = packet.source_port
@@ -394,6 +395,8 @@ class _Walk:
 
     def sent(self) -> bool:
         """OUTPUT and POSTROUTING. Whether the packet stays in this namespace."""
+        if not self.host.is_local(self.destination):
+            self.begins()
         # All of OUTPUT is told the interface that was chosen before it began, even where the packet was turned since.
         self.leaves = self.packet.interface
         self.hook(OUTPUT)
@@ -409,6 +412,18 @@ class _Walk:
             return False
         self.has_socket = False
         return self.arrived(LOOPBACK_INTERFACE)
+
+    def begins(self) -> None:
+        """Raises _Ended if the ip rules refuse it before it is sent.
+
+        Where the kernel chooses the source address it asks them before it has one, and IPv4 again when it has
+        (ip_route_connect of net/ipv4/route.h, ip6_dst_lookup_tail of net/ipv6/ip6_output.c).
+        """
+        flow = self.flow()
+        if not self.packet.answers:
+            self.routed(flow.but(source=None))
+        if self.packet.answers or self.packet.family is Family.V4:
+            self.routed(flow)
 
     def turn(self) -> None:
         """Choose the interface anew, where OUTPUT changed the mark or the destination."""
@@ -426,6 +441,7 @@ class _Walk:
         self.arrives, self.leaves = interface, ""
         self.hook(INGRESS, interface)
         self.hook(PREROUTING)
+        self.is_no_martian()
         if self.host.is_local(self.destination) or self.is_kept():
             self.hook(INPUT)
             return True
@@ -439,11 +455,26 @@ class _Walk:
         self.hook(EGRESS, self.leaves)
         return False
 
+    def is_no_martian(self) -> None:
+        """Beside ip rules of others IPv4 is asked whether its source is one of ours (__fib_validate_source of
+        net/ipv4/fib_frontend.c). Raises _Ended if it is."""
+        policy, source, packet = self.host.policy, self.source, self.packet
+        is_asked = policy and packet.family is Family.V4 and self.arrives != LOOPBACK_INTERFACE
+        if not (policy and is_asked and source and policy.is_custom(packet.family)):
+            return
+        back = self.flow().but(mark=0, destination=source, source=self.destination, arrives=LOOPBACK_INTERFACE)
+        way = policy.way(back)[0]
+        if way.is_kept and not self.host.is_local(source):
+            raise _Ended(Became.DROPPED, None, f"`ip rule: {way.by}` takes its source {source} for one of this host")
+
     def way(self) -> str:
         """The interface by which it goes on now."""
         packet, host = self.packet, self.host
         if host.is_local(self.destination) or self.is_kept():
             return LOOPBACK_INTERFACE
+        routed = self.routed()
+        if routed and routed.device:
+            return routed.device
         is_as_sent = packet.direction is Direction.OUT and self.destination == packet.destination
         if is_as_sent and packet.interface != LOOPBACK_INTERFACE:
             return packet.interface
@@ -454,13 +485,28 @@ class _Walk:
         packet, host = self.packet, self.host
         if self.mark is None and self.forgot and host.asks_for_marks(packet.family):
             self.loses_track(self.forgot)
-        mark = self.mark or 0
+        routed = self.routed()
+        return routed.is_kept if routed else bool(host.is_kept(self.flow()))
+
+    def flow(self) -> Flow:
+        """The packet as the ip rules see it."""
+        packet = self.packet
         sent = (self.destination, self.source, self.arrives or LOOPBACK_INTERFACE, "", NUMBERS.get(packet.protocol))
-        uid = packet.uid if self.has_socket else 0
-        kept = host.is_kept(Flow(packet.family, mark, *sent, self.port, self.source_port, uid, 0))
-        if kept is None:
-            raise _Ended(Became.DEPENDS, None, f"which ip rule decides where a packet with mark {mark:#x} goes")
-        return kept
+        # An answer has the uid of whoever listens there.
+        is_answer = packet.answers and packet.direction is Direction.OUT
+        uid = packet.uid if self.has_socket else None if is_answer and not self.arrives else 0
+        return Flow(packet.family, self.mark or 0, *sent, self.port, self.source_port, uid, 0)
+
+    def routed(self, flow: Flow | None = None) -> Way | None:
+        """Where the ip rules send it, if they are known. Raises _Ended where they refuse it."""
+        if self.host.policy is None:
+            return None
+        ways = self.host.policy.way(flow or self.flow())
+        way = ways[self.choose(f"which ip rule decides where a packet with mark {self.mark or 0:#x} goes", len(ways))]
+        if way.is_refused:
+            by = f"`{ip_command(self.packet.family)} rule: {way.by}`" if way.by else "the routing"
+            raise _Ended(Became.DROPPED, None, f"{by} refuses it")
+        return way
 
     def look_up(self) -> None:
         """Conntrack looks at it, unless it has already."""
@@ -758,8 +804,8 @@ class _Walk:
         held = all_hold(asked, self.view, self.kinds)
         return self.choose(step, 2) == 1 if held is None else held
 
-    def choose(self, step: Step, ways: int) -> int:
-        """Which way it goes from a rule that leaves a choice."""
+    def choose(self, step: Step | str, ways: int) -> int:
+        """Which way it goes from a rule that leaves a choice, or from what leaves one in words."""
         if ways == 1:
             return 0
         self.chosen.append((step, ways))
@@ -889,16 +935,22 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
     is_first = packet.state == NEW and not packet.answers and not packet.is_later
     if not (is_first and trace.address and trace.became is not Became.DEPENDS and not trace.hindered):
         return trace
-    if packet.mark:
+    if packet.mark and host.is_local(packet.destination):
         return trace  # a transparent proxy's own, whose answers are kept for it
     by_marks = host.routing or (host.policy and any(rule.mark for rule in host.policy.rules))
     may_turn = bool(by_marks) and packet.direction is Direction.IN
-    if not (may_turn or prepared(rulesets, natives, ()).may_drop):
+    may_refuse = host.policy and host.policy.is_custom(packet.family)
+    if not (may_turn or may_refuse or prepared(rulesets, natives, ()).may_drop):
         return trace
     answer = answer_to(trace, host).but(state=ESTABLISHED, connmark=trace.remembered)
-    if trace.bound is None:
-        answer = answer.but(source=packet.destination, source_port=packet.port)  # what TPROXY hands over as well
+    # What TPROXY hands over comes from where conntrack has it go.
+    source, port = trace.translated or (packet.destination, packet.port)
+    answer = answer.but(source=source, source_port=port)
     lost = simulate(rulesets, answer, host, natives)
+    if may_refuse and lost.became is Became.DEPENDS and not lost.depends_on:
+        none = trace.but(became=Became.DROPPED, address=None, port=None, decided=None, reason="no answer comes")
+        why = f"{lost.reason}, in its answers"
+        return trace.but(became=Became.DEPENDS, address=None, port=None, decided=None, reason=why, ways=(trace, none))
     if may_turn and lost.became is Became.DELIVERED and not host.is_local(answer.destination):
         marking = [step for step in (*trace.matched, *lost.matched) if not is_ours(step) and sets_a_mark(step)]
         why = f"mark {lost.marked:#x} keeps them in the pod, where nobody waits for them"
