@@ -84,6 +84,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         netns.enter(settings.network_namespace)
     if settings.cleanup_only:
         log.info("Settings:", *described(settings, None))
+        for warning in settings.warnings:
+            log.warn(str(warning))
         if settings.dry_run:
             dry_run(settings, NOTHING, log)
         else:

@@ -17,9 +17,10 @@ from capture import __version__
 from capture.commands import COMMANDS
 from capture.errors import BadSettings, CaptureError
 from capture.intent.here import leave_out
+from capture.log import Log
 from capture.output import complain, say_json
 from capture.settings.argv import read_argv
-from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, Declaration, Settings
+from capture.settings.declared import DECLARED, FLAGS, LOOKING, REMOVING, SWITCHES, Declaration, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +78,12 @@ class SettingsCommand(click.Command):
     def settings(self, said: list[Argument], unreadable: list[Refusal], asked: dict[str, Any]) -> Settings:
         """Raises BadSettings."""
         try:
-            return Settings.from_arguments(said, unreadable, os.environ, self.uses)
+            settings = Settings.from_arguments(said, unreadable, os.environ, self.uses)
+            if self.uses is not None and self.uses <= REMOVING:  # nobody resolves these, and says what will surprise
+                log = Log(settings.log_output_level, as_json=settings.log_as_json)
+                for warning in settings.warnings:
+                    log.warn(str(warning))
+            return settings
         except BadSettings as refused:
             if self.needs(asked):
                 raise

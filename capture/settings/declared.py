@@ -492,12 +492,14 @@ class Settings:
     ) -> Settings:
         """The same for a command line that was split into its flags already.
 
-        Only the settings that the command `uses` are read; by default all, of a removal those that it uses.
+        Only the settings that the command `uses` are read; by default all, of a removal those that it uses. One that
+        looks or removes does so whatever was meant for the log: what of that cannot be understood is a warning.
         """
         refusals = list(unreadable)
         given = {DECLARED_BY_FLAG[argument.flag].name: argument for argument in arguments}
         if uses is None and asks_for(DECLARED_BY_NAME["cleanup_only"], given.get("cleanup_only"), environ):
             uses = REMOVING
+        is_lenient = uses is not None and uses <= REMOVING | BACKEND
         values: dict[str, Any] = {}
         origins: dict[str, Origin] = {}
         warnings: list[SettingsWarning] = []
@@ -515,7 +517,11 @@ class Settings:
                 surprises = setting.surprises(origin.text)
                 warnings += (SettingsWarning("host-bits", setting.name, f"{origin}: {it}") for it in surprises)
             except ValueError as refused:
-                refusals.append(Refusal(str(origin), origin.text, str(refused)))
+                refusal = Refusal(str(origin), origin.text, str(refused))
+                if is_lenient and setting.name in OF_THE_LOG:
+                    warnings.append(SettingsWarning("left-out", setting.name, f"{refusal}: it is left out of account"))
+                else:
+                    refusals.append(refusal)
         if refusals:
             raise BadSettings(refusals)
         return cls(values, origins, warnings)

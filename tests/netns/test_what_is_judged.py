@@ -36,6 +36,33 @@ def test_what_tells_what_is_there_needs_no_settings(pod: Pod, command: list[str]
             pod.applied("-u", "1337")
 
 
+LOGS = [
+    ({"LOG_OUTPUT_LEVEL": "loud"}, []),
+    ({"LOG_AS_JSON": "perhaps"}, []),
+    ({}, ["--log_output_level=default:loud"]),
+    ({"LOG_OUTPUT_LEVEL": "default:"}, ["--log_as_json=perhaps"]),
+]
+
+
+@pytest.mark.parametrize(
+    "command", [*USE_NOTHING, ["escapes", "--live"], ["--cleanup-only"]], ids=lambda words: words[0]
+)
+def test_what_is_meant_for_the_log_stops_nobody_who_looks_or_removes(pod: Pod, command: list[str]) -> None:
+    """A level that is none, and the like: a warning that names it, and the answer. A run that applies refuses it."""
+    removes = command[0] in ("clean", "--cleanup-only")
+    pod.applied("-u", "1337")
+    asked = ["--interval", "50ms"] if command[0] == "watch" else []
+    for environ, flags in LOGS:
+        got = pod.capture(*command, *asked, *flags, env=environ)
+        assert got.status == 0, got.stderr
+        for value in (*environ.values(), *(flag.partition("=")[2] for flag in flags)):
+            assert f'"{value}"' in got.stderr
+        assert "left out of account" in got.stderr
+        if removes:
+            assert pod.capture("-u", "1337", *flags, env=environ).status == 2
+            pod.applied("-u", "1337")
+
+
 @pytest.mark.parametrize("environ", [LINKS, RUBBISH], ids=["links", "rubbish"])
 def test_a_removal_needs_none_either(pod: Pod, environ: dict[str, str]) -> None:
     """`--cleanup-only`, as a flag or as a variable."""
