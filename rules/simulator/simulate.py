@@ -395,10 +395,11 @@ class _Walk:
 
     def sent(self) -> bool:
         """OUTPUT and POSTROUTING. Whether the packet stays in this namespace."""
-        if not self.host.is_local(self.destination):
-            self.begins()
+        policy = self.host.policy
+        if policy and policy.is_custom(self.packet.family) and not self.host.is_local(self.destination):
+            self.goes = self.begins()
         # All of OUTPUT is told the interface that was chosen before it began, even where the packet was turned since.
-        self.leaves = self.packet.interface
+        self.leaves = self.goes
         self.hook(OUTPUT)
         goes = self.goes
         if self.is_strayed():
@@ -413,17 +414,19 @@ class _Walk:
         self.has_socket = False
         return self.arrived(LOOPBACK_INTERFACE)
 
-    def begins(self) -> None:
-        """Raises _Ended if the ip rules refuse it before it is sent.
+    def begins(self) -> str:
+        """The interface by which it leaves before any rule is asked. Raises _Ended if the ip rules refuse it.
 
         Where the kernel chooses the source address it asks them before it has one, and IPv4 again when it has
         (ip_route_connect of net/ipv4/route.h, ip6_dst_lookup_tail of net/ipv6/ip6_output.c).
         """
         flow = self.flow()
-        if not self.packet.answers:
-            self.routed(flow.but(source=None))
-        if self.packet.answers or self.packet.family is Family.V4:
-            self.routed(flow)
+        way = self.routed(flow if self.packet.answers else flow.but(source=None))
+        if self.packet.family is Family.V4:
+            way = self.routed(flow)
+        if way and way.is_kept:
+            return LOOPBACK_INTERFACE
+        return way.device if way and way.device else self.goes
 
     def turn(self) -> None:
         """Choose the interface anew, where OUTPUT changed the mark or the destination."""
@@ -938,8 +941,8 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
     if packet.mark and host.is_local(packet.destination):
         return trace  # a transparent proxy's own, whose answers are kept for it
     by_marks = host.routing or (host.policy and any(rule.mark for rule in host.policy.rules))
-    may_turn = bool(by_marks) and packet.direction is Direction.IN
     may_refuse = host.policy and host.policy.is_custom(packet.family)
+    may_turn = bool(by_marks or may_refuse) and packet.direction is Direction.IN
     if not (may_turn or may_refuse or prepared(rulesets, natives, ()).may_drop):
         return trace
     answer = answer_to(trace, host).but(state=ESTABLISHED, connmark=trace.remembered)
@@ -953,7 +956,8 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
         return trace.but(became=Became.DEPENDS, address=None, port=None, decided=None, reason=why, ways=(trace, none))
     if may_turn and lost.became is Became.DELIVERED and not host.is_local(answer.destination):
         marking = [step for step in (*trace.matched, *lost.matched) if not is_ours(step) and sets_a_mark(step)]
-        why = f"mark {lost.marked:#x} keeps them in the pod, where nobody waits for them"
+        what = f"mark {lost.marked:#x}" if lost.marked else "an ip rule"
+        why = f"{what} keeps them in the pod, where nobody waits for them"
         lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
     if lost.became not in (Became.DROPPED, Became.REFUSED):
         return trace

@@ -102,6 +102,14 @@ def all_is_outside(pod: Pod) -> None:
     pod.traffic.listen(pod.outside, UDP_PORTS, where="ext", proto="udp")
 
 
+def prepared(pod: Pod, case: str, backend: str) -> list[str]:
+    """Put the rules of a case there, with what they need; what a run of ours needs beside them."""
+    if case == "aws-vpc-cni":
+        pod.inside.ip("addr", "add", f"{NODE}/32", "dev", "lo")
+        pod.outside.ip("route", "add", f"{NODE}/32", "via", ADDRESSES[4])
+    return neighbours.prepare(pod.inside, case, backend)
+
+
 def findings(pod: Pod, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     """How verify ends, and all that it says: its findings, and the differences that it proved."""
     done = pod.capture("verify", *arguments, "--output", "json")
@@ -163,10 +171,7 @@ def test_beside_the_rules_of_others_only_what_is_true_is_said(
     with Pod() as pod:
         ready(pod)
         all_is_outside(pod)
-        beside = neighbours.prepare(pod.inside, case, theirs)
-        if case == "aws-vpc-cni":
-            pod.inside.ip("addr", "add", f"{NODE}/32", "dev", "lo")
-            pod.outside.ip("route", "add", f"{NODE}/32", "via", ADDRESSES[4])
+        beside = prepared(pod, case, theirs)
         forced = [f"--force-iptables-binary={ours}"] if chance.random() < 0.5 else []
         said = drawn.CommandLine((*chance.choice(SETTINGS), *beside, *forced))
         pod.applied(*said.arguments)

@@ -24,6 +24,7 @@ from capture.settings.declared import (
     DECLARED_BY_NAME,
     FLAGS,
     LOOKING,
+    MEANING,
     REMOVING,
     SWITCHES,
     Declaration,
@@ -199,8 +200,10 @@ def test_what_is_not_used_is_not_judged(uses: frozenset[str]) -> None:
     """Neither a variable nor a flag; what is used is, and a flag that does not exist."""
     arguments, unreadable = read_argv(["-z", "x", "-u", "²"], FLAGS, switches=SWITCHES)
     assert list(Settings.from_arguments(arguments, unreadable, GARBAGE, uses).given()) == []
+    (warning,) = Settings.from_arguments([], [], {"LOG_AS_JSON": "perhaps"}, uses).warnings
+    assert "LOG_AS_JSON" in str(warning)
     with pytest.raises(BadSettings, match="LOG_AS_JSON"):
-        Settings.from_arguments([], [], {"LOG_AS_JSON": "perhaps"}, uses)
+        Settings.from_arguments([], [], {"LOG_AS_JSON": "perhaps"}, MEANING)
     with pytest.raises(BadSettings, match="--frobnicate"):
         Settings.from_arguments(*read_argv(["--frobnicate"], FLAGS, switches=SWITCHES), environ={}, uses=uses)
 
