@@ -5,12 +5,12 @@ from __future__ import annotations
 from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, names_at_sight, read_live
-from capture.host.neighbours import findings_of_others
 from capture.host.place import signs_of_a_node
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.locks import locked
 from rules.netfilter.values import RAW, Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
+from rules.ours.recognition import holds_others
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import NOTHING
 
@@ -106,8 +106,11 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
                 log.info(f"{tool}-save says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
     warn_who_goes_first(live, planned, chosen.backend, log, take_over=take_over, ours_first=ours_first)
-    for found in findings_of_others(live, planned.rulesets, planned.routing, chosen.backend):
-        log.warn(str(found))
+    if live.nft or live.legacy or live.natives:
+        from capture.host.neighbours import findings_of_others  # where a pod starts, nobody has rules
+
+        for found in findings_of_others(live, planned.rulesets, planned.routing, chosen.backend):
+            log.warn(str(found))
     return release.cut if release else ()
 
 
@@ -132,7 +135,7 @@ def warn_who_goes_first(
     """Say what narrower rules of others keep from ours, because they stood there first, and what ours from them."""
     for ruleset in planned.rulesets:
         now = live.saved(Iptables(backend, ruleset.family)).ruleset
-        if ruleset.tables and any(table.blocks for table in now.tables):
+        if ruleset.tables and holds_others(now):
             from rules.live.drift import beside_others  # where a pod starts, nobody has rules
 
             company = live.company(ours_first=ours_first)

@@ -10,7 +10,7 @@ from capture.netlink.messages import NETLINK_NETFILTER, attributes, big, dump
 from capture.netlink.nftables import NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS
 from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
 from rules.netfilter.values import BUILT_IN, Family
-from rules.ours.recognition import is_our_jump, is_ours
+from rules.ours.recognition import holds_others
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from capture.iptables.iptables import Saved
     from capture.netlink.nftables import NftChain
     from rules.netfilter.hooks import NativeTable
-    from rules.netfilter.rulesets import Ruleset
 
 DORMANT = 1
 """NFT_TABLE_F_DORMANT of linux/netfilter/nf_tables.h."""
@@ -41,7 +40,7 @@ def read_natives(
         bool(others)
         or any(names - BUILT_IN.keys() for names in tables.values())
         or any(is_native(family, table, of_table) for (family, table), of_table in chains.items())
-        or any(has_rules_of_others(saved.ruleset) for saved in nft.values())
+        or any(holds_others(saved.ruleset) for saved in nft.values())
         or any_is_dormant()
     )
     if not is_needed:
@@ -76,12 +75,3 @@ def any_is_dormant() -> bool:
     """Whether a table has the flag by which none of its chains is asked."""
     told = dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4))
     return any(big(attributes(message[4:]).get(NFTA_TABLE_FLAGS)) & DORMANT for message in told)
-
-
-def has_rules_of_others(ruleset: Ruleset) -> bool:
-    return any(
-        not (is_ours(table, block.chain) or (table.is_built_in(block.chain) and is_our_jump(table, rule)))
-        for table in ruleset.tables
-        for block in table.blocks
-        for rule in block.rules
-    )

@@ -6,6 +6,7 @@ from _socket import if_indextoname
 
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import rtnetlink
+from rules.ours.recognition import holds_others
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ def findings_of_others(
 ) -> Iterator[Finding]:
     """What of others is in the way of these rules of ours, once they are in place in this backend."""
     for ruleset in planned:
-        if not ruleset.tables or not (live.natives.get(ruleset.family) or holds_any(live)):
-            continue
         held = tuple((name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS)
+        is_alone = not (live.natives.get(ruleset.family) or any(acts_without_ours(its) for _, its in held))
+        if not ruleset.tables or is_alone:
+            continue
         asked = (ruleset, held, live.natives.get(ruleset.family, ()), live.addresses, routing, backend)
         if _answered.get(ruleset.family, (None,))[0] != asked:
             from rules.proof import neighbours
@@ -64,13 +66,10 @@ def proofs(live: Live, planned: Plan) -> Iterator[Proof]:
         yield proved(ruleset, held, natives, here, host_of(live.addresses, planned.routing))
 
 
-def holds_any(live: Live) -> bool:
-    """Whether a backend holds rules, ours or not, or drops by a policy."""
-    return any(
-        table.blocks or table.policies
-        for held in (live.nft, live.legacy)
-        for saved in held.values()
-        for table in saved.ruleset.tables
+def acts_without_ours(ruleset: Ruleset) -> bool:
+    """Whether it has rules of others, drops by a policy, or is not asked at all."""
+    return holds_others(ruleset) or any(
+        table.is_dormant or any(policy != "ACCEPT" for _, policy in table.policies) for table in ruleset.tables
     )
 
 

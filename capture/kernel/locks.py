@@ -155,13 +155,12 @@ def members() -> dict[int, str]:
     """The members of `GROUP` in this namespace: their netlink numbers, and the inodes of their sockets."""
     found = {}
     try:
-        with open(MEMBERS, encoding="ascii") as file:
-            for line in file:
-                words = line.split()
-                if words[1] == str(NETLINK_NETFILTER) and int(words[3], 16) >> GROUP - 1 & 1:
-                    found[int(words[2])] = words[9]
+        lines = read_text(MEMBERS, MOST).split("\n")
     except OSError as error:
         raise no_proc(error) from error
+    for words in filter(None, map(str.split, lines)):
+        if words[1] == str(NETLINK_NETFILTER) and int(words[3], 16) >> GROUP - 1 & 1:
+            found[int(words[2])] = words[9]
     return found
 
 

@@ -41,7 +41,7 @@ def recognised(live: Ruleset, planned: Ruleset) -> Ruleset:
 
     Only where chains of ours are, or are to come: without them nothing tells it from the rules of others.
     """
-    if not live.tables or not (planned.tables or any(map(holds_ours, live.tables))):
+    if not (planned.tables or any(map(holds_ours, live.tables))) or not holds_others(live):
         return live
     from rules.ours.older import older
 
@@ -67,6 +67,17 @@ def as_judged(live: Ruleset, before: Ruleset) -> Ruleset:
 def holds_ours(table: TableRules) -> bool:
     """Whether anything of ours is in this table."""
     return any(is_ours(table, chain) and not is_remnant(table, chain) for chain in table.declared)
+
+
+def holds_others(live: Ruleset) -> bool:
+    """Whether there is any rule that is not in a chain of ours, and is no jump to one."""
+    return any(
+        not (table.is_built_in(block.chain) and is_our_jump(table, rule))
+        for table in live.tables
+        for block in table.blocks
+        if not is_ours(table, block.chain)
+        for rule in block.rules
+    )
 
 
 def ours_in(live: Ruleset, also: frozenset[str] = NOBODY) -> Ruleset:
