@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -146,3 +147,17 @@ def test_applying_loads_nothing_slow(mode: list[str], backend: str) -> None:
         cleaning = init_path("--cleanup-only")
         assert modules_loaded(cleaning, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
         assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
+
+
+def test_both_programs_come_with_the_wheel_and_import_nothing_but_ours() -> None:
+    """What pip would write for an entry point imports `re` before anything of ours."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    installed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-scripts"]
+    assert {name: ROOT / path for path, name in installed.items()} == {
+        name: ROOT / "scripts" / name for name in ("capture", "istio-iptables")
+    }
+    for script in (ROOT / path for path in installed):
+        assert os.access(script, os.X_OK)
+        assert script.read_text().startswith("#!python\n"), "the installer puts its interpreter there"
+        assert [module for module, _ in imported(ast.parse(script.read_text()))] == ["capture.__main__"]
+    assert "scripts" not in project["project"]
