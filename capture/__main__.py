@@ -44,7 +44,8 @@ def dispatch(argv: list[str]) -> int:
         commands(argv)
     from capture.init import run
 
-    return run(argv[1:] if argv[:1] == ["apply"] else argv, os.environ)
+    # A dictionary answers at once; `os.environ` encodes each of the hundred names that are asked for.
+    return run(argv[1:] if argv[:1] == ["apply"] else argv, dict(os.environ))
 
 
 if __name__ == "__main__":

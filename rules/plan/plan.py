@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rules.netfilter.rulesets import Ruleset, TableRules
 from rules.netfilter.values import FILTER, MANGLE, NAT, RAW, Family
-from rules.plan.flows import bypass, dns, inbound, invalid, outbound, redirect, tproxy
+from rules.plan.flows import bypass, dns, inbound, outbound, redirect
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -131,6 +131,8 @@ def raw(intent: Intent, family: Family) -> TableRules:
 
 
 def mangle(intent: Intent, family: Family) -> TableRules:
+    from rules.plan.flows import invalid, tproxy  # a usual capture by REDIRECT has none
+
     chains: list[str] = []
     blocks = []
     if intent.drop_invalid:
