@@ -6,10 +6,11 @@ can be deleted; two rulesets with the same outcomes do the same, however differe
 
 from __future__ import annotations
 
-from rules.analysis.boxes import box_of, everything, outside, overlap, remainder
+from rules.analysis.boxes import FEW, box_of, everything, fewer, outside, overlap, remainder
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Goto, first_of
 from rules.netfilter.fields import CONNMARK, MARK, U32
+from rules.netfilter.spans import one as single
 from rules.netfilter.targets import (
     Accept,
     Dnat,
@@ -79,9 +80,9 @@ class Unmet(Value):
 
 
 class Walk:
-    """All packets, sent through the built-in chains of one table."""
+    """All packets, or some, sent through the built-in chains of one table."""
 
-    def __init__(self, table: TableRules, family: Family) -> None:
+    def __init__(self, table: TableRules, family: Family, some: Iterable[Box] | None = None) -> None:
         self.family = family
         self.chains = table.chains()
         self.met: set[tuple[str, int]] = set()
@@ -98,7 +99,9 @@ class Walk:
         for chain in self.chains:
             if table.is_built_in(chain):
                 self.decided = self.outcomes.setdefault(chain, {})
-                for box, remarks in self.enter(chain, [(everything(family, chain), ())], ()):
+                full = everything(family, chain)
+                boxes = [full] if some is None else [both for box in some if (both := overlap(box, full)) is not None]
+                for box, remarks in self.enter(chain, [(box, ()) for box in boxes], ()):
                     self.decided.setdefault(Outcome(None, remarks), []).append(box)
         self.aside = frozenset(chain for chain in self.chains if chain not in self.entered)
         """Chains that nothing comes to."""
@@ -109,7 +112,11 @@ class Walk:
         back: list[Moving] = []
         if chain in callers or chain not in self.chains:
             return coming
+        few = len(coming)
         for at, rule in enumerate(self.chains[chain]):
+            if len(coming) > 2 * few + FEW:
+                coming = gathered(coming)
+                few = len(coming)
             box, untold = self.boxes[chain][at]
             hit, missed = self.split(coming, box)
             if not hit:
@@ -120,7 +127,7 @@ class Walk:
             coming = (missed if not untold else [*missed, *remarked(hit, rule.target, untold)]) + done
             if not coming:
                 break
-        return back + coming
+        return gathered(back + coming) if len(back) + len(coming) > 2 * few + FEW else back + coming
 
     def split(self, coming: list[Moving], box: Box | None) -> tuple[list[Moving], list[Moving]]:
         """Those that a rule asks for, and the others."""
@@ -179,6 +186,14 @@ class Walk:
                     yield from remarked(hit, target, untold)
             case _:
                 assert_never(target)
+
+
+def gathered(moving: list[Moving]) -> list[Moving]:
+    """The same packets in fewer boxes: what becomes of those with the same remarks is the same from here on."""
+    alike: dict[tuple[Remark, ...], list[Box]] = {}
+    for box, remarks in moving:
+        alike.setdefault(remarks, []).append(box)
+    return [(box, remarks) for remarks, boxes in alike.items() for box in fewer(boxes)]
 
 
 def marked(moving: list[Moving], marks: tuple[int, int]) -> list[Moving]:
@@ -360,12 +375,49 @@ class Outcomes:
             return True
         if (self.plan.routing, self.plan.passthrough_address) != (other.routing, other.passthrough_address):
             return False
-        others = Outcomes(other)
         return all(
-            mine.table(name) == its.table(name) or same_walks(self.walk(mine, name), others.walk(its, name))
+            self.same_table(mine, its, name)
             for mine, its in zip(self.plan.rulesets, other.rulesets, strict=True)
             for name in dict.fromkeys(table.table for table in (*mine.tables, *its.tables))
         )
+
+    def same_table(self, mine: Ruleset, its: Ruleset, name: str) -> bool:
+        """The same of one table. Only packets that come to where the two differ can fare differently."""
+        one, other = mine.table(name), its.table(name)
+        if one == other:
+            return True
+        some = fewer(concerned(self.walk(mine, name), other))
+        # One packet of each box is asked about first: mostly it fares differently, and all is said.
+        corners = [tuple(single(span[0]) if span else span for span in box) for box in some]
+        return all(
+            same_walks(Walk(one, mine.family, packets), Walk(other, mine.family, packets))
+            for packets in (corners, some)
+        )
+
+
+def concerned(walk: Walk, other: TableRules) -> Iterator[Box]:
+    """Packets, as they come, that meet a rule which another table has not at this place, or which only that one has.
+
+    Until the first such rule both walks are the same, so what enters its chain in one walk enters it in the other. A
+    mark may have been changed on the way, so any is possible.
+    """
+    chains = other.chains()
+    for chain in {**walk.chains, **chains}:
+        came = walk.entered.get(chain) or ([everything(walk.family, chain)] if other.is_built_in(chain) else [])
+        for rule in unlike(walk.chains.get(chain, ()), chains.get(chain, ())):
+            wanted, _ = box_of(rule.matches, walk.family)
+            for box in came:
+                both = overlap(box, wanted) if wanted is not None else None
+                if both is not None:
+                    yield (*both[:MARK], U32, U32, *both[CONNMARK + 1 :])
+
+
+def unlike(mine: Sequence[Rule], its: Sequence[Rule]) -> Sequence[Rule]:
+    """The rules of two chains that are between what they begin with and what they end with together."""
+    fewest = min(len(mine), len(its))
+    first = next((at for at in range(fewest) if mine[at] != its[at]), fewest)
+    last = next((at for at in range(fewest - first) if mine[-1 - at] != its[-1 - at]), fewest - first)
+    return (*mine[first : len(mine) - last], *its[first : len(its) - last])
 
 
 def same_walks(mine: Walk, its: Walk) -> bool:

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("capture", deadline=None, max_examples=50)
+from tests.rig.chance import share
+
+settings.register_profile("capture", deadline=None, max_examples=share(50))
 settings.load_profile("capture")

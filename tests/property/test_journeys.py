@@ -23,6 +23,7 @@ from rules.simulator.simulate import simulate
 from rules.simulator.traces import Became
 from tests.property import strategies
 from tests.rig import predicted
+from tests.rig.chance import share
 from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def natives(draw: st.DrawFn, family: Family) -> tuple[NativeTable, ...]:
     return tuple(tables)
 
 
-@settings(max_examples=40)
+@settings(max_examples=share(40))
 @given(intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
 def test_boxes_tell_of_a_plan_what_the_simulator_tells(intent: Intent, family: Family, seed: int) -> None:
     """Of every packet of every box; and every packet is in exactly one."""
@@ -208,7 +209,7 @@ def test_boxes_tell_of_a_plan_what_the_simulator_tells(intent: Intent, family: F
     assert disagreements(planned.rulesets, family, host, (), Random(seed)) == []  # noqa: S311 # packets are no secrets
 
 
-@settings(max_examples=40)
+@settings(max_examples=share(40))
 @given(data=st.data(), intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
 def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     data: st.DataObject, intent: Intent, family: Family, seed: int
@@ -221,7 +222,7 @@ def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []  # noqa: S311 # likewise
 
 
-@settings(max_examples=30)
+@settings(max_examples=share(30))
 @given(intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
 def test_what_escapes_is_exactly_what_the_simulator_does_not_capture(intent: Intent, family: Family, seed: int) -> None:
     """A packet is in a set of `capture escapes` exactly if the proxy does not get it."""

@@ -17,6 +17,7 @@ from rules.plan.names import MOST_OWNER_GROUPS
 from rules.plan.plan import ruleset
 from tests.property import strategies
 from tests.rig import Namespace, entered
+from tests.rig.chance import share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def converge(tool: Iptables, planned: Ruleset) -> None:
 @pytest.mark.parametrize("family", Family, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(
-    max_examples=25,
+    max_examples=share(25),
     deadline=None,
     phases=[Phase.reuse, Phase.generate],  # a smaller example takes minutes to find, and the message has the rule
     suppress_health_check=[HealthCheck.too_slow],

@@ -11,6 +11,7 @@ from rules.iptables.writing import rule_text
 from rules.netfilter.values import Family
 from rules.nftables.tables import native_tables
 from rules.simulator.simulate import in_any_order
+from tests.rig.chance import share
 from tests.unit.nftables.test_nft import HERE, IN, OUT, recorded
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def told(chance: Random) -> Dump:
     return dump.but(**changed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=share(60), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_messages_that_nobody_expects_are_read(chance: Random) -> None:
     """And packets are followed through what was read."""

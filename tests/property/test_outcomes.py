@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.analysis.boxes import everything, fewer, remainder
-from rules.analysis.reachability import Outcome, Outcomes, Walk, unmet
+from rules.analysis.reachability import Outcome, Outcomes, Walk, same_walks, unmet
 from rules.explain.lint import findings, shown
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
@@ -39,6 +39,7 @@ from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.intent import Intent
 from rules.plan.plan import Plan, plan, ruleset
 from tests.property import strategies
+from tests.rig.chance import share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from rules.netfilter.targets import Target
 
 SAMPLES = 60
+FEW_RULES = 60
+"""Rules through which all packets can be sent in no time."""
 
 
 class Packet(NamedTuple):
@@ -241,9 +244,9 @@ def test_spans_are_sets(one: tuple[int, ...], other: tuple[int, ...]) -> None:
 # --- walks ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(50))
 @given(intent=strategies.intents, family=strategies.families)
-def test_every_packet_has_the_fate_that_the_judge_gives_it(intent: Intent, family: Family) -> None:
+def test_every_packet_has_the_outcome_that_the_judge_gives_it(intent: Intent, family: Family) -> None:
     """Each packet is in the boxes of one outcome, and that is its verdict and its zone."""
     planned = ruleset(intent, family)
     for table in planned.tables:
@@ -265,7 +268,7 @@ def test_every_packet_has_the_fate_that_the_judge_gives_it(intent: Intent, famil
                 assert (outcome.verdict, zones[0] if zones else None) == (verdict, zone), packet
 
 
-@settings(max_examples=50)
+@settings(max_examples=share(50))
 @given(intent=strategies.intents, family=strategies.families)
 def test_a_rule_that_never_matches_never_decides(intent: Intent, family: Family) -> None:
     """Without it no packet fares otherwise; and what takes it before stands before it."""
@@ -298,9 +301,9 @@ def test_a_rule_of_others_that_never_matches_is_behind_one_that_does(
 FIELDS = tuple(strategies.FIELDS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=share(60))
 @given(intent=strategies.intents, other=strategies.intents, field=st.sampled_from(FIELDS))
-def test_plans_of_the_same_fates_do_the_same(intent: Intent, other: Intent, field: str) -> None:
+def test_plans_of_the_same_outcomes_do_the_same(intent: Intent, other: Intent, field: str) -> None:
     """With one field changed: if the outcomes are the same, every packet has the same verdict, mark and zone."""
     changed = intent.but(**{field: getattr(other, field)})
     one, two = plan(intent), plan(changed)
@@ -317,11 +320,22 @@ def test_plans_of_the_same_fates_do_the_same(intent: Intent, other: Intent, fiel
                     assert judge.outcome(hook, packet) == other_judge.outcome(hook, packet), packet
 
 
-@given(intent=strategies.intents)
-def test_a_plan_has_the_fates_of_itself(intent: Intent) -> None:
-    """Compared walk by walk, not by the rules being equal; a walk with too many boxes to be exact says so."""
-    from rules.analysis.reachability import same_walks
+@settings(max_examples=share(100))
+@given(intent=strategies.intents, other=strategies.intents, field=st.sampled_from(FIELDS))
+def test_only_what_comes_to_a_difference_can_fare_differently(intent: Intent, other: Intent, field: str) -> None:
+    """Plans are compared by the packets that come to where they differ: as if all had been sent through both."""
+    one, two = plan(intent), plan(intent.but(**{field: getattr(other, field)}))
+    for mine, its in zip(one.rulesets, two.rulesets, strict=False):
+        for name in ("raw", "mangle", "nat", "filter"):
+            tables = mine.table(name), its.table(name)
+            if mine.family is its.family and all(sum(map(len, it.chains().values())) < FEW_RULES for it in tables):
+                walks = [Walk(table, mine.family) for table in tables]
+                assert Outcomes(one).same_table(mine, its, name) is same_walks(*walks)
 
+
+@given(intent=strategies.intents)
+def test_a_plan_has_the_outcomes_of_itself(intent: Intent) -> None:
+    """Compared walk by walk, not by the rules being equal; a walk with too many boxes to be exact says so."""
     for planned in plan(intent).rulesets:
         for table in planned.tables:
             walk = Walk(table, planned.family)
@@ -330,7 +344,7 @@ def test_a_plan_has_the_fates_of_itself(intent: Intent) -> None:
     assert Outcome(None) == Outcome(None, ())
 
 
-@settings(max_examples=20)
+@settings(max_examples=share(20))
 @given(intent=strategies.intents)
 def test_whatever_is_found_can_be_said_and_is_so(intent: Intent) -> None:
     """A finding names settings that exist; without what has no effect, entries together, every outcome is the same."""

@@ -108,7 +108,7 @@ def test_all_of_a_family_is_everything() -> None:
     assert six == [("A", 3, (1, 2))]
 
 
-def test_the_fates_of_a_table_are_all_its_ends() -> None:
+def test_the_outcomes_of_a_table_are_all_its_ends() -> None:
     """Accept for the one port, drop for the rest of TCP, and the policy for everything else."""
     text = "*filter\n-A OUTPUT -p tcp --dport 22 -j ACCEPT\n-A OUTPUT -p tcp -j DROP\nCOMMIT\n"
     outcomes = Walk(tables(text)[0], Family.V4).outcomes[OUTPUT]

@@ -119,9 +119,9 @@ def test_exactly_the_settings_without_effect_are_found(case: dict[str, Any]) -> 
             assert same_rules
             assert name not in found
         else:
-            same_fates = Outcomes(plan(without)).same_as(plan(intent))
-            assert same_fates or not same_rules
-            assert (name in found) == same_fates, name
+            same_outcomes = Outcomes(plan(without)).same_as(plan(intent))
+            assert same_outcomes or not same_rules
+            assert (name in found) == same_outcomes, name
 
 
 @pytest.mark.parametrize("case", recorded())
