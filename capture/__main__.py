@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # what `signal` wraps, which takes its time to import
+import gc
 import os
 import sys
 
@@ -18,6 +19,8 @@ def main() -> None:
     # is ignored, and then no child's status is to be had.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    # We end soon, and what we give up is freed without looking for circles: only `watch` turns this on again.
+    gc.disable()
     # Our own modules only now, lest Ctrl-C in the midst of loading them ends in a traceback.
     from capture.errors import in_words
     from capture.output import complain, open_streams

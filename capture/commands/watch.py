@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -56,6 +57,7 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
     a table is redrawn in place; elsewhere it is a line for each thing seen; `--output json` prints JSON lines. Ends
     at SIGINT or SIGTERM. Exit status 0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
     """
+    gc.enable()  # this may run for weeks
     with reporting(), woken_by_signals() as wake:
         settings = settings_given()
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
