@@ -102,15 +102,19 @@ def test_importing_rules_loads_nothing_but_what_enum_and_ipaddress_load() -> Non
 
 INIT_PATH = """
 import os
+children = []
+sys.addaudithook(lambda event, its: children.append(its[0]) if event == "os.posix_spawn" else None)
 from capture.init import run
 sys.stdout = open(os.devnull, "w")
 status = run({argv!r}, {{"LOG_OUTPUT_LEVEL": "none"}})
 assert status == 0, status
+assert len(children) <= {most}, children
 """
 
 
-def init_path(*argv: str) -> str:
-    return INIT_PATH.format(argv=list(argv))
+def init_path(*argv: str, children: int = 0) -> str:
+    """A run with these arguments, which succeeds with no more child processes than this."""
+    return INIT_PATH.format(argv=list(argv), most=children)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +139,25 @@ def test_a_dry_run_loads_nothing_slow(argv: list[str]) -> None:
     ids=["plain", "DNS", "dual stack", "TPROXY"],
 )
 def test_applying_loads_nothing_slow(mode: list[str], backend: str) -> None:
-    """The same for what a pod runs for real, the first time, again, and to take it away."""
+    """The same for what a pod runs for real, the first time, again, to see it, and to take it away.
+
+    A family takes two child processes, to write and to read back, and one where nothing is to be done. To take it away
+    takes one more, and with legacy, whose tables stay, another one.
+    """
     with Namespace("modules") as namespace:
         for address in ("10.244.0.5/32", "fd00::5/128"):
             namespace.ip("addr", "add", address, "dev", "lo")
         namespace.set_resolv_conf("nameserver 10.96.0.10\n")
         arguments = ["-p", "15001", "-z", "15006", "-u", "1337", *mode, f"--force-iptables-binary={backend}"]
-        for _ in range(2):
-            assert modules_loaded(init_path(*arguments), also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
-        assert "ISTIO_OUTPUT" in namespace.output(f"iptables-{backend}-save")
-        cleaning = init_path("--cleanup-only")
-        assert modules_loaded(cleaning, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
-        assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
+        families = 2 if "--dual-stack" in mode else 1
+        for more, children in (([], 2), ([], 1), (["-n"], 1)):
+            applying = init_path(*arguments, *more, children=children * families)
+            assert modules_loaded(applying, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
+            assert "ISTIO_OUTPUT" in namespace.output(f"iptables-{backend}-save")
+        for most in (3, 0) if backend == "nft" else (4, 2):
+            cleaning = init_path("--cleanup-only", children=most * families)
+            assert modules_loaded(cleaning, also=["ip", "netns", "exec", namespace.name]) & SLOW == set()
+            assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
 
 
 def test_both_programs_come_with_the_wheel_and_import_nothing_but_ours() -> None:
