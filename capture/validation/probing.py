@@ -91,7 +91,7 @@ def application(intent: Intent, wanted: int) -> Iterator[tuple[int, list[socket.
             try:
                 # Appended one by one: if the second is refused, the first is known, and closed.
                 for family in intent.families:
-                    opened.append(listening(family, port, "tcp", ANYWHERE[family]))  # noqa: PERF401
+                    opened.append(listening(family, port, "tcp", ANYWHERE[family]))  # noqa: PERF401 # see above
             except OSError:
                 while opened:
                     opened.pop().close()

@@ -59,7 +59,7 @@ PLACES = [
     for ours in ("nft", "legacy")
     for theirs in (("nft", "legacy") if name in HAS_IPTABLES else ("nft",))
 ]
-CHOSEN = PLACES if ALL else random.Random(SEED).sample(PLACES, SAMPLE)  # noqa: S311 # nothing secret
+CHOSEN = PLACES if ALL else random.Random(SEED).sample(PLACES, SAMPLE)
 
 
 def aimed(pod: Pod, case: str, chance: random.Random, numbers: Iterator[int]) -> Iterator[Call]:
@@ -167,7 +167,7 @@ def test_beside_the_rules_of_others_only_what_is_true_is_said(
 ) -> None:
     """50 calls land where trace --live says, and as planned but for what the findings of verify name."""
     tell(f"CAPTURE_SEED={SEED}")
-    chance = random.Random(f"{SEED} {case} {ours} {theirs}")  # noqa: S311 # packets are no secrets
+    chance = random.Random(f"{SEED} {case} {ours} {theirs}")
     with Pod() as pod:
         ready(pod)
         all_is_outside(pod)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.rig.pod import Result
 
 NAMESPACES, SAMPLE = 20, 4
-CHOSEN = range(NAMESPACES) if ALL else sorted(random.Random(SEED).sample(range(NAMESPACES), SAMPLE))  # noqa: S311
+CHOSEN = range(NAMESPACES) if ALL else sorted(random.Random(SEED).sample(range(NAMESPACES), SAMPLE))
 CALLS = 40
 NETWORKS = {4: "9.9.9.0/24", 6: "2001:db8::/48"}
 TABLES = {
@@ -161,7 +161,7 @@ def test_every_command_answers_and_none_contradicts_another(number: int, tell: C
     kernel say the same."""
     seed = f"{SEED} {number}"
     tell(f"CAPTURE_SEED={SEED}, namespace {number}")
-    chance = random.Random(seed)  # noqa: S311 # packets are no secrets
+    chance = random.Random(seed)
     case = chance.choice([name for name in neighbours.NAMES if name not in OTHER_MESHES])
     ours = chance.choice(("nft", "legacy"))
     theirs = chance.choice(("nft", "legacy")) if case in HAS_IPTABLES else "nft"

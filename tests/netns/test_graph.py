@@ -17,7 +17,7 @@ SETTINGS = ("-p", "15001", "-z", "15006", "-u", str(PROXY), "-o", "22", "-d", "1
 
 def texts(svg: str) -> list[str]:
     """Every text of the picture, in its order."""
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text")]  # noqa: S314 # our own
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text")]
 
 
 def row(svg: str, asks: str) -> list[str]:

@@ -260,7 +260,7 @@ def looked_up(flow: Flow) -> bool:
 def test_where_a_packet_goes_is_told_as_the_kernel_does(pod: Pod, tell: Callable[[str], None]) -> None:
     """Over drawn ip rules and routes and drawn packets of both families: the same answer, without a doubt."""
     seed = os.environ.get("SEED") or str(time.time_ns())
-    random = Random(seed)  # noqa: S311 # for drawing cases
+    random = Random(seed)
     kept = 0
     for version, number in ((4, Family.V4), (6, Family.V6)):
         tables = {"133": "local default dev lo", "200": "default dev eth0", "201": f"local {NETWORKS[version]} dev lo"}

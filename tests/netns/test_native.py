@@ -182,7 +182,7 @@ def test_native_tables_of_others_act_as_the_simulator_says(
     """At any priority, in their own table or in one that we share, asleep or awake, made before ours or after: a call
     lands where the simulator says, or where one of the ways leads that it names."""
     tell(f"CAPTURE_SEED={SEED}")
-    chance = random.Random(f"{SEED} {backend} {comes}")  # noqa: S311 # packets are no secrets
+    chance = random.Random(f"{SEED} {backend} {comes}")
     wrong: list[str] = []
     seen: Counter[Became] = Counter()
     with Pod() as pod:
@@ -391,7 +391,7 @@ def test_rules_of_others_are_followed_as_far_as_they_can_be_told(backend: str) -
     wrong = []
     with Pod(ipv6=False) as pod:
         ready_v4(pod)
-        numbers = drawn.Calls(pod, random.Random(0)).numbers  # noqa: S311 # packets are no secrets
+        numbers = drawn.Calls(pod, random.Random(0)).numbers
         here = predicted.host(ipv6=False)
         for line in (*CERTAIN, *UNCERTAIN):
             table, chain, *words = line.split()

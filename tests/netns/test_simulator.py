@@ -347,7 +347,7 @@ def test_the_simulator_and_the_kernel_agree(backend: str, tmp_path: Path, tell: 
     """Drawn settings, drawn packets: each lands where the simulator says, and the rules it matched are those that
     counted it: in nat exactly, elsewhere all of them, and none that no packet of the connection explains."""
     tell(f"CAPTURE_SEED={SEED}")
-    chance = random.Random(f"{SEED} {backend}")  # noqa: S311 # packets are no secrets
+    chance = random.Random(f"{SEED} {backend}")
     nameservers = tmp_path / "resolv.conf"
     nameservers.write_text(NAMESERVERS)
     wrong: list[str] = []
@@ -471,7 +471,7 @@ def test_rules_of_others_act_as_the_simulator_says(backend: str, unknown: bool, 
     With matches that we do not speak, the answer is right, or that it depends: then on something that happens.
     """
     tell(f"CAPTURE_SEED={SEED}")
-    chance = random.Random(f"{SEED} {backend} others {unknown}")  # noqa: S311 # packets are no secrets
+    chance = random.Random(f"{SEED} {backend} others {unknown}")
     wrong: list[str] = []
     depended = SEEN[Became.DEPENDS]
     with Pod() as pod:
@@ -538,7 +538,7 @@ def test_a_missing_rule_changes_what_the_simulator_says_it_changes(backend: str)
     half = MUTATED[backend == "legacy" :: 2]
     with Pod() as pod:
         ready(pod)
-        numbers = drawn.Calls(pod, random.Random(0)).numbers  # noqa: S311 # packets are no secrets
+        numbers = drawn.Calls(pod, random.Random(0)).numbers
         for arguments in half:
             said = drawn.CommandLine(("-u", str(PROXY), *arguments))
             planned = planned_for(pod, said)

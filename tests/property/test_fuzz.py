@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NUMBER = int(os.environ.get("CAPTURE_FUZZ_CASES", "2000"))
 """Of cases in all."""
 TEXTS, PROGRAMS = NUMBER * 3 // 4, NUMBER // 4
-SEED = int(os.environ.get("CAPTURE_FUZZ_SEED", random.randrange(1 << 32)))  # noqa: S311 # nobody is to be surprised by it
+SEED = int(os.environ.get("CAPTURE_FUZZ_SEED", random.randrange(1 << 32)))
 REAL = [line for file in sorted(CASES.glob("*/rules.v?")) for line in file.read_bytes().split(b"\n")]
 NASTY = [
     *(

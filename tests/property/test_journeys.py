@@ -206,7 +206,7 @@ def test_boxes_tell_of_a_plan_what_the_simulator_tells(intent: Intent, family: F
     """Of every packet of every box; and every packet is in exactly one."""
     planned = plan(intent)
     host = predicted.host(planned.routing, passthrough=planned.passthrough_address)
-    assert disagreements(planned.rulesets, family, host, (), Random(seed)) == []  # noqa: S311 # packets are no secrets
+    assert disagreements(planned.rulesets, family, host, (), Random(seed)) == []
 
 
 @settings(max_examples=share(40))
@@ -219,7 +219,7 @@ def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     planned = plan(intent)
     host = host_of(planned, data.draw(ip_rules(family)), family)
     held = (live, *(planned.rulesets if data.draw(st.booleans()) else ()))
-    assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []  # noqa: S311 # likewise
+    assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []
 
 
 @settings(max_examples=share(30))
@@ -230,7 +230,7 @@ def test_what_escapes_is_exactly_what_the_simulator_does_not_capture(intent: Int
     host = predicted.host(planned.routing, passthrough=planned.passthrough_address)
     told = escapes([("", each) for each in planned.rulesets], family, host)
     journeys = Journeys(planned.rulesets, family, host)
-    chooser = Chooser(Random(seed))  # noqa: S311 # packets are no secrets
+    chooser = Chooser(Random(seed))
     for end in journeys.ends(journeys.started(universe(family, host, passing=False))):
         for box in end.boxes:
             packet, _ = chooser.packet(end.now.but(goes=end.now.tag.goes), box, family)

@@ -171,7 +171,7 @@ def packets_near(*rulesets: Ruleset, hook: str) -> Iterator[Packet]:
                 at, values = edge(match.match if isinstance(match, Not) else match)
                 edges[at] |= {value for value in values if inside(full[at], value)}
     choices = [sorted(values) for values in edges]
-    chance = Random(len(choices[4]))  # noqa: S311 # which packets are tried is no secret
+    chance = Random(len(choices[4]))
     for _ in range(SAMPLES):
         yield Packet(*map(chance.choice, choices))
 

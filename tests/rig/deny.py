@@ -15,13 +15,14 @@ import struct
 import sys
 
 AF_NETLINK = 16
+MACHINE = os.uname().machine
 SOCKET = {"x86_64": 41, "aarch64": 198}
 GETSOCKOPT = {"x86_64": 55, "aarch64": 209}
 """The numbers of the system calls by machine (asm/unistd.h)."""
 CALLS = {
     "x86_64": {"flock": 73, "membarrier": 324, "memfd_create": 319, "prctl": 157, "setns": 308, "unshare": 272},
     "aarch64": {"flock": 32, "membarrier": 283, "memfd_create": 279, "prctl": 167, "setns": 268, "unshare": 97},
-}.get(os.uname().machine, {})
+}.get(MACHINE, {})
 IPT_SO_GET_INFO = 64
 """linux/netfilter_ipv4/ip_tables.h, and the same for IPv6."""
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -32,9 +33,9 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2
 
 def deny(number: int, protocol: int | None) -> None:
     """From now on, for this process and its children; None denies the legacy tables."""
-    asked = [(0, GETSOCKOPT[os.uname().machine]), (32, IPT_SO_GET_INFO)]
+    asked = [(0, GETSOCKOPT[MACHINE]), (32, IPT_SO_GET_INFO)]
     if protocol is not None:
-        asked = [(0, SOCKET[os.uname().machine]), (16, AF_NETLINK), (32, protocol)]
+        asked = [(0, SOCKET[MACHINE]), (16, AF_NETLINK), (32, protocol)]
     program = []
     for left, (offset, value) in enumerate(asked):
         program.append((LOAD, 0, 0, offset))

@@ -374,7 +374,7 @@ def before_restore(number: int, act: Callable[[], None]) -> None:
             act()
         restore(tool, *arguments)
 
-    setattr(Iptables, "restore", restored)  # noqa: B010
+    setattr(Iptables, "restore", restored)  # noqa: B010 # likewise
 
 
 def locked_out(folder: Path, restore: int) -> Armed:

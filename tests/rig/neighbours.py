@@ -81,6 +81,6 @@ def rules_in(namespace: Namespace, *, ours: bool = False) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr] # a file, as this is a program
     for line in rules(ours="all" in sys.argv[1:]):
         print(line)

@@ -95,7 +95,7 @@ LINES = (
 
 
 def drawn() -> list[Broken]:
-    chance = random.Random(SEED)  # noqa: S311 # which lines are tried is no secret
+    chance = random.Random(SEED)
     return list(LINES) if ALL else chance.sample(LINES, SAMPLE)
 
 

@@ -271,7 +271,7 @@ def test_rules_of_others_are_seen_not_to_be_ours() -> None:
 
 def test_nasty_text_is_text_in_svg() -> None:
     """No element comes out of a comment, a chain or an interface, and what XML cannot hold is written out."""
-    root = ElementTree.fromstring(svg([live(NASTY)]))  # noqa: S314 # our own text
+    root = ElementTree.fromstring(svg([live(NASTY)]))
     names = {element.tag.rpartition("}")[2] for element in root.iter()}
     assert names == {"svg", "title", "desc", "style", "defs", "marker", "path", "rect", "g", "text", "circle"}
     words = [element.text or "" for element in root.iter() if element.tag.endswith("text")]
