@@ -115,6 +115,8 @@ NOBODY_THERE: dict[Family, Span] = {
 }
 """The addresses of no single host."""
 LINK_LOCAL: Span = (0xFE80 << 112, 0xFEC0 << 112)
+FORGOTTEN = (None, one(-1), one(0))
+"""What a connection remembers that was given no mark."""
 NOTHING_SEEN: tuple[Span | None, ...] = (None,) * 14
 
 
@@ -334,6 +336,7 @@ class Journeys:
         is_over: Callable[[Now], bool] = lambda _: False,
         *,
         names_rules: bool = True,
+        remembers: bool = False,
     ) -> None:
         self.family, self.host = family, host
         self.rules = prepared(tuple(each for each in rulesets if each.family is family), natives, order)
@@ -341,6 +344,8 @@ class Journeys:
         self.own = self.kinds["LOCAL"]
         self.names_rules = names_rules
         """Whether to tell by which rule something was let go."""
+        self.remembers = remembers
+        """Whether to tell what their connections remember of marks, if anything."""
         self.is_over = is_over
         """Whether nothing more is to be known of such packets once somebody sent their connection elsewhere."""
         self.ended: dict[End, list[Box]] = {}
@@ -410,7 +415,13 @@ class Journeys:
         coming = self.hook(PREROUTING, self.hook(INGRESS, coming, interface))
         kept: Flow = {}
         passing: Flow = {}
-        for now, boxes, stays in self.delivered(coming):
+        routed: Flow = {}
+        for now, boxes in coming.items():
+            # What left over lo has its route already, unless nat changes where it goes (ip_rcv_finish_core).
+            is_back = interface == LOOPBACK_INTERFACE and now.direction is Direction.OUT
+            is_turned = now.bound is not None and now.bound.hook == PREROUTING
+            add(kept if is_back and not is_turned else routed, now, boxes)
+        for now, boxes, stays in self.delivered(routed):
             if stays:
                 add(kept, now, boxes)
             elif now.handed:
@@ -456,6 +467,8 @@ class Journeys:
             # What is left out of `now` makes no difference to whoever asks what became of them.
             told = Now(now.direction, now.tag, now.is_local, goes=now.goes, depends=now.depends)
             told = told.but(untracked=now.untracked)
+            if self.remembers and now.seen[CONNMARK] not in FORGOTTEN:
+                told = told.with_field(CONNMARK, now.seen[CONNMARK] or U32)
             told = told.but(destination_decided=now.destination_decided) if became is Became.DEPENDS else told
             told = told.but(zoned=now.zoned) if now.bound and now.zoned and not now.zoned.is_ours else told
             self.ended.setdefault(End(told, became, by, address, port, reason), []).extend(boxes)

@@ -12,9 +12,9 @@ from rules.iptables.writing import rule_text
 from rules.journeys.journeys import Journeys, TooMany, everyday, orders, packet_of, takes_in_passing, universe
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Hand
-from rules.netfilter.fields import DESTINATION, DPORT, MARK
+from rules.netfilter.fields import CONNMARK, DESTINATION, DPORT, MARK
 from rules.netfilter.routing import WHOLE
-from rules.netfilter.spans import meet, single
+from rules.netfilter.spans import meet, one, single
 from rules.netfilter.values import PREROUTING
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.proof.neighbours import without_ours
@@ -196,6 +196,8 @@ class Prover:
         self.natives, self.here, self.as_planned = tuple(natives), here, as_planned
         everything = [rule for ruleset in (planned, *self.held) for _, _, rule in ruleset.rules()]
         everything += [rule for native in self.natives for _, rules in native.chains for rule in rules]
+        self.marks = frozenset(routing.mark for routing in as_planned.routing)
+        """Those that keep packets here: answers that are given one do not reach the client."""
         self.hands_over = any(isinstance(effect(rule.target), Hand) for rule in everything)
 
     def proof(self) -> Proof:
@@ -212,7 +214,8 @@ class Prover:
         found: list[tuple[End, Difference]] = []
         seen: set[object] = set()
         for order in orders(self.held, self.natives):
-            journeys = Journeys(self.held, self.family, self.here, self.natives, order, self.is_over, names_rules=False)
+            asking = (self.held, self.family, self.here, self.natives, order, self.is_over)
+            journeys = Journeys(*asking, names_rules=False, remembers=bool(self.marks))
             ends = [end for end in journeys.ends(asked) if self.is_otherwise(end)]
             for end in self.not_dropped_anyway(ends, plain):
                 told = (end.by, end.became, end.now.tag, end.now.depends, end.now.direction, end.reason)
@@ -254,6 +257,8 @@ class Prover:
     def is_otherwise(self, end: End) -> bool:
         """Whether this is not what is planned for them."""
         tag = end.now.tag
+        if self.remembers_ours(end):
+            return True
         if tag.is_captured:
             arrives = end.became.is_captured or end.became is Became.REDIRECTED
             return not arrives or (end.address, end.port) != (tag.address, tag.port)
@@ -262,6 +267,11 @@ class Prover:
         if end.became is Became.DEPENDS:
             return self.hands_over or not end.now.destination_decided
         return end.became.is_captured
+
+    def remembers_ours(self, end: End) -> bool:
+        """Whether others gave their connection a mark that is ours, with which its answers stay here."""
+        remembered = end.now.seen[CONNMARK]
+        return remembered is not None and any(meet(remembered, one(mark)) for mark in self.marks)
 
     def not_dropped_anyway(self, ends: Iterable[End], plain: dict[Start, Now]) -> Iterator[End]:
         """Without what others drop whether we are there or not."""
@@ -295,7 +305,7 @@ class Prover:
         trace = in_any_order(self.held, packet, self.here, self.natives)
         wanted = simulate((self.planned,), packet, self.as_planned)
         ways = trace.ways if trace.became is Became.DEPENDS else (trace,)
-        lost = [way.became is not Became.DEPENDS and is_lost(way, wanted) for way in ways]
+        lost = [way.became is not Became.DEPENDS and (is_lost(way, wanted) or has_stuck(way)) for way in ways]
         if trace.became is not Became.DEPENDS and not any(lost):
             return None
         step = taker(trace)
@@ -350,10 +360,17 @@ def is_lost(trace: Trace, wanted: Trace) -> bool:
     return trace.became.is_captured
 
 
+def has_stuck(trace: Trace) -> bool:
+    """Whether its answers get a mark that keeps them here."""
+    return trace.lost is not None and bool(trace.lost.marked)
+
+
 def taker(trace: Trace) -> Step | None:
     """The rule that takes it from what is planned, or on which it depends."""
     if trace.became is Became.DEPENDS:
         return next(iter(trace.depends_on), None)
+    if trace.lost and has_stuck(trace):
+        return trace.lost.decided
     return trace.untracked or trace.decided
 
 
@@ -369,6 +386,8 @@ def fares(trace: Trace, *, planned: bool = False) -> str:
         ways = dict.fromkeys(outcome(way) for way in trace.ways if way.became is not Became.DEPENDS)
         return f"{' or '.join(ways) or 'may go anywhere'}: it depends on {which}"
     what, step = outcome(trace), taker(trace)
+    if not planned and has_stuck(trace):
+        return f"{what}, {trace.hindered}"
     if planned or step is None:
         return f"{what}{f', because {trace.reason}' if trace.reason and not planned else ''}"
     return f"{what}, by {rule_place(step)} ({rule_text(step.rule)})"

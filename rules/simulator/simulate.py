@@ -443,9 +443,12 @@ class _Walk:
         """PREROUTING, and INPUT or FORWARD. Whether the packet stays in this namespace."""
         self.arrives, self.leaves = interface, ""
         self.hook(INGRESS, interface)
+        sent_to = self.destination
         self.hook(PREROUTING)
         self.is_no_martian()
-        if self.host.is_local(self.destination) or self.is_kept():
+        # What left over lo has its route already, unless nat changes where it goes (ip_rcv_finish_core).
+        is_back = interface == LOOPBACK_INTERFACE and self.packet.direction is Direction.OUT
+        if (is_back and self.destination == sent_to) or self.host.is_local(self.destination) or self.is_kept():
             self.hook(INPUT)
             return True
         if self.handed_to is not None:
