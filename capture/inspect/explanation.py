@@ -15,6 +15,8 @@ from capture.settings.declared import DECLARED_BY_NAME, Settings
 from capture.settings.model import written
 from rules.analysis.reachability import unmet
 from rules.explain import lint
+from rules.explain.finding import NOTE, SEVERITIES, SURPRISE
+from rules.explain.finding import Finding as Found
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
 from rules.netfilter.targets import Jump
@@ -234,11 +236,11 @@ def findings(said: Settings, facts: Facts, resolved: Resolved, options: Options)
         left = [it for it in left if it not in same]
         models.append(model(finding, text))
     for warning in left:
-        severity = lint.NOTE if warning.code in NOTED else lint.SURPRISE
-        models.append(model(lint.Finding(severity, "warning", (), str(warning)), str(warning)))
+        severity = NOTE if warning.code in NOTED else SURPRISE
+        models.append(model(Found(severity, "warning", (), str(warning)), str(warning)))
     for setting, text in beyond_the_rules(said):
-        models.append(model(lint.Finding(lint.NOTE, NO_EFFECT, (setting.name,), text), text))
-    return sorted(models, key=lambda it: lint.SEVERITIES.index(it.severity))
+        models.append(model(Found(NOTE, NO_EFFECT, (setting.name,), text), text))
+    return sorted(models, key=lambda it: SEVERITIES.index(it.severity))
 
 
 class Called(dict[str, str]):
@@ -251,7 +253,7 @@ class Called(dict[str, str]):
         return self.options.call(name)
 
 
-def model(finding: lint.Finding, text: str) -> Finding:
+def model(finding: Found, text: str) -> Finding:
     return Finding(
         severity=finding.severity,
         code=finding.code,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rules.analysis.boxes import everything, fewer, remainder
 from rules.analysis.reachability import Outcome, Outcomes, Walk, same_walks, unmet
-from rules.explain.lint import findings, shown
+from rules.explain.entries import shown
+from rules.explain.lint import findings
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
 from rules.netfilter.fields import STATES
