@@ -34,7 +34,7 @@ from rules.value import Value, assert_never
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     from rules.analysis.boxes import Box
     from rules.netfilter.effects import Effect
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     Remark: TypeAlias = tuple[Target, tuple[Match, ...]]
     """What was done to a packet on its way, with the matches of which it is not known whether they held."""
     Moving: TypeAlias = tuple[Box, tuple[Remark, ...]]
-    Asked: TypeAlias = tuple[Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
-    """A rule, the packets it asks for, the matches that no box can tell, and all that it may do."""
+    Asked: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
+    """A rule with its position, the packets it asks for, the matches that no box can tell, and all that it may do."""
 
 MOST_BOXES = 2000
 """Boxes that a walk carries along. With more it stops being exact, and says so."""
@@ -249,21 +249,36 @@ class Reachable:
         family: Family,
         matters: Callable[[Effect], bool] | None = None,
     ) -> None:
-        """With `matters`, no chain is entered in which, and below which, nothing is done that matters."""
+        """With `matters`, only rules are looked into that do what matters, lead to such a rule, or end a chain."""
         self.chains = chains
         self.family = family
-        self.entered = chains if matters is None else leading_to(chains, matters)
+        self.matters = matters
+        self.done = {chain: [first_of(effect(rule.target)) for rule in rules] for chain, rules in chains.items()}
+        self.entered = chains if matters is None else leading_to(self.done, matters)
         self.known: dict[str, list[Asked]] = {}
+        self.answers: dict[object, Any] = {}
+        """What was found of these chains, for whoever asks again."""
 
     def of(self, chain: str) -> list[Asked]:
         """The rules of this chain, looked into."""
         if chain not in self.known:
-            self.known[chain] = self.looked_into(self.chains.get(chain, ()))
+            rules = zip(self.chains.get(chain, ()), self.done.get(chain, ()), strict=True)
+            self.known[chain] = [
+                self.looked_into(position, rule, done)
+                for position, (rule, done) in enumerate(rules, 1)
+                if self.matters is None or any(map(self.counts, done))
+            ]
         return self.known[chain]
 
-    def looked_into(self, rules: Iterable[Rule]) -> list[Asked]:
-        """What each of these rules asks for, and what it does."""
-        return [(rule, *box_of(rule.matches, self.family), first_of(effect(rule.target))) for rule in rules]
+    def counts(self, does: Effect) -> bool:
+        """Whether a rule that does this matters to who asks."""
+        if isinstance(does, Jump):
+            return does.chain in self.entered
+        return isinstance(does, Return | Goto) or self.matters is None or self.matters(does)
+
+    def looked_into(self, position: int, rule: Rule, done: tuple[Effect, ...]) -> Asked:
+        """What this rule asks for."""
+        return (position, rule, *box_of(rule.matches, self.family), done)
 
     def reached(
         self, chain: str, asked: Sequence[Asked], coming: Box, path: tuple[Reached, ...] = ()
@@ -275,7 +290,7 @@ class Reachable:
         """
         is_certain = path[-1].is_certain if path else True
         met_before, first = (path[-1].met, path[0].position) if path else ((), 0)
-        for position, (rule, wanted, untold, all_done) in enumerate(asked, 1):
+        for position, rule, wanted, untold, all_done in asked:
             both = overlap(coming, wanted) if wanted is not None else None
             if both is not None:
                 met = (*met_before, *rule.matches)
@@ -291,17 +306,16 @@ class Reachable:
                 is_certain = False
 
 
-def leading_to(chains: Mapping[str, Sequence[Rule]], matters: Callable[[Effect], bool]) -> set[str]:
-    """The chains in which something is done that matters, or in one to which they lead."""
+def leading_to(done: Mapping[str, Sequence[tuple[Effect, ...]]], matters: Callable[[Effect], bool]) -> set[str]:
+    """Of chains and what their rules do, those in which something is done that matters, or that lead to such a one."""
     callers: dict[str, list[str]] = {}
     found: dict[str, None] = {}
-    for chain, rules in chains.items():
-        for rule in rules:
-            for does in first_of(effect(rule.target)):
-                if isinstance(does, Jump | Goto):
-                    callers.setdefault(does.chain, []).append(chain)
-                elif matters(does):
-                    found[chain] = None
+    for chain, of_rules in done.items():
+        for does in (each for of_rule in of_rules for each in of_rule):
+            if isinstance(does, Jump | Goto):
+                callers.setdefault(does.chain, []).append(chain)
+            elif matters(does):
+                found[chain] = None
     waiting = list(found)
     for chain in waiting:
         new = [caller for caller in callers.get(chain, ()) if caller not in found]

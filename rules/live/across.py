@@ -7,9 +7,8 @@ is. In one table the place of a rule decides.
 from __future__ import annotations
 
 from rules.analysis.boxes import everything, overlap
-from rules.analysis.reachability import Reachable
 from rules.live.changes import shared
-from rules.live.precedence import claims, ends, is_end, kinds, reach
+from rules.live.precedence import below_of, claims, ends, kinds, reach
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Bind, Hand, Unknown, first_of
 from rules.netfilter.values import MANGLE, NAT
@@ -38,7 +37,7 @@ def hook_is_taken(live: Ruleset, planned: Ruleset, name: str, hook: str, company
     if not claimed:
         return False
     local = kinds(planned.family, company)["LOCAL"]
-    below = Reachable(chains, planned.family, is_end)
+    below = below_of(table, planned.family)
     return any(
         overlap(reach(end.box, local), claim)
         for _, rule in theirs

@@ -224,7 +224,7 @@ def taking(
         taken = [
             end.but(is_narrow=is_narrow(end, usual, here))
             for end in ends(below, hook, rule, everything(planned.family, hook))
-            if any(overlap(reach(end.box, here["LOCAL"]), claim) for claim in claimed)
+            if is_met(reach(end.box, here["LOCAL"]), claimed)
         ]
         if taken:
             takes_all = company.ours_first or not all(end.is_narrow for end in taken)
@@ -236,6 +236,11 @@ def taking(
                 found = together(found, by_protocol[protocol])
             left[protocol] = boxes if rest is None else rest
     yield from found
+
+
+def is_met(box: Box, claimed: Sequence[Box]) -> bool:
+    """Whether any of these packets is claimed."""
+    return any(overlap(box, claim) for claim in claimed)
 
 
 def together(found: Sequence[Precedent], boxes: Sequence[Box]) -> list[Precedent]:
@@ -273,10 +278,20 @@ def is_claim(outcome: Outcome) -> bool:
 
 def ends(below: Reachable, hook: str, rule: Rule, coming: Box) -> Iterator[Taking]:
     """Where the walk may end for packets that come to this rule of a built-in chain."""
-    for each in below.reached(hook, below.looked_into([rule]), coming):
-        # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
-        if is_end(each.does) or (each.is_first and isinstance(each.does, Return | Goto)):
-            yield Taking(each.met, each.rule.target, each.box, each.is_certain, True)
+    key = (rule.matches, rule.target)
+    if key not in below.answers:
+        # Two built-in chains often lead to the same: what differs is who comes there.
+        first = below.looked_into(1, rule, first_of(effect(rule.target)))
+        below.answers[key] = [
+            Taking(each.met, each.rule.target, each.box, each.is_certain, True)
+            for each in below.reached(hook, [first], everything(below.family))
+            # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
+            if is_end(each.does) or (each.is_first and isinstance(each.does, Return | Goto))
+        ]
+    for end in below.answers[key]:
+        box = overlap(end.box, coming)
+        if box is not None:
+            yield Taking(end.matches, end.target, box, end.is_certain, True)
 
 
 def is_end(does: Effect) -> bool:

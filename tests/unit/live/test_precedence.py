@@ -6,9 +6,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from rules.analysis.boxes import everything
+from rules.analysis.reachability import Reachable
 from rules.iptables.reading import tables
 from rules.live.changes import Company
-from rules.live.precedence import Precedent, exclusions, precedents
+from rules.live.precedence import Precedent, ends, exclusions, is_end, precedents
 from rules.netfilter.values import Family
 from rules.plan.intent import Intent
 from rules.plan.plan import ruleset
@@ -169,3 +171,37 @@ def test_it_is_told_in_words() -> None:
     """What is met on the way, and what becomes of it."""
     (precedent,) = found("-s 10.0.0.0/8 -m comment --comment x -j SOME")
     assert precedent.takes == "TCP from 10.0.0.0/8 to port 80 goes to port 9 on this host"
+
+
+SERVICES = """*nat
+:MARKS - [0:0]
+:SERVICES - [0:0]
+:ONE - [0:0]
+:TWO - [0:0]
+:NOTHING - [0:0]
+-A OUTPUT -j SERVICES
+-A SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j ONE
+-A SERVICES -d 10.96.0.2/32 -p tcp -m tcp --dport 80 -j TWO
+-A SERVICES -j NOTHING
+-A SERVICES -p udp -g TWO
+-A ONE ! -s 10.244.0.0/16 -j MARKS
+-A ONE -m statistic --mode random --probability 0.5 -j TWO
+-A ONE -s 10.244.0.7/32 -j RETURN
+-A ONE -p tcp -m tcp -j DNAT --to-destination 10.244.0.2:8080
+-A TWO -j MARKS
+-A TWO -m owner --uid-owner 7 -j ACCEPT
+-A TWO -p tcp -m tcp -j DNAT --to-destination 10.244.0.3:8080
+-A MARKS -j MARK --set-xmark 0x4000/0x4000
+-A NOTHING -j LOG
+COMMIT
+"""
+
+
+def test_chains_in_which_nothing_is_decided_are_passed_over_and_nothing_else_is() -> None:
+    """What is decided, with what was met on the way and how certain that is, does not depend on what is passed over."""
+    chains, (rule,) = tables(SERVICES)[0].chains(), tables(SERVICES)[0].chains()["OUTPUT"]
+    every, some = (Reachable(chains, Family.V4, matters) for matters in (None, is_end))
+    found = [list(ends(below, "OUTPUT", rule, everything(Family.V4, "OUTPUT"))) for below in (every, some)]
+    assert found[0] == found[1]
+    assert [end.is_certain for end in found[0]] == [False, False, False, True, True, True]
+    assert set(every.known) - set(some.known) == {"MARKS", "NOTHING"}
