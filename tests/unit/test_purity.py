@@ -165,7 +165,7 @@ def test_both_programs_come_with_the_wheel_and_import_nothing_but_ours() -> None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     installed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-scripts"]
     assert {name: ROOT / path for path, name in installed.items()} == {
-        name: ROOT / "scripts" / name for name in ("capture", "istio-iptables")
+        name: ROOT / "capture/programs" / name for name in ("capture", "istio-iptables")
     }
     for script in (ROOT / path for path in installed):
         assert os.access(script, os.X_OK)
