@@ -127,6 +127,12 @@ if not TYPE_CHECKING:
         def __iter__(cls) -> Iterator[Enum]:
             return iter(cls._all.values())
 
+        def __len__(cls) -> int:
+            return len(cls._all)
+
+        def __contains__(cls, value: object) -> bool:
+            return value in cls._all.values()
+
         def __call__(cls, value: object) -> Enum:
             """The one of this value. Raises ValueError if there is none."""
             if value not in cls._all:

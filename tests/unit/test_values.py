@@ -198,6 +198,7 @@ def test_one_of_a_few() -> None:
     """What `enum` would make of it: by name, by value, in order, equal only to itself, however it was copied."""
     assert [way.value for way in Way] == ["out", "in"]
     assert (Way.OUT.name, str(Way.IN), repr(Way.IN)) == ("OUT", "Way.IN", "<Way.IN: 'in'>")
+    assert (len(Way), Way.IN in Way, "in" in [way.name for way in Way]) == (2, True, False)
     assert Way("in") is Way.IN is Way.OUT.other
     assert copy.deepcopy(Way.IN) is Way.IN
     assert pickle.loads(pickle.dumps(Way.OUT)) is Way.OUT  # noqa: S301 # our own bytes
