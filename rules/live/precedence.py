@@ -79,7 +79,7 @@ from rules.netfilter.targets import (
     Zone,
 )
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
-from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_TPROXY, LOOPBACK_INTERFACE
+from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_TPROXY, LOOPBACK_INTERFACE, OURS
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -167,7 +167,7 @@ def precedents(
     """Which of these rules of others, in their order with their positions, take packets from ours behind them."""
     rules = tuple(rule for _, rule in theirs)
     key = (live.table, hook, company, id(planned), *map(id, rules))
-    below = below_of(live, planned.family)
+    below = below_of(live, planned)
     known = _known.get(key)
     if known is None or any(below.chains.get(chain) != held for chain, held in known.chains.items()):
         if len(_known) >= MOST_KNOWN:
@@ -193,17 +193,19 @@ _known: dict[tuple[object, ...], Known] = {}
 """A run, a comparison and a warning ask the same of the same rules, and a node has thousands of them."""
 
 
-def below_of(live: TableRules, family: Family) -> Reachable:
-    """The chains of this table, looked into once for all of its built-in chains."""
-    for blocks, below in _below:
-        if blocks is live.blocks and below.family is family:
+def below_of(live: TableRules, planned: Ruleset) -> Reachable:
+    """The chains of this table, looked into once for all of its built-in chains; ours as they are planned."""
+    for blocks, wanted, below in _below:
+        if blocks is live.blocks and wanted is planned:
             return below
-    _below[:] = [(live.blocks, Reachable(live.chains(), family, is_end))]
-    return _below[0][1]
+    chains, ours = live.chains(), planned.table(live.table).chains()
+    chains = {**chains, **{name: ours.get(name, ()) for name in OURS.get(live.table, ()) if name in chains}}
+    _below[:] = [(live.blocks, planned, Reachable(chains, planned.family, is_end))]
+    return _below[0][2]
 
 
-_below: list[tuple[tuple[Block, ...], Reachable]] = []
-"""The last table that was asked about, by its blocks."""
+_below: list[tuple[tuple[Block, ...], Ruleset, Reachable]] = []
+"""The last table that was asked about, by its blocks and what is planned."""
 
 
 def taking(

@@ -23,7 +23,7 @@ from rules.netfilter.spans import common
 from rules.netfilter.targets import Dnat, Jump, Redirect, Tproxy, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.ours.recognition import is_our_rule, is_ours
-from rules.plan.names import LOOPBACK_INTERFACE
+from rules.plan.names import LOOPBACK_INTERFACE, OURS
 from rules.simulator.conclusions import end_of
 from rules.simulator.packets import Direction, Packet
 from rules.simulator.simulate import in_any_order, simulate
@@ -119,7 +119,8 @@ class Neighbours:
         for packet, wanted in {**usual, **drawn}.items():
             trace = in_any_order((self.planned, *self.others), packet, self.host, self.natives)
             end = trace.lost or trace
-            as_planned = (trace.became, trace.address, trace.port) == (wanted.became, wanted.address, wanted.port)
+            is_taken = trace.became is not wanted.became and not (trace.bound and is_ours_there(trace.bound))
+            as_planned = not is_taken and (trace.address, trace.port) == (wanted.address, wanted.port)
             if as_planned and not trace.lost:
                 continue
             if end.became in (Became.DROPPED, Became.REFUSED) and not is_zoned(end.decided):
@@ -164,7 +165,7 @@ class Neighbours:
         asked += [step for way in (trace, *trace.ways) for step in (way.bound, way.untracked) if step]
         # What iptables' raw table keeps from conntrack is told by `rules.live.drift.not_tracked`.
         yield from dict.fromkeys(
-            step
+            leading(trace, step)
             for step in asked
             if step.layer > 0 and not (step.table == RAW and isinstance(effect(step.rule.target), NoTrack))
         )
@@ -338,6 +339,21 @@ def place_of_drop(trace: Trace) -> tuple[object, ...]:
     """By which rule it, or its answers, are dropped."""
     end = trace.lost or trace
     return (end.decided.table, end.decided.chain, end.decided.position) if end.decided else (end.reason,)
+
+
+def is_ours_there(step: Step) -> bool:
+    """Whether it is a rule of a chain of ours, to which a base chain of others may lead as well."""
+    return step.chain in OURS.get(step.table.rpartition(" ")[2], ())
+
+
+def leading(trace: Trace, step: Step) -> Step:
+    """The rule of others by which a packet came to this one, if this one is ours."""
+    for way in (trace, *trace.ways):
+        if is_ours_there(step) and step in way.steps:
+            before = way.steps[: way.steps.index(step)]
+            alike = (each for each in reversed(before) if (each.layer, each.table) == (step.layer, step.table))
+            return next((each for each in alike if each.matched is not False and not is_ours_there(each)), step)
+    return step
 
 
 def is_zoned(step: Step | None) -> bool:

@@ -157,6 +157,38 @@ def test_a_chain_that_others_lead_to_stays_empty(pod: Pod, native: str, chain: s
     assert "ISTIO" not in pod.inside.output("nft", "list", "ruleset")
 
 
+INTO_OURS = {
+    "a map in OUTPUT": "add rule ip nat OUTPUT tcp dport vmap { 80 : jump ISTIO_REDIRECT }",
+    "a map that goes there": "add rule ip nat OUTPUT tcp dport vmap { 80 : goto ISTIO_OUTPUT }",
+    "a chain of theirs": "add rule ip nat theirs tcp dport 80 jump ISTIO_REDIRECT; add rule ip nat OUTPUT jump theirs",
+    "a base chain": "add rule ip nat early tcp dport 80 jump ISTIO_OUTPUT",
+    "a base chain, to the end": "add rule ip nat early tcp dport 80 jump ISTIO_REDIRECT",
+    "a base chain, through theirs": "add rule ip nat theirs goto ISTIO_OUTPUT; add rule ip nat early jump theirs",
+}
+
+
+@pytest.mark.parametrize("native", INTO_OURS.values(), ids=list(INTO_OURS))
+def test_beside_what_leads_into_a_chain_that_was_empty_one_run_is_enough(pod: Pod, native: str) -> None:
+    """The chain is taken for what it will be: a rerun changes nothing, verify promises nothing of it, and calls no rule
+    of a chain of ours one of others."""
+    for chain in ("ISTIO_OUTPUT", "ISTIO_REDIRECT"):
+        pod.inside.output("iptables-nft", "-t", "nat", "-N", chain)
+    pod.inside.output("iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-p", "udp", "-j", "ACCEPT")
+    made = "add chain ip nat early { type nat hook output priority -110; }; add chain ip nat theirs; "
+    pod.inside.output("nft", made + native)
+    pod.applied()
+    before = pod.state()
+    first = pod.capture("verify").stdout
+    assert "a rerun puts" not in first
+    pod.applied()
+    assert pod.state() == before
+    assert pod.capture("verify").stdout == first
+    of_others = [line for line in first.splitlines() if "the rule of others" in line]
+    assert not [line for line in of_others if re.search(r"nat ISTIO_\w+ \d+:", line)]
+    pod.open_listeners()
+    assert [str(pod.dial("9.9.9.9", port)) for port in (80, 443, 8080)] == ["pod:15001"] * 3
+
+
 def test_a_chain_that_a_chain_of_others_leads_to_stays_empty(pod: Pod, backend: str) -> None:
     """The same where iptables made it, in both backends; a run without that chain says nothing of it."""
     forced = f"--force-iptables-binary={backend}"
