@@ -257,6 +257,24 @@ def test_what_anybody_could_have_made_is_named_with_its_remedy(pod: Pod, backend
     assert rules(pod, backend) == []
 
 
+def test_a_removal_by_flag_warns_of_what_anybody_could_have_made(pod: Pod, backend: str) -> None:
+    """`--cleanup-only` has a warning for each, an unsigned ip rule of TPROXY and its route among them, with a command
+    that removes it."""
+    install(pod, backend, TRANSPARENT)
+    pod.inside.ip("rule", "add", "fwmark", "1337", "lookup", "133")
+    pod.inside.ip("route", "add", "local", "default", "dev", "lo", "table", "133")
+    add(pod, backend, ANYBODYS)
+    told = pod.applied("--cleanup-only").stderr
+    warned = [line for line in told.splitlines() if "\twarn\tLeft alone" in line]
+    commands = [command for line in warned for command in re.findall(r"to remove it: `(.*?)`", line)]
+    assert len(commands) == len(warned) == sum(map(len, ANYBODYS.values())) + 2
+    for command in commands:
+        pod.inside.output("sh", "-c", command)
+    assert rules(pod, backend) == []
+    assert "lookup 133" not in pod.inside.output("ip", "rule")
+    assert pod.inside.output("ip", "route", "show", "table", "all", "type", "local", "default") == ""
+
+
 def test_what_only_its_shape_speaks_for_is_named_with_its_remedy(pod: Pod, backend: str) -> None:
     """A removal that finds no chain of ours leaves DNS rules alone, and says how to remove them; a run takes them."""
     install(pod, backend, WITH_DNS["1.10, answers by destination"])
