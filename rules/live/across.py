@@ -11,13 +11,13 @@ from rules.live.changes import shared
 from rules.live.precedence import below_of, claims, ends, kinds, reach
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Bind, Hand, Unknown, first_of
+from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import MANGLE, NAT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rules.live.changes import Company
     from rules.live.precedence import Taking
-    from rules.netfilter.rulesets import Ruleset
 
 
 def others_take(live: Ruleset, planned: Ruleset, company: Company) -> bool:
@@ -37,7 +37,7 @@ def hook_is_taken(live: Ruleset, planned: Ruleset, name: str, hook: str, company
     if not claimed:
         return False
     local = kinds(planned.family, company)["LOCAL"]
-    below = below_of(table, planned.family)
+    below = below_of(table, Ruleset(planned.family))  # whatever chains of ours are there
     return any(
         overlap(reach(end.box, local), claim)
         for _, rule in theirs

@@ -196,7 +196,7 @@ _known: dict[tuple[object, ...], Known] = {}
 def below_of(live: TableRules, planned: Ruleset) -> Reachable:
     """The chains of this table, looked into once for all of its built-in chains; ours as they are planned."""
     for blocks, wanted, below in _below:
-        if blocks is live.blocks and wanted is planned:
+        if blocks is live.blocks and wanted == planned:
             return below
     chains, ours = live.chains(), planned.table(live.table).chains()
     chains = {**chains, **{name: ours.get(name, ()) for name in OURS.get(live.table, ()) if name in chains}}
