@@ -283,6 +283,20 @@ def among(boxes: Sequence[Box], there: Sequence[Box], family: Family) -> list[Bo
 # --- in words ---------------------------------------------------------------------------------------------
 
 
+SAID = (
+    ("from", "", "address", SOURCE),
+    ("from", "on", "port", SPORT),
+    ("to", "", "address", DESTINATION),
+    ("to", "on", "port", DPORT),
+    ("by", "", "uid", UID),
+    ("by", "and", "gid", GID),
+    ("arriving on", "", "interface", ARRIVED_ON),
+)
+"""The fields of a packet in the order of a sentence: the word before each, and where one with that word was said."""
+NUMBERED = ("port", "uid", "gid")
+"""What a number would not be known for without the noun."""
+
+
 def described(box: Box, family: Family) -> Packets:
     """A box as people read it."""
 
@@ -293,31 +307,24 @@ def described(box: Box, family: Family) -> Packets:
     sources, destinations, interfaces = told(SOURCE), told(DESTINATION), told(ARRIVED_ON)
     protocols, source_ports, ports = told(PROTOCOL), told(SPORT), told(DPORT)
     uids, gids = told(UID) if box[UID][0] >= 0 else None, told(GID) if box[GID][0] >= 0 else None
-    words = [said_of(PROTOCOL, box, family) or "everything"]
-    for before, field in (
-        ("from", SOURCE),
-        ("from port", SPORT),
-        ("to", DESTINATION),
-        ("port", DPORT),
-        ("by uid", UID),
-        ("gid", GID),
-        ("arriving on", ARRIVED_ON),
-    ):
-        text = said_of(field, box, family) if box[field] and box[field] != (-1, 0) else ""
-        words += [f"{before} {text}"] if text else []
+    words = [said_of(PROTOCOL, "", box, family) or "everything"]
+    for before, also, noun, field in SAID:
+        text = said_of(field, noun, box, family) if box[field] and box[field] != (-1, 0) else ""
+        if text:
+            words += [also if before in words else before, text]
     values = (protocols, sources, destinations, source_ports, ports, uids, gids, interfaces)
     return Packets(*values, " ".join(words))
 
 
-def said_of(field: int, box: Box, family: Family) -> str:
+def said_of(field: int, noun: str, box: Box, family: Family) -> str:
     """One field of a box: what it is, or what it is not, whichever is shorter; empty if it may be anything."""
     span, whole = box[field], any_of(field, family)
     if not span or span == whole:
         return ""
     rest = less(whole, span)
     if len(rest) < len(span) or (field == PROTOCOL and len(rest) <= len(span) > 2):
-        return f"anything but {listed(list(written(field, rest, family)))}"
-    return listed(list(written(field, span, family)))
+        return f"any{f' {noun}' if noun else 'thing'} but {listed(list(written(field, rest, family)))}"
+    return " ".join([noun] * (noun in NUMBERED) + [listed(list(written(field, span, family)))])
 
 
 def written(field: int, span: Span, family: Family) -> tuple[str, ...]:
