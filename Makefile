@@ -38,8 +38,8 @@ docs: $(READY) ## Write the pages and pictures that are generated from the code.
 	@$(RUN) -m tests.write_reference
 	@$(RUN) -m tests.write_pictures
 
-bench: root $(READY) ## Measure a run; OUT=FILE also writes the figures as JSON.
-	@$(RUN) -m tests.bench $(OUT)
+bench: root $(READY) ## Measure runs of each mode; OUT=FILE: the figures as JSON, REFERENCE=PROGRAM: beside that one.
+	@REFERENCE="$(REFERENCE)" $(RUN) -m tests.bench $(OUT)
 
 image: root $(READY) ## Build the container image, run a pod spec's arguments in it, and print its size.
 	@$(RUN) -m tests.image

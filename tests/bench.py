@@ -1,5 +1,6 @@
-"""`make bench`: what a run costs, side by side with bare Python and a bare iptables-restore, also with long lists.
+"""`make bench`: what a run costs in each mode, side by side with bare Python and a bare iptables-restore.
 
+Also with long lists; and, where `REFERENCE` names a program that takes the same flags, side by side with that.
 The commands of a round run one after the other, and each is compared with the Python of its own round: so what
 else the machine does weighs on both. Times are those of the whole process tree, from exec to exit.
 """
@@ -33,18 +34,32 @@ if TYPE_CHECKING:
     from tests.launch import Measured
 
 POD_SPEC = (
-    *("istio-iptables", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*"),
+    *("-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*"),
     *("-d", "15090,15021,15020", "--log_output_level=default:info"),
 )
 """What Istio 1.20.1 puts into a pod spec, less its empty -x, which the lists take the place of."""
+MODES = {
+    "the 1.20.1 pod spec": (),
+    "the same with DNS": ("--redirect-dns", "--capture-all-dns"),
+    "the same with dual stack": ("--dual-stack",),
+    "the same by TPROXY": ("-m", "TPROXY"),
+}
 ROUNDS = {0: 15, 10: 15, 100: 15, 1_000: 9, 10_000: 5}
 """How often each size of list is measured."""
 LONGEST_ARGUMENT = 131_071
 """MAX_ARG_STRLEN of linux/binfmts.h, less the terminating zero: the most that one flag or variable can hold."""
 
 PYTHON, RESTORE, DRY_RUN, APPLY, RERUN = "python -I -c pass", "iptables-restore", "dry run", "apply", "rerun"
-COMMANDS = (PYTHON, RESTORE, DRY_RUN, APPLY, RERUN)
-LABELS = {RESTORE: "{restore} of the same text", APPLY: "apply on a clean namespace", RERUN: "rerun, nothing to do"}
+VERIFY = "verify"
+COMMANDS = (PYTHON, RESTORE, DRY_RUN, APPLY, RERUN, VERIFY)
+REFERENCE = {APPLY: "apply of the reference", RERUN: "rerun of the reference"}
+"""What is measured of the reference too, if there is one, and how that is called."""
+LABELS = {
+    RESTORE: "{restore} of the same IPv4 text",
+    APPLY: "apply on a clean namespace",
+    RERUN: "rerun, nothing to do",
+    VERIFY: "verify, all as planned",
+}
 
 
 # --- what is measured -------------------------------------------------------------------------------------
@@ -57,6 +72,7 @@ class Case:
     name: str
     arguments: tuple[str, ...]
     rounds: int
+    families: int = 1
 
     @property
     def longest(self) -> int:
@@ -76,7 +92,8 @@ def ports(count: int) -> str:
 def cases(rounds: dict[int, int]) -> Iterator[Case]:
     for size, times in rounds.items():
         if not size:
-            yield Case("the 1.20.1 pod spec", (*POD_SPEC, "-x", ""), times)
+            for name, more in MODES.items():
+                yield Case(name, (*POD_SPEC, "-x", "", *more), times, 2 if "--dual-stack" in more else 1)
             continue
         yield Case(f"{size:,} excluded CIDRs", (*POD_SPEC, "-x", cidrs(size)), times)
         yield Case(f"{size:,} excluded ports", (*POD_SPEC, "-x", "", "-o", ports(size)), times)
@@ -130,11 +147,13 @@ def environ() -> dict[str, str]:
     return {"PATH": os.environ["PATH"]}
 
 
-def clean_namespace(stack: ExitStack) -> Namespace:
-    """A new one with an interface and an IPv4 address, so that IPv4 alone is captured, as in most pods."""
+def clean_namespace(stack: ExitStack, families: int = 1) -> Namespace:
+    """A new one with an interface and an IPv4 address, so that IPv4 alone is captured, as in most pods; or both."""
     namespace = stack.enter_context(Namespace("bench"))
     address = ADDRESSES[4]
     links = f"link add eth0 type veth peer name eth1\naddr add {address}/24 dev eth0\nlink set eth0 up\n"
+    if families == 2:
+        links += f"addr add {ADDRESSES[6]}/64 dev eth0 nodad\n"
     namespace.output("ip", "-batch", "-", text=links)
     return namespace
 
@@ -142,9 +161,10 @@ def clean_namespace(stack: ExitStack) -> Namespace:
 class Bench:
     """Measures cases, with the tools of the backend that capture would choose here."""
 
-    def __init__(self, launcher: Launcher, script: str) -> None:
+    def __init__(self, launcher: Launcher, script: str, reference: str) -> None:
         self.launcher = launcher
         self.script = script
+        self.reference = reference
         with ExitStack() as stack:
             namespace = clean_namespace(stack)
             namespace.output(script, *POD_SPEC)
@@ -155,9 +175,10 @@ class Bench:
 
     def case(self, case: Case) -> dict[str, Samples]:
         """The samples of every command, after a round that does not count but finds out what else is to be known."""
-        samples = {command: Samples() for command in COMMANDS}
+        samples = {command: Samples() for command in (*COMMANDS, *(REFERENCE.values() if self.reference else ()))}
         with ExitStack() as stack:
-            text = clean_namespace(stack).output(self.script, *case.arguments, "--dry-run")
+            text = clean_namespace(stack, case.families).output(self.script, *case.arguments, "--dry-run")
+        text = text[text.index("# IPv4") :]
         rules = os.memfd_create("rules")
         write_all(rules, text.encode())
         stdin = f"/proc/{os.getpid()}/fd/{rules}"
@@ -172,12 +193,17 @@ class Bench:
     def round(self, case: Case) -> Iterator[tuple[str, list[str], Namespace]]:
         """Every command in turn, with the namespace that it is to be run in."""
         with ExitStack() as stack:
-            bare, ours = clean_namespace(stack), clean_namespace(stack)
+            bare, ours, others = (clean_namespace(stack, case.families) for _ in range(3))
             yield PYTHON, [sys.executable, "-I", "-c", "pass"], ours
             yield RESTORE, [self.restore, "--noflush"], bare
             yield DRY_RUN, [self.script, *case.arguments, "--dry-run"], ours
             yield APPLY, [self.script, *case.arguments], ours
+            if self.reference:
+                yield REFERENCE[APPLY], [self.reference, *case.arguments], others
             yield RERUN, [self.script, *case.arguments], ours
+            if self.reference:
+                yield REFERENCE[RERUN], [self.reference, *case.arguments], others
+            yield VERIFY, [self.script, "verify", *case.arguments], ours
 
 
 COUNT = 'set -e; file=$1; shift; "$@" <"$file" >/dev/null 2>&1; sh -c "echo \\$\\$"; :'
@@ -216,8 +242,15 @@ def figures(samples: dict[str, Samples]) -> dict[str, Any]:
             "peak_mib": spread(each.peak, 1 / 1024),
             "children": each.children,
         }
+        | beside_reference(samples, command)
         for command, each in samples.items()
     }
+
+
+def beside_reference(samples: dict[str, Samples], command: str) -> dict[str, Any]:
+    """How the command compares with the same of the reference, if that was measured."""
+    other = samples.get(REFERENCE.get(command, ""))
+    return {"cpu_to_reference": spread(ratios(samples[command].cpu, other.cpu))} if other else {}
 
 
 HEADINGS = (
@@ -253,6 +286,8 @@ def lines(case: Case, found: dict[str, Any], bench: Bench) -> Iterator[str]:
             f"{'<' if hidden else ''}{peak:.1f}",
             str(each["children"]),
         ))  # fmt: skip
+        if "cpu_to_reference" in each:
+            yield f"    {each['cpu_to_reference']['median']:.2f} times the CPU of the reference"
 
 
 def machine(bench: Bench) -> dict[str, Any]:
@@ -270,7 +305,7 @@ def machine(bench: Bench) -> dict[str, Any]:
 def measure(rounds: dict[int, int], report: str = "") -> int:
     """Measure all sizes, print the table, and write the report if one is asked for."""
     with Launcher() as launcher:
-        bench = Bench(launcher, script_path())
+        bench = Bench(launcher, script_path(), os.environ.get("REFERENCE", ""))
         facts = machine(bench)
         print("Linux {kernel} on {cpus} CPUs, Python {python}, iptables {iptables}.".format_map(facts))
         print("Medians; × python is the median of the ratios to `python -I -c pass` in the same round.\n")

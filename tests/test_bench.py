@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from ipaddress import IPv4Network, collapse_addresses
@@ -23,21 +24,26 @@ SMALL = "import sys, tests.bench as b; sys.exit(b.main(sys.argv[1:], {0: 2, 10: 
 
 @pytest.mark.netns
 def test_the_report_holds_every_figure_of_every_command(tmp_path: Path) -> None:
-    """A small bench prints a table, and its report has for each case and command all that the table shows."""
+    """A small bench prints a table, and its report has for each case and command all that the table shows.
+
+    Here we are our own reference.
+    """
     report = tmp_path / "bench.json"
     command = [sys.executable, "-c", SMALL, str(report)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+    beside = {**os.environ, "REFERENCE": bench.script_path()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120, env=beside)
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(report.read_text())
     assert set(found["machine"]) == {"kernel", "architecture", "cpus", "python", "iptables"}
     assert [case["case"] for case in found["cases"]] == [
-        "the 1.20.1 pod spec",
+        *bench.MODES,
         "10 excluded CIDRs",
         "10 excluded ports",
     ]
     for case in found["cases"]:
         assert case["case"] in done.stdout
-        assert tuple(case["commands"]) == bench.COMMANDS
+        assert tuple(case["commands"]) == (*bench.COMMANDS, *bench.REFERENCE.values())
+        assert all(case["commands"][name]["cpu_to_reference"]["median"] > 0 for name in bench.REFERENCE)
         assert case["commands"][bench.PYTHON]["cpu_ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
         assert case["commands"][bench.PYTHON]["children"] == 0
         for figures in case["commands"].values():
