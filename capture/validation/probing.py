@@ -183,6 +183,11 @@ def tried(asked: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
     return [outcomes[key(path)] for path in asked]
 
 
+def is_for_an_application(path: Path) -> bool:
+    """Whether it would come to the stand-in for an application if it were not captured, as it should be."""
+    return path.protocol == "tcp" and bool(path.lands) and not path.leaves
+
+
 def key(path: Path) -> str:
     """What tells a path from the others. Hashing its rule would take longer than trying it."""
     return repr((path.name, path.family, path.protocol, path.sender, path.destination, path.port, path.source))
@@ -426,6 +431,10 @@ class _Attempt:
         if probe.is_connected and probe.path.protocol == "tcp" and probe.path.lands:
             seen = "somebody took it who was gone before he could be seen"
             self.outcomes[key(probe.path)] = Outcome(probe.path, FAILED, seen, is_final=False)
+        elif foreign and self.application and is_for_an_application(probe.path):
+            # Not captured, it would have come to the listener that stands in for the application.
+            why = f"{foreign}, and whoever does took no connection in time"
+            self.outcomes[key(probe.path)] = Outcome(probe.path, NOT_PROVED, why)
         elif foreign and probe.path.protocol == "udp" and not self.conntrack:
             why = f"{foreign}, and where a datagram arrives, conntrack tells only those who have CAP_NET_ADMIN"
             self.outcomes[key(probe.path)] = Outcome(probe.path, NOT_PROVED, why)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import selectors
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +22,7 @@ from tests.rig import PROXY, Pod, Result, entered
 from tests.rig.chance import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ALONE = ["--run-validation", "--skip-rule-apply"]
 WITHOUT_CAPABILITIES = [
@@ -326,6 +329,42 @@ def test_many_validations_at_once_are_all_right(pod: Pod, tell: Callable[[str], 
     arguments = ["-u", "1337,1338,1339", "--redirect-dns", "--ipv6", "on"]
     pod.applied(*arguments)
     pod.traffic.listen(pod.inside, [15001, 15002, 15006], where="pod", uid=1337)
+    with accepting([each.socket for each in pod.traffic.listeners]):
+        counted = validated_at_once(pod, arguments)
+    tell(f"{counted[0]} proved, {counted[126]} found the missing rule")
+
+
+@contextlib.contextmanager
+def accepting(listeners: Sequence[socket.socket]) -> Iterator[None]:
+    """They take every connection and keep it until its other end closes it, as a proxy does."""
+    ended = threading.Event()
+
+    def serve() -> None:
+        with selectors.DefaultSelector() as open_now, contextlib.ExitStack() as stack:
+            for listener in listeners:
+                listener.setblocking(False)
+                open_now.register(listener, selectors.EVENT_READ, data=True)
+            while not ended.is_set():
+                for ready, _ in open_now.select(0.1):
+                    with contextlib.suppress(OSError):
+                        if ready.data:
+                            taken = stack.enter_context(ready.fileobj.accept()[0])  # type: ignore[union-attr]
+                            open_now.register(taken, selectors.EVENT_READ)
+                        else:
+                            open_now.unregister(ready.fileobj)
+                            ready.fileobj.close()  # type: ignore[union-attr]
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        serving.join()
+
+
+def validated_at_once(pod: Pod, arguments: Sequence[str]) -> dict[int, int]:
+    """Twenty at once, in as many rounds as are asked for, with all rules and with one deleted: how many ended how."""
     command = ["ip", "netns", "exec", pod.inside.name]
     commands = [[*command, *who, *pod.command(*arguments, *ALONE)] for who in ([], WITHOUT_CAPABILITIES)]
     counted = {0: 0, 126: 0}
@@ -342,7 +381,28 @@ def test_many_validations_at_once_are_all_right(pod: Pod, tell: Callable[[str], 
                 said = each.communicate(timeout=60)[1]
                 assert each.returncode == (126 if deleted else 0), said
                 counted[each.returncode] += 1
-    tell(f"{counted[0]} proved, {counted[126]} found the missing rule")
+    return counted
+
+
+def test_a_proxy_that_takes_nothing_proves_nothing_and_fails_nothing(pod: Pod) -> None:
+    """Its queue is full: who may not ask conntrack says that it is not proved, not that a rule is missing; without the
+    rule, the connection comes to the application, and that is a failure."""
+    pod.applied("-u", "1337")
+    pod.traffic.listen(pod.inside, [15006], where="pod", uid=1337)
+    proxy = next(each.socket for each in pod.traffic.listeners if each.socket.family == socket.AF_INET)
+    proxy.listen(0)
+    command = ["ip", "netns", "exec", pod.inside.name, *WITHOUT_CAPABILITIES, *pod.command("-u", "1337", *ALONE)]
+    with entered(pod.inside), contextlib.ExitStack() as stack:
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", 15006))
+        for deleted, status in (([], 0), (["-t", "nat", "-D", "ISTIO_IN_REDIRECT", "1"], 126)):
+            if deleted:
+                pod.inside.output("iptables-nft", *deleted)
+            done = subprocess.run(command, env=pod.environ(), capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == status, done.stderr
+            assert ("took no connection in time" in done.stderr) is (status == 0)
 
 
 def test_nothing_to_prove_is_no_success(ipv4_pod: Pod) -> None:
