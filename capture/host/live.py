@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rules.plan.plan import Plan
 
 PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
+NO_NF_TABLES = "nf_tables does not tell what it holds"
 TRY_AGAIN = "the host may be short of memory or of open files: run it again"
 
 
@@ -154,76 +155,76 @@ def read_live(*, counters: bool = False) -> Live:
     In a new namespace this runs no child process. Raises LiveStateUnreadable, or BackendUnusable where there are
     tables but no program to read them with.
     """
-    error: OSError | None = None
-    nft_chains: dict[tuple[Family, str], dict[str, NftChain]] = {}
-    try:
-        nft_tables, other_nft_tables = nftables.nft_tables()
-        if any(names & OUR_TABLES for names in nft_tables.values()):
-            nft_chains = nftables.nft_chains()
-    except OSError as refused:
-        if not (isinstance(refused, PermissionError) or messages.is_absence(refused)):
-            raise LiveStateUnreadable(
-                f"nf_tables does not tell what it holds: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
-            ) from refused
-        error, other_nft_tables = refused, frozenset[str]()
-        nft_tables = {family: frozenset() for family in Family}
-    nft = {
-        family: Iptables(NFT, family).save(counters=counters) for family in Family if nft_tables[family] & OUR_TABLES
-    }
-    natives: dict[Family, tuple[NativeTable, ...]] = {}
-    try:
-        if other_nft_tables or any(nft_tables.values()):
-            from capture.host.native import read_natives  # where a pod starts there are none
-
-            nft, natives = read_natives(nft, nft_tables, other_nft_tables, nft_chains)
-    except OSError as refused:
-        raise LiveStateUnreadable(
-            f"nf_tables does not tell what it holds: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
-        ) from refused
-    try:
-        legacy_tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
-    except OSError as refused:
-        raise LiveStateUnreadable(
-            f"which legacy tables there are cannot be read: {refused.strerror}; nothing was changed", hint=TRY_AGAIN
-        ) from refused
-    if None in legacy_tables.values() and not os.path.isdir(PROC_NET):
-        raise LiveStateUnreadable(
-            f"which legacy tables there are cannot be read: there is no {PROC_NET}; nothing was changed",
-            hint="mount /proc",
-        )
-    legacy = {
-        family: Iptables(LEGACY, family).save(counters=counters)
-        for family, names in legacy_tables.items()
-        if OUR_TABLES.intersection(names or ())
-    }
+    live = of_nf_tables(counters=counters)
+    nft = live.nft
+    legacy, legacy_is_known = of_legacy(counters=counters)
     if any(is_of_ambient(saved.ruleset) for held in (nft, legacy) for saved in held.values()):
         nft, legacy = map(all_beside_ambient, (nft, legacy))
     if any(holds_ours(table) for held in (nft, legacy) for saved in held.values() for table in saved.ruleset.tables):
-        nft, legacy = with_all_held(nft, nft_chains), with_all_held(legacy, {})
+        nft, legacy = with_all_held(nft, live.nft_chains), with_all_held(legacy, {})
     try:
         rules, routes = rtnetlink.policy_rules(), rtnetlink.routes()
         # Asked again, although `capture.host.facts` did: that was before other runs were kept out.
         addresses = rtnetlink.addresses()
     except OSError as refused:
-        raise LiveStateUnreadable(
-            f"the kernel does not tell rules, routes and addresses: {refused.strerror}; nothing was changed",
-            hint=TRY_AGAIN,
-        ) from refused
-    return Live(
-        nft,
-        legacy,
-        nft_tables,
-        error,
-        rules,
-        routes,
-        next((address for address in addresses if address.ip in PASSTHROUGH[Family.V6]), None),
-        nft_chains,
-        other_nft_tables,
-        place.has_sockets(),
-        legacy_is_known=None not in legacy_tables.values(),
-        natives=natives,
+        raise unreadable("the kernel does not tell rules, routes and addresses", refused) from refused
+    return live.but(
+        nft=nft,
+        legacy=legacy,
+        legacy_is_known=legacy_is_known,
+        policy_rules=rules,
+        routes=routes,
         addresses=addresses,
+        passthrough=next((address for address in addresses if address.ip in PASSTHROUGH[Family.V6]), None),
+        has_sockets=place.has_sockets(),
     )
+
+
+def of_nf_tables(*, counters: bool) -> Live:
+    """What nf_tables holds, and nothing else."""
+    chains: dict[tuple[Family, str], dict[str, NftChain]] = {}
+    try:
+        tables, others = nftables.nft_tables()
+        if any(names & OUR_TABLES for names in tables.values()):
+            chains = nftables.nft_chains()
+    except OSError as refused:
+        if isinstance(refused, PermissionError) or messages.is_absence(refused):
+            return Live({}, {}, {family: frozenset() for family in Family}, refused)
+        raise unreadable(NO_NF_TABLES, refused) from refused
+    nft = {family: Iptables(NFT, family).save(counters=counters) for family in Family if tables[family] & OUR_TABLES}
+    live = Live(nft, {}, tables, None, nft_chains=chains, other_nft_tables=others)
+    if not others and not any(tables.values()):
+        return live
+    from capture.host.native import read_natives  # where a pod starts there are none
+
+    try:
+        nft, natives = read_natives(nft, tables, others, chains)
+    except OSError as refused:
+        raise unreadable(NO_NF_TABLES, refused) from refused
+    return live.but(nft=nft, natives=natives)
+
+
+def of_legacy(*, counters: bool) -> tuple[dict[Family, Saved], bool]:
+    """What the legacy tables hold, and whether we may see which there are."""
+    try:
+        tables = {family: read_words(LEGACY_TABLES[family]) for family in Family}
+    except OSError as refused:
+        raise unreadable("which legacy tables there are cannot be read", refused) from refused
+    if None in tables.values() and not os.path.isdir(PROC_NET):
+        raise LiveStateUnreadable(
+            f"which legacy tables there are cannot be read: there is no {PROC_NET}; nothing was changed",
+            hint="mount /proc",
+        )
+    held = {
+        family: Iptables(LEGACY, family).save(counters=counters)
+        for family, names in tables.items()
+        if OUR_TABLES.intersection(names or ())
+    }
+    return held, None not in tables.values()
+
+
+def unreadable(what: str, refused: OSError) -> LiveStateUnreadable:
+    return LiveStateUnreadable(f"{what}: {refused.strerror}; nothing was changed", hint=TRY_AGAIN)
 
 
 def all_beside_ambient(held: dict[Family, Saved]) -> dict[Family, Saved]:
