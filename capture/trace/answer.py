@@ -192,6 +192,7 @@ class Answer:
             gid,
             question.mark,
             question.state,
+            is_bound=question.source is not None,
         )
 
     def own_address_to(self, family: Family, destination: Address) -> Address:

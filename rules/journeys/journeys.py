@@ -83,7 +83,7 @@ from rules.value import Value, assert_never
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-    from typing import TypeAlias
+    from typing import TypeAlias, TypeVar
 
     from rules.analysis.boxes import Box
     from rules.netfilter.effects import Effect
@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from rules.netfilter.spans import Span
     from rules.simulator.packets import Host
 
+    F = TypeVar("F")
     Flow: TypeAlias = "dict[Now, list[Box]]"
     Piece: TypeAlias = tuple[Box, bool | None]
     Routed: TypeAlias = tuple[Box, bool | str | None]
@@ -371,7 +372,7 @@ class Journeys:
             if now.direction is Direction.IN or now.is_local:
                 yield now.but(tag=Wanted(now.goes)), box
             else:
-                for start, boxes in self.routed({now: [box]}):
+                for start, boxes in self.routed({now: [box]}, is_first=True):
                     yield from ((start.but(tag=Wanted(start.goes)), its) for its in boxes)
 
     def sent(self, coming: Flow) -> None:
@@ -421,7 +422,7 @@ class Journeys:
             is_back = interface == LOOPBACK_INTERFACE and now.direction is Direction.OUT
             is_turned = now.bound is not None and now.bound.hook == PREROUTING
             add(kept if is_back and not is_turned else routed, now, boxes)
-        for now, boxes, stays in self.delivered(routed):
+        for now, boxes, stays in self.delivered(self.without_martians(routed)):
             if stays:
                 add(kept, now, boxes)
             elif now.handed:
@@ -493,10 +494,10 @@ class Journeys:
             for its, those in self.routed({now: boxes}):
                 yield its, those, its.goes == LOOPBACK_INTERFACE
 
-    def routed(self, flow: Flow) -> Iterator[tuple[Now, list[Box]]]:
+    def routed(self, flow: Flow, *, is_first: bool = False) -> Iterator[tuple[Now, list[Box]]]:
         """Packets for none of our addresses, with where they will leave: lo if the policy keeps them here."""
         for now, boxes in flow.items():
-            for box, kept in self.kept(now, boxes):
+            for box, kept in self.kept(now, boxes, is_first=is_first):
                 if kept is None:
                     self.end(now, [box], Became.DEPENDS, None)
                 elif kept == REFUSED:
@@ -521,8 +522,11 @@ class Journeys:
         if left:
             yield self.host.default_interface, left
 
-    def kept(self, now: Now, boxes: list[Box]) -> Iterator[Routed]:
-        """Whether packets to none of our addresses stay here all the same; None if that cannot be told."""
+    def kept(self, now: Now, boxes: list[Box], *, is_first: bool) -> Iterator[Routed]:
+        """Whether packets to none of our addresses stay here all the same; None if that cannot be told.
+
+        Where OUTPUT has it asked again, IPv4 has forgotten whose they are (ip_route_me_harder of net/ipv4/netfilter.c).
+        """
         host, mark = self.host, now.seen[MARK] or U32
         if host.policy is None:
             marks = {routing.mark for routing in host.routing if routing.family is self.family}
@@ -532,10 +536,29 @@ class Journeys:
             return
         arrived = now.seen[ARRIVED_ON] or ("",)
         seen = now.with_field(ARRIVED_ON, one(arrived[0] or LOOPBACK_INTERFACE))
-        if now.seen[UID] is not None or now.direction is Direction.IN:
+        is_forgotten = not is_first and self.family is Family.V4
+        if is_forgotten or now.seen[UID] is not None or now.direction is Direction.IN:
             seen = seen.with_field(UID, one(0))
         rules = [rule for rule in host.policy.rules if rule.family is self.family]
         yield from self.by_policy(rules, 0, seen, boxes)
+
+    def without_martians(self, flow: Flow) -> Flow:
+        """Those that come from outside with a source that is delivered here end: see `simulate`."""
+        policy = self.host.policy
+        if self.family is Family.V6 or policy is None or not policy.is_custom(self.family):
+            return flow
+        rules = [rule for rule in policy.rules if rule.family is self.family]
+        left: Flow = {}
+        for now, boxes in flow.items():
+            back = now.but(seen=turned_round(now.seen)).with_field(ARRIVED_ON, one(LOOPBACK_INTERFACE))
+            back = back.with_field(MARK, one(0)).with_field(UID, one(0))
+            for piece, is_martian in self.by_policy(rules, 0, back, [turned_round(box) for box in boxes]):
+                if is_martian is True:
+                    why = "an ip rule takes its source for one of this host"
+                    self.end(now, [turned_round(piece)], Became.DROPPED, None, why)
+                else:
+                    add(left, now, [turned_round(piece)])
+        return left
 
     def by_policy(self, rules: Sequence[PolicyRule], at: int, now: Now, boxes: list[Box]) -> Iterator[Routed]:
         left = boxes
@@ -745,7 +768,7 @@ class Journeys:
                 its = its.with_field(DPORT, ports)
             is_one = len(does.ends) == 1 and all(not it or single(it) for it in (addresses, ports))
             its = its if is_one else its.but(depends=True)
-            if self.is_over(its):
+            if not its.handed and self.is_over(its):  # what a transparent listener has stays with it
                 if its.let_go and its.let_go[1].is_ours and not spot.is_ours:
                     # Ours let them go already: who takes them then is not asked.
                     _, let_go, depended = its.let_go
@@ -1076,6 +1099,12 @@ class Sieve:
             else:
                 add(waiting.setdefault(min(following, default=len(self.ways)), {}), now, [box])
         return kept
+
+
+def turned_round(fields: tuple[F, ...]) -> tuple[F, ...]:
+    """The fields of a packet that goes the other way."""
+    _, source, destination, sport, dport, *others = fields
+    return (fields[PROTOCOL], destination, source, dport, sport, *others)
 
 
 def add(flow: Flow, now: Now, boxes: list[Box]) -> None:

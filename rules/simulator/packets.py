@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from rules.netfilter.fields import (
-    ADDRESSES,
-    STATES,
-)
+from rules.netfilter.fields import ADDRESSES, PROTOCOLS, STATES
 from rules.netfilter.routing import Flow
 from rules.netfilter.spans import joined, less, united
 from rules.netfilter.values import Family
@@ -75,6 +72,8 @@ class Packet(Value):
     """What its connection remembers. None: what the first packet left there."""
     is_later: bool = False
     """Whether it is no first packet of TCP, although conntrack knows no connection of it."""
+    is_bound: bool = True
+    """Whether its sender asked for that source; else the kernel chose it, when it knew the way."""
 
     TOLD: ClassVar = (
         "direction",
@@ -90,6 +89,11 @@ class Packet(Value):
         "mark",
         "state",
     )
+
+    @property
+    def number(self) -> int | None:
+        """Of its protocol; None for a name that we do not know."""
+        return int(self.protocol) if self.protocol.isdigit() else PROTOCOLS.get(self.protocol)
 
 
 class Local(Value):

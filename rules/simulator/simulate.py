@@ -39,7 +39,6 @@ from rules.netfilter.fields import (
     FIRST_FLAGS,
     LATER_FLAGS,
     MARK,
-    PROTOCOLS,
     REWRITTEN,
     STATE,
     STATES,
@@ -63,7 +62,7 @@ from rules.netfilter.hooks import (
     undecided,
 )
 from rules.netfilter.matches import Proto
-from rules.netfilter.routing import NUMBERS, Flow, ip_command
+from rules.netfilter.routing import Flow, ip_command
 from rules.netfilter.spans import one
 from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
 from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
@@ -367,6 +366,8 @@ class _Walk:
         self.arrives, self.leaves = "", ""
         self.goes = packet.interface
         """Where it will leave as things stand, whatever OUTPUT is told."""
+        self.is_turned = False
+        """Whether OUTPUT had its way chosen anew."""
         self.steps: list[Step] = []
         self.bound: Step | None = None
         """The rule that changed the destination."""
@@ -421,8 +422,9 @@ class _Walk:
         (ip_route_connect of net/ipv4/route.h, ip6_dst_lookup_tail of net/ipv6/ip6_output.c).
         """
         flow = self.flow()
-        way = self.routed(flow if self.packet.answers else flow.but(source=None))
-        if self.packet.family is Family.V4:
+        is_known = self.packet.is_bound or self.packet.answers
+        way = self.routed(flow if is_known else flow.but(source=address_of_family(flow.family, 0)))
+        if not is_known and flow.family is Family.V4:
             way = self.routed(flow)
         if way and way.is_kept:
             return LOOPBACK_INTERFACE
@@ -430,6 +432,7 @@ class _Walk:
 
     def turn(self) -> None:
         """Choose the interface anew, where OUTPUT changed the mark or the destination."""
+        self.is_turned = True
         self.goes = self.way()
         if self.packet.family is Family.V4 and self.is_strayed():
             # ip_route_me_harder is refused by __mkroute_output (net/ipv4/route.c), and what comes behind is not asked.
@@ -469,6 +472,7 @@ class _Walk:
         if not (policy and is_asked and source and policy.is_custom(packet.family)):
             return
         back = self.flow().but(mark=0, destination=source, source=self.destination, arrives=LOOPBACK_INTERFACE)
+        back = back.but(port=self.source_port, source_port=self.port)
         way = policy.way(back)[0]
         if way.is_kept and not self.host.is_local(source):
             raise _Ended(Became.DROPPED, None, f"`ip rule: {way.by}` takes its source {source} for one of this host")
@@ -497,10 +501,12 @@ class _Walk:
     def flow(self) -> Flow:
         """The packet as the ip rules see it."""
         packet = self.packet
-        sent = (self.destination, self.source, self.arrives or LOOPBACK_INTERFACE, "", NUMBERS.get(packet.protocol))
-        # An answer has the uid of whoever listens there.
-        is_answer = packet.answers and packet.direction is Direction.OUT
+        sent = (self.destination, self.source, self.arrives or LOOPBACK_INTERFACE, "", packet.number)
+        # An answer has the uid of whoever listens there, unless the kernel says by itself what became of a packet.
+        is_answer = packet.answers and packet.direction is Direction.OUT and packet.state != RELATED
         uid = packet.uid if self.has_socket else None if is_answer and not self.arrives else 0
+        if self.is_turned and packet.family is Family.V4:
+            uid = 0  # ip_route_me_harder of net/ipv4/netfilter.c has forgotten whose it is
         return Flow(packet.family, self.mark or 0, *sent, self.port, self.source_port, uid, 0)
 
     def routed(self, flow: Flow | None = None) -> Way | None:
@@ -842,7 +848,7 @@ class _Walk:
     def look(self) -> None:
         """Take down what each field of the packet is now, for the rules to ask."""
         packet = self.packet
-        number = int(packet.protocol) if packet.protocol.isdigit() else PROTOCOLS.get(packet.protocol)
+        number = packet.number
         has_ports = packet.protocol in ("tcp", "udp")
         source_port = EPHEMERAL if self.source_port is None else one(self.source_port)
         uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)

@@ -122,7 +122,7 @@ class Judged:
             self.pod.outside.output("ip", "addr", "replace", f"{theirs}/{prefix}", "dev", "lo")
         return Call(
             self.pod.outside if is_in else self.pod.inside,
-            str(packet.destination),
+            f"{packet.destination}{'%eth0' if packet.destination.is_link_local else ''}",
             packet.port,
             packet.uid or 0,
             packet.gid or 0,

@@ -153,6 +153,7 @@ def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family) -> Ho
             family, 201, destination=ip_network("10.96.0.0/12" if family is Family.V4 else "fd00:96::/64"), device="lo"
         )
     )
+    more.append(Route(family, 202, device="lo"))
     rules = sorted((*ours, *others, *common), key=lambda rule: rule.priority)
     return here.but(policy=Policy(tuple(rules), (*routes, *more)))
 
@@ -163,9 +164,9 @@ def ip_rules(draw: st.DrawFn, family: Family) -> tuple[PolicyRule, ...]:
     rules = []
     for _ in range(draw(st.integers(0, 3))):
         rule = PolicyRule(
-            family, draw(st.sampled_from((50, 100, 20000))), table=draw(st.sampled_from((200, 201, 254))), mask=0
+            family, draw(st.sampled_from((50, 100, 20000))), table=draw(st.sampled_from((200, 201, 202, 254))), mask=0
         )
-        match draw(st.integers(0, 5)):
+        match draw(st.integers(0, 6)):
             case 0:
                 rule = rule.but(mark=draw(st.sampled_from((0x539, 8))), mask=draw(st.sampled_from((0xFFFFFFFF, 0xF))))
             case 1:
@@ -175,6 +176,8 @@ def ip_rules(draw: st.DrawFn, family: Family) -> tuple[PolicyRule, ...]:
             case 3:
                 rule = rule.but(arrives=draw(st.sampled_from(("lo", "eth0"))))
             case 4:
+                rule = rule.but(transport=draw(st.sampled_from((1, 17))))
+            case 5:
                 rule = rule.but(source=ip_network("10.244.0.0/24" if family is Family.V4 else "fd00:244::/64"))
             case _:
                 rule = rule.but(inverted=True, uids=(1337, 1337))

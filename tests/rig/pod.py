@@ -210,6 +210,11 @@ class Pod:
         """A call from outside to the pod."""
         return self.traffic.call(Call(self.outside, ADDRESSES[version], port, proto=proto))
 
+    def end_connections(self) -> None:
+        """So that none of them says anything more, as those do whose answers were lost."""
+        for namespace in (self.inside, self.outside):
+            namespace.output("ss", "-tanK", "state", "all", "exclude", "listening")
+
     def land(self, calls: Iterable[Call]) -> list[Landing]:
         """Many calls at once."""
         return self.traffic.land(calls)

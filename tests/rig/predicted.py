@@ -23,6 +23,7 @@ LOCAL = (
     Local("eth0", ip_address(ADDRESSES[6]), 64),
 )
 PASSTHROUGH_ON_LO = Local("lo", PASSTHROUGH[Family.V6].network_address, 128)
+TRANSPARENT_PORTS = (15006, 16006)
 RESOLVERS, RESOLVER_PORT = ("127.0.0.1", "::1"), 15053
 """Where the rig's resolver listens."""
 
@@ -49,7 +50,8 @@ def sent(
     family = family_of(to)
     came_from = ip_address(source) if source else here.source_to(family, to)
     leaves = here.leaves_on(family, to, mark)
-    return Packet(Direction.OUT, family, proto, came_from, to, port, leaves, None, uid, gid, mark)
+    packet = Packet(Direction.OUT, family, proto, came_from, to, port, leaves, None, uid, gid, mark)
+    return packet.but(is_bound=source is not None)
 
 
 def arriving(destination: str, port: int, *, source: str, proto: str = "tcp") -> Packet:
@@ -64,7 +66,17 @@ def family_of(address: IPv4Address | IPv6Address) -> Family:
 
 def is_outside(address: IPv4Address | IPv6Address | None) -> bool:
     """Whether it is none of the pod's own."""
-    return address is not None and not address.is_loopback and str(address) not in ADDRESSES.values()
+    is_own = address is not None and (
+        address.is_loopback or address.is_link_local or str(address) in ADDRESSES.values()
+    )
+    return address is not None and not is_own
+
+
+def is_unanswered(trace: Trace) -> bool:
+    """Whether routing keeps it here and no ordinary socket answers for the address: IPv4 sends only from its own
+    (ip_route_output_key_hash_rcu of net/ipv4/route.c)."""
+    is_for_us = trace.bound or trace.became is not Became.DELIVERED or not is_outside(trace.address)
+    return not is_for_us and trace.packet.family is Family.V4 and trace.port not in TRANSPARENT_PORTS
 
 
 def landing(trace: Trace) -> str:
@@ -83,6 +95,8 @@ def landing(trace: Trace) -> str:
     if trace.became is Became.BYPASSED or leaves:
         return f"ext:{trace.port}" if trace.port in (TCP_PORTS if is_tcp else UDP_PORTS) else "refused"
     listening = {*PROXY_PORTS, *TCP_PORTS} if is_tcp else {*UDP_PORTS}
+    if is_unanswered(trace) and (is_tcp or trace.port not in listening):
+        return "timeout"
     if not is_tcp and str(trace.address) in RESOLVERS:
         listening.add(RESOLVER_PORT)
     return f"pod:{trace.port}" if trace.port in listening else "refused"

@@ -163,6 +163,8 @@ class _Waiting:
     def make(self, number: int, call: Call) -> None:
         with entered(call.sender):
             opened = open_socket(call.host, call.proto, call.uid, call.gid)
+            # An address with a scope is one of an interface of this namespace.
+            to = socket.getaddrinfo(call.host, call.port)[0][4] if "%" in call.host else (call.host, call.port)
         self.sockets[number] = opened
         opened.setblocking(False)
         if call.mark:
@@ -173,7 +175,7 @@ class _Waiting:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.bind((call.source or ("::" if ":" in call.host else "0.0.0.0"), call.source_port))
         with contextlib.suppress(BlockingIOError):
-            opened.connect((call.host, call.port))
+            opened.connect(to)
         if call.proto == "udp":
             opened.send(b"where am I?")
         events = selectors.EVENT_READ if call.proto == "udp" else selectors.EVENT_READ | selectors.EVENT_WRITE

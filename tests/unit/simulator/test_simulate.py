@@ -27,6 +27,7 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
+from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.targets import Dnat, Drop, Jump
 from rules.netfilter.values import BUILT_IN, Family, Ports
@@ -656,3 +657,54 @@ def test_a_jump_to_a_chain_of_ours_is_the_rule_that_decided() -> None:
     trace = simulate(plan(Intent()).rulesets, OUT, HERE)
     assert trace.decided
     assert trace.decided.rule.target == Jump("ISTIO_REDIRECT")
+
+
+# --- ip rules of others -----------------------------------------------------------------------------------
+
+
+def beside(*rules: PolicyRule, family: Family = Family.V4) -> Host:
+    """The pod with these ip rules, of which 201 looks up a table that delivers everything here."""
+    usual = (PolicyRule(family, 32766, table=254, mask=0), PolicyRule(family, 32767, table=253, mask=0))
+    routes = (Route(family, 201, device="lo"), Route(family, 254, kind="unicast", device="eth0"))
+    return HERE.but(policy=Policy((*rules, *usual), routes))
+
+
+KEPT = PolicyRule(Family.V4, 50, table=201, mask=0)
+
+
+def test_what_comes_over_lo_keeps_the_route_that_it_was_sent_by() -> None:
+    """An ip rule by uid sends it over lo, where it has no owner any more; it is delivered all the same."""
+    kept = followed("", OUT, beside(KEPT.but(uids=(1000, 1000))))
+    assert (kept.became, kept.address, kept.port) == (Became.DELIVERED, SERVICE, 80)
+    assert followed("", OUT.but(uid=1001), beside(KEPT.but(uids=(1000, 1000)))).became is Became.BYPASSED
+
+
+def test_ipv4_forgets_whose_a_packet_is_where_its_mark_is_changed() -> None:
+    """Then the way is chosen anew without the uid; without a change it stays."""
+    marks = "*mangle\n-A OUTPUT -p tcp --dport 80 -j MARK --set-xmark 0x8/0xffffffff\nCOMMIT\n"
+    host = beside(KEPT.but(uids=(1000, 1000)))
+    assert followed(marks, OUT, host).became is Became.BYPASSED
+    assert followed(marks, OUT.but(port=81), host).became is Became.DELIVERED
+
+
+def test_a_martian_is_looked_up_with_its_ports_turned_round() -> None:
+    """IPv4 asks the ip rules where an answer would go: from the port that was asked for."""
+    assert followed("", IN, beside(KEPT.but(transport=6, source_ports=(80, 80)))).became is Became.DROPPED
+    assert followed("", IN, beside(KEPT.but(transport=6, destination_ports=(80, 80)))).became is Became.DELIVERED
+
+
+def test_every_protocol_is_asked_for_by_its_number() -> None:
+    """Not only those that have ports."""
+    host = beside(KEPT.but(transport=17))
+    assert followed("", OUT.but(protocol="icmp"), host).became is Became.BYPASSED
+    assert followed("", OUT.but(protocol="udp"), host).became is Became.DELIVERED
+
+
+def test_what_has_a_source_is_asked_with_it_and_ipv6_asks_but_once() -> None:
+    """An ip rule by source does not meet a packet of IPv6 whose source the kernel chooses."""
+    own = ip_address("fd00:244::5")
+    to = OUT.but(family=Family.V6, source=own, destination=ip_address("2001:db8::1"))
+    host = beside(KEPT.but(family=Family.V6, source=ip_network("fd00:244::5")), family=Family.V6)
+    assert simulate((), to, host).became is Became.DELIVERED
+    assert simulate((), to.but(is_bound=False), host).became is Became.BYPASSED
+    assert followed("", OUT.but(is_bound=False), beside(KEPT.but(source=ip_network("10.244.0.5")))).address == SERVICE
