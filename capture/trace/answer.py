@@ -20,7 +20,7 @@ from capture.trace.question import Question, is_outside, quoted
 from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
 from rules.netfilter.hooks import INPUT
-from rules.netfilter.routing import Flow, Policy
+from rules.netfilter.routing import NUMBERS, Flow, Policy
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import PREROUTING, All, Family
 from rules.ours.reasons import explained
@@ -176,9 +176,9 @@ class Answer:
         if question.direction is Direction.IN or destination is None:
             return self.arriving(known)
         family = FAMILIES[destination.version]
-        chosen = question.source or self.own_address_to(family, destination)
-        interface = question.interface or self.way_to(family, destination, chosen)
         uid, gid = self.sender()
+        chosen = question.source or self.own_address_to(family, destination, uid)
+        interface = question.interface or self.way_to(family, destination, chosen)
         return Packet(
             Direction.OUT,
             family,
@@ -195,7 +195,7 @@ class Answer:
             is_bound=question.source is not None,
         )
 
-    def own_address_to(self, family: Family, destination: Address) -> Address:
+    def own_address_to(self, family: Family, destination: Address, uid: int) -> Address:
         """The source address that the kernel would choose; one of ours if it knows no way. Nothing is sent.
 
         Raises CaptureError if it knows no way and is the one that is asked about.
@@ -207,6 +207,9 @@ class Answer:
                 unsent.connect((str(destination), self.question.port))
                 return ip_address(unsent.getsockname()[0])
         except OSError as error:
+            by_rule = self.own_address_by_rule(family, destination, uid)
+            if by_rule:
+                return by_rule
             what = f"there is no way to {destination} from here ({error.strerror})"
             if self.question.live and not self.question.interface:
                 raise CaptureError(f"{what}, so nothing is sent", hint="--iface asks all the same") from error
@@ -215,6 +218,22 @@ class Answer:
             source = outside[0] if outside else ELSEWHERE[family][1]
             self.notes.append(f"{what}; taken to be sent from {source}")
             return source
+
+    def own_address_by_rule(self, family: Family, destination: Address, uid: int) -> Address | None:
+        """One of ours, if an ip rule of others sends this sender's packets away, or refuses them.
+
+        The kernel was asked on behalf of the user that we are, for whom other ip rules may hold.
+        """
+        question, host = self.question, self.host
+        number = NUMBERS[question.protocol]
+        flow = Flow(family, question.mark, destination, None, "lo", "", number, question.port, None, uid, 0)
+        ways = [way for way in host.policy.way(flow) if way.by] if host.policy else []
+        outside = [local.interface for local in host.addresses if local.interface != "lo"]
+        for device in (*(way.device for way in ways if way.device), *(outside if ways else ())):
+            found = host.address_of(device, family, destination)
+            if found:
+                return found
+        return None
 
     def way_to(self, family: Family, destination: Address, source: Address) -> str:
         """The interface by which it leaves: that of its source, if it is one of ours outside."""

@@ -970,8 +970,8 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
         lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
     if lost.became not in (Became.DROPPED, Became.REFUSED):
         return trace
-    by = f"{rule_place(lost.decided)} ({rule_text(lost.decided.rule)})" if lost.decided else lost.reason
-    return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} by {by}, so it fails")
+    by = f"by {rule_place(lost.decided)} ({rule_text(lost.decided.rule)})" if lost.decided else f"because {lost.reason}"
+    return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by}, so it fails")
 
 
 def sets_a_mark(step: Step) -> bool:

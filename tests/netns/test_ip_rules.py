@@ -290,3 +290,33 @@ def test_where_a_packet_goes_is_told_as_the_kernel_does(pod: Pod, tell: Callable
             pod.inside.output("sh", "-c", f"ip -{version} rule flush; ip -{version} rule add pref 32766 lookup main")
     tell(f"SEED={seed}: {kept} of 1000 packets are delivered here")
     assert kept
+
+
+REFUSING = {
+    "by user": (["50 uidrange 1000-1000 prohibit"], {1000: "error: EACCES"}),
+    "all but the proxy": (["50 not uidrange 1337-1337 blackhole"], {1000: "error: EINVAL", 0: "error: EINVAL"}),
+    "by destination": (["50 to 9.9.9.0/24 unreachable"], dict.fromkeys((1000, 1337, 0), "error: ENETUNREACH")),
+    "by port": (["50 ipproto tcp dport 80 prohibit"], dict.fromkeys((1000, 1337, 0), "error: EACCES")),
+    "by a jump": (["50 goto 60", "60 to 9.9.9.9 prohibit"], dict.fromkeys((1000, 1337, 0), "error: EACCES")),
+    "by a table": (["50 lookup 202"], dict.fromkeys((1000, 1337, 0), "error: EINVAL")),
+    "another mark": (["50 fwmark 0x8/0x8 prohibit"], {}),
+    "after the table main": (["40000 prohibit"], {}),
+}
+"""Ip rules of others, and how they refuse whom."""
+
+
+@pytest.mark.parametrize(("rules", "refused"), REFUSING.values(), ids=list(REFUSING))
+def test_what_an_ip_rule_refuses_is_traced_to_it(pod: Pod, rules: list[str], refused: dict[int, str]) -> None:
+    """Whoever sends it, and whoever asks: dropped by that rule where the kernel refuses it, and else where it lands."""
+    pod.applied("-u", "1337")
+    pod.open_listeners()
+    pod.inside.ip("route", "add", "blackhole", "9.9.9.0/24", "table", "202")
+    for rule in rules:
+        pod.inside.ip("rule", "add", "pref", *rule.split())
+    for uid in (1000, 1337, 0):
+        landing = str(pod.dial("9.9.9.9", 80, uid=uid))
+        traced = pod.capture("trace", "--live", "-u", "1337", "--uid", str(uid), "9.9.9.9:80")
+        assert traced.status == 0, traced.stderr
+        assert landing == refused.get(uid, "ext:80" if uid == 1337 else "pod:15001")
+        assert ("dropped because `ip rule: " in traced.stdout) is (uid in refused), traced.stdout
+        assert ("captured outbound" in traced.stdout) is (landing == "pod:15001")

@@ -126,13 +126,17 @@ class Traffic:
     def land(self, calls: Iterable[Call], *, patience: float = PATIENCE) -> list[Landing]:
         """Make all these calls at once, and tell for each where it arrived."""
         self.arrived.clear()
-        waiting = _Waiting(self._selector, list(calls))
+        made = list(calls)
+        protos = {call.source_port: call.proto for call in made}
+        waiting = _Waiting(self._selector, made)
         deadline = time.monotonic() + patience
         while waiting.unanswered and (left := deadline - time.monotonic()) > 0:
             for key, events in self._selector.select(left):
                 if isinstance(key.data, Listener):
                     source_port, landing = answer(key.data)
-                    self.arrived[source_port] = landing
+                    # NAT may have given the port of one call to another, of another protocol.
+                    if protos.get(source_port, key.data.proto) == key.data.proto:
+                        self.arrived[source_port] = landing
                 else:
                     waiting.heard(key.data, events)
         return waiting.results()
