@@ -19,7 +19,7 @@ from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
 from rules.proof.escapes import escapes
-from rules.simulator.simulate import simulate
+from rules.simulator.simulate import in_any_order, simulate
 from rules.simulator.traces import Became
 from tests.property import strategies
 from tests.rig import predicted
@@ -239,3 +239,26 @@ def test_what_escapes_is_exactly_what_the_simulator_does_not_capture(intent: Int
             packet, _ = chooser.packet(end.now.but(goes=end.now.tag.goes), box, family)
             trace = simulate(planned.rulesets, packet, host)
             assert is_listed(packet, told) is not trace.became.is_captured, (packet, trace.became)
+
+
+@settings(max_examples=15)
+@given(data=st.data(), intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
+def test_what_escapes_beside_rules_of_others_is_what_the_simulator_does_not_capture(
+    data: st.DataObject, intent: Intent, family: Family, seed: int
+) -> None:
+    """The same in tables that others share with us, beside native ones and ip rules; but for what cannot be told."""
+    chance = Random(seed)  # packets are no secrets
+    planned = plan(intent)
+    live = Ruleset(family, tuple(without_loops(data.draw(strategies.live_tables(name, family))) for name in TABLES))
+    held, tables = (live, *planned.rulesets), data.draw(natives(family))
+    host = host_of(planned, data.draw(ip_rules(family)), family)
+    told = escapes([("", each) for each in held], family, host, tables)
+    journeys, chooser = Journeys(held, family, host, tables), Chooser(chance)
+    start = list(journeys.started(universe(family, host, passing=False)))
+    ends = journeys.ends(start)
+    drawn = [(end.now.tag.goes, end.now, box) for end in ends for box in end.boxes]
+    for goes, now, box in (*drawn, *mixed(start, [box for _, _, box in drawn], chance)):
+        packet, _ = chooser.packet(now.but(goes=goes), box, family)
+        trace = in_any_order(held, packet, host, tables)
+        if trace.became is not Became.DEPENDS:
+            assert is_listed(packet, told) is not trace.became.is_captured, (packet, trace.became, trace.reason)

@@ -16,6 +16,7 @@ from rules.proof.escapes import escapes
 from rules.proof.proof import Proof, proved
 from rules.simulator.traces import Became
 from tests.rig import kube, predicted
+from tests.rig.sets import is_listed
 
 REDIRECTED, HANDED, RESOLVED = (
     plan(Intent()),
@@ -148,3 +149,12 @@ def test_what_ours_let_go_escapes_by_ours_whoever_takes_it_then() -> None:
     assert [(each.chain, each.position, each.packets) for each in told] == [
         (each.chain, each.position, each.packets) for each in alone
     ]
+
+
+def test_what_a_transparent_listener_has_does_not_escape_by_a_redirect_of_others() -> None:
+    """TPROXY hands it over before nat is asked, and there it stays."""
+    lines = among(HANDED, "nat", "-A PREROUTING -p tcp -j REDIRECT --to-ports 9")
+    text = "\n".join(lines) + "\n"
+    told = escapes([("nft", Ruleset(Family.V4, tables(text)))], Family.V4, predicted.host(HANDED.routing))
+    assert not is_listed(predicted.arriving("10.244.0.5", 80, source="192.0.2.1"), told)
+    assert is_listed(predicted.arriving("10.244.0.5", 53, source="192.0.2.1", proto="udp"), told)
