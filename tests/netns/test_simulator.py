@@ -326,6 +326,8 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
     )
     back = held.trace(answer, here)
     returns = back.became is (Became.BYPASSED if packet.direction is Direction.IN else Became.DELIVERED)
+    if is_refused and back.became is Became.DEPENDS:
+        returns = True  # the kernel's own, which is nobody's, as no ip rule by uid asks for it
     if packet.mark and isinstance(back.decided and back.decided.rule.target, Tproxy):
         returns = True  # the rig's sockets with a mark are transparent themselves
     goes_on = is_refused or later.became is trace.became
