@@ -1,9 +1,7 @@
 """The entry of both console scripts: a command goes to click, anything else is the init path, which has no click."""
 
-from __future__ import annotations
-
+# No module is loaded before Ctrl-C can end us without a traceback: not even __future__, which is a file.
 import _signal  # type: ignore[import-not-found] # what `signal` wraps, which takes its time to import
-import gc
 import os
 import sys
 
@@ -19,6 +17,8 @@ def main() -> None:
     # is ignored, and then no child's status is to be had.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    import gc  # built in, and only now, for the same reason as our own modules
+
     # We end soon, and what we give up is freed without looking for circles: only `watch` turns this on again.
     gc.disable()
     # Our own modules only now, lest Ctrl-C in the midst of loading them ends in a traceback.
