@@ -145,7 +145,8 @@ class Proof(Value):
             case "proved":
                 return f"{name}: proved for the first packet of every connection: what becomes of it is what is planned"
             case "disproved":
-                return f"{name}: a connection fares otherwise than planned: {self.differences[0].sentence}"
+                also = f"; and of others it cannot be told: {self.untold[0].sentence}" if self.untold else ""
+                return f"{name}: a connection fares otherwise than planned: {self.differences[0].sentence}{also}"
             case "cannot be told":
                 why = self.untold[0].sentence if self.untold else "rules ask for too many things at once"
                 return f"{name}: it cannot be told of every connection what becomes of it: {why}"

@@ -179,11 +179,15 @@ def unnamed(pod: Pod, backend: str, planned: Plan, here: Host, calls: list[Call]
         wanted = simulate(planned.rulesets, packet_of(call, pod, here), here)
         landing = pod.traffic.arrived.get(call.source_port)
         if wanted.became.is_captured and landing and str(landing) != predicted.landing(wanted):
-            took = {rule_text(step.rule) for step in deciding(traced(live, call, pod, here))}
+            trace = traced(live, call, pod, here)
+            took = {rule_text(step.rule) for step in deciding(trace)}
+            untold: list[str] = []
             if named.isdisjoint(took):
                 with entered(pod.inside):
-                    named |= {each.rule for each in unexplained(tuple(proofs(live, planned)), ())}
-            if named.isdisjoint(took):
+                    proved = tuple(proofs(live, planned))
+                named |= {each.rule for each in unexplained(proved, ())}
+                untold = [each.becomes for proof in proved for each in proof.untold]
+            if named.isdisjoint(took) and not (trace.reason and any(trace.reason in words for words in untold)):
                 yield f"{call}: landed {landing}, planned {wanted.became}, and no finding names one of {took}"
 
 
