@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from rules.plan.plan import plan
 from tests.conftest import SHARED
 
 if TYPE_CHECKING:
+    from capture.inspect.explanation import Explanation
     from rules.plan.intent import Intent
 
 RECORDS = SHARED / "conformance" / "cases.jsonl"
@@ -77,6 +79,13 @@ def facts_of(case: dict[str, Any]) -> Facts:
     return Facts(tuple(addresses), resolv_conf=case["resolv"])
 
 
+@functools.cache
+def found_in(line: str) -> Explanation:
+    """What explain says of a recorded command line, given as JSON."""
+    case = json.loads(line)
+    return explanation(Settings.load(words_of(case), case["env"]), facts_of(case), tuple(Family))
+
+
 def words_of(case: dict[str, Any]) -> list[str]:
     return [word for word in case["args"] if word != "istio-iptables"]
 
@@ -101,11 +110,7 @@ def test_exactly_the_settings_without_effect_are_found(case: dict[str, Any]) -> 
     facts = facts_of(case)
     said = Settings.load(words_of(case), case["env"])
     intent = resolve(said, facts).intent
-    found = {
-        it.settings[0]
-        for it in explanation(said, facts, tuple(Family)).findings
-        if it.code == "no-effect" and not it.entries
-    }
+    found = {it.settings[0] for it in found_in(json.dumps(case)).findings if it.code == "no-effect" and not it.entries}
     for setting, _, _ in said.given():
         name = setting.name
         if name not in intent.__match_args__ and name != "dual_stack":
@@ -130,7 +135,7 @@ def test_entries_without_effect_can_go_together(case: dict[str, Any]) -> None:
     facts = facts_of(case)
     said = Settings.load(words_of(case), case["env"])
     intent = resolve(said, facts).intent
-    for finding in explanation(said, facts, tuple(Family)).findings:
+    for finding in found_in(json.dumps(case)).findings:
         if finding.entries:
             name = finding.settings[0]
             kept = tuple(it for it in getattr(intent, name) if str(it).replace(":", "-") not in finding.entries)
@@ -142,7 +147,7 @@ def test_entries_without_effect_can_go_together(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", recorded(by_hand=True))
 def test_what_was_read_by_hand_is_what_is_found(case: dict[str, Any]) -> None:
     """Case by case, for those that somebody thought about."""
-    told = explanation(Settings.load(words_of(case), case["env"]), facts_of(case), tuple(Family)).findings
+    told = found_in(json.dumps(case)).findings
     assert {it.settings[0]: list(it.entries) for it in told if it.code == "no-effect"} == READ_BY_HAND[case["id"]]
 
 
@@ -152,8 +157,7 @@ def test_each_kind_of_finding_is_found_as_often_as_ever() -> None:
         pytest.skip("the records of the reference are not here")
     counts: dict[str, int] = {}
     for line in RECORDS.read_text(encoding="utf-8").splitlines():
-        case = json.loads(line)
-        for it in explanation(Settings.load(words_of(case), case["env"]), facts_of(case), tuple(Family)).findings:
+        for it in found_in(json.dumps(json.loads(line))).findings:
             counts[it.code] = counts.get(it.code, 0) + 1
     assert counts == {
         "calls-to-itself": 11,
