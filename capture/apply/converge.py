@@ -147,11 +147,13 @@ def warn_who_goes_first(
 
 def warn_of_others_routing(live: Live, planned: Plan, log: Log) -> None:
     """Say what of others is in the way of packets with our mark. Raises OthersFirst where that cannot be helped."""
-    if not planned.routing:
+    if not planned.routing and not any(rule.uids for rule in live.policy_rules):
         return
     from rules.live.drift import REFUSED_FOR, REMEDY, sentence_of
-    from rules.live.routing import is_asked_first, place_for_ours, routing_in_the_way, rules_before
+    from rules.live.routing import asking_for_uids, is_asked_first, place_for_ours, routing_in_the_way, rules_before
 
+    for found in asking_for_uids(live.policy_rules, [ruleset.family for ruleset in planned.rulesets if ruleset.tables]):
+        log.warn(f"{sentence_of(found)}; {REMEDY[found.kind]}")
     for wanted in planned.routing:
         for found in routing_in_the_way(live.policy_rules, live.routes, wanted):
             if found.kind in REFUSED_FOR:

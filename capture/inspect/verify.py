@@ -12,13 +12,13 @@ from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
 from capture.kernel.rights import not_permitted
 from capture.netlink.early import early
 from rules.live.drift import Finding, Kind, compare, not_tracked
-from rules.live.routing import is_like_ours, ours_to_keep, routing_in_the_way
+from rules.live.routing import asking_for_uids, is_like_ours, ours_to_keep, routing_in_the_way
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
-from rules.ours.recognition import ours_in
+from rules.ours.recognition import holds_ours, ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.plan.plan import Routing
 from rules.value import Value
@@ -174,6 +174,7 @@ def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
         yield from findings_of_change(lacking, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
     for wanted in planned.routing:
         yield from routing_in_the_way(live.policy_rules, live.routes, wanted)
+    yield from asking_for_uids(live.policy_rules, [ruleset.family for ruleset in planned.rulesets if ruleset.tables])
     for extra in routing_to_remove(live.policy_rules, live.local_routes, planned.routing):
         if extra.routing not in planned.routing:
             yield from findings_of_change(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_LEFT)
@@ -206,6 +207,9 @@ def others_routing(live: Live) -> Iterator[Finding]:
     ours = [rule for rule in live.policy_rules if rule.protocol == PROTOCOL and rule.is_plain]
     for wanted in dict.fromkeys(Routing(rule.family, rule.mark, rule.table) for rule in ours):
         yield from routing_in_the_way(live.policy_rules, live.routes, wanted)
+    saved = ((family, live.saved(Iptables(backend, family))) for backend in BACKENDS for family in Family)
+    held = [family for family, its in saved if any(map(holds_ours, its.ruleset.tables))]
+    yield from asking_for_uids(live.policy_rules, held)
 
 
 def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from capture.kernel.process import read_words
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import REFUSED_FOR, REMEDY, Kind, sentence_of
-from rules.live.routing import place_for_ours, routing_in_the_way, theirs
+from rules.live.routing import asking_for_uids, place_for_ours, routing_in_the_way, theirs
 from rules.netfilter.values import Family
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import Routing
@@ -86,6 +86,9 @@ def routing(here: Here) -> Iterator[Fact]:
         if passed:
             places.append(f"ours is asked before {listed(passed)} ({wanted.family.value})")
     yield of_others("ip rules of others", rules, "; ".join(places) or "none is asked before ours", needed=needed)
+    by_uid = list(asking_for_uids(live.policy_rules, [each.family for each in here.planned.rulesets if each.tables]))
+    if by_uid:
+        yield of_others("ip rules by uid", by_uid, "", needed=True)
 
 
 def of_others(name: str, found: list[Finding], free: str, *, needed: bool) -> Fact:

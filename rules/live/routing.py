@@ -7,7 +7,7 @@ else's packets notice.
 
 from __future__ import annotations
 
-from rules.netfilter.routing import LOCAL, TCP, Flow, holds, ip_command, may_decide
+from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, TABLE_NAMES, TCP, Flow, holds, ip_command, may_decide
 from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 
@@ -92,5 +92,20 @@ def routing_in_the_way(rules: Sequence[PolicyRule], routes: Sequence[Route], wan
         yield Finding(kind, family, rule=f"{ip_command(family)} route: {route}")
 
 
+def asking_for_uids(rules: Iterable[PolicyRule], families: Iterable[Family]) -> Iterator[Finding]:
+    """The rules of others that tell packets apart by their uid, and send or refuse them as the table main would not.
+
+    What an application answers itself without the capture is the proxy's to answer with it, and not every answer is
+    looked up with the uid of its socket.
+    """
+    from rules.live.drift import Finding, Kind  # as above
+
+    for rule in rules:
+        is_told_apart = rule.family in families and rule.uids and rule.uids != (0, LAST_UID)
+        if is_told_apart and rule.action != GOTO and not (rule.action == LOOKUP and rule.table in TABLE_NAMES):
+            yield Finding(Kind.IP_RULE_BY_UID, rule.family, rule=f"{ip_command(rule.family)} rule: {rule}")
+
+
+LAST_UID = (1 << 32) - 1
 OUR_METRIC = {Family.V4: 0, Family.V6: 1024}
 """What the kernel gives to a route that states none (IP6_RT_PRIO_USER of linux/ipv6_route.h)."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from rules.plan.plan import Plan
     from rules.simulator.packets import Host, Packet
+    from rules.simulator.traces import Trace
 
 NODE = "192.168.13.7"
 """The node's address, from which that tool lets everything go out."""
@@ -122,8 +123,6 @@ def wrong_in(
     pod: Pod, live: Live, planned: Plan, here: Host, calls: Sequence[Call], found: tuple[int, list[dict[str, Any]]]
 ) -> Iterator[str]:
     """Calls that landed elsewhere than `trace --live` says, or than is planned although no finding names the rule."""
-    status, named = found[0], {finding["rule"] for finding in found[1]}
-    is_asleep = status == DIFFERS and any(finding.get("kind") == Kind.TABLE_DORMANT.value for finding in found[1])
     answers = pod.traffic.land(calls, patience=SHORT)
     for call, answer in zip(calls, answers, strict=True):
         packet = packet_of(call, pod, here)
@@ -139,15 +138,27 @@ def wrong_in(
             expected |= REJECTED
         if landing not in expected:
             yield f"{call}: landed {landing}, trace --live says {expected} {trace.became} {trace.decided}"
-        if wanted.became is Became.DEPENDS or landing == predicted.landing(wanted):
-            continue
-        took = {rule_text(step.rule) for way in (trace, *trace.ways) for step in way.steps if step.matched}
-        took |= {rule_text(step.rule) for step in deciding(trace)}
-        took |= {rule_text(end.decided.rule) if end.decided else end.reason for end in (trace, trace.lost) if end}
-        if is_asleep or not wanted.became.is_captured or is_dropped_anyway(live, packet, here):
-            continue
-        if named.isdisjoint(took):
-            yield f"{call}: landed {landing}, planned {wanted.became}; verify is {status} and names none of {took}"
+        if landing != predicted.landing(wanted) and is_unnamed(live, here, trace, wanted, found):
+            why = f"verify is {found[0]} and names none of {met(trace)}"
+            yield f"{call}: landed {landing}, planned {wanted.became}; {why}"
+
+
+def is_unnamed(live: Live, here: Host, trace: Trace, wanted: Trace, found: tuple[int, list[dict[str, Any]]]) -> bool:
+    """Of a call that landed elsewhere than is planned: whether verify names none of the rules that it met."""
+    status, named = found[0], {finding["rule"] for finding in found[1]}
+    is_asleep = status == DIFFERS and any(finding.get("kind") == Kind.TABLE_DORMANT.value for finding in found[1])
+    if is_asleep or not wanted.became.is_captured or is_dropped_anyway(live, trace.packet, here):
+        return False
+    if any(finding.get("kind") == Kind.IP_RULE_BY_UID.value for finding in found[1]):
+        named.add("which ip rule decides")
+    return not any(text.startswith(tuple(named)) for text in met(trace))
+
+
+def met(trace: Trace) -> set[str]:
+    """The rules that this packet met, as text, and why it is lost."""
+    rules = {rule_text(step.rule) for way in (trace, *trace.ways) for step in way.steps if step.matched}
+    rules |= {rule_text(step.rule) for step in deciding(trace)}
+    return rules | {rule_text(end.decided.rule) if end.decided else end.reason for end in (trace, trace.lost) if end}
 
 
 def is_dropped_anyway(live: Live, packet: Packet, here: Host) -> bool:

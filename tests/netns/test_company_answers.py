@@ -15,8 +15,21 @@ import pytest
 from capture.host.live import read_live
 from capture.netlink import rtnetlink
 from rules.netfilter.routing import Policy
+from rules.simulator.packets import Direction
+from rules.simulator.simulate import simulate
 from rules.simulator.traces import Became
-from tests.netns.test_company import HAS_IPTABLES, OTHER_MESHES, REJECTED, SETTINGS, aimed, all_is_outside, prepared
+from tests.netns.test_company import (
+    HAS_IPTABLES,
+    OTHER_MESHES,
+    REJECTED,
+    SETTINGS,
+    aimed,
+    all_is_outside,
+    findings,
+    is_unnamed,
+    met,
+    prepared,
+)
 from tests.netns.test_native import SHORT, traced
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.netns.test_watch import watching
@@ -27,6 +40,7 @@ from tests.rig.pod import ADDRESSES, GATEWAY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rules.plan.plan import Plan
     from rules.simulator.packets import Host
     from tests.rig.pod import Result
 
@@ -107,6 +121,8 @@ def expected_of(trace: Any, packet: Any) -> set[str]:
         expected |= REJECTED
     if trace.became in (Became.DROPPED, Became.REFUSED):
         expected |= {*REJECTED, *REFUSED_BY_ROUTING, "refused"}
+    if packet.direction is Direction.IN and "ext" in "".join(expected):
+        expected |= REJECTED  # what is forwarded back to where it came from may be dropped there
     if "refused" in expected and packet.protocol == "udp":
         expected |= REFUSED_BY_ROUTING
     if any(way.became in (Became.DROPPED, Became.REFUSED) for way in trace.ways):
@@ -117,12 +133,14 @@ def expected_of(trace: Any, packet: Any) -> set[str]:
 
 
 def contradictions(
-    pod: Pod, arguments: Sequence[str], here: Host, calls: Sequence[Call], seen: list[dict[str, Any]]
+    pod: Pod, said: drawn.CommandLine, planned: Plan, here: Host, calls: Sequence[Call], seen: list[dict[str, Any]]
 ) -> Iterator[str]:
-    """Calls that landed elsewhere than `trace --live` says, or of which watch says something else."""
+    """Calls that landed elsewhere than `trace --live` says, or than is planned although verify names no rule that they
+    met; or of which watch says something else."""
+    found = findings(pod, *said.arguments)
     with entered(pod.inside):
         live = read_live()
-    with watching(pod, "--interval", "100ms", *arguments) as watch:
+    with watching(pod, "--interval", "100ms", *said.arguments) as watch:
         watch.until(lambda text: '"event": "no drift"' in text or '"event": "drift"' in text)
         answers = pod.traffic.land(calls, patience=SHORT)
         arrived = dict(pod.traffic.arrived)
@@ -147,6 +165,10 @@ def contradictions(
             if landing not in expected:
                 why = f"{trace.became} {trace.reason} {trace.hindered}"
                 yield f"{call}: landed {landing}, trace --live says {expected} {why}"
+        wanted = simulate(planned.rulesets, packet, here)
+        if landing != predicted.landing(wanted) and is_unnamed(live, here, trace, wanted, found):
+            why = f"verify is {found[0]} and names none of {met(trace)}"
+            yield f"{call}: landed {landing}, planned {wanted.became}; {why}"
         event = by_port.get(call.source_port)
         is_certain = trace.became is not Became.DEPENDS and not trace.lost
         if event and is_certain and landing.startswith(("pod", "ext")):
@@ -195,7 +217,7 @@ def test_every_command_answers_and_none_contradicts_another(number: int, tell: C
             if done.status not in status or not is_told or "Traceback" in done.stderr + done.stdout:
                 wrong.append(f"{command} ends with {done.status}: {done.stdout[-300:]}{done.stderr[-600:]}")
         events: list[dict[str, Any]] = []
-        wrong += contradictions(pod, said.arguments, here, calls, events)
+        wrong += contradictions(pod, said, planned, here, calls, events)
         for event in events:
             for rule in event["decided_by"]:
                 if rule["chain"] not in results["graph"].stdout:

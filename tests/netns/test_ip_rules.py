@@ -17,7 +17,7 @@ from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.values import Family
 from tests.rig import Call, Pod
 from tests.rig.namespace import entered
-from tests.rig.pod import ADDRESSES, GATEWAY
+from tests.rig.pod import ADDRESSES, GATEWAY, PROXY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -203,6 +203,31 @@ def test_whoever_uses_our_mark_is_named(pod: Pod) -> None:
     assert told in pod.capture("status").stdout
     assert "fwmark 0x539/0xff" in pod.capture("check", *TPROXY).stdout
     assert "of others asks for our mark" not in pod.applied(*TPROXY, "-t", "0x77").stderr
+
+
+@pytest.mark.parametrize("mode", [["-u", str(PROXY)], TPROXY], ids=["REDIRECT", "TPROXY"])
+@pytest.mark.parametrize("rule", ["uidrange 1337-1337 unreachable", "iif lo uidrange 0-1500 lookup 200"])
+def test_whoever_asks_whose_a_packet_is_is_named(pod: Pod, mode: list[str], rule: str) -> None:
+    """The proxy answers with the capture what others answered without it: a run, verify, status, check and trace say
+    which ip rule may keep its answers from the clients."""
+    pod.open_listeners()
+    plant(pod, [f"pref 100 {rule}", "pref 101 uidrange 5-5 lookup main"])
+    told = f"`ip rule: 100: {rule}` of others asks whose a packet is"
+    verdict = pod.capture("check", "--no-rehearsal", *mode)
+    run = pod.applied(*mode)
+    verified = pod.capture("verify", *mode)
+    inbound = ["trace", "--live", "--in", f"{ADDRESSES[4]}:80"]
+    for said in (
+        verdict.stdout,
+        run.stderr,
+        verified.stdout,
+        *(pod.capture(*it).stdout for it in (["status"], inbound)),
+    ):
+        assert told in " ".join(said.split())
+        assert "101: uidrange 5-5 lookup main` of others" not in said
+    assert (verified.status, pod.capture("verify", "--strict", *mode).status) == (0, 4)
+    if "unreachable" in rule:
+        assert str(pod.dial_in(80)) != "pod:15006"
 
 
 # --- the kernel is the judge of the evaluator ---------------------------------------------------------------
