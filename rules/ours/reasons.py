@@ -226,6 +226,8 @@ def kinds() -> Iterator[Intent]:
     # Queries go to one nameserver or to any, on loopback or elsewhere, and to the resolver by port or by address.
     for asked in (dns, dns.but(nameservers=LOOPBACK), dns.but(capture_all_dns=True)):
         yield from (asked, asked.but(dns_capture_address=addresses))
+        for resolver in (addresses, tuple(network.network_address for network in LOOPBACK)):
+            yield asked.but(dns_capture_address=resolver, dns_capture_port=DNS_PORT)
     to_dns = (Ports.one(DNS_PORT),)
     yield dns.but(outbound_ports_exclude=to_dns, outbound_ports=to_dns, proxy_uid=(1337, 42))
     yield dns.but(exclude_outbound_ports_for_uids=excluding.exclude_outbound_ports_for_uids)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
-from hypothesis import given
+from hypothesis import example, given
 
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.targets import Return
 from rules.netfilter.values import Family
 from rules.ours.reasons import explained
+from rules.plan.intent import Intent
 from rules.plan.plan import ruleset
 from tests.property.strategies import families, intents
-
-if TYPE_CHECKING:
-    from rules.plan.intent import Intent
 
 
 def without_reasons(planned: Ruleset) -> Ruleset:
@@ -44,7 +42,18 @@ def test_with_the_plan_every_rule_has_the_why_and_setting_of_the_plan(intent: In
         assert (rule.why, rule.setting) == first[table, chain, rule]
 
 
+ASKED_AT_53 = Intent(
+    (Family.V4, Family.V6),
+    redirect_dns=True,
+    capture_all_dns=True,
+    dns_capture_port=53,
+    dns_capture_address=(IPv4Address("127.0.0.1"), IPv6Address("2001:db8::1")),
+)
+
+
 @given(intent=intents, family=families)
+@example(intent=ASKED_AT_53, family=Family.V4)
+@example(intent=ASKED_AT_53.but(capture_all_dns=False, nameservers=(IPv6Network("fd00::a"),)), family=Family.V6)
 def test_without_the_plan_the_true_why_is_among_those_that_are_named(intent: Intent, family: Family) -> None:
     """And a setting is named only if it is the right one."""
     planned = ruleset(intent, family)
