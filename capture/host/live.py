@@ -121,7 +121,7 @@ class Live(Value):
         for ruleset in planned.rulesets:
             held = self.saved(Iptables(backend, ruleset.family)).ruleset
             if ruleset.tables and any(block.rules for table in held.tables for block in table.blocks):
-                from rules.live.across import others_take  # where a pod starts, nobody has rules
+                from rules.proof.across import others_take  # where a pod starts, nobody has rules
 
                 if others_take(held, ruleset, self.company()):
                     yield ruleset.family

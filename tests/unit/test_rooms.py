@@ -116,3 +116,14 @@ def test_no_command_is_imported_by_another_module() -> None:
 
     commands = {f"capture.commands.{name}" for name in COMMANDS}
     assert {(module, other) for module, others in IMPORTS.items() for other in others & commands} == set()
+
+
+MOST_LINES = {"rules.picture": 2200}
+"""Of a room, where it may be more than 1,500: the writers of three formats of picture, and their layout."""
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if "." in room])
+def test_a_room_can_be_known_in_an_afternoon(room: str) -> None:
+    """A room that grows beyond this holds two things by now: find the second one, and give it a room."""
+    lines = sum(file.read_text().count("\n") for module, file in MODULES.items() if room_of(module) == room)
+    assert lines <= MOST_LINES.get(room, 1500)
