@@ -63,7 +63,7 @@ def json_type(hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
         kinds = tuple(dict.fromkeys(map(json_type, arguments)))
         union = reduce(or_, kinds)
-        are_lines = len(kinds) > 1 and all(issubclass(each, Value) for each in arguments)
+        are_lines = len(kinds) > 1 and all(isinstance(each, type) and issubclass(each, Value) for each in arguments)
         return Annotated[union, Field(discriminator=fields_of(arguments[0])[0])] if are_lines else union
     if get_origin(hint) is tuple and arguments[1:] == (...,):
         return GenericAlias(list, (json_type(arguments[0]),))

@@ -59,7 +59,7 @@ class Namespace:
 
         iptables-legacy waits for its lock, which other tests may hold: it is the machine's, not the namespace's.
         """
-        waiting = ["-w", "30"] if command[0] in ("iptables-legacy", "ip6tables-legacy") else []
+        waiting = ["-w", "30"] if command[0].removesuffix("-restore") in ("iptables-legacy", "ip6tables-legacy") else []
         done = subprocess.run(
             ["ip", "netns", "exec", self.name, command[0], *waiting, *command[1:]],
             input=text.encode(errors="surrogateescape"),
