@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
+
 import pytest
 
 from capture.host import place
@@ -96,3 +100,24 @@ def test_the_standard_plugins_without_kubernetes_are_no_sign(monkeypatch: pytest
     monkeypatch.setattr(place, "interfaces", lambda: ["eth0", bridge])
     assert place.signs_of_a_node(["CNI-HOSTPORT-DNAT", "CNI-FORWARD"], ["nat"]) == []
     assert place.signs_of_a_node(["CNI-FORWARD", "KUBE-SERVICES"], ["nat"]) == ["the chain KUBE-SERVICES"]
+
+
+def test_whoever_lives_here_is_found_and_nobody_else() -> None:
+    """By the namespace of the network. A child is here; where it may have one of its own, it is not."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        try:
+            found = {each.pid: each for each in place.processes()}
+            assert (found[child.pid].name, found[child.pid].parent) == ("sleep", os.getpid())
+            assert os.getpid() not in found
+        finally:
+            child.kill()
+    with subprocess.Popen(["unshare", "--user", "--net", "sleep", "60"], stderr=subprocess.PIPE) as elsewhere:
+        try:
+            deadline = time.monotonic() + 10
+            while elsewhere.poll() is None and time.monotonic() < deadline:
+                if os.stat(f"/proc/{elsewhere.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino:
+                    assert elsewhere.pid not in {each.pid for each in place.processes()}
+                    return
+        finally:
+            elsewhere.kill()
+    pytest.skip("this user may make no network namespace in a user namespace of its own")

@@ -1,0 +1,54 @@
+"""What the kernel says of an ip rule, attribute by attribute: a number that is off by one reads another one."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from capture.netlink.messages import attribute, attributes
+from capture.netlink.rtnetlink import policy_rule
+from rules.netfilter.routing import PolicyRule
+from rules.netfilter.values import Family
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "said"),
+    [
+        (1, bytes((192, 0, 2, 0)), {"destination": ip_network("192.0.2.0/24")}),
+        (2, bytes((198, 51, 100, 0)), {"source": ip_network("198.51.100.0/25")}),
+        (3, b"eth0\0", {"arrives": "eth0"}),
+        (6, struct.pack("=I", 100), {"priority": 100}),
+        (10, struct.pack("=I", 0x539), {"mark": 0x539, "mask": 0xFFFFFFFF}),
+        (14, struct.pack("=I", 8), {"suppressed": 8}),
+        (15, struct.pack("=I", 1000), {"table": 1000}),
+        (16, struct.pack("=I", 0xFF), {"mask": 0xFF}),
+        (17, b"eth1\0", {"leaves": "eth1"}),
+        (20, struct.pack("=II", 1000, 2000), {"uids": (1000, 2000)}),
+        (21, bytes((3,)), {"protocol": 3}),
+        (22, bytes((6,)), {"transport": 6}),
+        (23, struct.pack("=HH", 80, 90), {"source_ports": (80, 90)}),
+        (24, struct.pack("=HH", 443, 443), {"destination_ports": (443, 443)}),
+        (19, bytes((1,)), {"more": ("l3mdev",)}),
+        (99, bytes((1,)), {"more": ("attribute 99",)}),
+    ],
+)
+def test_each_attribute_of_an_ip_rule_is_read(kind: int, raw: bytes, said: dict[str, Any]) -> None:
+    """By its number in linux/fib_rules.h, alone and beside its neighbours."""
+    lengths = {1: 24, 2: 0}.get(kind, 0), {2: 25}.get(kind, 0)
+    header = bytes((2, *lengths, 0, 200, 0, 0, 1)) + struct.pack("=I", 0)
+    plain = PolicyRule(Family.V4, 0, 0, 200, mask=0)
+    assert policy_rule(header, attributes(attribute(kind, raw))) == plain.but(**said)
+    beside = attribute(6, struct.pack("=I", 7)) if kind != 6 else attribute(21, bytes((9,)))
+    expected = plain.but(**{"priority": 7, **said} if kind != 6 else {"protocol": 9, **said})
+    assert policy_rule(header, attributes(beside + attribute(kind, raw))) == expected
+
+
+def test_an_ip_rule_may_be_inverted_and_may_refuse() -> None:
+    """By its header and flags (struct fib_rule_hdr)."""
+    header = bytes((10, 0, 0, 0x10, 254, 0, 0, 7)) + struct.pack("=I", 2)
+    assert policy_rule(header, {}) == PolicyRule(
+        Family.V6, 0, 0, 254, mask=0, action="unreachable", inverted=True, tos=0x10
+    )
