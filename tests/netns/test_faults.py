@@ -132,7 +132,15 @@ def look(pod: Pod) -> Seen:
 
 
 def partial(pod: Pod, worlds: list[World]) -> list[str]:
-    """What connections see that is neither as before nor as planned."""
+    """What connections see that is neither as before nor as planned.
+
+    Looked at twice before it is told: a machine may lose a packet, but half a state stays half.
+    """
+    return differing(pod, worlds) and differing(pod, worlds)
+
+
+def differing(pod: Pod, worlds: list[World]) -> list[str]:
+    """The same, by one look."""
     seen = look(pod)
     found = []
     for version in pod.versions:
