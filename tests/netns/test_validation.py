@@ -348,11 +348,11 @@ def accepting(listeners: Sequence[socket.socket]) -> Iterator[None]:
                 for ready, _ in open_now.select(0.1):
                     with contextlib.suppress(OSError):
                         if ready.data:
-                            taken = stack.enter_context(ready.fileobj.accept()[0])  # type: ignore[union-attr]
+                            taken = stack.enter_context(ready.fileobj.accept()[0])  # type: ignore[union-attr] # a socket
                             open_now.register(taken, selectors.EVENT_READ)
                         else:
                             open_now.unregister(ready.fileobj)
-                            ready.fileobj.close()  # type: ignore[union-attr]
+                            ready.fileobj.close()  # type: ignore[union-attr] # likewise
 
     serving = threading.Thread(target=serve)
     serving.start()
