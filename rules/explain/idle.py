@@ -56,12 +56,13 @@ OF_THE_HOST = frozenset({"dual_stack", "ipv6", "capture_ssh"})
 class Idle:
     """The look for what is without effect in one intent."""
 
-    def __init__(self, intent: Intent, given: Given, planned: Plan) -> None:
+    def __init__(self, intent: Intent, given: Given, planned: Plan, *, sends: bool) -> None:
         self.intent = intent
         self.given = given
         self.plan = planned
         self.outcomes = Outcomes(planned)
-        self.sends = any(captures_outbound(intent, family) for family in intent.families)
+        self.sends = sends
+        """Whether anything outbound is captured."""
 
     def all(self, swallowed: set[str]) -> Iterator[Finding]:
         """Whatever is without effect is not named once more entry by entry, or for its rules that never match.

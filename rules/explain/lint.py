@@ -59,7 +59,7 @@ class _Lint:
     def all(self) -> Iterator[Finding]:
         swallowed = set[str]() if self.sends else {"outbound_cidrs", "outbound_ports"}
         swallowed |= set() if self.takes else {"inbound_ports"}
-        yield from Idle(self.intent, self.given, self.plan).all(swallowed)
+        yield from Idle(self.intent, self.given, self.plan, sends=bool(self.sends)).all(swallowed)
         for question in (
             self.nothing_outbound,
             self.nothing_inbound,
