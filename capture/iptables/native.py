@@ -23,7 +23,7 @@ from capture.iptables.nft_words import (
     value,
 )
 from capture.netlink import messages
-from capture.netlink.messages import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, pairs
+from capture.netlink.messages import ATTRIBUTE, NETLINK_NETFILTER, NUMBERS, attributes, pairs
 from capture.netlink.tidying import NFT_SUBSYSTEM, sent
 from rules.iptables.quoting import MARKER
 from rules.value import Value
@@ -83,12 +83,12 @@ def looked_up(rule: Attributes) -> Iterator[str]:
 def anonymous_sets(family: Family, table: str) -> Iterator[AnonymousSet]:
     of = header(family) + attribute(SET_TABLE, zeroed(table))
     for message in messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSET, of):
-        told = messages.attributes(message[4:])
+        told = attributes(message[4:])
         if number(told.get(SET_FLAGS)) & ANONYMOUS and string(told.get(SET_TABLE)) == table:
             name = string(told.get(SET_NAME))
             asked = of + attribute(LIST_SET, zeroed(name))
             elements = messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSETELEM, asked)
-            lists = (messages.attributes(each[4:]).get(LIST_ELEMENTS, b"") for each in elements)
+            lists = (attributes(each[4:]).get(LIST_ELEMENTS, b"") for each in elements)
             yield AnonymousSet(name, told, tuple(filter(None, lists)))
 
 
@@ -130,8 +130,8 @@ def renamed(raw: bytes, names: Mapping[str, tuple[str, int]]) -> bytes:
     """The steps of a rule, whose look-ups ask the sets of this request."""
     steps = b""
     for kind, step in pairs(raw):
-        read = dict(pairs(step))
-        data = dict(pairs(read.get(EXPR_DATA, b"")))
+        read = attributes(step)
+        data = attributes(read.get(EXPR_DATA, b""))
         found = names.get(string(data.get(LOOKUP_SET))) if string(read.get(EXPR_NAME)) == "lookup" else None
         if found:
             name, index = found

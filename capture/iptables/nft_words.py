@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from ipaddress import IPv4Address, IPv6Address
 
-from capture.netlink.messages import pairs
+from capture.netlink.messages import attributes, pairs
 from rules.iptables.quoting import MARKER, OPTIONS_UNREAD, as_saved
 from rules.netfilter.values import Family
 
@@ -70,8 +70,8 @@ STATE_FLAG, MATCH_FLAGS, INVERT_FLAGS, STATE_MASK = 1, 146, 148, 150
 def expressions(rule: Attributes) -> Iterator[tuple[str, dict[int, bytes]]]:
     """The steps of a rule: the name of each, and its attributes."""
     for _, element in pairs(rule.get(EXPRESSIONS, b"")):
-        read = dict(pairs(element))
-        yield string(read.get(EXPR_NAME)), dict(pairs(read.get(EXPR_DATA, b"")))
+        read = attributes(element)
+        yield string(read.get(EXPR_NAME)), attributes(read.get(EXPR_DATA, b""))
 
 
 def number(raw: bytes | None) -> int:
@@ -110,7 +110,7 @@ def led_to(rule: Attributes) -> str:
     """The chain that it jumps or goes to; empty if to none."""
     for name, read in expressions(rule):
         if name == "immediate":
-            verdict = dict(pairs(dict(pairs(read.get(IMMEDIATE_DATA, b""))).get(DATA_VERDICT, b"")))
+            verdict = attributes(attributes(read.get(IMMEDIATE_DATA, b"")).get(DATA_VERDICT, b""))
             if VERDICT_CHAIN in verdict:
                 return string(verdict[VERDICT_CHAIN])
     return ""
@@ -164,7 +164,7 @@ def words(rule: Attributes, family: Family) -> Iterator[str]:
                 if option.startswith("-p ") and op == EQUAL:
                     protocol = option[3:]
             case "immediate":
-                verdict = dict(pairs(dict(pairs(read.get(IMMEDIATE_DATA, b""))).get(DATA_VERDICT, b"")))
+                verdict = attributes(attributes(read.get(IMMEDIATE_DATA, b"")).get(DATA_VERDICT, b""))
                 if verdict:
                     yield from filter(None, [verdict_text(verdict)])
             case "match":
@@ -193,7 +193,7 @@ def port(loaded: tuple[object, ...], protocol: str, span: str, negation: str) ->
 
 
 def value(read: Attributes, key: int) -> bytes:
-    return dict(pairs(read.get(key, b""))).get(DATA_VALUE, b"")
+    return attributes(read.get(key, b"")).get(DATA_VALUE, b"")
 
 
 def verdict_text(verdict: Attributes) -> str:

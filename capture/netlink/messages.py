@@ -163,7 +163,7 @@ def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:
-    """The attributes of a message, by type."""
+    """The attributes of a message, by type. Not by way of `pairs`: a node's rules have ten thousands of them."""
     found = {}
     at, end = 0, len(raw) - ATTRIBUTE.size
     while at <= end:
