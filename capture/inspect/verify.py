@@ -14,6 +14,7 @@ from capture.netlink.early import early
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import asking_for_uids, is_like_ours, ours_to_keep, routing_in_the_way
 from rules.live.routing_changes import routing_to_add, routing_to_remove
+from rules.netfilter.matches import OwnerUid
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
@@ -174,12 +175,19 @@ def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
         yield from findings_of_change(lacking, Kind.ROUTE_MISSING, Kind.IP_RULE_MISSING)
     for wanted in planned.routing:
         yield from routing_in_the_way(live.policy_rules, live.routes, wanted)
-    yield from asking_for_uids(live.policy_rules, [ruleset.family for ruleset in planned.rulesets if ruleset.tables])
+    families = [ruleset.family for ruleset in planned.rulesets if ruleset.tables]
+    yield from asking_for_uids(live.policy_rules, families, proxies_of(planned))
     for extra in routing_to_remove(live.policy_rules, live.local_routes, planned.routing):
         if extra.routing not in planned.routing:
             yield from findings_of_change(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_LEFT)
         elif ours_to_keep(live.policy_rules, extra.routing):
             yield from findings_of_change(extra, Kind.ROUTE_LEFT, Kind.IP_RULE_DOUBLED)
+
+
+def proxies_of(planned: Plan) -> frozenset[int]:
+    """The uids of the proxy, as the planned rules ask for them."""
+    rules = (rule for ruleset in planned.rulesets for _, _, rule in ruleset.rules() if rule.setting == "proxy_uid")
+    return frozenset(asked.uid for rule in rules for asked in rule.matches if isinstance(asked, OwnerUid))
 
 
 def findings_of_change(change: RoutingChange, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:

@@ -62,6 +62,7 @@ class Kind(Enum):
     IP_RULE_AT_ZERO = "ip rule of others that cannot be passed"
     MARK_SHARED = "mark used by others"
     IP_RULE_BY_UID = "ip rule of others by uid"
+    PROXY_REFUSED = "ip rule of others that refuses the proxy's packets"
     ROUTE_TAKES_ALL = "route of others in place of ours"
     ROUTE_TAKES_SOME = "route of others in our table"
     ROUTE_BEHIND_OURS = "route of others behind ours"
@@ -159,6 +160,7 @@ REMEDY = {
     Kind.IP_RULE_AT_ZERO: "no place is before it; give it a priority above 0",
     Kind.MARK_SHARED: "give -t a mark that nobody uses",
     Kind.IP_RULE_BY_UID: "see that what the proxy sends still gets to the clients, or leave its uid out of it",
+    Kind.PROXY_REFUSED: "remove it, or leave the proxy's uid out of it",
     Kind.ROUTE_TAKES_ALL: ANOTHER_TABLE,
     Kind.ROUTE_TAKES_SOME: ANOTHER_TABLE,
     Kind.ROUTE_BEHIND_OURS: ANOTHER_TABLE,
@@ -196,6 +198,7 @@ RERUN = {
     Kind.IP_RULE_AT_ZERO: f"a rerun is refused: {REMEDY[Kind.IP_RULE_AT_ZERO]}",
     Kind.MARK_SHARED: REMEDY[Kind.MARK_SHARED],
     Kind.IP_RULE_BY_UID: REMEDY[Kind.IP_RULE_BY_UID],
+    Kind.PROXY_REFUSED: f"a rerun cannot repair this: {REMEDY[Kind.PROXY_REFUSED]}",
     Kind.ROUTE_TAKES_ALL: f"a rerun is refused: {REMEDY[Kind.ROUTE_TAKES_ALL]}",
     Kind.ROUTE_TAKES_SOME: f"a rerun cannot repair this: {REMEDY[Kind.ROUTE_TAKES_SOME]}",
     Kind.ROUTE_BEHIND_OURS: REMEDY[Kind.ROUTE_BEHIND_OURS],
@@ -222,6 +225,7 @@ BEYOND_A_RERUN = (
     | REFUSED_FOR
     | {
         Kind.NOT_TRACKED,
+        Kind.PROXY_REFUSED,
         Kind.FARES_OTHERWISE,
         Kind.ROUTE_TAKES_SOME,
         Kind.TABLE_DORMANT,
@@ -299,7 +303,7 @@ def sentence_of(found: Finding) -> str:
             return f"{rule} of others is asked before ours, so packets with our mark, answers to clients, can go astray"
         case Kind.MARK_SHARED:
             return f"{rule} of others asks for our mark, but what has exactly our mark stays here"
-        case Kind.IP_RULE_BY_UID:
+        case Kind.IP_RULE_BY_UID | Kind.PROXY_REFUSED:
             return f"{rule} of others asks whose a packet is: with the capture, answers to clients are the proxy's"
         case Kind.ROUTE_TAKES_ALL:
             table = found.rule.partition("table ")[2].split()[0]

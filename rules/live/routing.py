@@ -7,7 +7,19 @@ else's packets notice.
 
 from __future__ import annotations
 
-from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, TABLE_NAMES, TCP, Flow, holds, ip_command, may_decide
+from rules.netfilter.routing import (
+    GOTO,
+    LOCAL,
+    LOOKUP,
+    REFUSALS,
+    TABLE_NAMES,
+    TCP,
+    Flow,
+    PolicyRule,
+    holds,
+    ip_command,
+    may_decide,
+)
 from rules.netfilter.values import Family
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 
@@ -16,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from rules.live.drift import Finding
-    from rules.netfilter.routing import PolicyRule, Route
+    from rules.netfilter.routing import Route
     from rules.plan.plan import Routing
 
 
@@ -92,7 +104,9 @@ def routing_in_the_way(rules: Sequence[PolicyRule], routes: Sequence[Route], wan
         yield Finding(kind, family, rule=f"{ip_command(family)} route: {route}")
 
 
-def asking_for_uids(rules: Iterable[PolicyRule], families: Iterable[Family]) -> Iterator[Finding]:
+def asking_for_uids(
+    rules: Iterable[PolicyRule], families: Iterable[Family], proxies: Iterable[int] = ()
+) -> Iterator[Finding]:
     """The rules of others that tell packets apart by their uid, and send or refuse them as the table main would not.
 
     What an application answers itself without the capture is the proxy's to answer with it, and not every answer is
@@ -101,9 +115,20 @@ def asking_for_uids(rules: Iterable[PolicyRule], families: Iterable[Family]) -> 
     from rules.live.drift import Finding, Kind  # as above
 
     for rule in rules:
-        is_told_apart = rule.family in families and rule.uids and rule.uids != (0, LAST_UID)
-        if is_told_apart and rule.action != GOTO and not (rule.action == LOOKUP and rule.table in TABLE_NAMES):
-            yield Finding(Kind.IP_RULE_BY_UID, rule.family, rule=f"{ip_command(rule.family)} rule: {rule}")
+        if rule.family not in families or not rule.uids or rule.uids == (0, LAST_UID):
+            continue
+        if rule.action == GOTO or (rule.action == LOOKUP and rule.table in TABLE_NAMES):
+            continue
+        first, last = rule.uids
+        is_the_proxys = any((first <= uid <= last) is not rule.inverted for uid in proxies)
+        # Where nothing but the uid is asked for, whatever that proxy sends is refused.
+        alone = PolicyRule(rule.family, rule.priority, action=rule.action, inverted=rule.inverted, uids=rule.uids)
+        asks_no_more = (
+            rule.arrives in ("", "lo") and rule.but(arrives="", table=0, protocol=0, mask=alone.mask) == alone
+        )
+        is_refused = rule.action in REFUSALS and is_the_proxys and asks_no_more
+        kind = Kind.PROXY_REFUSED if is_refused else Kind.IP_RULE_BY_UID
+        yield Finding(kind, rule.family, rule=f"{ip_command(rule.family)} rule: {rule}")
 
 
 LAST_UID = (1 << 32) - 1
