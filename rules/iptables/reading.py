@@ -317,9 +317,9 @@ def network_match(made: Callable[[Network], Plain]) -> Callable[[str], Plain | N
 
 
 def ports(text: str) -> Ports | None:
-    first, _, last = text.partition(":")
+    first, colon, last = text.partition(":")
     try:
-        return Ports(int(first), int(last or first))
+        return Ports(int(first), int(last if colon else first))
     except ValueError:
         return None
 

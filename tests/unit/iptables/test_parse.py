@@ -165,6 +165,7 @@ def test_a_target_that_we_do_not_speak_is_kept_to_the_letter(text: str) -> None:
 WHOLE = [
     ("-m owner --uid-owner 5 --gid-owner 3 --suppl-groups", ("-m owner --uid-owner 5 --gid-owner 3 --suppl-groups",)),
     ("-m limit --limit 3/min --limit-burst 7", ("-m limit --limit 3/min --limit-burst 7",)),
+    ("-p tcp -m tcp --dport 1024:", ("-m tcp --dport 1024:",)),
     ("-m comment --comment -j -p tcp", ("-m comment --comment -j",)),
     ('-m comment --comment "a\n-A OUTPUT -j DROP"', ('-m comment --comment "a\n-A OUTPUT -j DROP"',)),
     ('-m comment --comment "\x0b\x0c\x1c\x85\u2028\r" -o v\xa0', ('-m comment --comment "\x0b\x0c\x1c\x85\u2028\r"',)),
