@@ -23,10 +23,10 @@ from rules.connections.flow import (
     Flow,
     Socket,
     connections,
-    needs_conntrack,
     uses_conntrack,
 )
 from rules.live.changes import Append, NewChain
+from rules.meaning.tracking import needs_conntrack
 from rules.netfilter.values import BUILT_IN, Family
 from rules.ours.recognition import holds_ours, ours_in
 from rules.plan.names import DNS_PORT

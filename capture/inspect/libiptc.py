@@ -24,8 +24,8 @@ from capture.kernel.process import read_words, run
 from capture.kernel.rights import legacy_unseen_hint
 from rules.iptables import reading
 from rules.iptables.writing import rule_text
-from rules.netfilter.fields import PROTOCOLS
-from rules.netfilter.matches import Foreign, Not, Proto
+from rules.meaning.spoken import conditions
+from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, TableRules
 from rules.netfilter.targets import ForeignTarget
 from rules.netfilter.values import Family
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.host.live import Live
-    from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule
 
 NOT_INSTALLED, UNREADABLE = 3, 4
@@ -174,20 +173,11 @@ def in_chain(
             yield Difference(family, table, chain, f"rule {position}", *words)
 
 
-def numbered(match: Match) -> Match:
-    """The same with a protocol by its number: some versions print `-p 47` where others print `-p gre`."""
-    match match:
-        case Proto(name):
-            return Proto(str(PROTOCOLS.get(name, name)))
-        case Not(Proto(name)):
-            return Not(Proto(str(PROTOCOLS.get(name, name))))
-        case _:
-            return match
-
-
 def meaning(rule: Rule) -> tuple[object, ...]:
-    """What two spellings of one rule share: of matches and targets that we do not speak, only their names."""
-    matches = [f"foreign {module(match)}" if isinstance(match, Foreign) else numbered(match) for match in rule.matches]
+    """What two spellings of one rule share (`-p 47`, `-p gre`); of what we do not speak, only the names."""
+    matches = [
+        f"foreign {module(match)}" if isinstance(match, Foreign) else conditions(match) for match in rule.matches
+    ]
     target = rule.target
     name = " ".join(target.text.split()[:2]) if isinstance(target, ForeignTarget) else target
     return frozenset((match, matches.count(match)) for match in matches), name

@@ -14,9 +14,11 @@ from capture.netlink.early import early
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import asking_for_uids, is_like_ours, ours_to_keep, routing_in_the_way
 from rules.live.routing_changes import routing_to_add, routing_to_remove
-from rules.netfilter.matches import OwnerUid
+from rules.meaning.spoken import asked_of
+from rules.netfilter.fields import UID
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.spans import single
 from rules.netfilter.values import Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_ours, ours_in
@@ -187,7 +189,7 @@ def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
 def proxies_of(planned: Plan) -> frozenset[int]:
     """The uids of the proxy, as the planned rules ask for them."""
     rules = (rule for ruleset in planned.rulesets for _, _, rule in ruleset.rules() if rule.setting == "proxy_uid")
-    return frozenset(asked.uid for rule in rules for asked in rule.matches if isinstance(asked, OwnerUid))
+    return frozenset(span[0] for rule in rules for span in asked_of(UID, rule.matches) if single(span))
 
 
 def findings_of_change(change: RoutingChange, of_route: Kind, of_rule: Kind) -> Iterator[Finding]:

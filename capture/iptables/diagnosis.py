@@ -7,7 +7,8 @@ from capture.kernel.rights import FROM_OUTSIDE, NET_RAW, denied_hint, effective,
 from capture.netlink import nftables
 from rules.iptables.writing import extension, target_extension
 from rules.live.changes import Append, Insert
-from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
+from rules.meaning.spoken import owners_named
+from rules.netfilter.matches import Not
 from rules.netfilter.values import Family
 
 TYPE_CHECKING = False
@@ -91,18 +92,7 @@ def missing_module_hint(rule: Rule, *, family: Family, is_legacy: bool) -> str:
 
 def owner_hint(rule: Rule) -> str:
     """What to try if it is for our user namespace that the kernel refuses this rule's owner match."""
-    uids: list[int] = []
-    gids: list[int] = []
-    for match in rule.matches:
-        match match.match if isinstance(match, Not) else match:
-            case OwnerUid(uid):
-                uids.append(uid)
-            case OwnerUids(first, last):
-                uids += first, last
-            case OwnerGid(gid):
-                gids.append(gid)
-            case _:
-                pass
+    uids, gids = owners_named(rule.matches)
     if not (uids or gids):
         return ""
     from capture.kernel.userns import owner_of_the_namespace, unmapped

@@ -23,7 +23,7 @@ from capture.kernel.userns import covers, mapped, owner_of_the_namespace, unmapp
 from capture.preflight.facts import Fact, Here
 from capture.preflight.modules import MISSING, OK, UNKNOWN
 from capture.settings.declared import DECLARED_BY_NAME
-from rules.netfilter.matches import Not, OwnerGid, OwnerUid, OwnerUids
+from rules.meaning.spoken import owners_named
 from rules.netfilter.values import Family
 
 if TYPE_CHECKING:
@@ -108,17 +108,9 @@ def owners(planned: Plan) -> tuple[dict[int, str], dict[int, str]]:
     gids: dict[int, str] = {}
     for ruleset in planned.rulesets:
         for _, _, rule in ruleset.rules():
-            for match in rule.matches:
-                match match.match if isinstance(match, Not) else match:
-                    case OwnerUid(uid):
-                        uids.setdefault(uid, rule.setting)
-                    case OwnerUids(first, last):
-                        uids.setdefault(first, rule.setting)
-                        uids.setdefault(last, rule.setting)
-                    case OwnerGid(gid):
-                        gids.setdefault(gid, rule.setting)
-                    case _:
-                        pass
+            for found, named in zip((uids, gids), owners_named(rule.matches), strict=True):
+                for each in named:
+                    found.setdefault(each, rule.setting)
     return uids, gids
 
 

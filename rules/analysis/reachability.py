@@ -8,27 +8,24 @@ from __future__ import annotations
 
 from rules.analysis.boxes import FEW, box_of, everything, fewer, outside, overlap, remainder
 from rules.meaning.spoken import effect
-from rules.netfilter.effects import Goto, first_of
+from rules.netfilter.effects import (
+    Bind,
+    BindSource,
+    Choice,
+    Forget,
+    Goto,
+    Hand,
+    Nothing,
+    NoTrack,
+    Queue,
+    Remark,
+    Then,
+    Unknown,
+    first_of,
+)
 from rules.netfilter.fields import CONNMARK, MARK, U32
 from rules.netfilter.spans import one as single
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
+from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -40,13 +37,14 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+    from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
     from rules.netfilter.values import Family
     from rules.plan.plan import Plan
 
-    Remark: TypeAlias = tuple[Target, tuple[Match, ...]]
+    Done: TypeAlias = tuple[Target, tuple[Match, ...]]
     """What was done to a packet on its way, with the matches of which it is not known whether they held."""
-    Moving: TypeAlias = tuple[Box, tuple[Remark, ...]]
+    Moving: TypeAlias = tuple[Box, tuple[Done, ...]]
     Asked: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
     """A rule with its position, the packets it asks for, the matches that no box can tell, and all that it may do."""
 
@@ -63,7 +61,12 @@ class Outcome(Value):
 
     verdict: Target | None
     """None: no rule decided, so the policy does."""
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[Done, ...] = ()
+
+    @property
+    def captures(self) -> bool:
+        """Whether it goes somewhere else than it was sent, or to a transparent listener."""
+        return self.verdict is not None and isinstance(effect(self.verdict), Bind | Hand)
 
 
 class Unmet(Value):
@@ -155,49 +158,51 @@ class Walk:
         back: list[Moving],
         callers: tuple[str, ...],
     ) -> Iterator[Moving]:
-        """Do to these packets what the target says. The result is those that go on to the next rule of the chain."""
-        target = rule.target
-        match target:
+        """Do to these packets what the rule says. The result is those that go on to the next rule of the chain."""
+        does = effect(rule.target)
+        if untold and not isinstance(does, Jump):
+            return
+        match does:
             case Return():
-                if not untold:
-                    back += hit
-            case Accept() | Drop() | Redirect() | Dnat() | Tproxy() | Reject():
-                if not untold:
-                    for box, remarks in hit:
-                        self.decided.setdefault(Outcome(target, remarks), []).append(box)
+                back += hit
             case Jump(name):
                 returning = self.enter(name, hit, (*callers, chain))
                 if returning:
                     self.comes_back.add((chain, at))
                 if not untold:
                     yield from returning
-            case SetMark(value):
-                if not untold:
-                    yield from remarked(marked(hit, (value, value + 1)), target, untold)
-            case RestoreMark():
-                if not untold:
-                    yield from remarked(marked(hit, U32), target, untold)
-            case SaveMark():
-                if not untold:
-                    forgotten = [((*box[:CONNMARK], U32, *box[CONNMARK + 1 :]), said) for box, said in hit]
-                    yield from remarked(forgotten, target, untold)
-            case Zone() | Log() | Nflog() | ForeignTarget() | NativeTarget():
-                if not untold:
-                    yield from remarked(hit, target, untold)
+            case Accept() | Drop() | Reject() | Bind() | BindSource() | Hand(accepts=True):
+                for box, remarks in hit:
+                    self.decided.setdefault(Outcome(rule.target, remarks), []).append(box)
+            case Remark(onto, keep, taken, flip):
+                yield from remarked(with_field(hit, onto, U32 if keep or taken else single(flip)), rule.target, untold)
+            case Hand():
+                yield from remarked(with_field(hit, MARK, U32), rule.target, untold)
+            case Forget(onto):
+                yield from remarked(with_field(hit, onto, U32), rule.target, untold)
+            case Zone() | NoTrack() | Nothing():
+                yield from remarked(hit, rule.target, untold)
+            case Goto() | Queue() | Choice() | Then() | Unknown():
+                # Rules of others alone do one of several things, or what nobody knows.
+                self.exact = False
+                for each in first_of(does):
+                    if isinstance(each, Jump | Goto):
+                        self.enter(each.chain, hit, (*callers, chain))
+                yield from remarked(hit, rule.target, untold)
             case _:
-                assert_never(target)
+                assert_never(does)
 
 
 def gathered(moving: list[Moving]) -> list[Moving]:
     """The same packets in fewer boxes: what becomes of those with the same remarks is the same from here on."""
-    alike: dict[tuple[Remark, ...], list[Box]] = {}
+    alike: dict[tuple[Done, ...], list[Box]] = {}
     for box, remarks in moving:
         alike.setdefault(remarks, []).append(box)
     return [(box, remarks) for remarks, boxes in alike.items() for box in fewer(boxes)]
 
 
-def marked(moving: list[Moving], marks: tuple[int, int]) -> list[Moving]:
-    return [((*box[:MARK], marks, *box[MARK + 1 :]), remarks) for box, remarks in moving]
+def with_field(moving: list[Moving], field: int, span: Span) -> list[Moving]:
+    return [((*box[:field], span, *box[field + 1 :]), remarks) for box, remarks in moving]
 
 
 def remarked(moving: list[Moving], target: Target, untold: tuple[Match, ...]) -> list[Moving]:
@@ -364,7 +369,8 @@ def takers(walk: Walk, chain: str, at: int) -> tuple[int, ...]:
 def decides(target: Target) -> bool:
     """Whether a packet that meets this target does not go on to the next rule, a jump that is not come back from
     included."""
-    return isinstance(target, Return | Accept | Drop | Jump | Redirect | Dnat | Tproxy | Reject)
+    ends = Return | Accept | Drop | Jump | Goto | Reject | Bind | BindSource
+    return all(isinstance(does, ends) or (isinstance(does, Hand) and does.accepts) for does in first_of(effect(target)))
 
 
 # --- rulesets that do the same ----------------------------------------------------------------------------

@@ -8,9 +8,11 @@ back: it ends when the rules go that restore the mark.
 
 from __future__ import annotations
 
-from rules.connections.flow import TCP, needs_conntrack
+from rules.connections.flow import TCP
+from rules.meaning.spoken import asked_of
+from rules.meaning.tracking import needs_conntrack
+from rules.netfilter.fields import CONNMARK
 from rules.netfilter.hooks import KIND_NAT
-from rules.netfilter.matches import ConnMark
 from rules.netfilter.targets import Dnat, Redirect, RestoreMark
 from rules.netfilter.values import NAT
 from rules.ours.recognition import is_our_rule, is_ours, ours_in
@@ -110,7 +112,7 @@ def restored(rules: Iterable[Rule]) -> Iterator[int]:
     """The marks that a connection remembers for its answers."""
     for rule in rules:
         if isinstance(rule.target, RestoreMark):
-            yield from (match.value for match in rule.matches if isinstance(match, ConnMark))
+            yield from (span[0] for span in asked_of(CONNMARK, rule.matches))
 
 
 def of_others(*tables: TableRules) -> Iterator[Rule]:

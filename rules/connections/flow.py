@@ -8,16 +8,7 @@ in the book already (nf_nat_setup_info in net/netfilter/nf_nat_core.c).
 
 from __future__ import annotations
 
-from rules.netfilter.matches import ConnMark, CtState, Foreign, Native, Not
-from rules.netfilter.targets import (
-    Dnat,
-    ForeignTarget,
-    NativeTarget,
-    Redirect,
-    RestoreMark,
-    SaveMark,
-    Zone,
-)
+from rules.meaning.tracking import needs_conntrack
 from rules.netfilter.values import Family
 from rules.value import Value
 
@@ -27,7 +18,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
-    from rules.netfilter.rulesets import Rule, Ruleset
+    from rules.netfilter.rulesets import Ruleset
 
     Ip: TypeAlias = IPv4Address | IPv6Address
 
@@ -98,36 +89,6 @@ def connections(sockets: Iterable[Socket]) -> Iterator[tuple[Flow, int]]:
         if socket.state not in NOT_OPEN:
             was_called = socket.sends.source_port in listening
             yield (socket.sends.answered() if was_called else socket.sends), socket.state
-
-
-def needs_conntrack(rule: Rule) -> bool:
-    """Whether this rule, ours or not, switches conntrack on for its family, in whatever chain (nf_ct_netns_get)."""
-    target = rule.target
-    if isinstance(target, Redirect | Dnat | SaveMark | RestoreMark | Zone):
-        return True
-    if any(isinstance(asked.match if isinstance(asked, Not) else asked, CtState | ConnMark) for asked in rule.matches):
-        return True
-    parts = (*rule.matches, target)
-    return any(named_in(part.text) for part in parts if isinstance(part, Foreign | ForeignTarget)) or any(
-        NATIVE.intersection(part.text.split()) for part in parts if isinstance(part, Native | NativeTarget)
-    )
-
-
-MODULES = frozenset(
-    {
-        *("conntrack", "state", "connmark", "connbytes", "connlabel", "connlimit", "helper", "cluster"),
-        *("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP", "CONNMARK", "CONNSECMARK", "CT", "SYNPROXY"),
-    }
-)
-"""Matches and targets of iptables that need it."""
-NATIVE = frozenset({"ct", "dnat", "snat", "masquerade", "redirect"})
-"""Words of nft that do."""
-
-
-def named_in(text: str) -> bool:
-    """Whether a match or target in the words of iptables needs conntrack."""
-    words = text.split()
-    return words[1:2] != [] and words[0] in ("-m", "-j") and words[1] in MODULES and "--notrack" not in words
 
 
 def uses_conntrack(ruleset: Ruleset) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from rules.netfilter.matches import Dst
+from rules.meaning.spoken import asked_of
+from rules.netfilter.fields import DESTINATION
 from rules.netfilter.targets import Zone
-from rules.netfilter.values import NAT, RAW, Family
+from rules.netfilter.values import NAT, RAW, Family, address_of_family
 from rules.ours.installed import installed
 from rules.plan.names import DNS_PORT, ISTIO_OUTPUT_DNS, LOOPBACK, PASSTHROUGH, ZONE_OF_APP
 from rules.simulator.packets import Direction, Packet
@@ -248,8 +249,8 @@ def nameservers(ruleset: Ruleset) -> Iterator[Address]:
     """One address of each network whose queries are captured; that of nobody where all are."""
     for table, chain, rule in ruleset.rules():
         if (table, chain) == (NAT, ISTIO_OUTPUT_DNS):
-            networks = [match.network for match in rule.matches if isinstance(match, Dst)]
-            yield networks[0].network_address if networks else NOWHERE[ruleset.family]
+            asked = next(asked_of(DESTINATION, rule.matches), None)
+            yield address_of_family(ruleset.family, asked[0]) if asked else NOWHERE[ruleset.family]
 
 
 def is_captured(rulesets: Sequence[Ruleset], host: Host, family: Family, address: Address, sender: Listener) -> bool:

@@ -73,9 +73,9 @@ from rules.netfilter.hooks import (
 from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, REFUSALS, THROW
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
-from rules.simulator.packets import Direction, Packet, address_of_family
+from rules.simulator.packets import Direction, Packet
 from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, STRAYED, prepared
 from rules.simulator.traces import Became
 from rules.value import Value, assert_never

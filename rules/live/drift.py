@@ -11,7 +11,7 @@ from rules.analysis.reachability import MOST_BOXES, Reachable, Walk
 from rules.iptables.writing import rule_text
 from rules.live.changes import ALONE, placed, precedents_of, shared
 from rules.netfilter.effects import NoTrack
-from rules.netfilter.targets import Dnat, Redirect, Tproxy, Zone
+from rules.netfilter.targets import Zone
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
 from rules.ours.recognition import is_our_jump, is_ours, is_remnant, recognised
 from rules.plan.names import OURS
@@ -542,7 +542,7 @@ def not_tracked(live: Ruleset, planned: Ruleset) -> tuple[Finding, ...]:
 def captures(planned: Ruleset, table: str, hook: str) -> Iterator[Box]:
     """What is captured in this hook."""
     for outcome, boxes in Walk(planned.table(table), planned.family).outcomes.get(hook, {}).items():
-        if isinstance(outcome.verdict, Redirect | Dnat | Tproxy):
+        if outcome.captures:
             yield from boxes
 
 

@@ -51,35 +51,19 @@ from rules.netfilter.fields import (
     Untold,
     all_hold,
 )
-from rules.netfilter.matches import (
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Native,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    Src,
-)
+from rules.netfilter.matches import Foreign, Native, Not
 from rules.netfilter.spans import common, joined, less, one, united
 from rules.netfilter.targets import (
     Accept,
     Drop,
     Jump,
     Reject,
-    RestoreMark,
     Return,
-    SaveMark,
-    SetMark,
     Zone,
 )
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
-from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_OUTPUT, ISTIO_TPROXY, LOOPBACK_INTERFACE, OURS
+from rules.ours.exclusions import exclusion
+from rules.plan.names import LOOPBACK_INTERFACE, OURS
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -273,9 +257,7 @@ def reach(box: Box, local: Span) -> Box:
 
 
 def is_claim(outcome: Outcome) -> bool:
-    return outcome.verdict is not None or any(
-        isinstance(done, SetMark | SaveMark | RestoreMark | Zone) for done, _ in outcome.remarks
-    )
+    return outcome.verdict is not None or any(isinstance(effect(done), Remark | Zone) for done, _ in outcome.remarks)
 
 
 def ends(below: Reachable, hook: str, rule: Rule, coming: Box) -> Iterator[Taking]:
@@ -399,59 +381,5 @@ def exclusions(precedent: Precedent, hook: str, planned: Ruleset) -> str:
 
     Empty if there is none, or it takes very many: nobody excludes a node's services one by one.
     """
-    found = first_different((exclusion(taking, hook, planned) for taking in precedent.takings), MOST_SETTINGS)
+    found = first_different((exclusion(taking.matches, hook, planned) for taking in precedent.takings), MOST_SETTINGS)
     return "" if "" in found or len(found) > MOST_SETTINGS else ", ".join(found)
-
-
-def exclusion(taking: Taking, hook: str, planned: Ruleset) -> str:
-    asked_for = dict.fromkeys(taking.matches)
-    protocol = next((match.name for match in asked_for if isinstance(match, Proto)), "")
-    networks = [str(match.network) for match in asked_for if isinstance(match, Dst if hook == OUTPUT else Src)]
-    ports = next((port_list(match) for match in asked_for if isinstance(match, DPort | DPorts)), "")
-    interfaces = [match.name for match in asked_for if isinstance(match, InIface | OutIface)]
-    interface = next((name for name in interfaces if name != LOOPBACK_INTERFACE), "")
-    if hook == PREROUTING:
-        if protocol == "udp":
-            return ""
-        if networks:
-            return f"--exclude-inbound-cidrs {networks[-1]}"
-        if ports:
-            return f"-d {ports}" if captures_all_inbound(planned) else f"-b without {ports}"
-        return f"--exclude-inbound-interfaces {interface}" if interface else ""
-    users = next((match for match in asked_for if isinstance(match, OwnerUid | OwnerUids)), None)
-    if users in proxies(planned):
-        return ""
-    if networks and protocol != "udp":
-        return f"-x {networks[-1]}"
-    if users:
-        uids = str(users.uid) if isinstance(users, OwnerUid) else f"{users.first}-{users.last}"
-        of_ports = f"--exclude-outbound-ports-for-uids {protocol}:{ports}:{uids}"
-        return of_ports if ports and protocol else f"--exclude-uids {uids}"
-    if ports:
-        return f"-o {ports}"
-    group = next((match.gid for match in asked_for if isinstance(match, OwnerGid)), None)
-    if group is not None:
-        return f"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE={group}"
-    return f"-c {interface}" if interface else ""
-
-
-def port_list(match: DPort | DPorts) -> str:
-    ranges = (match.ports,) if isinstance(match, DPort) else match.ranges
-    return ",".join(str(ports).replace(":", "-") for ports in ranges)
-
-
-def captures_all_inbound(planned: Ruleset) -> bool:
-    """Whether inbound ports are excluded by name, and not by leaving them out of a list."""
-    return any(
-        isinstance(rule.target, Jump)
-        and rule.target.chain in (ISTIO_IN_REDIRECT, ISTIO_TPROXY)
-        and not any(isinstance(match, DPort | DPorts) for match in rule.matches)
-        for table in planned.tables
-        for rule in table.chains().get(ISTIO_INBOUND, ())
-    )
-
-
-def proxies(planned: Ruleset) -> set[Match | None]:
-    """The proxy's owners: what they send over lo is captured, and no setting excludes it."""
-    rules = planned.table("nat").chains().get(ISTIO_OUTPUT, ())
-    return {match for rule in rules if rule.target == Jump(ISTIO_IN_REDIRECT) for match in rule.matches}

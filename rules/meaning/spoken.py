@@ -76,7 +76,7 @@ from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition
@@ -145,6 +145,21 @@ def plain(asked: Plain) -> Condition:
             return Untold(f"-m limit --limit {rate}")
         case _:
             assert_never(asked)
+
+
+def asked_of(field: int, matches: Iterable[Match]) -> Iterator[Span]:
+    """What these matches ask of a field: a span for each that asks for one."""
+    for match in matches:
+        for condition in conditions(match):
+            if isinstance(condition, Among) and condition.field == field:
+                yield condition.span
+
+
+def owners_named(matches: Iterable[Match]) -> tuple[list[int], list[int]]:
+    """The uids and gids by which these matches name an owner, or deny one; of a range both ends."""
+    bare = [match.match if isinstance(match, Not) else match for match in matches]
+    uids, gids = ([end for s in asked_of(field, bare) for end in (s[0], s[-1] - 1)] for field in (UID, GID))
+    return uids, gids
 
 
 def interfaces(name: str) -> Span:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from rules.value import Enum, Value
 
@@ -34,6 +34,11 @@ BUILT_IN: dict[str, frozenset[str]] = {
     "security": frozenset({"INPUT", "FORWARD", OUTPUT}),
 }
 """The built-in chains of each table, by its name in save text (iptables(8), TABLES). `security` is one we only read."""
+
+
+def address_of_family(family: Family, number: int) -> IPv4Address | IPv6Address:
+    return IPv4Address(number) if family is Family.V4 else IPv6Address(number)
+
 
 if TYPE_CHECKING:
     Network: TypeAlias = IPv4Network | IPv6Network

@@ -737,8 +737,12 @@ class _Program:
         self.do(Nothing(), "log")
 
     def chance(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
-        """Holds for some packets and not for others: limit, quota, connection limit."""
+        """Holds for some packets and not for others: limit, quota."""
         self.ask([Untold("limit")], "limit")
+
+    def connections(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
+        """Holds as long as there are few connections, which conntrack counts."""
+        self.ask([Untold("ct count")], "ct count")
 
     def dynset(self, read: dict[int, bytes]) -> None:
         words = f"update @{text(read.get(1))}"
@@ -823,7 +827,7 @@ STEPS: dict[str, Callable[[_Program, dict[int, bytes]], None]] = {
     "log": _Program.log,
     "limit": _Program.chance,
     "quota": _Program.chance,
-    "connlimit": _Program.chance,
+    "connlimit": _Program.connections,
     "dynset": _Program.dynset,
     "objref": _Program.objref,
     "numgen": _Program.unknown,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rules.netfilter.matches import OwnerGid, OwnerUid
+from rules.meaning.spoken import asked_of
+from rules.netfilter.fields import GID, UID
 from rules.netfilter.targets import Dnat, Drop, Jump, Redirect, Reject, Tproxy
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.ours.recognition import is_our_jump
@@ -81,8 +82,8 @@ def installed(live: Ruleset) -> Installed:
         takes_all(transparent if tproxy else into),
         "" if inbound is None else "TPROXY" if tproxy else "REDIRECT",
         dns(out.get(ISTIO_OUTPUT_DNS, ())),
-        tuple(dict.fromkeys(asked.uid for asked in owners if isinstance(asked, OwnerUid))),
-        tuple(dict.fromkeys(asked.gid for asked in owners if isinstance(asked, OwnerGid))),
+        tuple(dict.fromkeys(span[0] for span in asked_of(UID, owners))),
+        tuple(dict.fromkeys(span[0] for span in asked_of(GID, owners))),
         any(isinstance(rule.target, Reject | Drop) for rule in refused),
     )
 

@@ -26,8 +26,8 @@ from rules.netfilter.fields import (
     UID,
 )
 from rules.netfilter.spans import common, less, one, united
-from rules.netfilter.values import Family
-from rules.simulator.packets import Direction, address_of_family
+from rules.netfilter.values import Family, address_of_family
+from rules.simulator.packets import Direction
 from rules.simulator.traces import Became
 from rules.value import Value
 

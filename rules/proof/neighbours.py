@@ -8,7 +8,6 @@ first.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from itertools import chain, islice
 
 from rules.analysis.probes import ELSEWHERE
@@ -20,8 +19,8 @@ from rules.netfilter.effects import Choice, Goto, NoTrack, Then
 from rules.netfilter.fields import DESTINATION, DPORT, GID, MARK, PROTOCOL, PROTOCOLS, SOURCE, SPORT, UID, Among
 from rules.netfilter.hooks import stations
 from rules.netfilter.spans import common
-from rules.netfilter.targets import Dnat, Jump, Redirect, Tproxy, Zone
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family
+from rules.netfilter.targets import Jump, Zone
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, address_of_family
 from rules.ours.recognition import is_our_rule, is_ours
 from rules.plan.names import LOOPBACK_INTERFACE, OURS
 from rules.simulator.conclusions import end_of
@@ -266,12 +265,7 @@ class Neighbours:
         """A packet of each part of what is captured."""
         for table, hook in ((NAT, OUTPUT), (NAT, PREROUTING), (MANGLE, PREROUTING)):
             outcomes = Walk(self.planned.table(table), self.family).outcomes.get(hook, {})
-            boxes = [
-                box
-                for outcome, those in outcomes.items()
-                if isinstance(outcome.verdict, Redirect | Dnat | Tproxy)
-                for box in those
-            ]
+            boxes = [box for outcome, those in outcomes.items() if outcome.captures for box in those]
             for box in boxes[:MOST_BOXES]:
                 for packet in self.plain():
                     if (packet.direction is Direction.OUT) == (hook == OUTPUT):
@@ -332,7 +326,7 @@ class Neighbours:
         return drawn.but(interface=LOOPBACK_INTERFACE) if stays else drawn
 
     def address(self, number: int) -> Address:
-        return IPv4Address(number) if self.family is Family.V4 else IPv6Address(number)
+        return address_of_family(self.family, number)
 
 
 def place_of_drop(trace: Trace) -> tuple[object, ...]:

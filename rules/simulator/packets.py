@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
-
 from rules.netfilter.fields import ADDRESSES, PROTOCOLS, STATES
 from rules.netfilter.routing import Flow
 from rules.netfilter.spans import joined, less, united
@@ -17,6 +15,7 @@ from rules.value import Enum, Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
     from rules.netfilter.routing import Policy
@@ -188,10 +187,6 @@ def is_on_link(local: Local, destination: Address) -> bool:
         return False
     rest = local.address.max_prefixlen - local.prefix
     return int(local.address) >> rest == int(destination) >> rest
-
-
-def address_of_family(family: Family, number: int) -> Address:
-    return IPv4Address(number) if family is Family.V4 else IPv6Address(number)
 
 
 def written(address: Address | None) -> str:

@@ -16,7 +16,8 @@ from __future__ import annotations
 from itertools import permutations
 
 from rules.iptables.writing import rule_text
-from rules.meaning.spoken import conditions, effect
+from rules.meaning.spoken import asked_of, conditions, effect
+from rules.meaning.tracking import needs_conntrack
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -34,18 +35,15 @@ from rules.netfilter.effects import (
 )
 from rules.netfilter.fields import (
     ADDRESSES,
-    CONNMARK,
     DNAT,
     FIRST_FLAGS,
     LATER_FLAGS,
     MARK,
-    REWRITTEN,
-    STATE,
+    PROTOCOL,
+    PROTOCOLS,
     STATES,
     U32,
     UNTOUCHED,
-    AnyOf,
-    Untold,
     all_hold,
 )
 from rules.netfilter.hooks import (
@@ -61,11 +59,10 @@ from rules.netfilter.hooks import (
     stations,
     undecided,
 )
-from rules.netfilter.matches import Proto
 from rules.netfilter.routing import Flow, ip_command
 from rules.netfilter.spans import one
-from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Reject, Return, Zone
-from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family
+from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
+from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_IN_REDIRECT,
@@ -86,7 +83,6 @@ from rules.simulator.packets import (
     Direction,
     Host,
     Packet,
-    address_of_family,
     written,
 )
 from rules.simulator.traces import Became, Step, Trace
@@ -276,39 +272,6 @@ MOST_PREPARED = 32
 
 
 _prepared: dict[tuple[int, ...], tuple[_Rules, tuple[Ruleset | NativeTable, ...]]] = {}
-
-
-CONNTRACK_WORDS = ("-j CT", "CONNMARK", "conntrack", "state", "conn", "helper", "cluster", "ct ")
-
-
-def needs_conntrack(rule: Rule) -> bool:
-    """Whether this rule switches conntrack on for its namespace and family. Without, no chain of type nat is asked."""
-    for done in first_of(effect(rule.target)):
-        match done:
-            case Bind() | BindSource() | Zone():
-                return True
-            case Remark(onto, _, taken, _) if onto == CONNMARK or taken:
-                return True
-            case Forget(onto) if onto == CONNMARK:
-                return True
-            case Unknown(text) if any(word in text for word in CONNTRACK_WORDS):
-                return True
-            case _:
-                pass
-    if any(asks_conntrack(each) for asked in rule.matches for each in conditions(asked)):
-        return True
-    text = rule.target.text if isinstance(rule.target, ForeignTarget) else ""
-    return text.startswith("-j CT ") and "--notrack" not in text
-
-
-def asks_conntrack(condition: Condition) -> bool:
-    match condition:
-        case AnyOf(ways):
-            return any(asks_conntrack(each) for way in ways for each in way)
-        case Untold(text):
-            return any(word in text for word in CONNTRACK_WORDS)
-        case _:
-            return condition.field in (STATE, CONNMARK, REWRITTEN)
 
 
 STRAYED = "nothing leaves with a loopback address for its source"
@@ -685,10 +648,10 @@ class _Walk:
         if self.packet.state in (INVALID, UNTRACKED):
             return f"what conntrack calls {self.packet.state} is never redirected"
         for step in self.steps_of(NAT):
-            looked_at = [asked.name for asked in step.rule.matches if isinstance(asked, Proto)]
             to = step.rule.target.chain if isinstance(step.rule.target, Jump) else ""
-            if to in OURS[NAT] and looked_at and self.packet.protocol not in looked_at:
-                return f"only {' and '.join(looked_at).upper()} is looked at"
+            looked_at = list(asked_of(PROTOCOL, step.rule.matches))
+            if to in OURS[NAT] and looked_at == [one(PROTOCOLS["tcp"])] and self.packet.protocol != "tcp":
+                return "only TCP is looked at"
         return "there is no rule for it"
 
     def steps_of(self, table: str) -> list[Step]:

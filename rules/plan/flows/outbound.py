@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.netfilter.matches import DPort, DPorts, Dst, Mark, Not, OwnerGid, OwnerUid, Proto, Src
+from rules.netfilter.matches import DPort, DPorts, Dst, Mark, Not, OwnerGid, Proto, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import OUTPUT, All, Ports
@@ -122,7 +122,7 @@ def proxy_traffic(intent: Intent, family: Family) -> Iterator[Rule]:
             yield from others_over_lo(intent, owner, setting=setting)
             yield from from_the_proxy(owner, setting)
     else:
-        by_uid = [owner for owner, _ in owners if isinstance(owner, OwnerUid)]
+        by_uid = [owner for owner, setting in owners if setting == "proxy_uid"]
         for at, (owner, setting) in enumerate(owners):
             if at == len(by_uid):
                 yield from own_queries(intent, by_uid)
@@ -139,7 +139,7 @@ def calls_to_itself(intent: Intent, family: Family, owner: Owner, setting: str) 
     """
     tunnel = Ports.one(intent.inbound_tunnel_port)
     # The proxy's own queries to a nameserver inside the pod are no calls of an application.
-    answers_itself = intent.redirect_dns and isinstance(owner, OwnerUid)
+    answers_itself = intent.redirect_dns and setting == "proxy_uid"
     never = DPorts((Ports.one(DNS_PORT), tunnel)) if answers_itself else DPort(tunnel)
     yield when(ON_LO, Not(Dst(intent.loopback(family))), TCP, Not(never), owner).then(
         Jump(ISTIO_IN_REDIRECT), why="the app called itself through its service address", setting=setting

@@ -16,9 +16,9 @@ from rules.connections.flow import (
     Flow,
     Socket,
     connections,
-    needs_conntrack,
 )
 from rules.iptables import reading
+from rules.meaning.tracking import needs_conntrack
 from rules.netfilter.effects import Nothing
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule

@@ -9,10 +9,12 @@ import pytest
 
 from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
+from rules.meaning.tracking import needs_conntrack
 from rules.netfilter.hooks import BaseChain, merged, stations, undecided
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.nftables.messages import Dump
+from rules.nftables.program import Reader
 from rules.nftables.tables import is_spoken_by_iptables, native_tables
 from rules.simulator.conclusions import conclusion
 from rules.simulator.packets import Direction, Packet
@@ -280,3 +282,10 @@ def test_a_nat_chain_sees_the_mark_that_a_filter_chain_sets_behind_its_priority(
         chains=(("o", (chains["o"][5], chains["o"][10])), ("c", ())),
     )
     assert simulate((marking,), OUT, HERE, (asking,)).steps[1].matched is True
+
+
+def test_counting_connections_needs_conntrack() -> None:
+    """`ct count over 5` (nft_connlimit.c), where `limit rate` does without."""
+    reader = Reader(recorded(), Family.V4)
+    counts, limits = (reader.rule("ip", "nat", [(name, {})]) for name in ("connlimit", "limit"))
+    assert (needs_conntrack(counts), needs_conntrack(limits)) == (True, False)
