@@ -324,6 +324,20 @@ class Decided:
         """The rule of the base chain that is asked just now."""
 
 
+class Walk:
+    """Packets in one chain, which a base chain led to."""
+
+    def __init__(self, station: Station, out: Decided, path: tuple[str, ...]) -> None:
+        self.station, self.out, self.path = station, out, path
+        """The base chain, what is decided there, and the chains that lead to this one, itself the last."""
+        self.back: Flow = {}
+        """Those that leave the chain undecided."""
+        self.sieve: Sieve | None = None
+        """For a chain of many rules."""
+        self.waiting: dict[int, Flow] = {}
+        """Those that miss all rules before this one, and wait for it."""
+
+
 class Journeys:
     """All packets of one family on their way through these rules."""
 
@@ -466,13 +480,13 @@ class Journeys:
     ) -> None:
         if boxes:
             # What is left out of `now` makes no difference to whoever asks what became of them.
-            told = Now(now.direction, now.tag, now.is_local, goes=now.goes, depends=now.depends)
-            told = told.but(untracked=now.untracked)
+            kept = Now(now.direction, now.tag, now.is_local, goes=now.goes, depends=now.depends)
+            kept = kept.but(untracked=now.untracked)
             if self.remembers and now.seen[CONNMARK] not in FORGOTTEN:
-                told = told.with_field(CONNMARK, now.seen[CONNMARK] or U32)
-            told = told.but(destination_decided=now.destination_decided) if became is Became.DEPENDS else told
-            told = told.but(zoned=now.zoned) if now.bound and now.zoned and not now.zoned.is_ours else told
-            self.ended.setdefault(End(told, became, by, address, port, reason), []).extend(boxes)
+                kept = kept.with_field(CONNMARK, now.seen[CONNMARK] or U32)
+            kept = kept.but(destination_decided=now.destination_decided) if became is Became.DEPENDS else kept
+            kept = kept.but(zoned=now.zoned) if now.bound and now.zoned and not now.zoned.is_ours else kept
+            self.ended.setdefault(End(kept, became, by, address, port, reason), []).extend(boxes)
 
     # --- routing ------------------------------------------------------------------------------------------
 
@@ -668,10 +682,10 @@ class Journeys:
     def passed(self, station: Station, flow: Flow) -> Flow:
         return {now: boxes for _, now, boxes in self.ask(station, flow)}
 
-    def turned(self, asked: Iterable[tuple[Now, Now, list[Box]]]) -> Flow:
+    def turned(self, answers: Iterable[tuple[Now, Now, list[Box]]]) -> Flow:
         """Where the mark was changed, the way is looked up again."""
         flow: Flow = {}
-        for before, now, boxes in asked:
+        for before, now, boxes in answers:
             if before.seen[MARK] == now.seen[MARK] or now.is_local:
                 add(flow, now, boxes)
                 continue
@@ -685,8 +699,7 @@ class Journeys:
         for before, boxes in flow.items():
             decided = Decided()
             going = self.chain(station, station.chain, {before: boxes}, decided, ())
-            for now, those in self.by_policy_of(station, going).items():
-                add(decided.accepted, now, those)
+            add_all(decided.accepted, self.by_policy_of(station, going))
             for _, _, _, now, those in decided.bound:  # which the kernel refuses, but in chains of type nat
                 add(decided.accepted, now, those)
             out += [(before, now, those) for now, those in decided.accepted.items()]
@@ -726,8 +739,7 @@ class Journeys:
                 continue
             decided_there = Decided()
             going = self.by_policy_of(station, self.chain(station, station.chain, asking, decided_there, ()))
-            for now, boxes in decided_there.accepted.items():
-                add(going, now, boxes)
+            add_all(going, decided_there.accepted)
             for spot, through, does, now, boxes in decided_there.bound:
                 if isinstance(does, BindSource):
                     hidden = now.with_field(SOURCE, ADDRESSES[self.family])
@@ -805,106 +817,92 @@ class Journeys:
 
     def chain(self, station: Station, name: str, coming: Flow, out: Decided, path: tuple[str, ...]) -> Flow:
         """What comes back undecided of the packets that enter this chain."""
-        back: Flow = {}
-        rules = station.rules.get(name, ())
         if len(path) > DEEPEST or name in path:
             for now, boxes in coming.items():
                 self.end(now, boxes, Became.DROPPED, None, f"{name} leads back to itself")
-            return back
-        path = (*path, name)
-        sieve = self.sieve(rules) if len(rules) > LONG else None
-        waiting: dict[int, Flow] = {}
+            return {}
+        rules = station.rules.get(name, ())
+        walk = Walk(station, out, (*path, name))
+        walk.sieve = self.sieve(rules) if len(rules) > LONG else None
         for at, rule in enumerate(rules):
-            if at in waiting:
+            if at in walk.waiting:
                 coming = {now: list(boxes) for now, boxes in coming.items()}
-                for now, boxes in waiting.pop(at).items():
-                    add(coming, now, boxes)
-            if not coming and not waiting:
+                add_all(coming, walk.waiting.pop(at))
+            if not coming and not walk.waiting:
                 break
-            asked, does = self.meaning(rule)
-            further: Flow = {}
-            spot: Spot | None = None
-            for now, boxes in coming.items():
-                hit: list[Box] = []
-                missed: list[Box] = []
-                unsure: list[Box] = []
-                for box in boxes:
-                    for piece, met in self.parts(now, box, asked):
-                        (hit if met else unsure if met is None else missed).append(piece)
-                if not hit and not unsure:
-                    add(further, now, boxes)
-                    continue
-                spot = spot or Spot(station.layer, station.table, name, at + 1, station.hook)
-                if unsure and isinstance(does, Nothing):
-                    missed += unsure
-                    unsure = []
-                if sieve and sieve.ways[at] and now.seen[DESTINATION] is None:
-                    missed = sieve.put_off(at, now, missed, waiting)
-                add(further, now, missed)
-                if len(path) == 1:
-                    out.through = spot
-                if hit:
-                    self.perform(station, spot, does, now, hit, out, back, further, path)
-                if unsure:
-                    doubtful = now.but(depends=True)
-                    add(further, doubtful, unsure)
-                    self.perform(station, spot, does, doubtful, unsure, out, back, further, path)
-            coming = further
+            coming = self.rule(walk, at, rule, coming)
             if len(coming) > MOST_BOXES:
                 raise TooMany
-        for rest in (coming, *waiting.values()):
-            for now, boxes in rest.items():
-                add(back, now, boxes)
-        for now, boxes in back.items():
-            if len(boxes) > FEW:
-                back[now] = fewer(boxes)
-        return back
+        for rest in (coming, *walk.waiting.values()):
+            add_all(walk.back, rest)
+        return {now: fewer(boxes) if len(boxes) > FEW else boxes for now, boxes in walk.back.items()}
 
-    def perform(
-        self,
-        station: Station,
-        spot: Spot,
-        does: Effect,
-        now: Now,
-        boxes: list[Box],
-        out: Decided,
-        back: Flow,
-        further: Flow,
-        path: tuple[str, ...],
+    def rule(self, walk: Walk, at: int, rule: Rule, coming: Flow) -> Flow:
+        """Ask this rule, the one at this place of its chain. Those that go on to the next one."""
+        conditions, does = self.meaning(rule)
+        further: Flow = {}
+        spot: Spot | None = None
+        for now, boxes in coming.items():
+            met, missed, unsure = self.split_in_three(now, boxes, conditions)
+            if not met and not unsure:
+                add(further, now, boxes)
+                continue
+            station = walk.station
+            spot = spot or Spot(station.layer, station.table, walk.path[-1], at + 1, station.hook)
+            if unsure and isinstance(does, Nothing):
+                missed += unsure
+                unsure = []
+            if walk.sieve and walk.sieve.ways[at] and now.seen[DESTINATION] is None:
+                missed = walk.sieve.put_off(at, now, missed, walk.waiting)
+            add(further, now, missed)
+            if len(walk.path) == 1:
+                walk.out.through = spot
+            self.perform_where(walk, spot, does, now, met, unsure, further)
+        return further
+
+    def perform_where(
+        self, walk: Walk, spot: Spot, does: Effect, now: Now, met: list[Box], unsure: list[Box], further: Flow
     ) -> None:
+        """Do this to those that meet the rule. Where that cannot be told, both become of them."""
+        if met:
+            self.perform(walk, spot, does, now, met, further)
+        if unsure:
+            doubtful = now.but(depends=True)
+            add(further, doubtful, unsure)
+            self.perform(walk, spot, does, doubtful, unsure, further)
+
+    def perform(self, walk: Walk, spot: Spot, does: Effect, now: Now, boxes: list[Box], further: Flow) -> None:
         """Do to these packets what a rule says: those that go on to its next rule come into `further`."""
         match does:
             case Return():
-                add(back, self.released(now, spot), boxes)
+                add(walk.back, self.released(now, spot), boxes)
             case Accept():
-                if spot.chain == ISTIO_DIVERT and spot.table == MANGLE:
-                    now = now.but(handed=spot, handed_to=0)
-                else:
-                    now = self.released(now, spot)
-                add(out.accepted, now, boxes)
+                is_handed = spot.chain == ISTIO_DIVERT and spot.table == MANGLE
+                add(
+                    walk.out.accepted,
+                    now.but(handed=spot, handed_to=0) if is_handed else self.released(now, spot),
+                    boxes,
+                )
             case Drop():
                 self.end(now, boxes, Became.DROPPED, spot)
             case Reject():
                 self.end(now, boxes, Became.REFUSED, spot)
             case Bind() | BindSource():
-                out.bound.append((spot, out.through or spot, does, now, boxes))
+                walk.out.bound.append((spot, walk.out.through or spot, does, now, boxes))
             case Jump(chain):
-                for its, those in self.chain(station, chain, {now: boxes}, out, path).items():
-                    add(further, its, those)
+                add_all(further, self.chain(walk.station, chain, {now: boxes}, walk.out, walk.path))
             case Goto(chain):
-                for its, those in self.chain(station, chain, {now: boxes}, out, path).items():
-                    add(back, its, those)
+                add_all(walk.back, self.chain(walk.station, chain, {now: boxes}, walk.out, walk.path))
             case Hand(port, keep, flip, accepts):
                 mark = now.seen[MARK] or U32
                 new = one(mark[0] & keep ^ flip) if single(mark) else one(flip) if not keep else U32
-                now = now.with_field(MARK, new).but(handed=spot, handed_to=port)
-                add(out.accepted if accepts else further, now, boxes)
+                handed = now.with_field(MARK, new).but(handed=spot, handed_to=port)
+                add(walk.out.accepted if accepts else further, handed, boxes)
             case Remark():
                 add(further, remarked(now, does), boxes)
             case Forget(onto):
-                if onto == MARK or now.is_tracked:
-                    now = now.with_field(onto, U32).but(depends=True)
-                add(further, now, boxes)
+                is_known = onto != MARK and not now.is_tracked
+                add(further, now if is_known else now.with_field(onto, U32).but(depends=True), boxes)
             case Zone(zone):
                 is_given = not now.is_tracked and not now.zone
                 add(further, now.but(zone=zone, zoned=spot) if is_given else now, boxes)
@@ -914,37 +912,33 @@ class Journeys:
             case Nothing():
                 add(further, now, boxes)
             case Queue():
-                now = now.but(depends=True)
-                add(out.accepted, now, boxes)
-                self.end(now, boxes, Became.DROPPED, spot)
-            case Choice(cases):
-                left = boxes
-                for asked, chosen in cases:
-                    met, left, unsure = self.split_in_three(now, left, self.bare(asked))
-                    if met:
-                        self.perform(station, spot, chosen, now, met, out, back, further, path)
-                    if unsure:
-                        doubtful = now.but(depends=True)
-                        self.perform(station, spot, chosen, doubtful, unsure, out, back, further, path)
-                        left = [*left, *unsure]
-                        now = doubtful
-                add(further, now, left)
-            case Then(first, asked, second):
+                add(walk.out.accepted, now.but(depends=True), boxes)
+                self.end(now.but(depends=True), boxes, Became.DROPPED, spot)
+            case Choice():
+                self.choose(walk, spot, does, now, boxes, further)
+            case Then(first, conditions, second):
                 between: Flow = {}
-                self.perform(station, spot, first, now, boxes, out, back, between, path)
+                self.perform(walk, spot, first, now, boxes, between)
                 for its, those in between.items():
-                    met, left, unsure = self.split_in_three(its, those, self.bare(asked))
-                    add(further, its, left)
-                    if met:
-                        self.perform(station, spot, second, its, met, out, back, further, path)
-                    if unsure:
-                        doubtful = its.but(depends=True)
-                        add(further, doubtful, unsure)
-                        self.perform(station, spot, second, doubtful, unsure, out, back, further, path)
+                    met, missed, unsure = self.split_in_three(its, those, self.bare(conditions))
+                    add(further, its, missed)
+                    self.perform_where(walk, spot, second, its, met, unsure, further)
             case Unknown():
                 self.end(now, boxes, Became.DEPENDS, spot)
             case _:
                 assert_never(does)
+
+    def choose(self, walk: Walk, spot: Spot, does: Choice, now: Now, boxes: list[Box], further: Flow) -> None:
+        """Do to each what the first case says whose conditions it meets."""
+        for conditions, chosen in does.cases:
+            met, boxes, unsure = self.split_in_three(now, boxes, self.bare(conditions))
+            if met:
+                self.perform(walk, spot, chosen, now, met, further)
+            if unsure:
+                now = now.but(depends=True)
+                self.perform(walk, spot, chosen, now, unsure, further)
+                boxes = [*boxes, *unsure]
+        add(further, now, boxes)
 
     def released(self, now: Now, spot: Spot) -> Now:
         """A rule of ours, or of a built-in chain, lets them go where they could have been captured."""
@@ -960,14 +954,14 @@ class Journeys:
     def meaning(self, rule: Rule) -> tuple[tuple[Condition, ...], Effect]:
         known = self.compiled.get(id(rule))
         if known is None:
-            asked, does = self.rules.meaning(rule)
-            known = self.compiled[id(rule)] = self.bare(asked), does
+            conditions, does = self.rules.meaning(rule)
+            known = self.compiled[id(rule)] = self.bare(conditions), does
         return known
 
-    def bare(self, asked: Sequence[Condition]) -> tuple[Condition, ...]:
+    def bare(self, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
         """The same conditions, those first of which the answer is known soonest."""
-        told = [cut(each, self.kinds) or each for each in asked]
-        return tuple(sorted(told, key=lambda each: not (isinstance(each, Among) and each.field == DESTINATION)))
+        known = [cut(each, self.kinds) or each for each in conditions]
+        return tuple(sorted(known, key=lambda each: not (isinstance(each, Among) and each.field == DESTINATION)))
 
     def sieve(self, rules: Sequence[Rule]) -> Sieve:
         known = self.sieves.get(id(rules))
@@ -975,28 +969,28 @@ class Journeys:
             known = self.sieves[id(rules)] = Sieve([self.meaning(rule)[0] for rule in rules])
         return known
 
-    def split(self, now: Now, boxes: Iterable[Box], asked: tuple[Condition, ...]) -> tuple[list[Box], list[Box]]:
+    def split(self, now: Now, boxes: Iterable[Box], conditions: tuple[Condition, ...]) -> tuple[list[Box], list[Box]]:
         """Those that meet this, and those that do not; what cannot be told counts as met."""
-        met, missed, unsure = self.split_in_three(now, boxes, asked)
+        met, missed, unsure = self.split_in_three(now, boxes, conditions)
         return [*met, *unsure], missed
 
     def split_in_three(
-        self, now: Now, boxes: Iterable[Box], asked: tuple[Condition, ...]
+        self, now: Now, boxes: Iterable[Box], conditions: tuple[Condition, ...]
     ) -> tuple[list[Box], list[Box], list[Box]]:
         met: list[Box] = []
         missed: list[Box] = []
         unsure: list[Box] = []
         for box in boxes:
-            for piece, answer in self.parts(now, box, asked):
+            for piece, answer in self.parts(now, box, conditions):
                 (met if answer else unsure if answer is None else missed).append(piece)
         return met, missed, unsure
 
-    def parts(self, now: Now, box: Box, asked: Sequence[Condition]) -> list[Piece]:
+    def parts(self, now: Now, box: Box, conditions: Sequence[Condition]) -> list[Piece]:
         """The box in parts of which each meets all of this, or does not, or of which it cannot be told."""
         seen = now.seen
         out: list[Piece] = []
         is_sure = True
-        for at, condition in enumerate(asked):
+        for at, condition in enumerate(conditions):
             if isinstance(condition, Among):
                 field = condition.field
                 own = seen[field]
@@ -1025,7 +1019,7 @@ class Journeys:
                 if answer is False:
                     out.append((piece, False))
                     continue
-                for rest, met in self.parts(now, piece, asked[at + 1 :]):
+                for rest, met in self.parts(now, piece, conditions[at + 1 :]):
                     is_unsure = met is not False and (answer is None or met is None or not is_sure)
                     out.append((rest, None if is_unsure else met))
             return out
@@ -1038,10 +1032,10 @@ class Journeys:
                 own = now.seen[field]
                 mine = box[field] if own is None else own
                 known = tuple(mine if at == field else () for at in range(len(box)))
-                held = holds(condition, known)
-                numbers = points(mine, 128) if held is None and own is None else None
-                if held is not None or numbers is None:
-                    return [(box, held)]
+                answer = holds(condition, known)
+                numbers = points(mine, 128) if answer is None and own is None else None
+                if answer is not None or numbers is None:
+                    return [(box, answer)]
                 those = joined((n, n + 1) for n in numbers if (n & mask == value) is not negated)
                 return [
                     ((*box[:field], those, *box[field + 1 :]), True),
@@ -1071,10 +1065,10 @@ class Journeys:
 class Sieve:
     """Which rules of a long chain ask for which addresses, so that a packet meets only those that it can."""
 
-    def __init__(self, asked: Sequence[Sequence[Condition]]) -> None:
+    def __init__(self, of_rules: Sequence[Sequence[Condition]]) -> None:
         self.ways: list[Span] = []
         """The addresses that each rule asks for; empty for one that asks for any, or for very many."""
-        for conditions in asked:
+        for conditions in of_rules:
             spans = [each.span for each in conditions if isinstance(each, Among) and each.field == DESTINATION]
             self.ways.append(spans[0] if len(spans) == 1 and len(spans[0]) == 2 else ())
         self.any = [at for at, way in enumerate(self.ways) if not way]
@@ -1112,6 +1106,11 @@ def add(flow: Flow, now: Now, boxes: list[Box]) -> None:
         flow.setdefault(now, []).extend(boxes)
 
 
+def add_all(flow: Flow, more: Flow) -> None:
+    for now, boxes in more.items():
+        add(flow, now, boxes)
+
+
 def remarked(now: Now, does: Remark) -> Now:
     """Change a mark, as far as it is known."""
     onto_packet = does.onto == MARK
@@ -1126,20 +1125,20 @@ def remarked(now: Now, does: Remark) -> Now:
 
 def routing_conditions(rule: PolicyRule) -> tuple[Condition, ...]:
     """What an ip rule asks for, as a match of netfilter would."""
-    asked: list[Condition] = []
+    conditions: list[Condition] = []
     if rule.mask:
-        asked.append(masked(MARK, rule.mask, rule.mark & rule.mask, 32))
+        conditions.append(masked(MARK, rule.mask, rule.mark & rule.mask, 32))
     for field, network in ((SOURCE, rule.source), (DESTINATION, rule.destination)):
         if network:
             first = int(network.network_address)
-            asked.append(Among(field, (first, first + network.num_addresses)))
-    asked += [Among(ARRIVED_ON, one(rule.arrives))] if rule.arrives else []
-    asked += [NEVER] if rule.leaves else []  # sockets are not bound to interfaces here
-    asked += [Among(PROTOCOL, one(rule.transport))] if rule.transport else []
+            conditions.append(Among(field, (first, first + network.num_addresses)))
+    conditions += [Among(ARRIVED_ON, one(rule.arrives))] if rule.arrives else []
+    conditions += [NEVER] if rule.leaves else []  # sockets are not bound to interfaces here
+    conditions += [Among(PROTOCOL, one(rule.transport))] if rule.transport else []
     for field, ends in ((UID, rule.uids), (SPORT, rule.source_ports), (DPORT, rule.destination_ports)):
-        asked += [Among(field, (ends[0], ends[1] + 1))] if ends else []
-    asked += [Untold(str(rule))] if rule.more or rule.tos else []
+        conditions += [Among(field, (ends[0], ends[1] + 1))] if ends else []
+    conditions += [Untold(str(rule))] if rule.more or rule.tos else []
     if not rule.inverted:
-        return tuple(asked)
+        return tuple(conditions)
     domains = {SOURCE: ADDRESSES[rule.family], DESTINATION: ADDRESSES[rule.family]}
-    return opposite(asked, domains)
+    return opposite(conditions, domains)
