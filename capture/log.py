@@ -24,9 +24,6 @@ class Log:
         self.threshold = LEVELS[level]
         self.as_json = as_json
 
-    def debug(self, *lines: str) -> None:
-        self._say("debug", lines)
-
     def info(self, *lines: str) -> None:
         self._say("info", lines)
 

@@ -16,7 +16,6 @@ NET_ADMIN, NET_RAW, SYS_ADMIN = 12, 13, 21
 NAMES = {NET_ADMIN: "CAP_NET_ADMIN", NET_RAW: "CAP_NET_RAW", SYS_ADMIN: "CAP_SYS_ADMIN"}
 STATUS = "/proc/self/status"
 LABEL = "/proc/self/attr/current"
-SELINUX_ENFORCES = "/sys/fs/selinux/enforce"
 SECCOMP_FILTER = "2"
 """SECCOMP_MODE_FILTER of linux/seccomp.h, as proc_pid_status(5) tells it."""
 OUTSIDE = "run in the user namespace that owns the network namespace (nsenter --user --net --target PID)"

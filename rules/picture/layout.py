@@ -452,11 +452,6 @@ class _Wire(Value):
     def span(self) -> tuple[float, float]:
         return min(*self.lefts, self.right), max(*self.lefts, self.right)
 
-    @property
-    def is_straight(self) -> bool:
-        top, bottom = self.span
-        return bottom - top < 0.5
-
 
 def crossings(first: _Wire, second: _Wire) -> int:
     """How often these wires cross if the track of the first is left of that of the second."""
