@@ -72,11 +72,11 @@ class Released(Value):
 
 def released(nft: Ruleset, legacy: Ruleset, planned: Ruleset, natives: Sequence[NativeTable]) -> Released | None:
     """What a change of a family from what is live, in both backends, to what is planned lets go of, if anything."""
-    held = [rule for ruleset in (nft, legacy) for _, _, rule in ours_in(ruleset).rules()]
+    ours = [rule for ruleset in (nft, legacy) for _, _, rule in ours_in(ruleset).rules()]
     wanted = [rule for _, _, rule in planned.rules()]
     ends = not any(map(needs_conntrack, wanted))
-    ports = frozenset(redirected_to(held)) if ends else frozenset[int]()
-    marks = frozenset(restored(held)) - frozenset(restored(wanted))
+    ports = frozenset(redirected_to(ours)) if ends else frozenset[int]()
+    marks = frozenset(restored(ours)) - frozenset(restored(wanted))
     if not (ports or marks):
         return None
     native = [table for table in natives if not table.is_of_iptables]

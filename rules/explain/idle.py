@@ -146,10 +146,10 @@ class Idle:
 
     # --- entries without effect -------------------------------------------------------------------------------
 
-    def entries_without_effect(self, told: set[str]) -> Iterator[Finding]:
+    def entries_without_effect(self, reported: set[str]) -> Iterator[Finding]:
         for name in self.given:
             entries = getattr(self.intent, name, ())
-            if isinstance(entries, tuple) and len(entries) > 1 and name not in told:
+            if isinstance(entries, tuple) and len(entries) > 1 and name not in reported:
                 yield from self.idle_entry_findings(name, entries, list(self.idle_entries(name, entries)))
 
     def idle_entries(self, name: str, entries: tuple[Any, ...]) -> Iterator[Any]:
@@ -210,13 +210,13 @@ class Idle:
 
     # --- rules that never match ---------------------------------------------------------------------------------
 
-    def never_met(self, told: set[str]) -> Iterator[Finding]:
+    def never_met(self, reported: set[str]) -> Iterator[Finding]:
         """Rules that some setting asked for and no packet can meet, though the setting has an effect elsewhere."""
         seen: dict[tuple[str, str, str], list[tuple[Family, Unmet, str]]] = {}
         for ruleset in self.plan.rulesets:
             for it in unmet(ruleset):
                 name = it.rule.setting
-                if name not in self.given or name in told or name in ("proxy_uid", "proxy_gid"):
+                if name not in self.given or name in reported or name in ("proxy_uid", "proxy_gid"):
                     continue
                 rules = ruleset.table(it.table).chains()[it.chain]
                 first = [rules[position - 1] for position in it.by]
@@ -226,9 +226,9 @@ class Idle:
                     seen.setdefault((name, it.chain, rule_words(it.rule)), []).append(
                         (ruleset.family, it, f"{listed(takers, 3)} take{'s' if len(first) == 1 else ''} that before")
                     )
-        for (name, chain, said), met in seen.items():
+        for (name, chain, words), met in seen.items():
             (_, it, because), families = met[0], named(dict.fromkeys(family for family, _, _ in met))
-            text = f'rule {it.position} of {chain} ({families}), for {{{name}}}, never matches ("{said}"): {because}'
+            text = f'rule {it.position} of {chain} ({families}), for {{{name}}}, never matches ("{words}"): {because}'
             yield Finding(SURPRISE, "never-matches", (name,), text, "see whether the earlier rule is meant")
 
 

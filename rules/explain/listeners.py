@@ -98,7 +98,7 @@ class Place(Value):
 def places(
     rulesets: Sequence[Ruleset],
     host: Host,
-    found: Iterable[Listener],
+    listening: Iterable[Listener],
     from_ourselves: Sequence[Address] = (),
     *,
     passes_on: bool = True,
@@ -108,15 +108,15 @@ def places(
     `from_ourselves` are this pod's own addresses from which connections are open at the inbound port that the rules
     sent there over lo, one for each; `passes_on` says whether any is open from 127.0.0.6 or `::6`.
     """
-    listening = tuple(found)
+    listening = tuple(listening)
     captures = {ruleset.family: installed(ruleset) for ruleset in rulesets}
-    asked: dict[tuple[What, int], list[Family]] = {}
+    wanted: dict[tuple[What, int], list[Family]] = {}
     for family, captured in captures.items():
         for what, port in ports_of(captured, host):
-            asked.setdefault((what, port), []).append(family)
-    somebody = {what for what, port in asked for each in listening if (each.port, each.protocol) == (port, "tcp")}
-    told = []
-    for (what, port), families in asked.items():
+            wanted.setdefault((what, port), []).append(family)
+    somebody = {what for what, port in wanted for each in listening if (each.port, each.protocol) == (port, "tcp")}
+    answer = []
+    for (what, port), families in wanted.items():
         protocols = ("udp",) if what == DNS else ("tcp",)
         here = tuple(each for each in listening if each.port == port and each.protocol in protocols)
         problems: dict[str, None] = {}
@@ -128,8 +128,8 @@ def places(
             problems.update(dict.fromkeys(wrong(what, family, captures[family], rulesets, host, here)))
         if what == INBOUND and from_ourselves and not passes_on and captures[families[0]].mode == "REDIRECT":
             problems[came_back(from_ourselves, families)] = None
-        told.append(Place(what, port, here, tuple(problems)))
-    return tuple(told)
+        answer.append(Place(what, port, here, tuple(problems)))
+    return tuple(answer)
 
 
 def ports_of(captured: Installed, host: Host) -> Iterator[tuple[What, int]]:
@@ -232,8 +232,12 @@ def looping_resolvers(rulesets: Sequence[Ruleset], host: Host, found: Iterable[L
     for each in found:
         if resolvers and each.port in ports:
             servers.setdefault((each.uid, each.gid), []).append(each)
-    asked = [(ruleset.family, address) for ruleset in rulesets for address in nameservers(ruleset)]
-    outside = [(family, address) for family, address in asked if not host.is_local(address)]
+    outside = [
+        (ruleset.family, address)
+        for ruleset in rulesets
+        for address in nameservers(ruleset)
+        if not host.is_local(address)
+    ]
     for listening in servers.values():
         first = listening[0]
         if any(is_captured(rulesets, host, family, address, first) for family, address in outside):

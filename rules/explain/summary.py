@@ -120,9 +120,9 @@ def dns(intent: Intent) -> Iterator[Point]:
     settings: tuple[str, ...] = ("redirect_dns", "capture_all_dns", "dns_capture_port")
     if takes_dns(intent):
         known = [address(network) for family in captured for network in of_family(intent.nameservers, family)]
-        asked = "any nameserver" if intent.capture_all_dns else listed(known, MOST)
+        whose = "any nameserver" if intent.capture_all_dns else listed(known, MOST)
         at = listed([str(a) for a in intent.dns_capture_address]) or "loopback"
-        text = f"queries to {asked}, UDP and TCP port 53: go to the proxy's resolver on {at}, port "
+        text = f"queries to {whose}, UDP and TCP port 53: go to the proxy's resolver on {at}, port "
         yield Point("DNS", CAPTURED, f"{text}{intent.dns_capture_port}", settings)
         if not intent.capture_all_dns:
             yield Point("DNS to others", PASSES, "queries over UDP to any other nameserver", settings)

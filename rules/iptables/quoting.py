@@ -50,8 +50,8 @@ def command(line: str) -> tuple[str, str, str]:
     if line[0] == "[":
         line = line.partition("] ")[2]
     verb, _, rest = line.partition(" ")
-    chain, _, said = rest.partition(" ")
-    return verb, chain, said
+    chain, _, words = rest.partition(" ")
+    return verb, chain, words
 
 
 def tokens(line: str) -> list[str]:

@@ -57,7 +57,7 @@ def tables(text: str) -> tuple[TableRules, ...]:
             else:
                 policies.append((declaration[0], declaration[1]))
         else:
-            verb, of, said = command(line)
+            verb, of, words = command(line)
             if not of or verb not in ("-A", "-N"):
                 raise NotSaveText(f"line {number} is not a rule: {line!r}")
             if verb == "-N":
@@ -68,7 +68,7 @@ def tables(text: str) -> tuple[TableRules, ...]:
                     blocks.append(Block(chain, tuple(rules)))
                 chain, rules = of, []
             try:
-                rules.append(known(said, declared))
+                rules.append(known(words, declared))
             except IndexError:
                 raise NotSaveText(f"line {number} ends too early: {line!r}") from None
     if name:
@@ -76,16 +76,16 @@ def tables(text: str) -> tuple[TableRules, ...]:
     return tuple(found)
 
 
-def known(said: str, chains: Container[str]) -> Rule:
+def known(text: str, chains: Container[str]) -> Rule:
     """The rule of these words. One that was read before is the same value, which costs nothing to compare."""
-    read, alone = _known.get(said, (None, ""))
+    read, alone = _known.get(text, (None, ""))
     if read is None or (alone in chains) is not isinstance(read.target, t.Jump):
-        words = tokens(unmarked(said))
-        read = rule(words, chains, said)
+        words = tokens(unmarked(text))
+        read = rule(words, chains, text)
         if len(_known) >= MOST_KNOWN:
             _known.clear()
         # What leads to a chain here may name a target where there is no chain of that name.
-        _known[said] = read, words[-1] if words[-2:-1] == ["-j"] else ""
+        _known[text] = read, words[-1] if words[-2:-1] == ["-j"] else ""
     return read
 
 
@@ -328,8 +328,8 @@ def port_match(made: Callable[[Ports], Plain]) -> Callable[[str], Plain | None]:
     """A reader of a port or a range of ports."""
 
     def read(text: str) -> Plain | None:
-        asked = ports(text)
-        return made(asked) if asked else None
+        found = ports(text)
+        return made(found) if found else None
 
     return read
 

@@ -27,22 +27,22 @@ STATES = {
 
 def rule_words(rule: Rule) -> str:
     """The rule as a sentence without its full stop: `TCP to port 22 is let go`."""
-    asked = packets(rule.matches)
-    return f"{asked}{',' if ', not ' in asked else ''} {becomes(rule.target)}"
+    subject = packets(rule.matches)
+    return f"{subject}{',' if ', not ' in subject else ''} {becomes(rule.target)}"
 
 
 def packets(matches: Sequence[Match]) -> str:
     """What all these matches hold for. What is said comes first, what is denied behind it."""
     subject = next((subject_of(match) for match in matches if subject_of(match)), "everything")
     rest = [match for match in matches if not subject_of(match)]
-    said = " ".join(words(match) for match in rest if not isinstance(match, m.Not))
+    text = " ".join(words(match) for match in rest if not isinstance(match, m.Not))
     for which in ("to", "from"):
         # `to 10.0.0.1 to port 53` is one place.
-        place, its, port = said.partition(f" {which} port")
+        place, its, port = text.partition(f" {which} port")
         if its and f" {which} " in f" {place}":
-            said = f"{place} port{port}"
+            text = f"{place} port{port}"
     denied = [f"not {words(match.match)}" for match in rest if isinstance(match, m.Not)]
-    return ", ".join([f"{subject} {said}".rstrip(), *denied])
+    return ", ".join([f"{subject} {text}".rstrip(), *denied])
 
 
 def subject_of(match: Match) -> str:

@@ -54,20 +54,20 @@ UNSUPPORTED = "[unsupported revision]"
 COMMENT = "-m comment --comment "
 
 
-def match_text(asked: Match) -> str:
-    match asked:
+def match_text(match: Match) -> str:
+    match match:
         case m.Not(inner):
             module, option = module_and_option(inner)
             return f"{module}! {option}"
         case m.Foreign(text) | m.Native(_, text):
             return text
         case _:
-            return "".join(module_and_option(asked))
+            return "".join(module_and_option(match))
 
 
-def module_and_option(asked: Plain) -> tuple[str, str]:
+def module_and_option(match: Plain) -> tuple[str, str]:
     """The match's module with a space behind it, if it must be named, and its option; `!` stands between them."""
-    match asked:
+    match match:
         case m.Proto(name):
             return "", f"-p {name}"
         case m.Src(network):
@@ -99,14 +99,14 @@ def module_and_option(asked: Plain) -> tuple[str, str]:
         case m.Limit(rate):
             return "-m limit ", f"--limit {rate}"
         case _:
-            assert_never(asked)
+            assert_never(match)
 
 
-def extension(asked: Match) -> str:
+def extension(match: Match) -> str:
     """The extension behind a match that is one, by the name under which the kernel registers it; else empty."""
-    if isinstance(asked, m.Foreign | m.Native | m.Not):
+    if isinstance(match, m.Foreign | m.Native | m.Not):
         return ""
-    return module_and_option(asked)[0].removeprefix("-m ").strip()
+    return module_and_option(match)[0].removeprefix("-m ").strip()
 
 
 def target_extension(target: Target) -> str:

@@ -130,8 +130,8 @@ def changed(
     as nat captures DNS, raw keeps it in its zones.
     """
     names = dict.fromkeys([*(table.table for table in planned.tables if table.blocks), *reversed(OURS)])
-    asked = (Change(name, tuple(commands(live.table(name), planned.table(name), also, becomes))) for name in names)
-    return tuple(change for change in asked if change.commands)
+    per_table = (Change(name, tuple(commands(live.table(name), planned.table(name), also, becomes))) for name in names)
+    return tuple(change for change in per_table if change.commands)
 
 
 def commands(
@@ -227,7 +227,7 @@ def precedents_of(
     return rules_before(live, chain, theirs, ours[-1], planned, company) if ours else ()
 
 
-def with_stand_ins(asked: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[Rule, Rule]]:
+def with_stand_ins(changes: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[Rule, Rule]]:
     """The same changes as iptables-restore can be given them, and which rule stands in for which other one.
 
     A rule that takes more than one line is put back by another way; till then one that asks nothing keeps its place.
@@ -242,7 +242,7 @@ def with_stand_ins(asked: tuple[Change, ...]) -> tuple[tuple[Change, ...], dict[
         waiting[stand_in] = command.rule
         return command.but(rule=stand_in)
 
-    return tuple(change.but(commands=tuple(map(written, change.commands))) for change in asked), waiting
+    return tuple(change.but(commands=tuple(map(written, change.commands))) for change in changes), waiting
 
 
 def command_text(command: Command) -> str:
@@ -269,6 +269,6 @@ def joined(verb: str, place: str, rule: Rule) -> str:
     return f"{verb} {place} {text}" if text else f"{verb} {place}"
 
 
-def restore_text(asked: tuple[Change, ...]) -> str:
+def restore_text(changes: tuple[Change, ...]) -> str:
     """The input of `iptables-restore --noflush` that makes these changes."""
-    return "".join(f"{line}\n" for change in asked for line, _ in change.lines())
+    return "".join(f"{line}\n" for change in changes for line, _ in change.lines())

@@ -236,23 +236,23 @@ BEYOND_A_RERUN = (
 """What is not ours to repair."""
 
 
-def sentence_of(found: Finding) -> str:
+def sentence_of(finding: Finding) -> str:
     """What is the matter, without where and what then."""
-    rule = f"`{found.rule}`"
-    why = f" ({found.why})" if found.why else ""
-    match found.kind:
+    rule = f"`{finding.rule}`"
+    why = f" ({finding.why})" if finding.why else ""
+    match finding.kind:
         case Kind.RULE_MISSING:
-            return f"the rule {rule}, planned as rule {found.planned_position}, is missing{why}"
+            return f"the rule {rule}, planned as rule {finding.planned_position}, is missing{why}"
         case Kind.RULE_UNEXPECTED:
             return f"the rule {rule} is not planned"
         case Kind.RULE_DOUBLED:
-            return f"the rule {rule} is there once too often, planned as rule {found.planned_position}{why}"
+            return f"the rule {rule} is there once too often, planned as rule {finding.planned_position}{why}"
         case Kind.RULE_MOVED:
-            return f"the rule {rule} is not in its place, planned as rule {found.planned_position}{why}"
+            return f"the rule {rule} is not in its place, planned as rule {finding.planned_position}{why}"
         case Kind.CHAIN_MISSING:
-            return f"the chain is missing, with {count(found.rules, 'rule')}"
+            return f"the chain is missing, with {count(finding.rules, 'rule')}"
         case Kind.CHAIN_LEFT:
-            return f"the chain is left over, with {count(found.rules, 'rule')}: these settings do not ask for it"
+            return f"the chain is left over, with {count(finding.rules, 'rule')}: these settings do not ask for it"
         case Kind.JUMP_MISSING:
             return f"our jump {rule} is missing{why}"
         case Kind.JUMP_LEFT:
@@ -266,8 +266,8 @@ def sentence_of(found: Finding) -> str:
         case Kind.OTHERS_ABOVE:
             return f"the rule of others {rule} stands above our jump and can take traffic away from it"
         case Kind.NARROWER_ABOVE:
-            remedy = f" ({found.remedy} excludes it from our capture)" if found.remedy else ""
-            return f"the rule of others {rule} is asked before ours and keeps what it takes: {found.takes}{remedy}"
+            remedy = f" ({finding.remedy} excludes it from our capture)" if finding.remedy else ""
+            return f"the rule of others {rule} is asked before ours and keeps what it takes: {finding.takes}{remedy}"
         case Kind.NOT_TRACKED:
             return (
                 f"the rule of others {rule} keeps packets from conntrack that are to be captured, so the nat table "
@@ -276,23 +276,23 @@ def sentence_of(found: Finding) -> str:
         case Kind.TABLE_DORMANT:
             return (
                 "the table is dormant: the kernel asks none of its chains, and nothing is captured; "
-                f"{WAKE_UP.format('ip' if found.family is Family.V4 else 'ip6', found.table)}"
+                f"{WAKE_UP.format('ip' if finding.family is Family.V4 else 'ip6', finding.table)}"
             )
         case Kind.OTHERS_TAKE_ALL:
-            return f"the rule of others {rule} is asked before ours and takes everything, such as: {found.why}"
+            return f"the rule of others {rule} is asked before ours and takes everything, such as: {finding.why}"
         case Kind.OTHERS_TAKE_SOME:
-            return f"the rule of others {rule} is asked before ours and takes some of it, such as: {found.why}"
+            return f"the rule of others {rule} is asked before ours and takes some of it, such as: {finding.why}"
         case Kind.OTHERS_ELSEWHERE:
-            what = f"the rule of others {rule}" if found.rule else "rules of others"
-            example = f", such as: {found.why}" if found.why else ""
+            what = f"the rule of others {rule}" if finding.rule else "rules of others"
+            example = f", such as: {finding.why}" if finding.why else ""
             return f"{what} in the other backend may be asked before ours, and send connections elsewhere{example}"
         case Kind.CAPTURED_IS_DROPPED | Kind.SOME_IS_DROPPED | Kind.DROPPED_ANYWAY:
-            by = f"the rule of others {rule}" if found.table else found.rule
-            before = ", as it was before" if found.kind is Kind.DROPPED_ANYWAY else ""
-            some = "some of " if found.kind is Kind.SOME_IS_DROPPED else ""
-            return f"{some}what is captured is dropped{before}, such as {found.why}: {by}"
+            by = f"the rule of others {rule}" if finding.table else finding.rule
+            before = ", as it was before" if finding.kind is Kind.DROPPED_ANYWAY else ""
+            some = "some of " if finding.kind is Kind.SOME_IS_DROPPED else ""
+            return f"{some}what is captured is dropped{before}, such as {finding.why}: {by}"
         case Kind.FARES_OTHERWISE:
-            return found.why
+            return finding.why
         case Kind.IP_RULE_MISSING | Kind.ROUTE_MISSING | Kind.ADDRESS_MISSING:
             return f"{rule} is missing"
         case Kind.IP_RULE_DOUBLED:
@@ -306,7 +306,7 @@ def sentence_of(found: Finding) -> str:
         case Kind.IP_RULE_BY_UID | Kind.PROXY_REFUSED:
             return f"{rule} of others asks whose a packet is: with the capture, answers to clients are the proxy's"
         case Kind.ROUTE_TAKES_ALL:
-            table = found.rule.partition("table ")[2].split()[0]
+            table = finding.rule.partition("table ")[2].split()[0]
             return f"table {table} has a default route of somebody else's, so packets with our mark would follow {rule}"
         case Kind.ROUTE_TAKES_SOME:
             return f"{rule} of others in our table takes packets with our mark, answers to clients among them"
@@ -333,12 +333,12 @@ def compare(live: Ruleset, planned: Ruleset, company: Company = ALONE) -> tuple[
 
 
 def in_table(live: Ruleset, planned: Ruleset, name: str, company: Company) -> Iterator[Finding]:
-    there, asked = live.table(name), planned.table(name)
-    now, wanted = there.chains(), asked.chains()
+    there, planned_table = live.table(name), planned.table(name)
+    now, wanted = there.chains(), planned_table.chains()
     for chain in dict.fromkeys((*wanted, *now)):
         if there.is_built_in(chain):
             yield from in_built_in_chain(there, chain, planned, company)
-    for chain in asked.declared:
+    for chain in planned_table.declared:
         if chain not in now:
             yield Finding(Kind.CHAIN_MISSING, live.family, name, chain, rules=len(wanted[chain]))
         elif now[chain] != wanted[chain]:

@@ -109,8 +109,8 @@ class Taking(Value):
 
     def __str__(self) -> str:
         """In words: `TCP to 192.0.2.1 port 80 goes to port 8000 on this host`."""
-        told = [match for match in dict.fromkeys(self.matches) if conditions(match)]
-        return f"{packets(told)} {becomes(self.target)}"
+        matches = [match for match in dict.fromkeys(self.matches) if conditions(match)]
+        return f"{packets(matches)} {becomes(self.target)}"
 
 
 class Precedent(Value):
@@ -131,8 +131,8 @@ class Precedent(Value):
     @property
     def takes(self) -> str:
         """What it takes, in words."""
-        said = first_different(map(str, self.takings), MOST_WORDS)
-        return "; ".join([*said[:MOST_WORDS], *(["and more"] if len(said) > MOST_WORDS else [])])
+        words = first_different(map(str, self.takings), MOST_WORDS)
+        return "; ".join([*words[:MOST_WORDS], *(["and more"] if len(words) > MOST_WORDS else [])])
 
 
 def first_different(words: Iterable[str], most: int) -> list[str]:
@@ -153,7 +153,7 @@ def precedents(
     key = (live.table, hook, company, id(planned), *map(id, rules))
     below = below_of(live, planned)
     known = _known.get(key)
-    if known is None or any(below.chains.get(chain) != held for chain, held in known.chains.items()):
+    if known is None or any(below.chains.get(chain) != rules_then for chain, rules_then in known.chains.items()):
         if len(_known) >= MOST_KNOWN:
             _known.clear()
         found = tuple(taking(below, live.table, hook, rules, planned, company))
@@ -350,10 +350,10 @@ def is_narrow(end: Taking, usual: Sequence[Box], here: Mapping[str, Span]) -> bo
 
 def narrows(match: Match, usual: Sequence[Box], here: Mapping[str, Span]) -> bool:
     """Whether a match leaves most of these packets alone; one that leaves only some (`! -d 10.0.0.0/8`) does not."""
-    told = conditions(match)
-    if all(is_about_all(condition) for condition in told):
+    its = conditions(match)
+    if all(is_about_all(condition) for condition in its):
         return False
-    answers = {all_hold(told, box, here) for box in usual}
+    answers = {all_hold(its, box, here) for box in usual}
     return answers != {True} and (answers == {False} or not is_denial(match))
 
 

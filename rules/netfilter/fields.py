@@ -195,8 +195,8 @@ def holds(condition: Condition, known: Known, here: Mapping[str, Span] | None = 
             both = common(mine, span) if mine else ()
             return False if not both else True if both == mine else None
         case OfType():
-            told = cut(condition, here)
-            return None if told is None else holds(told, known, here)
+            among = cut(condition, here)
+            return None if among is None else holds(among, known, here)
         case Untold():
             return None
         case _:
@@ -207,10 +207,10 @@ def all_hold(conditions: Sequence[Condition], known: Known, here: Mapping[str, S
     """Whether all of these hold; None if that hangs on one that cannot be told."""
     untold = False
     for condition in conditions:
-        held = holds(condition, known, here)
-        if held is None:
+        answer = holds(condition, known, here)
+        if answer is None:
             untold = True
-        elif not held:
+        elif not answer:
             return False
     return None if untold else True
 

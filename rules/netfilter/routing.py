@@ -77,25 +77,25 @@ class PolicyRule(Value):
 
     def __str__(self) -> str:
         """As `ip rule` lists it, without `from all`."""
-        asked = ["not"] if self.inverted else []
-        asked += [f"from {shown(self.source)}"] if self.source else []
-        asked += [f"to {shown(self.destination)}"] if self.destination else []
-        asked += [f"tos {self.tos:#x}"] if self.tos else []
-        asked += [f"fwmark {self.mark:#x}{'' if self.mask == WHOLE else f'/{self.mask:#x}'}"] if self.mask else []
-        asked += [f"iif {self.arrives}"] if self.arrives else []
-        asked += [f"oif {self.leaves}"] if self.leaves else []
-        asked += [f"uidrange {self.uids[0]}-{self.uids[1]}"] if self.uids else []
+        words = ["not"] if self.inverted else []
+        words += [f"from {shown(self.source)}"] if self.source else []
+        words += [f"to {shown(self.destination)}"] if self.destination else []
+        words += [f"tos {self.tos:#x}"] if self.tos else []
+        words += [f"fwmark {self.mark:#x}{'' if self.mask == WHOLE else f'/{self.mask:#x}'}"] if self.mask else []
+        words += [f"iif {self.arrives}"] if self.arrives else []
+        words += [f"oif {self.leaves}"] if self.leaves else []
+        words += [f"uidrange {self.uids[0]}-{self.uids[1]}"] if self.uids else []
         names = {number: name for name, number in NUMBERS.items()}
-        asked += [f"ipproto {names.get(self.transport, self.transport)}"] if self.transport else []
+        words += [f"ipproto {names.get(self.transport, self.transport)}"] if self.transport else []
         for name, ports in (("sport", self.source_ports), ("dport", self.destination_ports)):
-            asked += [f"{name} {ports[0]}{'' if ports[0] == ports[1] else f'-{ports[1]}'}"] if ports else []
-        asked += self.more
+            words += [f"{name} {ports[0]}{'' if ports[0] == ports[1] else f'-{ports[1]}'}"] if ports else []
+        words += self.more
         if self.action == LOOKUP:
-            asked.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}")
+            words.append(f"lookup {TABLE_NAMES.get(self.table, self.table)}")
         else:
-            asked.append(f"goto {self.table}" if self.action == GOTO else self.action)
-        asked += [] if self.suppressed is None else [f"suppress_prefixlength {self.suppressed}"]
-        return f"{self.priority}: {' '.join(asked)}"
+            words.append(f"goto {self.table}" if self.action == GOTO else self.action)
+        words += [] if self.suppressed is None else [f"suppress_prefixlength {self.suppressed}"]
+        return f"{self.priority}: {' '.join(words)}"
 
 
 class Route(Value):
@@ -130,14 +130,14 @@ class Route(Value):
 
     def __str__(self) -> str:
         """As `ip route show table TABLE` lists it, with its table."""
-        said = [] if self.kind == "unicast" else [self.kind]
-        said.append("default" if self.destination is None else shown(self.destination))
-        said += [f"tos {self.tos:#x}"] if self.tos else []
-        said += [f"via {self.via}"] if self.via else []
-        said += [f"dev {self.device}"] if self.device and self.kind not in REFUSALS else []
-        said.append(f"table {self.table}")
-        said += [f"metric {self.metric}"] if self.metric and self.family is Family.V4 else []
-        return " ".join(said)
+        words = [] if self.kind == "unicast" else [self.kind]
+        words.append("default" if self.destination is None else shown(self.destination))
+        words += [f"tos {self.tos:#x}"] if self.tos else []
+        words += [f"via {self.via}"] if self.via else []
+        words += [f"dev {self.device}"] if self.device and self.kind not in REFUSALS else []
+        words.append(f"table {self.table}")
+        words += [f"metric {self.metric}"] if self.metric and self.family is Family.V4 else []
+        return " ".join(words)
 
 
 class Flow(Value):
@@ -162,8 +162,8 @@ class Flow(Value):
 def holds(rule: PolicyRule, flow: Flow) -> bool | None:
     """Whether this rule is for this packet; None if that cannot be told."""
     answers = list(answered(rule, flow))
-    held = False if False in answers else None if None in answers else True
-    return held if held is None else held is not rule.inverted
+    answer = False if False in answers else None if None in answers else True
+    return answer if answer is None else answer is not rule.inverted
 
 
 def answered(rule: PolicyRule, flow: Flow) -> Iterator[bool | None]:
@@ -173,9 +173,9 @@ def answered(rule: PolicyRule, flow: Flow) -> Iterator[bool | None]:
     for network, address in ((rule.source, flow.source), (rule.destination, flow.destination)):
         if network:
             yield None if address is None else address in network
-    for asked, known in ((rule.arrives, flow.arrives), (rule.leaves, flow.leaves)):
-        if asked:
-            yield None if known is None else asked == known
+    for wanted, known in ((rule.arrives, flow.arrives), (rule.leaves, flow.leaves)):
+        if wanted:
+            yield None if known is None else wanted == known
     for number, is_number in ((rule.transport, flow.transport), (rule.tos, flow.tos)):
         if number:
             yield None if is_number is None else number == is_number
@@ -251,8 +251,8 @@ class Policy(Value):
         """Where it may go: several ways if it cannot be told of some rule whether it holds."""
         found: list[Way] = []
         for at, rule in enumerate(rules):
-            held = holds(rule, flow)
-            if held is False or rule.action == NOP:
+            answer = holds(rule, flow)
+            if answer is False or rule.action == NOP:
                 continue
             if rule.action == GOTO:
                 further = [other for other in rules[at + 1 :] if other.priority >= rule.table]
@@ -266,7 +266,7 @@ class Policy(Value):
                 if best is None:
                     continue
                 found.append(Way(best.kind, "" if best.kind in (LOCAL, *REFUSALS) else best.device, rule))
-            if held:
+            if answer:
                 return found
         return [*found, Way(UNICAST)]
 

@@ -25,9 +25,9 @@ def left_to_ssh(live: Ruleset) -> Iterator[Ports]:
     """The ports that rules of ours leave to SSH, known by their shape: see `rules.plan.flows.inbound.ssh`."""
     for table in (NAT, MANGLE):
         for rule in live.table(table).chains().get(ISTIO_INBOUND, ()):
-            asked = [ports for match in rule.matches if isinstance(match, DPorts) for ports in match.ranges]
-            if isinstance(rule.target, Return) and len(asked) == 1 and asked[0].first == asked[0].last:
-                yield asked[0]
+            ranges = [ports for match in rule.matches if isinstance(match, DPorts) for ports in match.ranges]
+            if isinstance(rule.target, Return) and len(ranges) == 1 and ranges[0].first == ranges[0].last:
+                yield ranges[0]
 
 
 def beside_live(planned: Plan, live: Iterable[Ruleset]) -> Plan:

@@ -93,7 +93,7 @@ def doubtful(live: Ruleset) -> Iterator[Place]:
     for table in (MANGLE, NAT):
         for hook, interface in ((PREROUTING, InIface), (OUTPUT, OutIface)):
             for rule in live.table(table).chains().get(hook, ()):
-                is_bypass = rule.target == Return() and [type(asked) for asked in rule.matches] == [interface]
+                is_bypass = rule.target == Return() and [type(match) for match in rule.matches] == [interface]
                 is_bypass &= (table, hook, rule) not in known
                 if is_bypass or (table == MANGLE and rule.matches == (INVALID,) and rule.target == Drop()):
                     yield table, hook, rule
@@ -181,30 +181,30 @@ def marks(live: Ruleset) -> Iterator[Place]:
 
 
 def marks_the_proxy(rule: Rule) -> bool:
-    asked = beside(rule, TCP, ON_LO) if rule.target == SetMark(PROXY_LOOP_MARK) else None
-    destinations = {match for match in asked or () if isinstance(match, Not) and isinstance(match.match, Dst)}
-    return len(destinations) == 1 and is_owner(asked - destinations if asked else None)
+    matches = beside(rule, TCP, ON_LO) if rule.target == SetMark(PROXY_LOOP_MARK) else None
+    destinations = {match for match in matches or () if isinstance(match, Not) and isinstance(match.match, Dst)}
+    return len(destinations) == 1 and is_owner(matches - destinations if matches else None)
 
 
-def beside(rule: Rule, *asked: Match) -> frozenset[Match] | None:
+def beside(rule: Rule, *known: Match) -> frozenset[Match] | None:
     """What a rule asks besides all of these; None if it does not ask them all."""
     matches = frozenset(rule.matches)
-    return matches.difference(asked) if matches.issuperset(asked) else None
+    return matches.difference(known) if matches.issuperset(known) else None
 
 
-def is_one_host(asked: frozenset[Match] | None) -> bool:
+def is_one_host(matches: frozenset[Match] | None) -> bool:
     """Whether this is nothing, or a nameserver's address."""
     return (
-        asked is not None
-        and len(asked) <= 1
-        and all(isinstance(match, Dst | Src) and match.network.num_addresses == 1 for match in asked)
+        matches is not None
+        and len(matches) <= 1
+        and all(isinstance(match, Dst | Src) and match.network.num_addresses == 1 for match in matches)
     )
 
 
-def is_owner(asked: frozenset[Match] | None) -> bool:
-    return is_of(asked, OwnerUid) or is_of(asked, OwnerGid)
+def is_owner(matches: frozenset[Match] | None) -> bool:
+    return is_of(matches, OwnerUid) or is_of(matches, OwnerGid)
 
 
-def is_of(asked: frozenset[Match] | None, kind: type[Match]) -> bool:
+def is_of(matches: frozenset[Match] | None, kind: type[Match]) -> bool:
     """Whether this is one match of that kind."""
-    return asked is not None and [type(match) for match in asked] == [kind]
+    return matches is not None and [type(match) for match in matches] == [kind]

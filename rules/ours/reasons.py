@@ -92,19 +92,19 @@ def tunnel_ports(table: TableRules) -> frozenset[int]:
         ports.first
         for rule in table.chains().get(ISTIO_OUTPUT, ())
         if rule.target == Jump(ISTIO_IN_REDIRECT)
-        for asked in rule.matches
-        if isinstance(asked, Not)
-        for ports in ports_of(asked.match)
+        for match in rule.matches
+        if isinstance(match, Not)
+        for ports in ports_of(match.match)
     )
 
 
-def ports_of(asked: Match) -> tuple[Ports, ...]:
-    return (asked.ports,) if isinstance(asked, DPort) else asked.ranges if isinstance(asked, DPorts) else ()
+def ports_of(match: Match) -> tuple[Ports, ...]:
+    return (match.ports,) if isinstance(match, DPort) else match.ranges if isinstance(match, DPorts) else ()
 
 
 def without_rivals_of_the_tunnel(found: tuple[Reason, ...], rule: Rule, tunnels: frozenset[int]) -> tuple[Reason, ...]:
     """A port that is not captured looks the same whatever the reason, but the tunnel port is known from elsewhere."""
-    is_tunnel = any(Ports.one(port) in ports_of(asked) for asked in rule.matches for port in tunnels)
+    is_tunnel = any(Ports.one(port) in ports_of(match) for match in rule.matches for port in tunnels)
     kept = tuple(reason for reason in found if (reason[1] == TUNNEL) == is_tunnel)
     return kept if any(setting == TUNNEL for _, setting in found) else found
 
@@ -114,8 +114,8 @@ def shape(rule: Rule) -> Shape:
     return frozenset(map(match_shape, rule.matches)), target_shape(rule.target)
 
 
-def match_shape(asked: Match) -> Shape | Match:
-    match asked:
+def match_shape(match: Match) -> Shape | Match:
+    match match:
         case Not(inner):
             return "not", match_shape(inner)
         case Src(network):
@@ -123,7 +123,7 @@ def match_shape(asked: Match) -> Shape | Match:
         case Dst(network):
             return Dst, network.is_loopback
         case InIface(name) | OutIface(name):
-            return type(asked), name == LOOPBACK_INTERFACE
+            return type(match), name == LOOPBACK_INTERFACE
         case DPort(ports):
             return DPort, ports == Ports.one(DNS_PORT)
         case SPort():
@@ -137,9 +137,9 @@ def match_shape(asked: Match) -> Shape | Match:
         case ConnMark():
             return (ConnMark,)
         case Proto() | CtState() | Foreign():
-            return asked
+            return match
         case _:
-            return (type(asked),)
+            return (type(match),)
 
 
 def target_shape(target: Target) -> Shape | Target:
@@ -224,10 +224,10 @@ def kinds() -> Iterator[Intent]:
     yield Intent(families=BOTH, ipv4_loopback_cidr=IPv4Network("127.0.0.6/32"), inbound_ports=(Ports.one(53),))
     yield excluding.but(outbound_cidrs=LOOPBACK)
     # Queries go to one nameserver or to any, on loopback or elsewhere, and to the resolver by port or by address.
-    for asked in (dns, dns.but(nameservers=LOOPBACK), dns.but(capture_all_dns=True)):
-        yield from (asked, asked.but(dns_capture_address=addresses))
+    for captured in (dns, dns.but(nameservers=LOOPBACK), dns.but(capture_all_dns=True)):
+        yield from (captured, captured.but(dns_capture_address=addresses))
         for resolver in (addresses, tuple(network.network_address for network in LOOPBACK)):
-            yield asked.but(dns_capture_address=resolver, dns_capture_port=DNS_PORT)
+            yield captured.but(dns_capture_address=resolver, dns_capture_port=DNS_PORT)
     to_dns = (Ports.one(DNS_PORT),)
     yield dns.but(outbound_ports_exclude=to_dns, outbound_ports=to_dns, proxy_uid=(1337, 42))
     yield dns.but(exclude_outbound_ports_for_uids=excluding.exclude_outbound_ports_for_uids)

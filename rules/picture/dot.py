@@ -23,8 +23,8 @@ def dot(pictures: Sequence[Picture]) -> str:
 
 
 def lines(pictures: Sequence[Picture]) -> Iterator[str]:
-    said = (line for picture in pictures for line in (picture.title, picture.said, *picture.notes) if line)
-    heading = "".join(f'{escaped(line)}<BR ALIGN="LEFT"/>' for line in said)
+    words = (line for picture in pictures for line in (picture.title, picture.said, *picture.notes) if line)
+    heading = "".join(f'{escaped(line)}<BR ALIGN="LEFT"/>' for line in words)
     yield "digraph capture {"
     yield f'  graph [rankdir=LR, fontname="{FONT}", fontsize=12, labelloc=t, labeljust=l, label=<{heading}>];'
     yield f'  node [shape=plain, fontname="{FONT}", fontsize=11];'
