@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def rule_text(rule: Rule) -> str:
     """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`; a native one in the words of nft."""
+    if rule.text.startswith(NFT_WORDS):
+        return rule.text.removeprefix(NFT_WORDS)
     done = target_text(rule.target)
     if any(isinstance(match, m.Native) for match in rule.matches):
         match rule.target:
@@ -49,6 +51,8 @@ def reads_back(rule: Rule) -> bool:
     return is_restorable(rule) and not isinstance(rule.target, t.NativeTarget) and all(known)
 
 
+NFT_WORDS = "nft: "
+"""How the text of a rule of our own table of nf_tables begins, in the words that nft would be given."""
 UNSUPPORTED = "[unsupported revision]"
 """What iptables-save prints of a match that only another iptables knows."""
 COMMENT = "-m comment --comment "

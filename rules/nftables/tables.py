@@ -21,7 +21,7 @@ from rules.nftables.program import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from rules.netfilter.values import Family
     from rules.nftables.messages import Expression, Order
@@ -67,13 +67,16 @@ def dormant_tables(messages: Iterable[bytes], order: Order = "little") -> frozen
     return frozenset(found)
 
 
-def native_tables(dump: Dump, family: Family) -> tuple[NativeTable, ...]:
-    """The tables that packets of this family can meet, with the base chains and rules that are not iptables' own."""
+def native_tables(dump: Dump, family: Family, apart: Container[tuple[str, str]] = ()) -> tuple[NativeTable, ...]:
+    """The tables that packets of this family can meet, with the base chains and rules that are not iptables' own.
+
+    Those of this family and name are left `apart`.
+    """
     asleep = dormant_tables(dump.tables, dump.order)
     reader = Reader(dump, family)
     chains: dict[tuple[str, str], dict[str, list[tuple[Expression, ...]]]] = {}
     for name, table, *_ in names_of(dump.tables, dump.order, 1):
-        if family in IP_FAMILIES.get(name, ()):
+        if family in IP_FAMILIES.get(name, ()) and (name, table) not in apart:
             chains[name, table] = {}
     for name, table, chain in names_of(dump.chains, dump.order, 1, 3):
         if (name, table) in chains:

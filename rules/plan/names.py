@@ -42,6 +42,8 @@ OURS: dict[str, frozenset[str]] = {
 }
 """The chains that are ours, by table, including those that only other settings or istio-iptables itself would make. A
 name that only begins so is somebody else's."""
+NATIVE_TABLE = "istio-capture"
+"""Our own table of nf_tables, of `ip` and of `ip6`, where iptables is not used: see `rules.native`."""
 NOTE = "ISTIO_FOUND"
 
 

@@ -23,6 +23,7 @@ ROOMS = (
     "rules.analysis",
     "rules.ours",
     "rules.live",
+    "rules.native",
     "rules.connections",
     "rules.simulator",
     "rules.journeys",

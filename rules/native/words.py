@@ -1,0 +1,282 @@
+"""Conditions and targets in the words of nft(8), and conditions as the matches that everybody knows."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
+
+from rules.meaning.spoken import conditions
+from rules.native.names import chain_name
+from rules.netfilter.fields import (
+    ARRIVED_ON,
+    CONNMARK,
+    DESTINATION,
+    DPORT,
+    GID,
+    LAST,
+    LEAVES_ON,
+    MARK,
+    PROTOCOL,
+    PROTOCOLS,
+    SOURCE,
+    SPORT,
+    STATE,
+    STATES,
+    U32,
+    UID,
+    Among,
+    domain,
+)
+from rules.netfilter.matches import (
+    ConnMark,
+    CtState,
+    DPort,
+    Dst,
+    InIface,
+    Limit,
+    Mark,
+    Native,
+    Not,
+    OutIface,
+    OwnerGid,
+    OwnerUid,
+    OwnerUids,
+    Proto,
+    SPort,
+    Src,
+)
+from rules.netfilter.spans import less
+from rules.netfilter.targets import (
+    Accept,
+    Dnat,
+    Drop,
+    ForeignTarget,
+    Jump,
+    Log,
+    NativeTarget,
+    Nflog,
+    Redirect,
+    Reject,
+    RestoreMark,
+    Return,
+    SaveMark,
+    SetMark,
+    Tproxy,
+    Zone,
+)
+from rules.netfilter.values import Family, Ports
+from rules.value import assert_never
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from rules.netfilter.matches import Match, Plain
+    from rules.netfilter.rulesets import Rule
+    from rules.netfilter.spans import Span
+    from rules.netfilter.targets import Target
+    from rules.netfilter.values import Network
+
+LIMIT_BURST = 5
+"""Of iptables' limit match, unless it is told another."""
+ORDER = (PROTOCOL, ARRIVED_ON, LEAVES_ON, SOURCE, DESTINATION, SPORT, DPORT, UID, GID, STATE, MARK, CONNMARK)
+"""In which a rule asks: what tells packets apart at once comes first."""
+OWNERS = (UID, GID)
+L4 = {6: "tcp", 17: "udp"}
+ADDRESS = {Family.V4: "ip", Family.V6: "ip6"}
+FIELDS = {
+    PROTOCOL: "meta l4proto",
+    SPORT: "th sport",
+    DPORT: "th dport",
+    UID: "meta skuid",
+    GID: "meta skgid",
+    ARRIVED_ON: "iifname",
+    LEAVES_ON: "oifname",
+    STATE: "ct state",
+    MARK: "meta mark",
+    CONNMARK: "ct mark",
+}
+REJECTS = {
+    "icmp-port-unreachable": "icmp port-unreachable",
+    "icmp6-port-unreachable": "icmpv6 port-unreachable",
+    "tcp-reset": "tcp reset",
+}
+"""iptables' names of answers, in those of nft."""
+NAMES = {number: name for name, number in reversed(PROTOCOLS.items())}
+
+
+def intervals(span: Span) -> list[tuple[Any, Any]]:
+    """The half-open intervals of a span."""
+    return [(span[at], span[at + 1]) for at in range(0, len(span), 2)]
+
+
+def everything(field: int, family: Family) -> Span:
+    """What a field can be in a native rule, which stops where a packet has none."""
+    return U32 if field in OWNERS else domain(field, family)
+
+
+def match_of(field: int, span: Span, family: Family) -> Match:
+    """The match that holds where this field is in this span: one of iptables', or a native one if none says just that.
+
+    An owner that is not this one is native: it is somebody, while to iptables a packet without a socket is no owner's.
+    """
+    known = single(field, span, family)
+    if known:
+        return known
+    denied = None if field in OWNERS else single(field, less(everything(field, family), span), family)
+    return Not(denied) if denied else Native((Among(field, span),), span_words(field, span, family))
+
+
+def single(field: int, span: Span, family: Family) -> Plain | None:
+    """The match of iptables that holds for exactly this span, if there is one."""
+    if field == STATE:
+        names = {STATES[value] for first, end in intervals(span) for value in range(first, end)}
+        return CtState(frozenset(names)) if names else None
+    if len(span) != 2:
+        return None
+    first, end = span
+    match field:
+        case 7 | 8:
+            name = first if end == f"{first}\0" else f"{first}+" if first and end == first + LAST else ""
+            return (InIface if field == ARRIVED_ON else OutIface)(name) if name else None
+        case 1 | 2:
+            network = network_of(first, end, family)
+            return (Src if field == SOURCE else Dst)(network) if network else None
+        case 3 | 4:
+            is_port = first >= 1 and end <= 1 << 16
+            return (SPort if field == SPORT else DPort)(Ports(first, end - 1)) if is_port else None
+        case 5 if end - first > 1:
+            return OwnerUids(first, end - 1)
+        case _ if end - first > 1:
+            return None
+        case 0:
+            return Proto(NAMES.get(first, str(first)))
+        case 5:
+            return OwnerUid(first)
+        case 6:
+            return OwnerGid(first)
+        case 10:
+            return Mark(first)
+        case 11:
+            return ConnMark(first)
+        case _:
+            return None
+
+
+def network_of(first: int, end: int, family: Family) -> Network | None:
+    """The network that is exactly this interval of addresses."""
+    size = end - first
+    if size & (size - 1) or first & (size - 1):
+        return None
+    if family is Family.V4:
+        return IPv4Network((first, 33 - size.bit_length()))
+    return IPv6Network((first, 129 - size.bit_length()))
+
+
+def span_words(field: int, span: Span, family: Family) -> str:
+    """That this field is in this span, as nft is given it."""
+    name = FIELDS[field] if field in FIELDS else f"{ADDRESS[family]} {'saddr' if field == SOURCE else 'daddr'}"
+    rest = less(everything(field, family), span)
+    is_denied = field != STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))
+    values = [value_words(field, first, end, family) for first, end in intervals(rest if is_denied else span)]
+    some = values[0] if len(values) == 1 else f"{{ {', '.join(values)} }}"
+    if field == STATE:
+        some = ",".join(values)
+    return f"{name} {'!= ' if is_denied else ''}{some}"
+
+
+def is_one(span: Span) -> bool:
+    """Whether this is a single value or name."""
+    return len(span) == 2 and span[1] == (f"{span[0]}\0" if isinstance(span[0], str) else span[0] + 1)
+
+
+def value_words(field: int, first: Any, end: Any, family: Family) -> str:
+    """An interval of this field."""
+    if field in (ARRIVED_ON, LEAVES_ON):
+        return f'"{first}"' if end == f"{first}\0" else f'"{first}*"'
+    if field in (SOURCE, DESTINATION):
+        return addresses_words(first, end, family)
+    if field == STATE:
+        return ",".join(STATES[value].lower() for value in range(first, end))
+    if field == PROTOCOL:
+        return ", ".join(L4[value] if value in L4 else str(value) for value in range(first, end))
+    if field in (MARK, CONNMARK):
+        return f"{first:#x}" if end - first == 1 else f"{first:#x}-{end - 1:#x}"
+    return str(first) if end - first == 1 else f"{first}-{end - 1}"
+
+
+def addresses_words(first: int, end: int, family: Family) -> str:
+    """An interval of addresses, as a network if it is one."""
+    size = end - first
+    is_network = not (size & (size - 1) or first & (size - 1))
+    if family is Family.V6:
+        length = 129 - size.bit_length()
+        words = str(IPv6Address(first))
+        behind = f"/{length}" if length < 128 else ""
+        return f"{words}{behind}" if is_network else f"{words}-{IPv6Address(end - 1)}"
+    words = dotted(first)
+    length = 33 - size.bit_length()
+    return f"{words}{f'/{length}' if length < 32 else ''}" if is_network else f"{words}-{dotted(end - 1)}"
+
+
+def dotted(address: int) -> str:
+    """An IPv4 address; a list may have ten thousands of them, and `ipaddress` takes its time."""
+    return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
+
+
+def match_words(asked: Match, family: Family) -> str:
+    """A match as nft is given it."""
+    match asked:
+        case Native(_, text):
+            return text
+        case Limit(rate):
+            return f"limit rate {rate.replace('/sec', '/second')} burst {LIMIT_BURST} packets"
+        case _:
+            (condition,) = conditions(asked)
+            if not isinstance(condition, Among):
+                raise ValueError(f"nft has no words for {asked!r}")
+            return span_words(condition.field, condition.span, family)
+
+
+def target_words(target: Target, table: str) -> str:
+    """A target as nft is given it."""
+    match target:
+        case Return() | Accept() | Drop():
+            return type(target).__name__.lower()
+        case Jump(chain):
+            return f"jump {chain_name(table, chain)}"
+        case Redirect(port):
+            return f"redirect to :{port}"
+        case Dnat(address, port):
+            return f"dnat to {f'[{address}]' if address.version == 6 else address}:{port}"
+        case Tproxy(port, mark):
+            return f"tproxy to :{port} meta mark set {mark:#x} accept"
+        case SetMark(value):
+            return f"meta mark set {value:#x}"
+        case SaveMark():
+            return "ct mark set meta mark"
+        case RestoreMark():
+            return "meta mark set ct mark"
+        case Zone(zone):
+            return f"ct zone set {zone}"
+        case Reject(answer):
+            return f"reject with {REJECTS[answer]}"
+        case Log(prefix):
+            return f'log prefix "{prefix}" flags skuid'
+        case Nflog(group, prefix):
+            return f'log prefix "{prefix}" group {group}'
+        case ForeignTarget(text) | NativeTarget(_, text):
+            return text
+        case _:
+            assert_never(target)
+
+
+def rule_words(rule: Rule, table: str, family: Family, *between: str) -> str:
+    """A rule as nft is given it, without its comment; with this between what it asks and what it does."""
+    asked = sorted(rule.matches, key=place_in_rule)
+    return " ".join((*(match_words(match, family) for match in asked), *between, target_words(rule.target, table)))
+
+
+def place_in_rule(asked: Match) -> int:
+    """Where in a rule this is asked: what tells packets apart at once comes first."""
+    fields = (each.field for each in conditions(asked) if isinstance(each, Among))
+    return next(map(ORDER.index, fields), len(ORDER))

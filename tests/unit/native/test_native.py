@@ -1,0 +1,218 @@
+"""Our own tables of nf_tables, without a kernel: which rules they hold for a plan, and which transactions make them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rules.live.changes import changes
+from rules.meaning.spoken import conditions
+from rules.native.applied import applied
+from rules.native.compiled import NOBODY_LISTENS, compiled
+from rules.native.words import rule_words
+from rules.native.writing import transaction
+from rules.netfilter.fields import NOBODY, UID, Among, all_hold, domain
+from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Drop, Jump, Return, Tproxy
+from rules.netfilter.values import Family, Ports
+from rules.ours.reasons import examples
+from rules.plan.intent import TPROXY, Intent
+from rules.plan.plan import plan, ruleset
+from rules.simulator.packets import Host
+from rules.simulator.simulate import simulate
+from tests.property import strategies
+from tests.property.test_simulate import LOCAL, packets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rules.netfilter.rulesets import Rule
+
+LONGEST_COMMENT = 127
+"""Bytes that a rule may carry as a comment (libnftnl, NFTNL_UDATA_COMMENT_MAXLEN, with a zero behind it)."""
+
+
+def held(intent: Intent, family: Family = Family.V4) -> Ruleset:
+    return compiled(ruleset(intent, family))
+
+
+def rules_of(intent: Intent, table: str, chain: str) -> tuple[Rule, ...]:
+    return held(intent).table(table).chains()[chain]
+
+
+def words(intent: Intent, table: str, chain: str) -> list[str]:
+    return [rule_words(rule, table, Family.V4) for rule in rules_of(intent, table, chain)]
+
+
+def networks(count: int) -> tuple[IPv4Network, ...]:
+    """Networks that do not adjoin."""
+    return tuple(IPv4Network((f"10.{at >> 7}.{at % 128 * 2}.0", 24)) for at in range(count))
+
+
+@given(data=st.data(), intent=strategies.intents, family=strategies.families)
+def test_our_own_tables_do_the_same_as_the_plan(data: st.DataObject, intent: Intent, family: Family) -> None:
+    """Whatever the settings and the packet: if it has an owner where it is sent, it fares as by rules of iptables."""
+    planned = plan(intent)
+    host = Host(LOCAL, "eth0", planned.routing)
+    packet = data.draw(packets(family, intent=intent))
+    own = [compiled(each) for each in planned.rulesets]
+    as_planned, as_held = simulate(planned.rulesets, packet, host), simulate(own, packet, host)
+    assert (as_held.became, as_held.port, as_held.address) == (as_planned.became, as_planned.port, as_planned.address)
+
+
+@given(first=strategies.intents, second=strategies.intents, family=strategies.families)
+def test_a_transaction_leads_to_what_is_planned_and_a_second_one_is_empty(
+    first: Intent, second: Intent, family: Family
+) -> None:
+    """From any plan to any other and to nothing; where nothing differs nothing is said, so no counter is lost."""
+    before, after = held(first, family), held(second, family)
+    for becomes in (after, Ruleset(family)):
+        asked = changes(before, becomes)
+        assert changes(applied(before, asked), becomes) == ()
+        assert bool(list(transaction(before, becomes))) is bool(asked)
+        assert list(transaction(becomes, becomes)) == []
+
+
+def test_every_why_fits_into_a_comment() -> None:
+    """nft takes 127 bytes, and no quote among them."""
+    for intent in examples():
+        for family in Family:
+            for _, _, rule in held(intent, family).rules():
+                assert len(rule.why.encode()) <= LONGEST_COMMENT
+                assert '"' not in rule.why
+                assert "\n" not in rule.why
+
+
+def test_a_list_is_one_rule() -> None:
+    """Networks, ports and users: however many there are, and for both protocols where both are asked for."""
+    excluding = Intent(
+        outbound_cidrs_exclude=networks(1000),
+        outbound_ports_exclude=tuple(Ports.one(port) for port in range(1, 2001, 2)),
+        redirect_dns=True,
+    )
+    told = [line for line in words(excluding, "nat", "ISTIO_OUTPUT") if "{" in line]
+    assert [line[:60] for line in told] == [
+        "meta l4proto { tcp, udp } th dport { 1, 3, 5, 7, 9, 11, 13, ",
+        'meta l4proto tcp oifname "lo" ip daddr != 127.0.0.1 th dport',
+        "ip daddr { 10.0.0.0/24, 10.0.2.0/24, 10.0.4.0/24, 10.0.6.0/2",
+    ]
+    assert [line.count(",") for line in told if "daddr {" in line] == [999]
+
+
+def test_lists_are_merged_and_sorted() -> None:
+    """What adjoins or overlaps is one interval, whatever order it was given in."""
+    given_so = ("10.1.0.0/16", "192.0.2.1/32", "10.0.0.0/16", "10.0.3.0/24")
+    intent = Intent(outbound_cidrs_exclude=tuple(map(IPv4Network, given_so)))
+    assert "ip daddr { 10.0.0.0/15, 192.0.2.1 } return" in words(intent, "nat", "ISTIO_OUTPUT")
+
+
+def test_not_this_owner_asks_for_an_owner() -> None:
+    """A packet without a socket is nobody's: nf_tables stops there, and what we say of the rule says so."""
+    other = next(
+        rule
+        for rule in rules_of(Intent(), "nat", "ISTIO_OUTPUT")
+        if "meta skuid != 1337" in rule_words(rule, "nat", Family.V4)
+    )
+    asked = [each for match in other.matches for each in conditions(match)]
+    known = [domain(field) for field in range(14)]
+    owners = {uid: [*known[:UID], (uid, uid + 1), *known[UID + 1 :]] for uid in (1000, 1337)} | {
+        None: [*known[:UID], NOBODY, *known[UID + 1 :]]
+    }
+    of_uid = [each for each in asked if isinstance(each, Among) and each.field == UID]
+    assert {uid: all_hold(of_uid, its) for uid, its in owners.items()} == {1000: True, 1337: False, None: False}
+    assert isinstance(other.target, Return)
+
+
+def test_what_nobody_listens_for_is_dropped() -> None:
+    """TPROXY of iptables drops it, and `tproxy` of nft goes on to the next rule, past the proxy."""
+    rules = rules_of(Intent(interception_mode=TPROXY), "mangle", "ISTIO_TPROXY")
+    assert [type(rule.target) for rule in rules] == [Tproxy, Drop]
+    assert rules[0].matches == rules[1].matches
+    assert rules[1].why == NOBODY_LISTENS
+
+
+def script(before: Ruleset, after: Ruleset, *, anew: bool = False) -> list[str]:
+    return [line for line, _ in transaction(before, after, anew=anew)]
+
+
+def test_a_new_table_is_a_block_and_an_old_one_is_deleted() -> None:
+    """In a new pod there is nothing but the table; a removal is one line."""
+    made = script(Ruleset(Family.V4), held(Intent()))
+    assert made[0] == "table ip istio-capture {"
+    assert made[-1] == "}"
+    assert "    type nat hook output priority -100; policy accept;" in made
+    assert script(held(Intent()), Ruleset(Family.V4)) == ["delete table ip istio-capture"]
+    assert script(Ruleset(Family.V4), held(Intent()), anew=True)[:2] == [
+        "add table ip istio-capture",
+        "delete table ip istio-capture",
+    ]
+
+
+def test_a_change_names_what_differs_alone() -> None:
+    """Every other chain keeps its counters."""
+    before, after = held(Intent()), held(Intent(proxy_port=16001))
+    named = [line for line in script(before, after) if "chain" in line]
+    assert named == ["flush chain ip istio-capture nat-ISTIO_REDIRECT", "  chain nat-ISTIO_REDIRECT {"]
+
+
+def without_hooks(of: Ruleset) -> Ruleset:
+    """The same without the jumps by which packets get there."""
+    tables = (
+        table.but(blocks=tuple(block for block in table.blocks if not table.is_built_in(block.chain)))
+        for table in of.tables
+    )
+    return of.but(tables=tuple(tables))
+
+
+def test_a_hook_goes_with_the_last_chain_of_its_table() -> None:
+    """Without a base chain of type nat the kernel forgets how it changed what is open."""
+    intent = Intent(interception_mode=TPROXY)
+    unhooked = script(held(intent), without_hooks(held(intent)))
+    assert "flush chain ip istio-capture nat-OUTPUT" in unhooked
+    assert not any(line.startswith("delete") for line in unhooked)
+    left = script(without_hooks(held(intent)), held(Intent()))
+    assert "delete chain ip istio-capture mangle-OUTPUT" in left
+    assert "delete chain ip istio-capture nat-OUTPUT" not in left
+
+
+def every_target() -> Iterator[str]:
+    for intent in examples():
+        for table, _, rule in held(intent).rules():
+            yield rule_words(rule.but(matches=()), table, Family.V4)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "return",
+        "accept",
+        "drop",
+        "jump nat-ISTIO_REDIRECT",
+        "redirect to :15001",
+        "dnat to 192.0.2.1:15053",
+        "tproxy to :15006 meta mark set 0x539 accept",
+        "meta mark set 0x53a",
+        "ct mark set meta mark",
+        "meta mark set ct mark",
+        "ct zone set 1",
+        "reject with icmp port-unreachable",
+        'log prefix "captured-inbound:" group 5',
+    ],
+)
+def test_every_target_has_words_of_nft(said: str) -> None:
+    """As nft(8) has them."""
+    assert said in set(every_target())
+
+
+def test_jumps_lead_to_chains_that_are_there() -> None:
+    """Of the same table of iptables, whose name they have in front."""
+    for intent in examples():
+        for family in Family:
+            for table in held(intent, family).tables:
+                for rules in table.chains().values():
+                    led_to = {rule.target.chain for rule in rules if isinstance(rule.target, Jump)}
+                    assert led_to <= set(table.declared)
