@@ -1,4 +1,4 @@
-# The image of the init container: Debian's Python and iptables, the locked dependencies, and capture. No shell,
+# The image of the init container: Debian's Python, iptables and nft, the locked dependencies, and capture. No shell,
 # no package manager, no compiler. docs/image.md says how it is built and run, and what each part is for.
 
 ARG BASE=docker.io/library/debian:trixie-slim
@@ -8,7 +8,7 @@ ARG BASE=docker.io/library/debian:trixie-slim
 
 FROM ${BASE} AS debian
 
-# Asked with an empty list of installed packages, apt fetches everything that python3 and iptables need, libc included,
+# Asked with an empty list of installed packages, apt fetches everything that python3, iptables and nft need, libc included,
 # and nothing that Debian calls essential but we never run.
 RUN set -eu; \
     mkdir -p /packages/partial; \
@@ -16,7 +16,7 @@ RUN set -eu; \
     apt-get update; \
     apt-get install --yes --download-only --no-install-recommends \
         -o Dir::State::status=/tmp/nothing-installed -o Dir::Cache::archives=/packages \
-        base-files base-passwd netbase python3 iptables
+        base-files base-passwd netbase python3 iptables nftables
 
 # Unpacked but not configured: the packages' scripts would need a shell, and what they set up (alternatives, caches)
 # is of no use here. Left out is what only those scripts need, and the libraries of Python modules that we do without.
@@ -28,9 +28,9 @@ RUN set -eu; \
     for package in /packages/*.deb; do \
         name=$(dpkg-deb --field "$package" Package); \
         case $name in \
-            dpkg | tar | mawk | debconf | libacl1 | libmd0 | libpcre2-* | libselinux1) continue ;; \
+            dpkg | tar | mawk | debconf | libacl1 | libpcre2-* | libselinux1) continue ;; \
             media-types | openssl-provider-legacy | readline-common | tzdata) continue ;; \
-            libdb5* | libncurses* | libreadline* | libtinfo*) continue ;; \
+            libdb5* | libncurses* | libreadline*) continue ;; \
             libcom-err2 | libgssapi* | libk5crypto3 | libkeyutils1 | libkrb5* | libnsl2 | libtirpc*) continue ;; \
         esac; \
         dpkg-deb --fsys-tarfile "$package" | tar -x -C /image --keep-directory-symlink; \

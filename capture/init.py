@@ -13,7 +13,7 @@ from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersF
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
 from capture.intent.resolve import resolve
-from capture.iptables.iptables import LEGACY_TABLES, NFT
+from capture.iptables.iptables import LEGACY_TABLES, NATIVE, NFT
 from capture.kernel import netns
 from capture.kernel.files import write_text
 from capture.log import TERMINATION_LOG, Log
@@ -184,6 +184,12 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     warn_who_goes_first(live, planned, backend, log, take_over=take_over, ours_first=ours_first)
     doing = list(transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first))
     doing, _ = letting_go(doing, live, planned, settings, log)
+    if transaction.uses_nft(doing):
+        from capture.apply.load import Load, in_transactions
+
+        doing = in_transactions(doing, live.unsound)
+        sections += [f"# nft -f -\n{step.text}" for step in doing if isinstance(step, Load)]
+        doing = [step for step in doing if not isinstance(step, Load)]
     for step in doing:
         if isinstance(step, transaction.Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
@@ -221,7 +227,7 @@ def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live
         what = error.what if isinstance(error, CaptureError) else error
         log.info(f"The rules are those for a namespace without any of ours, because: {what}")
         nothing = {family: frozenset[str]() for family in Family}
-        return Live({}, {}, nothing, None), forced or NFT
+        return Live({}, {}, nothing, None), forced or (NATIVE if native else NFT)
 
 
 def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:

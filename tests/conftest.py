@@ -22,6 +22,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 """Records of the reference and the documents the project began with. They are not part of the project."""
 NEEDED = ("ip", "nft", "iptables-nft-restore", "iptables-legacy-restore", "ip6tables-nft-save", "sysctl")
 BACKENDS = ("nft", "legacy")
+every_backend = pytest.mark.parametrize("backend", [*BACKENDS, "native"])
+"""Both backends of iptables and our own tables, one after the other."""
 ROOM = f"{tempfile.gettempdir()}/capture-tests-{os.getuid()}-{{}}.lock"
 TOLD = "told"
 """The property of a report that holds what a test has to tell."""

@@ -11,6 +11,7 @@ from capture.host.facts import Facts
 from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
+from rules.iptables.counters import counters
 from rules.iptables.reading import tables
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
@@ -61,7 +62,7 @@ def pictures() -> dict[Path, str]:
     text = SAVED.read_text(encoding="utf-8")
     wanted = plan(said(LIVE)[1]).rulesets[0]
     held = explained(Ruleset(Family.V4, tables(text)), wanted)
-    found[FOLDER / "live.svg"] = svg([live_picture(held, text, "", "nft", ["IPv6 has no rules."])])
+    found[FOLDER / "live.svg"] = svg([live_picture(held, counters(text), "", "nft", ["IPv6 has no rules."])])
     return found
 
 

@@ -6,7 +6,7 @@ from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.place import signs_of_a_node
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
 from capture.kernel.locks import locked
 from rules.netfilter.values import RAW, Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
@@ -91,11 +91,15 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
         warn_of_others_routing(live, planned, log)
         warn_what_is_not_tracked(live, planned, log)
     chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
-    log.info(f"Using the {chosen.backend} backend of iptables: {chosen.reason}")
+    log.info(f"Using the {chosen.backend} backend{'' if chosen.backend == NATIVE else ' of iptables'}: {chosen.reason}")
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))
     doing, release = letting_go(doing, live, planned, settings, log)
     if doing:
+        if transaction.uses_nft(doing):
+            from capture.apply.load import in_transactions
+
+            doing = in_transactions(doing, live.unsound)
         transaction.apply(doing, live, log)
         if planned is not NOTHING:
             log.info("The capture is in place")
@@ -103,7 +107,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
         for ruleset in planned.rulesets:
             if ruleset.tables:
                 tool = Iptables(chosen.backend, ruleset.family)
-                log.info(f"{tool}-save says:", *live.saved(tool).lines())
+                log.info(f"{tool.teller} says:", *live.saved(tool).lines())
         log.info("The capture is already in place: nothing was changed")
     warn_who_goes_first(live, planned, chosen.backend, log, take_over=take_over, ours_first=ours_first)
     if live.nft or live.legacy or live.natives:

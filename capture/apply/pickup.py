@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from capture.apply.transaction import Restore
     from capture.host.live import Live
-    from capture.iptables.iptables import Saved
+    from capture.iptables.saved import Saved
     from capture.log import Log
     from rules.live.changes import Command
     from rules.netfilter.rulesets import Rule, Ruleset

@@ -11,7 +11,7 @@ import time
 
 from capture.apply.transaction import ENDING_SIGNALS, Restore
 from capture.errors import CaptureError
-from capture.iptables.iptables import LEGACY, NFT, Iptables
+from capture.iptables.iptables import LEGACY, NATIVE, NFT, Iptables
 from capture.netlink import ctnetlink, sockets
 from rules.connections.captured import Released, released
 from rules.connections.flow import TCP, Flow
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from capture.apply.transaction import Act
     from capture.host.live import Live
-    from capture.iptables.iptables import Saved
+    from capture.iptables.saved import Saved
     from capture.log import Log
     from rules.connections.captured import Entry
     from rules.live.changes import Command
@@ -162,8 +162,8 @@ def release_of(live: Live, planned: Plan, patience: float) -> Release | None:
     """What a change from what is live to what is planned lets go of; None if nothing."""
     parts = []
     for ruleset in planned.rulesets:
-        nft, legacy = (live.saved(Iptables(backend, ruleset.family)).ruleset for backend in (NFT, LEGACY))
-        part = released(nft, legacy, ruleset, live.natives.get(ruleset.family, ()))
+        nft, legacy, own = (live.saved(Iptables(backend, ruleset.family)).ruleset for backend in (NFT, LEGACY, NATIVE))
+        part = released(nft, legacy, own, ruleset, live.natives.get(ruleset.family, ()))
         if part:
             parts.append(part)
     return Release(parts, patience) if parts else None

@@ -14,7 +14,7 @@ import _signal  # type: ignore[import-not-found] # what `signal` wraps, which ta
 import os
 
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
-from capture.iptables.iptables import BACKENDS, NFT, OUR_TABLES, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, NFT, OUR_TABLES, Iptables
 from capture.netlink import nftables, rtnetlink
 from rules.iptables.quoting import MARKER, for_shell, typed
 from rules.iptables.writing import UNSUPPORTED, rule_text
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
+    from capture.apply.load import Load
     from capture.apply.pickup import PickUp
     from capture.apply.release import Release
     from capture.host.live import Live
-    from capture.iptables.iptables import Saved
     from capture.iptables.native import Native
+    from capture.iptables.saved import Saved
     from capture.log import Log
     from rules.live.changes import Command, Company
     from rules.live.routing_changes import RoutingChange
@@ -74,7 +75,7 @@ class Restore(Value):
     """What of it iptables-restore cannot put back: see `Saved`."""
 
     def __str__(self) -> str:
-        return f"{self.tool}-restore --noflush with the following input:\n{self.text}"
+        return f"{self.tool.writer} --noflush with the following input:\n{self.text}"
 
     @property
     def family(self) -> Family:
@@ -102,11 +103,11 @@ class Restore(Value):
         missing = changes(now.ruleset, self.planned, self.company)
         if missing:
             raise KernelRefused(
-                f"{self.tool}-restore reported success, but the {self.tool.family.value} rules differ",
+                f"{self.tool.writer} reported success, but the {self.tool.family.value} rules differ",
                 details=[("missing", restore_text(missing))],
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
-        log.info(f"{self.tool}-save says:", *now.lines())
+        log.info(f"{self.tool.teller} says:", *now.lines())
 
     def undo(self, log: Log) -> None:
         """Put back what was in the tables of this step."""
@@ -273,7 +274,7 @@ class TakeAway(Value):
 
 
 if TYPE_CHECKING:
-    Step: TypeAlias = Restore | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp | Release
+    Step: TypeAlias = Restore | Load | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp | Release
     Act: TypeAlias = Step | TakeAway
 
 
@@ -288,7 +289,12 @@ def steps(
         yield SetPassthroughAddress(adds=True)
     yield from map(SetRouting, routing_to_add(live.policy_rules, live.local_routes, planned.routing))
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
-    places = [(tool, wanted[tool.family]) for tool in (Iptables(backend, family) for family in ORDER)]
+    held = wanted
+    if backend == NATIVE:
+        from rules.native.compiled import compiled
+
+        held = {family: compiled(ruleset) for family, ruleset in wanted.items()}
+    places = [(Iptables(backend, family), held[family]) for family in ORDER]
     others = [Iptables(other, family) for other in BACKENDS if other != backend for family in ORDER]
     places += [(tool, Ruleset(tool.family)) for tool in others]
     company = live.company(ours_first=ours_first)
@@ -314,7 +320,7 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset, company: Company, *,
     if take_over:
         company = taking_over(company, before)
     needed = changes(before, planned, company)
-    if needed:
+    if needed or (tool.backend == NATIVE and tool.family in live.unsound):
         refuse_if_used(tool, before, needed, company.taken_over)
         yield Restore(tool, needed, restore_text(needed), planned, before, company, live.saved(tool).native)
 
@@ -402,6 +408,11 @@ def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -
             yield TakeAway(tool.family, name, min(ours, default=0))
 
 
+def uses_nft(doing: Sequence[Act]) -> bool:
+    """Whether any of this is done in our own tables, and so by `capture.apply.load`."""
+    return any(isinstance(act, Restore) and act.tool.backend == NATIVE for act in doing)
+
+
 def apply(doing: Sequence[Act], live: Live, log: Log) -> None:
     """Do all steps, or none. Raises KernelRefused (or another CaptureError) with the namespace as it was.
 
@@ -465,11 +476,12 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
     """
     failed: dict[Family, CaptureError | OSError] = {}
     for step in reversed(done):
-        if step.family not in failed:
+        families = step.families if hasattr(step, "families") else (step.family,)
+        if not failed.keys() & set(families):
             try:
                 step.undo(log)
             except (CaptureError, OSError) as second:
-                failed[step.family] = second
+                failed |= dict.fromkeys(families, second)
     try:
         if live.nft_error is None:
             take_new_tables_away(live)

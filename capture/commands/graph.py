@@ -12,7 +12,7 @@ from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.errors import DONE, NOTHING_HERE
 from capture.intent.here import looked_up_or_without, resolved_here
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
-from rules.iptables.counters import counters
+from rules.native.compiled import as_held
 from rules.netfilter.values import Family
 from rules.ours.reasons import explained
 from rules.picture.model import counted_words, picture
@@ -20,10 +20,11 @@ from rules.plan.intent import Intent
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from capture.host.live import Live
     from capture.settings.declared import Settings
+    from rules.iptables.counters import Count, Place
     from rules.netfilter.rulesets import Ruleset
     from rules.picture.model import Picture
     from rules.plan.plan import Plan
@@ -170,19 +171,22 @@ def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[
         notes += [note for other in Family if other not in families for note in notes_on_family(live, backend, other)]
         if not saved.ruleset.tables:
             notes.append(f"The {backend} backend holds no rules here.")
-        pictures.append(live_picture(explained(saved.ruleset, wanted), saved.text, where, backend, notes))
+        held = explained(saved.ruleset, as_held(backend, wanted) if wanted else None)
+        pictures.append(live_picture(held, saved.counted(), where, backend, notes))
     return pictures, DONE if live.holds_ours(backend) else NOTHING_HERE
 
 
-def live_picture(held: Ruleset, text: str, where: str, backend: str, notes: Sequence[str]) -> Picture:
-    """What the kernel holds, with the counters in the text of iptables-save -c."""
+def live_picture(
+    held: Ruleset, counted: Mapping[Place, Count], where: str, backend: str, notes: Sequence[str]
+) -> Picture:
+    """What the kernel holds, with what each rule counted."""
     return picture(
         held,
         title=f"Where traffic went: {held.family.value}",
-        said=f"What the network namespace{where} holds now, in the {backend} backend of iptables, and how many packets "
+        said=f"What the network namespace{where} holds now, in the {backend} backend, and how many packets "
         "each rule counted (in nat: the first of each connection).",
         notes=notes,
-        counted=counters(text),
+        counted=counted,
     )
 
 

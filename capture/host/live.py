@@ -6,7 +6,17 @@ import os
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
-from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, NFT, OUR_TABLES, Iptables, Saved
+from capture.iptables.iptables import (
+    BACKENDS,
+    LEGACY,
+    LEGACY_TABLES,
+    NATIVE,
+    NFT,
+    OF_IPTABLES,
+    OUR_TABLES,
+    Iptables,
+)
+from capture.iptables.saved import Saved
 from capture.kernel.process import read_words
 from capture.netlink import messages, nftables, rtnetlink
 from rules.live.changes import Company
@@ -60,14 +70,18 @@ class Live(Value):
     """What packets of each family can meet in nf_tables and iptables does not show."""
     addresses: tuple[Address, ...] = ()
     """Those of the namespace."""
+    own: dict[Family, Saved] = {}  # noqa: RUF012 # likewise
+    """Our own tables of nf_tables, in which iptables has no part."""
+    unsound: frozenset[Family] = frozenset()
+    """Where such a table is not one that we make, and has to be made anew."""
 
     def saved(self, tool: Iptables) -> Saved:
-        held = self.nft if tool.backend == NFT else self.legacy
+        held = self.nft if tool.backend == NFT else self.legacy if tool.backend == LEGACY else self.own
         return held.get(tool.family, Saved(Ruleset(tool.family), ""))
 
     def beside(self, planned: Plan) -> Plan:
         """The same plan, and what is live and is to be left as it is: see `rules.ours.exemptions`."""
-        held = [saved.ruleset for held in (self.nft, self.legacy) for saved in held.values()]
+        held = [saved.ruleset for held in (self.nft, self.legacy, self.own) for saved in held.values()]
         if not held:
             return planned
         from rules.ours.exemptions import beside_live
@@ -198,10 +212,10 @@ def of_nf_tables(*, counters: bool) -> Live:
     from capture.host.native import read_natives  # where a pod starts there are none
 
     try:
-        nft, natives = read_natives(nft, tables, others, chains)
+        found = read_natives(nft, tables, others, chains)
     except OSError as refused:
         raise unreadable(NO_NF_TABLES, refused) from refused
-    return live.but(nft=nft, natives=natives)
+    return live.but(nft=found.of_iptables, natives=found.others, own=found.own, unsound=found.unsound)
 
 
 def of_legacy(*, counters: bool) -> tuple[dict[Family, Saved], bool]:
@@ -258,7 +272,7 @@ def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: 
     Raises BackendUnusable if neither can be used, or not the one that was asked for.
     """
     if forced or native:
-        backend = forced or NFT
+        backend = forced or NATIVE
         asked = "--force-iptables-binary" if forced else "--native-nftables"
         require(live, backend, f"{asked} asks for it")
         return Choice(backend, f"{asked} asks for it")
@@ -267,6 +281,8 @@ def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: 
 
         raise not_permitted()
     choice = preferred(live)
+    if choice.backend == NATIVE:
+        return choice
     other = LEGACY if choice.backend == NFT else NFT
     taken = any(live.taken_by_others(other, planned)) and not any(live.taken_by_others(choice.backend, planned))
     if taken and is_usable(live, other):
@@ -288,6 +304,9 @@ def preferred(live: Live) -> Choice:
         return Choice(LEGACY, f"the chain {taken} of others keeps iptables-nft from having its own there")
     if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:
         return Choice(NFT, "the kernel has nf_tables")
+    without = not (live.legacy_is_known and Iptables(LEGACY, Family.V4).is_installed)
+    if live.nft_error is None and without and Iptables(NATIVE, Family.V4).is_installed:
+        return Choice(NATIVE, "nft is installed, and no iptables that can be used")
     why = "iptables-nft is not installed"
     if live.nft_error:
         why = f"the kernel has no nf_tables ({live.nft_error.strerror})"
@@ -309,11 +328,20 @@ def require(live: Live, backend: str, reason: str) -> None:
 
     if isinstance(live.nft_error, PermissionError):
         raise not_permitted()
-    if not any(Iptables(each, Family.V4).is_installed for each in BACKENDS):
-        programs = [f"{Iptables(each, Family.V4)}-restore" for each in BACKENDS]
+    if backend == NATIVE:
+        if live.nft_error:
+            raise BackendUnusable(
+                f"the kernel has no nf_tables ({live.nft_error.strerror}), and {reason}",
+                hint="leave out --native-nftables, or load the module nf_tables",
+            )
+        if not Iptables(NATIVE, Family.V4).is_installed:
+            raise BackendUnusable(f"nft is not installed, and {reason}", hint="install nftables 1.0.6 or later")
+        return
+    if not any(Iptables(each, Family.V4).is_installed for each in OF_IPTABLES):
+        programs = [f"{Iptables(each, Family.V4)}-restore" for each in OF_IPTABLES]
         raise BackendUnusable(
             f"no iptables is installed: neither {' nor '.join(programs)} is on the PATH",
-            hint="install iptables 1.8.7 or later; the kernel is not to blame",
+            hint="install nftables, or iptables 1.8.7 or later; the kernel is not to blame",
         )
     if not Iptables(backend, Family.V4).is_installed:
         raise BackendUnusable(

@@ -6,17 +6,20 @@ base chain of others, or a rule of others in a table that we share.
 
 from __future__ import annotations
 
+from capture.iptables.own import own_in
 from capture.netlink.messages import NETLINK_NETFILTER, attributes, big, dump
 from capture.netlink.nftables import NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS
 from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
 from rules.netfilter.values import BUILT_IN, Family
 from rules.ours.recognition import holds_others
+from rules.plan.names import NATIVE_TABLE
+from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from capture.iptables.iptables import Saved
+    from capture.iptables.saved import Saved
     from capture.netlink.nftables import NftChain
     from rules.netfilter.hooks import NativeTable
 
@@ -24,18 +27,28 @@ DORMANT = 1
 """NFT_TABLE_F_DORMANT of linux/netfilter/nf_tables.h."""
 
 
+class Natives(Value):
+    """What nf_tables holds that iptables does not show."""
+
+    of_iptables: dict[Family, Saved]
+    """What iptables-nft-save showed, put right where it cannot show what is there."""
+    others: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # a default that nobody changes
+    """The tables of others."""
+    own: dict[Family, Saved] = {}  # noqa: RUF012 # likewise
+    """Our own tables."""
+    unsound: frozenset[Family] = frozenset()
+    """The families whose table of ours is not one that we make: it is dormant, or somebody put more into it."""
+
+
 def read_natives(
     nft: dict[Family, Saved],
     tables: Mapping[Family, frozenset[str]],
     others: frozenset[str],
     chains: Mapping[tuple[Family, str], Mapping[str, NftChain]],
-) -> tuple[dict[Family, Saved], dict[Family, tuple[NativeTable, ...]]]:
-    """What iptables-nft-save showed, put right where it cannot show what is there; and the native tables.
-
-    Raises OSError if the kernel does not answer.
-    """
+) -> Natives:
+    """Raises OSError if the kernel does not answer."""
     if not (others or any(tables.values())):
-        return nft, {}
+        return Natives(nft)
     is_needed = (
         bool(others)
         or any(names - BUILT_IN.keys() for names in tables.values())
@@ -44,20 +57,23 @@ def read_natives(
         or any_is_dormant()
     )
     if not is_needed:
-        return nft, {}
+        return Natives(nft)
     from capture.netlink import nf_tables
     from rules.nftables.tables import native_tables
 
     told = nf_tables.read()
+    own = {family: saved for family in Family if NATIVE_TABLE in tables[family] and (saved := own_in(told, family))}
+    apart = {(NAME[family], NATIVE_TABLE) for family in own}
     natives = {}
     for family in Family:
         saved = nft.get(family)
-        found = native_tables(told, family)
+        found = native_tables(told, family, apart)
         if saved:
             ruleset, found = merged(saved.ruleset, found)
             nft = {**nft, family: saved.but(ruleset=ruleset)}
         natives[family] = found
-    return nft, natives
+    unsound = frozenset(family for family in Family if NATIVE_TABLE in tables[family] and family not in own)
+    return Natives(nft, natives, own, unsound)
 
 
 def is_native(family: Family, table: str, chains: Mapping[str, NftChain]) -> bool:

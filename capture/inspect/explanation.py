@@ -216,7 +216,7 @@ SHAPE_RULES = frozenset({"dual_stack", "envoy_user", "resolv_conf"})
 """Settings that shape rules without being a field of `Intent`."""
 COMPATIBLE = "Accepted for compatibility;"
 """How the help of a setting begins that has no effect."""
-NOTED = frozenset({"host-bits", "through-iptables-nft", NO_EFFECT, "passed-over"})
+NOTED = frozenset({"host-bits", NO_EFFECT, "passed-over"})
 """The warnings of `resolve`, by their code, that are notes here."""
 KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
 """Those that say of a setting without effect why that is so on this host."""

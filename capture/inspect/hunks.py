@@ -12,6 +12,7 @@ from capture.iptables.iptables import BACKENDS, Iptables
 from rules.iptables.writing import rule_text
 from rules.live.changes import ALONE, placed
 from rules.live.drift import Kind, aligned
+from rules.native.compiled import as_held
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
 from rules.ours.recognition import is_our_rule, is_ours, recognised
@@ -106,7 +107,7 @@ def chain_diffs(found: Comparison) -> Iterator[ChainDiff]:
     for backend in sorted(BACKENDS, key=lambda backend: backend != found.backend):
         for family in Family:
             live = found.live.saved(Iptables(backend, family)).ruleset
-            asked = wanted[family] if backend == found.backend else Ruleset(family)
+            asked = as_held(backend, wanted[family]) if backend == found.backend else Ruleset(family)
             yield from of_ruleset(backend, live, asked, found.live.company(ours_first=found.ours_first))
 
 

@@ -9,7 +9,7 @@ from capture.host.listening import heard
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import messages, rtnetlink
-from rules.iptables.counters import Count, counters
+from rules.iptables.counters import Count
 from rules.live.changes import precedents_of
 from rules.live.drift import Finding, above_ours, not_tracked
 from rules.netfilter.values import Family
@@ -195,7 +195,7 @@ def status_of(live: Live, facts: Facts) -> Status:
 def chains_of(live: Live, backend: Backend, family: Family) -> Iterator[Chain]:
     """Our chains with all their rules, and the built-in ones that jump to them with those jumps; with counters."""
     saved = live.saved(Iptables(backend, family))
-    counted = counters(saved.text)
+    counted = saved.counted()
     for table in explained(saved.ruleset).tables:
         chains = table.chains()
         for chain in (*filter(table.is_built_in, chains), *table.declared):

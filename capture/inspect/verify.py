@@ -15,6 +15,7 @@ from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.live.routing import asking_for_uids, is_like_ours, ours_to_keep, routing_in_the_way
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.meaning.spoken import asked_of
+from rules.native.compiled import as_held
 from rules.netfilter.fields import UID
 from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
@@ -158,7 +159,7 @@ def findings(live: Live, planned: Plan, backend: str, *, ours_first: bool = Fals
     for here in (backend, *(other for other in BACKENDS if other != backend)):
         for family in Family:
             ruleset = live.saved(Iptables(here, family)).ruleset
-            asked = wanted[family] if here == backend else Ruleset(family)
+            asked = as_held(backend, wanted[family]) if here == backend else Ruleset(family)
             for found in compare(ruleset, asked, company):
                 yield found.but(backend=here)
     for here in BACKENDS:

@@ -107,7 +107,7 @@ class _Resolution:
 
     def refuse_contradictions(self) -> None:
         said = self.settings
-        if said.native_nftables and said.force_iptables_binary == "legacy":
+        if said.native_nftables and said.force_iptables_binary in ("nft", "legacy"):
             self.refuse("force_iptables_binary", "contradicts --native-nftables; give one of the two")
         if said.proxy_port == said.inbound_capture_port:
             name = "proxy_port" if said.origins["proxy_port"].text else "inbound_capture_port"
@@ -257,9 +257,6 @@ class _Resolution:
                 "net.netfilter.nf_log_all_netns is 1 on the node"
             )
             self.warn("not-logged", "log_connections", what, "nflog logs everywhere")
-        if said.native_nftables:
-            what = "--native-nftables: the rules go to nf_tables through iptables-nft"
-            self.warn("through-iptables-nft", "native_nftables", what)
 
     def warn_of_owners(self, uids: tuple[int, ...], gids: tuple[int, ...]) -> None:
         if 0 in uids:

@@ -10,6 +10,7 @@ import errno
 import os
 
 from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
+from capture.iptables.saved import Saved
 from capture.kernel import netns
 from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
@@ -19,7 +20,7 @@ from rules.iptables.quoting import MARKER, arguments, for_shell, lines, typed
 from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
-from rules.plan.names import OURS
+from rules.plan.names import NATIVE_TABLE, OURS
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from rules.live.changes import Change
     from rules.netfilter.rulesets import Rule
 
-    Backend: TypeAlias = Literal["nft", "legacy"]
+    Backend: TypeAlias = Literal["nft", "legacy", "native"]
 
 NFT: Backend = "nft"
 LEGACY: Backend = "legacy"
-BACKENDS: tuple[Backend, ...] = (NFT, LEGACY)
+NATIVE: Backend = "native"
+"""A table of our own of nf_tables, which nft writes, without iptables."""
+BACKENDS: tuple[Backend, ...] = (NFT, LEGACY, NATIVE)
+OF_IPTABLES = (NFT, LEGACY)
 PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
 OUR_TABLES = frozenset(OURS)
 """The tables in which anything of ours can be."""
@@ -63,17 +67,31 @@ class Iptables(Value):
     """One backend's tools for one family, in the namespace we are in."""
 
     backend: str
-    """`nft` or `legacy`."""
+    """`nft`, `legacy` or `native`."""
     family: Family
 
     def __str__(self) -> str:
+        if self.backend == NATIVE:
+            return f"nft {'ip' if self.family is Family.V4 else 'ip6'}"
         return f"{PROGRAM[self.family]}-{self.backend}"
+
+    @property
+    def writer(self) -> str:
+        """What makes changes, as a log names it."""
+        return "nft" if self.backend == NATIVE else f"{self}-restore"
+
+    @property
+    def teller(self) -> str:
+        """What tells what is there, likewise."""
+        return f"{self} {NATIVE_TABLE}" if self.backend == NATIVE else f"{self}-save"
 
     def path(self, verb: str) -> str | None:
         """Where `iptables-nft-restore` is; or a plain `iptables-restore` that is known to be of this backend.
 
         Without a verb, `iptables-nft` itself.
         """
+        if self.backend == NATIVE:
+            return locate("nft")
         behind = f"-{verb}" if verb else ""
         exact = locate(f"{self}{behind}")
         if exact:
@@ -90,7 +108,7 @@ class Iptables(Value):
     @property
     def or_the_other(self) -> str:
         """The other backend as a remedy, if it is one."""
-        other = next(name for name in BACKENDS if name != self.backend)
+        other = next(name for name in OF_IPTABLES if name != self.backend)
         return f", or use --force-iptables-binary={other}" if self.but(backend=other).is_installed else ""
 
     def require(self) -> None:
@@ -100,6 +118,8 @@ class Iptables(Value):
 
     def command(self, verb: str) -> str:
         path = self.path(verb)
+        if path is None and self.backend == NATIVE:
+            raise BackendUnusable("nft is not installed", hint="install nftables 1.0.6 or later")
         if path is None:
             raise BackendUnusable(
                 f"{self}{verb and '-'}{verb} is not installed",
@@ -112,6 +132,10 @@ class Iptables(Value):
 
         Raises LiveStateUnreadable if iptables-save fails, prints what we cannot read, or less than the kernel names.
         """
+        if self.backend == NATIVE:
+            from capture.iptables.own import own_saved
+
+            return own_saved(self.family)
         program = self.command("save")
         try:
             return patiently(lambda: self.saved(program, counters=counters))
@@ -347,22 +371,6 @@ NOT_EQUAL = b"\1"
 def named_in(note: str) -> str:
     """The table in "# Table `nat' is incompatible, use 'nft' tool."."""
     return note.partition("`")[2].partition("'")[0]
-
-
-class Saved(Value):
-    """What a namespace holds, as a value and in the kernel's words."""
-
-    ruleset: Ruleset
-    text: str
-    native: dict[tuple[str, str], Native] = {}  # noqa: RUF012 # a default that nobody changes
-    """Of nf_tables, rules in our chains, and such that lead to them, that iptables has no words for: see `MARKER`.
-
-    By table and handle.
-    """
-
-    def lines(self) -> list[str]:
-        """The text line by line: a comment may have line breaks in it, which end none."""
-        return [line for _, line in lines(self.text.strip("\n"))]
 
 
 def private_lock() -> str:

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from capture.apply.transaction import steps
 from capture.errors import CaptureError
-from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, LOCK_FILE, LOCK_WAIT, NFT, Iptables, is_lockable
+from capture.iptables.iptables import (
+    BACKENDS,
+    LEGACY,
+    LEGACY_TABLES,
+    LOCK_FILE,
+    LOCK_WAIT,
+    NATIVE,
+    NFT,
+    Iptables,
+    is_lockable,
+)
 from capture.kernel import locks, netns
 from capture.kernel.process import read_words
 from capture.kernel.rights import denied_hint
@@ -64,7 +74,7 @@ def told(error: Exception) -> tuple[str, str]:
 
 def nf_tables(here: Here) -> Fact:
     name = "nf_tables"
-    needed = here.acts and here.backend == NFT
+    needed = here.acts and here.backend in (NFT, NATIVE)
     error = here.nft_error
     if error is None:
         return Fact("backend", name, "in the kernel", OK, needed=needed)
@@ -109,7 +119,7 @@ def held_in(here: Here, live: Live, backend: str) -> Fact:
         return Fact(
             "backend", name, "only uid 0 may see the legacy tables", UNKNOWN, "run as root to see", needed=False
         )
-    if backend == NFT and isinstance(live.nft_error, PermissionError):
+    if backend != LEGACY and isinstance(live.nft_error, PermissionError):
         return Fact("backend", name, "not shown: permission denied", UNKNOWN, denied_hint(), needed=False)
     if live.holds_ours(backend):
         if here.choice and here.planned is not NOTHING:

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from capture import __version__
-from capture.iptables.iptables import BACKENDS, NFT, Iptables
+from capture.iptables.iptables import NATIVE, NFT, OF_IPTABLES, Iptables
 from capture.kernel.process import run
 from capture.preflight.facts import Fact, Here
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 OLDEST_IPTABLES = (1, 8, 7)
+OLDEST_NFT = (1, 0, 6)
 
 
 def machine(_: Here) -> Iterator[Fact]:
@@ -41,8 +42,9 @@ def is_read_only(path: str) -> bool:
 
 
 def programs(here: Here) -> Iterator[Fact]:
-    """iptables-restore and iptables-save, of both backends and families, with their versions."""
-    for backend in BACKENDS:
+    """nft, and iptables-restore and iptables-save of both backends and families, with their versions."""
+    yield nft(here)
+    for backend in OF_IPTABLES:
         for family in Family:
             tool = Iptables(backend, family)
             written = backend == here.backend and (here.plans(family) or family is Family.V4)
@@ -57,6 +59,32 @@ def programs(here: Here) -> Iterator[Fact]:
             verdict, version, remedy = version_of(str(found["restore"]), backend)
             where = ", ".join(str(path) for path in found.values())
             yield Fact("programs", str(tool), f"{version}: {where}", verdict, remedy, needed)
+
+
+def nft(here: Here) -> Fact:
+    """The program that writes our own tables."""
+    needed = here.acts and here.backend == NATIVE
+    path = Iptables(NATIVE, Family.V4).path("")
+    if path is None:
+        return Fact("programs", "nft", "nft not found", MISSING, "install nftables 1.0.6 or later", needed)
+    numbers, text = version_in(path)
+    if not numbers:
+        remedy = f"see what `{path} --version` says"
+        return Fact("programs", "nft", text or "version not known", UNKNOWN, remedy, needed)
+    if numbers < OLDEST_NFT:
+        remedy = f"nftables {'.'.join(map(str, OLDEST_NFT))} is the oldest that was tried"
+        return Fact("programs", "nft", f"{text}: {path}", WARN, remedy, needed)
+    return Fact("programs", "nft", f"{text}: {path}", OK, needed=needed)
+
+
+def version_in(program: str) -> tuple[tuple[int, ...], str]:
+    """What a program says of its version, as numbers and as text; or no numbers, and why there are none."""
+    try:
+        words = run(program, "--version").stdout.split()
+    except OSError as error:
+        return (), f"cannot be run ({error.strerror})"
+    text = next((word[1:] for word in words if word[:1] == "v" and word[1:2].isdigit()), "")
+    return tuple(int(part) for part in text.split(".") if part.isdigit()), text
 
 
 def version_of(program: str, backend: str) -> tuple[Verdict, str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from capture.iptables.iptables import NFT
+from capture.iptables.iptables import NATIVE, NFT
 from capture.netlink import messages
 from capture.preflight import modules, trial
 from capture.preflight.facts import Fact, Here, worst
@@ -37,6 +37,8 @@ def rules(here: Here) -> Iterator[Fact]:
     if here.has_rules:
         yield rehearsed(here)
         yield from blocked_chains(here)
+    if here.backend == NATIVE:
+        return  # what nft needs of the kernel, only trying tells
     needed = modules.extensions(here.planned)
     for extension in (*modules.all_extensions(Family.V4),):
         pairs = [(e, rule) for e, rule in needed.items() if (e.kind, e.name) == (extension.kind, extension.name)]

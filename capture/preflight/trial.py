@@ -17,6 +17,7 @@ import struct
 from typing import TYPE_CHECKING, NoReturn
 
 from capture.apply import transaction
+from capture.apply.load import in_transactions
 from capture.errors import CaptureError, KernelRefused
 from capture.host.live import read_live
 from capture.iptables.iptables import private_lock
@@ -125,7 +126,8 @@ def rehearsed(planned: Plan, backend: str, without_ipv6: Plan | None) -> Rehears
 def perform(planned: Plan, backend: str) -> None:
     """What a run does between reading what is there and saying that it is done. Raises CaptureError."""
     live = read_live()
-    transaction.apply(list(transaction.steps(live, planned, backend)), live, Log("none"))
+    doing = list(transaction.steps(live, planned, backend))
+    transaction.apply(in_transactions(doing, live.unsound), live, Log("none"))
 
 
 def captured(planned: Plan) -> tuple[Family, ...]:

@@ -408,16 +408,17 @@ class Settings:
         about="Work in this network namespace: a name of `ip netns`, a path, or a pid. Empty: the one we are in.",
     )
     force_iptables_binary: str = setting(
-        parsers.one_of("nft", "legacy", empty=""),
+        parsers.one_of("nft", "legacy", "native", empty=""),
         "",
         "--force-iptables-binary",
-        about="nft or legacy: use this backend instead of the one that the namespace and the kernel suggest.",
+        about="nft, legacy, or native, which does without iptables: use this backend instead of the one that the "
+        "namespace and the kernel suggest.",
     )
     native_nftables: bool = setting(
         parsers.boolean,
         False,
         "--native-nftables",
-        about="Accepted for compatibility: selects nf_tables, which we program through iptables-nft.",
+        about="Write the rules with nft, into tables of our own, without iptables.",
     )
     dry_run: bool = setting(
         parsers.boolean, False, "-n", "--dry-run", about="Print what iptables-restore would be given; touch nothing."

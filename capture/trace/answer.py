@@ -19,6 +19,7 @@ from capture.settings.declared import DECLARED_BY_NAME
 from capture.trace.question import Question, is_outside, quoted
 from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
+from rules.native.compiled import as_held
 from rules.netfilter.hooks import INPUT
 from rules.netfilter.routing import NUMBERS, Flow, Policy
 from rules.netfilter.rulesets import Ruleset
@@ -149,8 +150,10 @@ class Answer:
     def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:
         """The live rules for the packet, of each backend, with their reasons."""
         held = [live.saved(Iptables(name, wanted.family)).ruleset for name in self.backends]
-        self.is_as_planned = all(ours_in(ruleset) in (wanted, Ruleset(wanted.family)) for ruleset in held)
-        return tuple(explained(ruleset, wanted) for ruleset in held)
+        planned = [as_held(name, wanted) for name in self.backends]
+        nothing = Ruleset(wanted.family)
+        self.is_as_planned = all(ours_in(its) in (of, nothing) for its, of in zip(held, planned, strict=True))
+        return tuple(explained(its, of) for its, of in zip(held, planned, strict=True))
 
     def backend_of(self, step: Step) -> str:
         if not self.question.live:

@@ -13,6 +13,7 @@ from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.analysis.probes import ELSEWHERE
 from rules.journeys.journeys import TooMany, takes_in_passing
+from rules.native.compiled import as_held
 from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
 from rules.ours.reasons import explained
@@ -93,7 +94,10 @@ def of_live(settings: Settings) -> Escapes:
     told: list[Escape] = []
     for family in Family:
         wanted = next((each for each in plan(resolved.intent).rulesets if each.family is family), None)
-        held = [(name, explained(live.saved(Iptables(name, family)).ruleset, wanted)) for name in BACKENDS]
+        held = [
+            (name, explained(live.saved(Iptables(name, family)).ruleset, as_held(name, wanted) if wanted else None))
+            for name in BACKENDS
+        ]
         passing = any(takes_in_passing(ruleset) for _, ruleset in held)
         told += escapes(held, family, host, live.natives.get(family, ()), passing=passing)
     return Escapes(tuple(with_options(told, settings, None)), tuple(notes))

@@ -18,6 +18,7 @@ from rules.analysis.probes import Ids, paths
 from rules.iptables.writing import rule_text
 from rules.live.changes import changes
 from rules.live.routing_changes import routing_to_add
+from rules.native.compiled import as_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,9 +141,9 @@ def compared(planned: Plan) -> list[tuple[str, str]] | None:
     backend = next((backend for backend in BACKENDS if live.holds_ours(backend)), BACKENDS[0])
     details: list[tuple[str, str]] = []
     for ruleset in planned.rulesets:
-        now = live.saved(Iptables(backend, ruleset.family)).ruleset
-        for change in changes(now, ruleset):
-            details += differing(now, ruleset, change)
+        now, wanted = live.saved(Iptables(backend, ruleset.family)).ruleset, as_held(backend, ruleset)
+        for change in changes(now, wanted):
+            details += differing(now, wanted, change)
     lacking = routing_to_add(live.policy_rules, live.local_routes, planned.routing)
     return details + [("missing", str(change)) for change in lacking]
 

@@ -20,7 +20,7 @@ from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.files import read_text
 from capture.netlink import events
 from rules.connections.attribution import Decision, decided_by, decisions, is_outbound
-from rules.iptables.counters import Count, counters
+from rules.iptables.counters import Count
 from rules.live.drift import Finding, Kind, compare, not_tracked
 from rules.netfilter.routing import ip_command
 from rules.netfilter.values import Family
@@ -334,7 +334,7 @@ class Watch:
         return {
             (tool, place): count
             for tool in tools()
-            for place, count in counters(self.live.saved(Iptables(*tool)).text).items()
+            for place, count in self.live.saved(Iptables(*tool)).counted().items()
         }
 
     def ticks(self, interval: float, drifted: Drift, *, until: float | None, wake: int) -> Iterator[Tick]:

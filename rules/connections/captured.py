@@ -70,9 +70,11 @@ class Released(Value):
         return self.cuts_redirected or entry.mark in self.marks
 
 
-def released(nft: Ruleset, legacy: Ruleset, planned: Ruleset, natives: Sequence[NativeTable]) -> Released | None:
-    """What a change of a family from what is live, in both backends, to what is planned lets go of, if anything."""
-    ours = [rule for ruleset in (nft, legacy) for _, _, rule in ours_in(ruleset).rules()]
+def released(
+    nft: Ruleset, legacy: Ruleset, own: Ruleset, planned: Ruleset, natives: Sequence[NativeTable]
+) -> Released | None:
+    """What a change of a family from what is live, in all backends, to what is planned lets go of, if anything."""
+    ours = [rule for ruleset in (nft, legacy, own) for _, _, rule in ours_in(ruleset).rules()]
     wanted = [rule for _, _, rule in planned.rules()]
     ends = not any(map(needs_conntrack, wanted))
     ports = frozenset(redirected_to(ours)) if ends else frozenset[int]()

@@ -6,9 +6,13 @@ and would lock out whoever relies on it. So what is left alone stays so until it
 
 from __future__ import annotations
 
+from rules.iptables.writing import NFT_WORDS
+from rules.meaning.spoken import asked_of
+from rules.netfilter.fields import DPORT
 from rules.netfilter.matches import DPorts
 from rules.netfilter.targets import Return
-from rules.netfilter.values import MANGLE, NAT
+from rules.netfilter.values import MANGLE, NAT, Ports
+from rules.plan.flows.inbound import FOR_SSH
 from rules.plan.names import ISTIO_INBOUND
 from rules.plan.plan import plan
 
@@ -16,8 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.netfilter.rulesets import Ruleset
-    from rules.netfilter.values import Ports
+    from rules.netfilter.rulesets import Rule, Ruleset
     from rules.plan.plan import Plan
 
 
@@ -28,6 +31,14 @@ def left_to_ssh(live: Ruleset) -> Iterator[Ports]:
             ranges = [ports for match in rule.matches if isinstance(match, DPorts) for ports in match.ranges]
             if isinstance(rule.target, Return) and len(ranges) == 1 and ranges[0].first == ranges[0].last:
                 yield ranges[0]
+            elif rule.why == FOR_SSH and rule.text.startswith(NFT_WORDS):  # where a comment says it
+                yield from ports_of(rule)
+
+
+def ports_of(rule: Rule) -> Iterator[Ports]:
+    """The destination ports that a rule asks for."""
+    for ends in asked_of(DPORT, rule.matches):
+        yield from (Ports(ends[at], ends[at + 1] - 1) for at in range(0, len(ends), 2))
 
 
 def beside_live(planned: Plan, live: Iterable[Ruleset]) -> Plan:

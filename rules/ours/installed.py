@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from rules.meaning.spoken import asked_of
 from rules.netfilter.fields import GID, UID
+from rules.netfilter.spans import points
 from rules.netfilter.targets import Dnat, Drop, Jump, Redirect, Reject, Tproxy
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.ours.recognition import is_our_jump
-from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, ISTIO_REDIRECT
+from rules.plan.names import (
+    ISTIO_IN_REDIRECT,
+    ISTIO_OUTPUT,
+    ISTIO_OUTPUT_DNS,
+    ISTIO_REDIRECT,
+    MOST_OWNERS_IN_A_RULE,
+)
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
+    from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 
 
@@ -82,10 +90,16 @@ def installed(live: Ruleset) -> Installed:
         takes_all(transparent if tproxy else into),
         "" if inbound is None else "TPROXY" if tproxy else "REDIRECT",
         dns(out.get(ISTIO_OUTPUT_DNS, ())),
-        tuple(dict.fromkeys(span[0] for span in asked_of(UID, owners))),
-        tuple(dict.fromkeys(span[0] for span in asked_of(GID, owners))),
+        tuple(dict.fromkeys(named(UID, owners))),
+        tuple(dict.fromkeys(named(GID, owners))),
         any(isinstance(rule.target, Reject | Drop) for rule in refused),
     )
+
+
+def named(field: int, owners: Iterable[Match]) -> Iterator[int]:
+    """The uids or gids that these ask for."""
+    for span in asked_of(field, owners):
+        yield from points(span, MOST_OWNERS_IN_A_RULE) or ()
 
 
 def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...]]]:

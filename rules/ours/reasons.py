@@ -72,6 +72,9 @@ def in_table(table: TableRules, planned: Ruleset | None, family: Family) -> Tabl
         known = wanted.get((chain, rule))
         if known:
             return rule.but(why=known.why, setting=known.setting)
+        if rule.why:  # a comment tells it
+            settings = {its for reasons in known_shapes(family).values() for why, its in reasons if why == rule.why}
+            return rule.but(setting=settings.pop() if len(settings) == 1 else "")
         found = known_shapes(family).get((table.table, chain, *shape(rule)), ())
         if (chain, rule) not in seen:
             found = without_rivals_of_the_tunnel(found, rule, tunnels)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.bench import descendants
+from tests.conftest import every_backend
 from tests.rig import APP, PROXY, Call, Namespace, Pod, Result
 
 if TYPE_CHECKING:
@@ -264,6 +265,7 @@ def test_a_refused_rule_is_named_with_its_reason(pod: Pod, tmp_path: Path) -> No
     assert "modprobe ipt_owner" in error
 
 
+@every_backend
 def test_a_run_without_capabilities_names_what_is_missing(pod: Pod, backend: str) -> None:
     """No capability: refused before anything is touched, and NET_ADMIN is named."""
     before = pod.state()
@@ -330,7 +332,12 @@ def test_net_admin_and_net_raw_are_enough_for_legacy(pod: Pod) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "uid", "capabilities"),
-    [("nft", 65534, ("net_admin",)), ("nft", 0, ("net_admin",)), ("legacy", 0, ("net_admin", "net_raw"))],
+    [
+        ("nft", 65534, ("net_admin",)),
+        ("native", 65534, ("net_admin",)),
+        ("nft", 0, ("net_admin",)),
+        ("legacy", 0, ("net_admin", "net_raw")),
+    ],
 )
 def test_a_read_only_root_is_enough(pod: Pod, backend: str, uid: int, capabilities: tuple[str, ...]) -> None:
     """Neither `/` nor `/run` can be written, the lock file included: captured all the same, changed, and removed."""
@@ -419,6 +426,7 @@ def test_without_an_address_both_families_are_captured(backend: str) -> None:
 # --- owners -----------------------------------------------------------------------------------------------
 
 
+@every_backend
 def test_each_of_several_proxies_is_inbound_to_itself_and_never_captured(pod: Pod, backend: str) -> None:
     """The first uid's "not this uid on lo" does not hide the loopback rules of the others, nor of the gids."""
     pod.applied(*forced(backend, "-u", "1337,3", "-g", "1337,202"))

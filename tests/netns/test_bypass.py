@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.rig import ADDRESSES, APP, PROXY, Call, Landing, Pod
 from tests.rig.namespace import entered
 
@@ -22,6 +23,7 @@ def landings(pod: Pod, *calls: tuple[str, int, int]) -> list[str]:
     return [str(landing) for landing in pod.land(Call(pod.inside, h, p, uid, uid) for h, p, uid in calls)]
 
 
+@every_backend
 def test_excluded_users_bypass_and_are_otherwise_like_anybody(pod: Pod, backend: str) -> None:
     """Ranges too. Unlike the proxy's, their call to their own service address is not inbound."""
     pod.applied(*forced(backend, "--exclude-uids", "1500-1600,77"))
@@ -32,6 +34,7 @@ def test_excluded_users_bypass_and_are_otherwise_like_anybody(pod: Pod, backend:
     assert landings(pod, ("10.244.0.5", 8080, PROXY)) == ["pod:15006"]
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("said", "bypassed"),
     [
@@ -52,6 +55,7 @@ def test_ports_can_be_excluded_for_some_users(pod: Pod, backend: str, said: str,
     assert landings(pod, *(("9.9.9.9", port, 3000) for port in bypassed)) == ["pod:15001"] * len(bypassed)
 
 
+@every_backend
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_what_arrives_on_an_interface_can_be_excluded(pod: Pod, backend: str, mode: str) -> None:
     """It goes to the application itself, in both families; what leaves on that interface is captured all the same."""
@@ -63,6 +67,7 @@ def test_what_arrives_on_an_interface_can_be_excluded(pod: Pod, backend: str, mo
     assert [str(pod.dial_in(8080, version=version)) for version in (4, 6)] == ["pod:15006"] * 2
 
 
+@every_backend
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_inbound_connections_can_be_excluded_by_source(pod: Pod, backend: str, mode: str) -> None:
     """A source network goes to the application itself; others go to the proxy."""
@@ -88,6 +93,7 @@ def udp(pod: Pod, uid: int, port: int = 443, host: str = "9.9.9.9") -> Landing:
     return pod.traffic.call(Call(pod.inside, host, port, uid, uid, "udp"))
 
 
+@every_backend
 @pytest.mark.parametrize(("policy", "seen"), [("leave", "ext:443"), ("reject", AT_ONCE), ("drop", AT_ONCE)])
 def test_udp_past_the_proxy_has_a_policy(pod: Pod, backend: str, policy: str, seen: str) -> None:
     """In both families; a sender that is refused is told at once.
@@ -105,6 +111,7 @@ def test_udp_past_the_proxy_has_a_policy(pod: Pod, backend: str, policy: str, se
     assert str(udp(pod, APP, port=53)) == "ext:53"
 
 
+@every_backend
 def test_a_udp_server_in_the_pod_answers_whoever_asks(pod: Pod, backend: str) -> None:
     """Its answers go to the port that its client has, and a client may have any; only what begins here is refused."""
     pod.open_listeners()
@@ -126,6 +133,7 @@ def test_a_policy_for_udp_can_be_taken_back(pod: Pod, backend: str) -> None:
 # --- IPv6 ---------------------------------------------------------------------------------------------------
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("choice", "app", "proxy"),
     [
@@ -143,6 +151,7 @@ def test_ipv6_is_captured_left_or_refused(pod: Pod, backend: str, choice: str, a
     assert landings(pod, ("9.9.9.9", 80, APP)) == ["pod:15001"]
 
 
+@every_backend
 def test_refusing_ipv6_spares_answers_and_loopback(pod: Pod, backend: str) -> None:
     """What comes in over IPv6 is served, and applications reach each other over ::1; UDP is refused as TCP is."""
     pod.applied(*forced(backend, "--ipv6", "reject"))
@@ -153,6 +162,7 @@ def test_refusing_ipv6_spares_answers_and_loopback(pod: Pod, backend: str) -> No
     assert str(udp(pod, APP, host="2001:db8::1")) == AT_ONCE
 
 
+@every_backend
 def test_refusing_ipv6_spares_what_does_not_leave_the_link(pod: Pod, backend: str) -> None:
     """DHCPv6, mDNS and calls to a neighbour's link-local address arrive as before."""
     pod.applied(*forced(backend, "--ipv6", "reject"))
@@ -180,6 +190,7 @@ def test_refusing_ipv6_spares_what_does_not_leave_the_link(pod: Pod, backend: st
 CHOICES = (["--ipv6=auto"], ["--dual-stack"], ["--ipv6=auto", "-m", "TPROXY"])
 
 
+@every_backend
 @pytest.mark.parametrize("choice", CHOICES, ids=" ".join)
 def test_where_lo_has_no_ipv6_it_is_left_as_it_works(pod: Pod, backend: str, choice: list[str]) -> None:
     """Captured, it would be sent over lo and nowhere: it is said, verify and check know it, IPv4 is captured."""
@@ -262,6 +273,7 @@ def test_a_log_that_nobody_sees_is_said(pod: Pod) -> None:
     assert "logs nothing" not in pod.applied("--log-connections", "nflog").stderr
 
 
+@every_backend
 @pytest.mark.parametrize("rate", [1, 3, 7, 33, 60, 85, 99, 100])
 def test_a_rate_is_spelled_back_as_it_was_given(pod: Pod, backend: str, rate: int) -> None:
     """Or a rerun would find a difference where there is none."""

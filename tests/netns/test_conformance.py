@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import SHARED
+from tests.conftest import SHARED, every_backend
 from tests.rig import Call, Landing, Pod
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def landed(label: str, landing: Landing) -> str:
     return text
 
 
+@every_backend
 @pytest.mark.parametrize(("case", "record"), recorded())
 def test_every_connection_lands_where_the_reference_sent_it(
     case: dict[str, Any], record: dict[str, Any], backend: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.rig import APP, PROXY, Call, Landing, Pod
 from tests.rig.pod import ADDRESSES, ROOT
 
@@ -47,6 +48,7 @@ def test_applications_ask_the_proxy_and_the_proxy_asks_the_nameserver(
     assert str(query(resolving, version, proto, EXCLUDED)) == "ext:53"
 
 
+@every_backend
 def test_other_nameservers_are_captured_only_if_all_are(resolving: Pod, backend: str) -> None:
     """--capture-all-dns makes the difference, and needs no resolv.conf."""
     forced = f"--force-iptables-binary={backend}"
@@ -58,6 +60,7 @@ def test_other_nameservers_are_captured_only_if_all_are(resolving: Pod, backend:
         assert str(query(resolving, 4, proto, APP, OTHER)) == "pod:15053"
 
 
+@every_backend
 def test_two_clients_with_one_source_port_are_both_answered(resolving: Pod, backend: str) -> None:
     """An application and the proxy ask one nameserver from one port; conntrack keeps them in zones 2 and 1."""
     resolving.applied(*ARGS, f"--force-iptables-binary={backend}")
@@ -98,6 +101,7 @@ RESOLVERS = {
 """Where a resolver is that is not the proxy's on loopback: its address, if it is given, and its port."""
 
 
+@every_backend
 @pytest.mark.parametrize(("address", "port"), RESOLVERS.values(), ids=list(RESOLVERS))
 def test_any_resolver_is_heard(pod: Pod, backend: str, address: str, port: str) -> None:
     """Wherever it is and whoever it is, by UDP and TCP, on connected sockets; and the proxy asks as before, also from
@@ -125,6 +129,7 @@ def test_any_resolver_is_heard(pod: Pod, backend: str, address: str, port: str) 
         assert landed == [f"resolver:{port}", "ext:53", f"resolver:{port}"]
 
 
+@every_backend
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_dns_server_in_the_pod_answers_whoever_asks(pod: Pod, backend: str, version: int) -> None:
     """Also one that asks from port 53, as servers do among themselves: an answer is no query."""

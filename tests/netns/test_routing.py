@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.rig import Call, Pod
 from tests.rig.pod import GATEWAY
 
@@ -21,6 +22,7 @@ def routing(pod: Pod) -> dict[str, list[str]]:
     return found
 
 
+@every_backend
 def test_the_clients_address_arrives_unchanged(pod: Pod, backend: str) -> None:
     """A transparent listener sees the client itself, and as its own name where the client was going."""
     pod.applied(*TPROXY, f"--force-iptables-binary={backend}")
@@ -41,6 +43,7 @@ def test_ten_runs_leave_one_rule_and_one_route(pod: Pod) -> None:
         assert len(lines) == 2, lines
 
 
+@every_backend
 def test_changing_the_mode_leaves_nothing_of_the_other(pod: Pod, backend: str) -> None:
     """TPROXY → REDIRECT → TPROXY: each time what a first run would have left, routing included."""
     forced = f"--force-iptables-binary={backend}"

@@ -17,6 +17,7 @@ import pytest
 from capture.host.facts import read_facts
 from capture.host.live import read_live
 from capture.intent.resolve import resolve
+from capture.iptables.iptables import Iptables
 from capture.settings.declared import Settings
 from rules.iptables import reading
 from rules.iptables.counters import counters
@@ -29,6 +30,7 @@ from rules.plan.plan import Routing, plan
 from rules.simulator.packets import ESTABLISHED, NEW, Direction, Packet
 from rules.simulator.simulate import simulate
 from rules.simulator.traces import Became, Trace
+from tests.conftest import every_backend
 from tests.rig import Call, Pod, drawn, entered, predicted
 from tests.rig.chance import SEED
 from tests.rig.pod import ADDRESSES, GATEWAY, PROXY, PROXY_PORTS
@@ -71,6 +73,8 @@ class Held:
 
 def held(pod: Pod, backend: str) -> Held:
     """What it holds of one backend."""
+    if backend == "native":
+        return held_natively(pod)
     rulesets: list[Ruleset] = []
     counted: dict[Counted, int] = {}
     for family in Family:
@@ -78,6 +82,17 @@ def held(pod: Pod, backend: str) -> Held:
         rulesets.append(Ruleset(family, reading.tables(text)))
         counted.update({(family, place): count.packets for place, count in counters(text).items()})
     return Held(tuple(rulesets), counted)
+
+
+def held_natively(pod: Pod) -> Held:
+    """What our own tables hold."""
+    with entered(pod.inside):
+        live = read_live()
+    saved = {family: live.saved(Iptables("native", family)) for family in Family}
+    counted: dict[Counted, int] = {
+        (family, place): count.packets for family, its in saved.items() for place, count in its.counted().items()
+    }
+    return Held(tuple(its.ruleset for its in saved.values()), counted)
 
 
 def moved(before: Held, after: Held) -> Counter[Counted]:
@@ -375,6 +390,7 @@ def planned_for(pod: Pod, said: drawn.CommandLine) -> Plan:
         return read_live().beside(planned)
 
 
+@every_backend
 def test_the_simulator_and_the_kernel_agree(backend: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
     """Drawn settings, drawn packets: each lands where the simulator says, and the rules it matched are those that
     counted it: in nat exactly, elsewhere all of them, and none that no packet of the connection explains."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tests.conftest import every_backend
 from tests.rig import PROXY
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def rule(answer: dict[str, Any], chain: str, text: str, *, table: str = "nat", f
     return answered
 
 
+@every_backend
 def test_nothing_and_something(pod: Pod, backend: str) -> None:
     """3 before the first run and after a removal, 0 in between."""
     assert pod.capture("status").status == 3

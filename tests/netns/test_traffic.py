@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.rig import APP, PROXY, Call, Pod, entered
 
 POD, SERVICE, OTHER = "10.244.0.5", "9.9.9.9", "10.0.7.7"
@@ -137,6 +138,7 @@ def test_a_setting_does_what_its_help_says(
     assert [str(landing) for landing in pod.land(calls)] == [each.lands for each in sent]
 
 
+@every_backend
 def test_a_captured_connection_remembers_where_it_was_going(pod: Pod, backend: str) -> None:
     """SO_ORIGINAL_DST names the service, in both directions and families."""
     pod.applied("--dual-stack", f"--force-iptables-binary={backend}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.netns.test_conformance import recorded
 from tests.netns.test_proxy import process
 from tests.rig import PROXY, Pod, Result, entered
@@ -35,6 +36,7 @@ def paths(result: Result, word: str) -> list[str]:
     return [line for line in result.stderr.splitlines() if f"\t{word}: " in line]
 
 
+@every_backend
 @pytest.mark.parametrize(("case", "record"), recorded())
 def test_what_the_reference_captures_is_proved(case: dict[str, Any], record: dict[str, Any], backend: str) -> None:
     """On every recorded case, right behind applying it: nothing fails, and something is proved."""
@@ -233,6 +235,7 @@ DECIDED_ELSEWHERE = [
 """Settings that decide the very connections by which others would be proved."""
 
 
+@every_backend
 def test_rules_that_are_right_never_fail(pod: Pod, backend: str) -> None:
     """Whatever the settings say of the probe port, of lo, of who is excluded or of where the resolver is: what all of
     them together mean is what is expected. And nothing is claimed that was not proved.

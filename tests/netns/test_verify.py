@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.netlink import routing
+from tests.conftest import every_backend
 from tests.rig import PROXY
 from tests.rig.namespace import entered
 
@@ -172,6 +173,7 @@ def test_drift_is_told_shown_and_repaired(pod: Pod, backend: str, drift: Drift) 
     assert pod.capture("diff", *settings).status == 0
 
 
+@every_backend
 def test_an_address_that_is_left_is_told_shown_and_removed(pod: Pod, backend: str) -> None:
     """`::6` with our signature, which ip(8) of some distributions cannot give it, where IPv6 is not captured."""
     settings = ["-u", str(PROXY), f"--force-iptables-binary={backend}"]
@@ -184,6 +186,7 @@ def test_an_address_that_is_left_is_told_shown_and_removed(pod: Pod, backend: st
     assert verified(pod, *settings) == (0, [])
 
 
+@every_backend
 def test_nothing_of_ours_is_told_from_a_difference(pod: Pod, backend: str) -> None:
     """3 before the first run and after a removal; 4 for other settings."""
     forced = f"--force-iptables-binary={backend}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.rig import APP, PROXY
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def test_connections_are_told_with_the_rule_that_decided(pod: Pod, backend: str)
     assert counted["rule"]["chain"] == "ISTIO_OUTPUT"
 
 
+@every_backend
 def test_tproxy_is_told_by_the_rules_that_counted(pod: Pod, backend: str) -> None:
     """Conntrack sees nothing changed; the rule that handed it over has counted."""
     pod.applied(*SETTINGS, "-m", "TPROXY", f"--force-iptables-binary={backend}")
@@ -264,6 +266,7 @@ def test_a_reader_that_goes_away_is_no_failure(pod: Pod) -> None:
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
+@every_backend
 def test_waiting_costs_next_to_nothing(pod: Pod, backend: str) -> None:
     """Of three quiet seconds at the default interval a fifth is CPU at most; without legacy tables, a twentieth."""
     pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")

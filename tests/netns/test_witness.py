@@ -11,7 +11,7 @@ from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host.live import Live, read_live
 from capture.inspect.iproute import pyroute2_differences
 from capture.inspect.libiptc import Difference, libiptc_differences
-from capture.iptables.iptables import Saved
+from capture.iptables.saved import Saved
 from rules.iptables import reading
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family

@@ -12,7 +12,8 @@ from capture.apply import transaction
 from capture.host.live import Live
 from capture.inspect.hunks import of_ruleset
 from capture.inspect.verify import findings
-from capture.iptables.iptables import BACKENDS, Iptables, Saved
+from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.saved import Saved
 from capture.netlink.rtnetlink import Address
 from rules.iptables.writing import rule_text
 from rules.live.changes import changes

@@ -27,6 +27,7 @@ import capture
 import rules
 from capture import init
 from capture.apply import transaction
+from capture.apply.load import Load, in_transactions
 from capture.apply.pickup import PickUp
 from capture.apply.release import Release
 from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
@@ -81,6 +82,18 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """One transaction of nft."""
+
+    tables: str
+    number: int
+    """Which of the run's, from 1."""
+
+    def __str__(self) -> str:
+        return f"nft {self.tables}"
+
+
+@dataclass(frozen=True)
 class Request:
     """One request to rtnetlink."""
 
@@ -105,7 +118,7 @@ class Batch:
 
 
 if TYPE_CHECKING:
-    Atom: TypeAlias = Commit | Request | Batch
+    Atom: TypeAlias = Commit | Loading | Request | Batch
 
 
 def atoms_of(doing: Iterable[Act]) -> list[Atom]:
@@ -126,6 +139,9 @@ def atoms_of(doing: Iterable[Act]) -> list[Atom]:
                     Commit(step.tool, change.table, number, restores, programs.count(step.tool))
                     for number, change in enumerate(step.changes, 1)
                 ]
+            case Load():
+                families = " and ".join(each.family.value for each in step.restores)
+                found.append(Loading(families, 1 + sum(isinstance(atom, Loading) for atom in found)))
             case LetPacketsPass() | PickUp() | Release():
                 # Nothing of ours happens in it. To be killed there is to be killed behind the act before.
                 continue
@@ -150,7 +166,8 @@ def steps_in(pod: Pod, arguments: Sequence[str], backend: str) -> list[Act]:
         settings = Settings.load(list(arguments), {})
         facts = read_facts({}, f"/etc/netns/{pod.inside.name}/resolv.conf")
         planned = NOTHING if settings.cleanup_only else plan(resolve(settings, facts).intent)
-        return list(transaction.steps(read_live(), planned, backend))
+        live = read_live()
+        return in_transactions(list(transaction.steps(live, planned, backend)), live.unsound)
 
 
 # --- the faults -------------------------------------------------------------------------------------------
@@ -214,6 +231,10 @@ def faults_of(atoms: Sequence[Atom], at: int) -> Iterator[Fault]:
                 yield from (Fault.RESTORE_GONE, Fault.SAVE_GONE)
                 if tool.backend == LEGACY:
                     yield Fault.LOCK
+        case Loading(_, number):
+            yield from (Fault.KILLED_UNDOING, Fault.REFUSED_FOR_GOOD, Fault.CHILD_ALONE, Fault.RESTORE_GONE)
+            if number == 1:
+                yield Fault.NO_RESTORE
         case Request() | Batch():
             pass
         case _:
@@ -238,6 +259,8 @@ def armed(fault: Fault, atom: Atom | None, folder: Path) -> Armed:
             return armed_as_a_whole(fault, folder)
         case Commit():
             return armed_commit(fault, atom, folder)
+        case Loading(_, number):
+            return armed_loading(fault, number, folder)
         case Request(_, number):
             functions = [name for name in dir(routing) if name.startswith(("add_", "remove_"))]
             return Armed(prepare=[lambda: strike(routing, functions, number, fault)])
@@ -316,10 +339,38 @@ def armed_commit(fault: Fault, commit: Commit, folder: Path) -> Armed:
             raise AssertionError(f"{fault} does not befall a commit")
 
 
+def armed_loading(fault: Fault, number: int, folder: Path) -> Armed:
+    """The same for a transaction of nft. What it lists meanwhile is no run of it."""
+    refusing = '{ cat; echo "delete table ip there-is-none"; } | $real "$@"'
+    match fault:
+        case Fault.REFUSED:
+            return wrapped(folder, "nft", refusing, number)
+        case Fault.REFUSED_FOR_GOOD:
+            return wrapped(folder, "nft", refusing, number, once=False)
+        case Fault.KILLED_BEFORE:
+            return wrapped(folder, "nft", "kill -9 $PPID", number)
+        case Fault.KILLED | Fault.KILLED_CLEANED:
+            return wrapped(folder, "nft", '$real "$@"; kill -9 $PPID', number)
+        case Fault.CHILD_ALONE:
+            os.mkfifo(folder / "finished")
+            made = wrapped(folder, "nft", f'kill -9 $PPID; $real "$@"; echo > {folder}/finished', number)
+            made.finished = folder / "finished"
+            return made
+        case Fault.KILLED_UNDOING:
+            made = wrapped(folder, "nft", refusing, number)
+            made.prepare.append(kill_after_the_first_undoing)
+            return made
+        case Fault.NO_RESTORE | Fault.RESTORE_GONE:
+            return without(folder, ["nft"], 0 if fault is Fault.NO_RESTORE else number)
+        case _:
+            raise AssertionError(f"{fault} does not befall a transaction")
+
+
 def wrapped(folder: Path, program: str, work: str, at_run: int, *, once: bool = True) -> Armed:
     """This script stands in for the program, which it finds in `$real`, in one of its runs or from that one on."""
     real = shutil.which(program, path=os.pathsep.join((os.environ["PATH"], *SUPERUSER_PATH)))
-    count = f"echo >> {folder}/runs; runs=$(wc -l < {folder}/runs)"
+    listing = '[ "$1" = -nn ] && exec $real "$@"\n' if program == "nft" else ""
+    count = f"{listing}echo >> {folder}/runs; runs=$(wc -l < {folder}/runs)"
     bypass = f'[ "$runs" -{"eq" if once else "ge"} {at_run} ] || exec $real "$@"'
     (folder / program).write_text(f"#!/bin/sh\nreal={real}\n{count}\n{bypass}\n{work}\n")
     (folder / program).chmod(0o755)
@@ -328,13 +379,14 @@ def wrapped(folder: Path, program: str, work: str, at_run: int, *, once: bool = 
 
 def kill_after_the_first_undoing() -> None:
     """SIGKILL when the step that failed was undone, before those that were done are."""
-    undo = Restore.undo
+    for kind in (Restore, Load):
+        undo: Callable[[Any, Log], None] = kind.undo
 
-    def undone(step: Restore, log: Log) -> None:
-        undo(step, log)
-        os.kill(os.getpid(), signal.SIGKILL)
+        def undone(step: Any, log: Log, undo: Callable[[Any, Log], None] = undo) -> None:
+            undo(step, log)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(Restore, "undo", undone)  # noqa: B010 # a step is frozen, its class is not
+        setattr(kind, "undo", undone)  # noqa: B010 # a step is frozen, its class is not
 
 
 def without(folder: Path, names: Sequence[str], restore: int) -> Armed:
@@ -343,7 +395,7 @@ def without(folder: Path, names: Sequence[str], restore: int) -> Armed:
     for made in (programs, real, nothing):
         made.mkdir()
     found = Path(shutil.which("iptables-nft-restore", path=os.pathsep.join(SUPERUSER_PATH)) or "").resolve().parent
-    for path in found.glob("ip*tables*"):
+    for path in (*found.glob("ip*tables*"), found / "nft"):
         (programs / path.name).symlink_to(real / path.resolve().name)
 
     def prepare() -> None:
@@ -365,16 +417,18 @@ def before_restore(number: int, act: Callable[[], None]) -> None:
     if not number:
         act()
         return
-    restore, calls = Iptables.restore, 0
+    calls = 0
+    for kind, name in ((Iptables, "restore"), (Load, "do")):
+        real = getattr(kind, name)
 
-    def restored(tool: Iptables, *arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == number:
-            act()
-        restore(tool, *arguments)
+        def restored(its: object, *arguments: Any, real: Callable[..., None] = real) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                act()
+            real(its, *arguments)
 
-    setattr(Iptables, "restore", restored)  # noqa: B010 # likewise
+        setattr(kind, name, restored)
 
 
 def locked_out(folder: Path, restore: int) -> Armed:

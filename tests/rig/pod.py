@@ -122,10 +122,27 @@ class Pod:
         return result
 
     def saved(self, backend: str = "nft", *, version: int = 4) -> list[str]:
-        """What iptables-save says, without comments and counters."""
+        """What iptables-save says, without comments and counters; of our own tables what nft says."""
+        if backend == "native":
+            return self.saved_natively(version)
         program = f"{'iptables' if version == 4 else 'ip6tables'}-{backend}-save"
         lines = self.inside.output(program).splitlines()
         return [line.partition(" [")[0] if line.startswith(":") else line for line in lines if not line.startswith("#")]
+
+    def saved_natively(self, version: int) -> list[str]:
+        family = "ip" if version == 4 else "ip6"
+        done = self.inside.run("nft", "-nn", "list", "table", family, "istio-capture")
+        tables: dict[str, list[str]] = {}
+        table = chain = ""
+        for line in map(str.strip, COUNTERS.sub("", done.stdout).splitlines()):
+            words = line.split()
+            if words[:1] == ["chain"]:
+                table, _, chain = words[1].partition("-")
+                declared = [f":{chain} -"] if chain.startswith("ISTIO") else []
+                tables.setdefault(table, [f"*{table}"]).extend(declared)
+            elif words and words[0] not in ("table", "type", "}"):
+                tables[table].append(f"-A {chain} {line}")
+        return [line for lines in tables.values() for line in (*lines, "COMMIT")]
 
     def state(self) -> str:
         """Everything that a run could change, in words: rules of both backends, addresses, routes, ip rules.

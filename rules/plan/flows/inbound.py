@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from rules.plan.intent import Intent
 
 
+FOR_SSH = "the SSH server of this host"
+"""The why of a rule by which a later run knows it again, where it is written down with it."""
+
+
 def hook(intent: Intent) -> Block:
     """PREROUTING sends TCP to ISTIO_INBOUND, unless nothing that arrives is of interest to the nat table."""
     return Block.of(PREROUTING, jump(intent))
@@ -108,7 +112,7 @@ def ssh(intent: Intent) -> Iterator[Rule]:
     """
     if not intent.capture_ssh:
         for ports in intent.ssh_ports:
-            yield when(TCP, DPorts((ports,))).then(BYPASS, why="the SSH server of this host", setting="capture_ssh")
+            yield when(TCP, DPorts((ports,))).then(BYPASS, why=FOR_SSH, setting="capture_ssh")
 
 
 def excluded_ports(intent: Intent) -> Iterator[Rule]:

@@ -278,7 +278,6 @@ def test_a_family_without_destinations_is_noted() -> None:
         "--dual-stack",
         "-x 10.0.0.1/8",
         "--probe-timeout 3s",
-        "--native-nftables",
         "-u 4242",
         "--redirect-dns",
     ],

@@ -102,7 +102,7 @@ def test_without_a_path_the_superusers_folders_are_searched(tmp_path: Path, monk
     assert locate("our-tool") == there
 
 
-@pytest.mark.parametrize("backend", iptables.BACKENDS)
+@pytest.mark.parametrize("backend", iptables.OF_IPTABLES)
 def test_a_plain_name_counts_only_if_it_is_known_to_be_of_the_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:

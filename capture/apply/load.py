@@ -1,0 +1,162 @@
+"""One transaction of nft: our own tables of both families, all that changes in them or nothing."""
+
+from __future__ import annotations
+
+from itertools import groupby, zip_longest
+
+from capture.apply.transaction import LetPacketsPass, Restore
+from capture.errors import KernelRefused
+from capture.iptables.diagnosis import complaint, owner_hint, permission_hint
+from capture.iptables.iptables import NATIVE
+from capture.kernel.process import run
+from rules.iptables.writing import rule_text
+from rules.native.applied import applied
+from rules.native.writing import transaction
+from rules.netfilter.hooks import NAME
+from rules.netfilter.values import Family
+from rules.plan.names import NATIVE_TABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from capture.apply.transaction import Act
+    from capture.iptables.iptables import Iptables
+    from capture.iptables.saved import Saved
+    from capture.kernel.process import Completed
+    from capture.log import Log
+    from rules.netfilter.rulesets import Rule, Ruleset
+
+
+class Load:
+    """What is to be done to our own tables in one transaction, and what was there before."""
+
+    def __init__(self, restores: Sequence[Restore], lines: Sequence[tuple[str, Family, Rule | None]]) -> None:
+        self.restores = restores
+        self.lines = lines
+        """Of the input, each with its family and the rule that it makes."""
+        self.before: dict[Family, str] = {}
+        """Our tables as nft lists them, as they were."""
+        self.may_be_done = False
+        """Whether the kernel may have it: a transaction that was refused has changed nothing."""
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{line}\n" for line, _, _ in self.lines)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return tuple(restore.family for restore in self.restores)
+
+    @property
+    def family(self) -> Family:
+        return self.families[-1]
+
+    @property
+    def tool(self) -> Iptables:
+        return self.restores[-1].tool
+
+    def __str__(self) -> str:
+        return f"nft -f - with the following input:\n{self.text}"
+
+    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
+        self.before = {restore.family: listed(restore.tool) for restore in self.restores}
+        program = self.tool.command("")
+        self.may_be_done = True
+        done = run(program, "-f", "-", text=self.text)
+        if done.status:
+            self.may_be_done = False
+            raise self.refusal(done)
+
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
+        for restore in self.restores:
+            restore.check(log, read)
+
+    def undo(self, log: Log) -> None:  # noqa: ARG002 # likewise
+        """Put back what nft listed before."""
+        if not self.may_be_done:
+            return
+        parts = []
+        for restore in self.restores:
+            table = f"{NAME[restore.family]} {NATIVE_TABLE}"
+            parts.append(f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}")
+        done = run(self.tool.command(""), "-f", "-", text="".join(parts))
+        if done.status:
+            raise KernelRefused(
+                "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
+            )
+
+    def refusal(self, done: Completed) -> KernelRefused:
+        """What was refused, and in the rule's own words what it is for."""
+        details = [("nft said", complaint(done))]
+        at = line_number(done.stderr)
+        _, family, rule = self.lines[at - 1] if 0 < at <= len(self.lines) else ("", None, None)
+        what = f"the kernel refused the {family.value if family else 'native'} rules"
+        hint = permission_hint(done.stderr, is_legacy=False)
+        if rule is None or hint:
+            return KernelRefused(what, details=details, hint=hint, family=family)
+        details += [("the rule", rule_text(rule)), ("its why", rule.why)]
+        hint = owner_hint(rule) or "see what the kernel says (`dmesg`), and whether it has the modules that nft needs"
+        return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=family)
+
+
+def line_number(said: str) -> int:
+    """The line of the input that nft names (`/dev/stdin:5:3-20: Error: …`); 0 if it names none."""
+    for line in said.splitlines():
+        words = line.split(":")
+        if len(words) > 2 and words[1].isdigit() and words[0].endswith(("stdin", "-")):
+            return int(words[1])
+    return 0
+
+
+def listed(tool: Iptables) -> str:
+    """Our table of this family as nft prints it, which it reads again; empty if it is not there."""
+    done = run(tool.command(""), "-nn", "list", "table", NAME[tool.family], NATIVE_TABLE)
+    return "" if done.status else done.stdout
+
+
+def in_transactions(doing: Sequence[Act], unsound: frozenset[Family]) -> list[Act]:
+    """The same acts; those on our own tables that stand beside each other are one transaction.
+
+    `unsound` are the families whose table has to be made anew.
+    """
+    now: dict[Family, Ruleset] = {}
+    acts: list[Act] = []
+    for is_native, group in groupby(doing, is_of_ours):
+        those = list(group)
+        restores = [act for act in those if isinstance(act, Restore)]
+        if is_native and restores:
+            first, last = those.index(restores[0]), those.index(restores[-1])
+            acts += [*those[:first], *loads(restores, now, unsound), *those[last + 1 :]]
+        else:
+            acts += those
+    return acts
+
+
+def is_of_ours(act: Act) -> bool:
+    """Whether this changes our own tables, or is a pause between two such."""
+    return isinstance(act, LetPacketsPass) or (isinstance(act, Restore) and act.tool.backend == NATIVE)
+
+
+def loads(
+    restores: Sequence[Restore], now: dict[Family, Ruleset], unsound: frozenset[Family]
+) -> Iterator[Load | LetPacketsPass]:
+    """The first step of each family in one transaction, then the second of each behind a pause, and so on."""
+    of_family = [[each for each in restores if each.family is family] for family in Family]
+    for number, together in enumerate(zip_longest(*of_family)):
+        those = [each for each in together if each]
+        if number:
+            yield LetPacketsPass(those[0].family)
+        yield Load(those, tuple(lines_of(those, now, unsound)))
+
+
+def lines_of(
+    restores: Sequence[Restore], now: dict[Family, Ruleset], unsound: frozenset[Family]
+) -> Iterator[tuple[str, Family, Rule | None]]:
+    for restore in restores:
+        family = restore.family
+        anew = family not in now and family in unsound
+        before = now.get(family, restore.before)
+        now[family] = applied(before, restore.changes)
+        for line, rule in transaction(before, now[family], anew=anew):
+            yield line, family, rule
