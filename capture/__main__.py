@@ -29,11 +29,11 @@ def main() -> None:
     try:
         status = dispatch(sys.argv[1:])
     except Exception as error:
-        told = in_words(error)
-        if told is None:
+        known = in_words(error)
+        if known is None:
             raise
-        complain(told)
-        status = told.exit_status
+        complain(known)
+        status = known.exit_status
     sys.exit(status)
 
 

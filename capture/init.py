@@ -48,8 +48,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def asks_for_json(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether the log is to be JSON, as far as can be told of settings that were refused."""
-    said = [word for word in argv if word.partition("=")[0] == "--log_as_json"] or [environ.get("LOG_AS_JSON", "0")]
-    return GO_BOOLEANS.get(said[-1].rpartition("=")[2], said[-1] == "--log_as_json")
+    given = [word for word in argv if word.partition("=")[0] == "--log_as_json"] or [environ.get("LOG_AS_JSON", "0")]
+    return GO_BOOLEANS.get(given[-1].rpartition("=")[2], given[-1] == "--log_as_json")
 
 
 def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
@@ -59,11 +59,11 @@ def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
     try:
         follow(settings, environ, log)
     except Exception as error:
-        told = in_words(error)
-        if told is None:
+        known = in_words(error)
+        if known is None:
             raise
-        report(told, log)
-        return told.exit_status
+        report(known, log)
+        return known.exit_status
     return DONE
 
 

@@ -41,24 +41,24 @@ class Heard(Value):
 def heard(rulesets: Sequence[Ruleset], facts: Facts) -> Heard:
     """Who listens in this namespace where these rules send things."""
     around = surroundings(facts.addresses or ())
-    asked = places(rulesets, around, ())
-    if not asked:
+    wanted = places(rulesets, around, ())
+    if not wanted:
         return Heard()
     try:
         found, open_now = sockets.listeners(), sockets.connections()
     except OSError as error:
         return Heard(unseen=f"the kernel does not tell who listens: {error.strerror}")
-    ports = {DNS_PORT, *(place.port for place in asked)}
+    ports = {DNS_PORT, *(place.port for place in wanted)}
     listening = listeners([e for e in found if e.port in ports and not e.is_stand_in], facts.processes)
     own = {address.ip for address in facts.usable()}
-    inbound = {place.port for place in asked if place.what == INBOUND}
+    inbound = {place.port for place in wanted if place.what == INBOUND}
     # REDIRECT sends what comes over lo to loopback: so arrives what the proxy itself sends to the pod's own address.
     from_ourselves = [
         each.peer for each in open_now if each.port in inbound and each.peer in own and each.address.is_loopback
     ]
     passes_on = any(end in network for each in open_now for end in (each.address, each.peer) for network in PASSED_ON)
-    told = places(rulesets, around, listening, from_ourselves, passes_on=passes_on)
-    return Heard(told, tuple(looping_resolvers(rulesets, around, listening)))
+    proxy = places(rulesets, around, listening, from_ourselves, passes_on=passes_on)
+    return Heard(proxy, tuple(looping_resolvers(rulesets, around, listening)))
 
 
 PASSED_ON = tuple(PASSTHROUGH.values())
@@ -67,13 +67,13 @@ PASSED_ON = tuple(PASSTHROUGH.values())
 def listeners(found: Sequence[sockets.Socket], processes: Sequence[Process]) -> list[Listener]:
     """Those that listen, each with the process whose it is, as far as we may look."""
     owners = owners_of({each.inode for each in found}, processes)
-    told = []
+    listening = []
     for each in found:
         owner = owners.get(each.inode)
         uid, gid, name = (owner.uid, owner.gid, f"pid {owner.pid} ({owner.name})") if owner else (each.uid, None, "")
         more = (each.only_ipv6, each.is_transparent)
-        told.append(Listener(each.protocol, each.address, each.port, uid, gid, name, *more))
-    return told
+        listening.append(Listener(each.protocol, each.address, each.port, uid, gid, name, *more))
+    return listening
 
 
 def owners_of(inodes: set[int], processes: Sequence[Process]) -> dict[int, Process]:

@@ -81,19 +81,18 @@ class Live(Value):
 
     def beside(self, planned: Plan) -> Plan:
         """The same plan, and what is live and is to be left as it is: see `rules.ours.exemptions`."""
-        held = [saved.ruleset for held in (self.nft, self.legacy, self.own) for saved in held.values()]
-        if not held:
+        rulesets = [saved.ruleset for held in (self.nft, self.legacy, self.own) for saved in held.values()]
+        if not rulesets:
             return planned
         from rules.ours.exemptions import beside_live
 
-        return beside_live(planned, held)
+        return beside_live(planned, rulesets)
 
     def chains(self) -> Iterator[str]:
         """The names of all user-defined chains, ours or not, and of those that iptables does not show."""
-        for held in (self.nft, self.legacy):
-            for saved in held.values():
-                for table in saved.ruleset.tables:
-                    yield from table.declared
+        for saved in (*self.nft.values(), *self.legacy.values()):
+            for table in saved.ruleset.tables:
+                yield from table.declared
         for tables in self.natives.values():
             for native in tables:
                 yield from (name for name, _ in native.chains)
@@ -133,11 +132,11 @@ class Live(Value):
     def taken_by_others(self, backend: str, planned: Plan) -> Iterator[Family]:
         """In which families rules of others there would take what is planned, were they asked first."""
         for ruleset in planned.rulesets:
-            held = self.saved(Iptables(backend, ruleset.family)).ruleset
-            if ruleset.tables and any(block.rules for table in held.tables for block in table.blocks):
+            theirs = self.saved(Iptables(backend, ruleset.family)).ruleset
+            if ruleset.tables and any(block.rules for table in theirs.tables for block in table.blocks):
                 from rules.proof.across import others_take  # where a pod starts, nobody has rules
 
-                if others_take(held, ruleset, self.company()):
+                if others_take(theirs, ruleset, self.company()):
                     yield ruleset.family
 
     def holds_rules(self, backend: str) -> bool:
@@ -172,9 +171,9 @@ def read_live(*, counters: bool = False) -> Live:
     live = of_nf_tables(counters=counters)
     nft = live.nft
     legacy, legacy_is_known = of_legacy(counters=counters)
-    if any(is_of_ambient(saved.ruleset) for held in (nft, legacy) for saved in held.values()):
+    if any(is_of_ambient(saved.ruleset) for saved in (*nft.values(), *legacy.values())):
         nft, legacy = map(all_beside_ambient, (nft, legacy))
-    if any(holds_ours(table) for held in (nft, legacy) for saved in held.values() for table in saved.ruleset.tables):
+    if any(holds_ours(table) for saved in (*nft.values(), *legacy.values()) for table in saved.ruleset.tables):
         nft, legacy = with_all_held(nft, live.nft_chains), with_all_held(legacy, {})
     try:
         rules, routes = rtnetlink.policy_rules(), rtnetlink.routes()
@@ -229,32 +228,32 @@ def of_legacy(*, counters: bool) -> tuple[dict[Family, Saved], bool]:
             f"which legacy tables there are cannot be read: there is no {PROC_NET}; nothing was changed",
             hint="mount /proc",
         )
-    held = {
+    saved = {
         family: Iptables(LEGACY, family).save(counters=counters)
         for family, names in tables.items()
         if OUR_TABLES.intersection(names or ())
     }
-    return held, None not in tables.values()
+    return saved, None not in tables.values()
 
 
 def unreadable(what: str, refused: OSError) -> LiveStateUnreadable:
     return LiveStateUnreadable(f"{what}: {refused.strerror}; nothing was changed", hint=TRY_AGAIN)
 
 
-def all_beside_ambient(held: dict[Family, Saved]) -> dict[Family, Saved]:
-    return {family: saved.but(ruleset=beside_ambient(saved.ruleset)) for family, saved in held.items()}
+def all_beside_ambient(by_family: dict[Family, Saved]) -> dict[Family, Saved]:
+    return {family: saved.but(ruleset=beside_ambient(saved.ruleset)) for family, saved in by_family.items()}
 
 
 def with_all_held(
-    held: dict[Family, Saved], chains: dict[tuple[Family, str], dict[str, NftChain]]
+    by_family: dict[Family, Saved], chains: dict[tuple[Family, str], dict[str, NftChain]]
 ) -> dict[Family, Saved]:
     """The same, in which our chains that others hold are known: see `rules.ours.held`."""
     from rules.ours.held import with_held
 
-    uses: dict[Family, dict[str, dict[str, int]]] = {family: {} for family in held}
+    uses: dict[Family, dict[str, dict[str, int]]] = {family: {} for family in by_family}
     for (family, table), those in chains.items():
         uses.setdefault(family, {})[table] = {name: chain.use for name, chain in those.items()}
-    return {family: saved.but(ruleset=with_held(saved.ruleset, uses[family])) for family, saved in held.items()}
+    return {family: saved.but(ruleset=with_held(saved.ruleset, uses[family])) for family, saved in by_family.items()}
 
 
 class Choice(Value):

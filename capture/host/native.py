@@ -89,5 +89,5 @@ def is_native(family: Family, table: str, chains: Mapping[str, NftChain]) -> boo
 
 def any_is_dormant() -> bool:
     """Whether a table has the flag by which none of its chains is asked."""
-    told = dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4))
-    return any(big(attributes(message[4:]).get(NFTA_TABLE_FLAGS)) & DORMANT for message in told)
+    tables = dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4))
+    return any(big(attributes(message[4:]).get(NFTA_TABLE_FLAGS)) & DORMANT for message in tables)

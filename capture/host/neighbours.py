@@ -27,16 +27,16 @@ def findings_of_others(
 ) -> Iterator[Finding]:
     """What of others is in the way of these rules of ours, once they are in place in this backend."""
     for ruleset in planned:
-        held = tuple((name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS)
-        is_alone = not (live.natives.get(ruleset.family) or any(acts_without_ours(its) for _, its in held))
+        rulesets = tuple((name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS)
+        is_alone = not (live.natives.get(ruleset.family) or any(acts_without_ours(its) for _, its in rulesets))
         if not ruleset.tables or is_alone:
             continue
-        asked = (ruleset, held, live.natives.get(ruleset.family, ()), live.addresses, routing, backend)
-        if _answered.get(ruleset.family, (None,))[0] != asked:
+        question = (ruleset, rulesets, live.natives.get(ruleset.family, ()), live.addresses, routing, backend)
+        if _answered.get(ruleset.family, (None,))[0] != question:
             from rules.proof import neighbours
 
-            found = neighbours.found_among_others(*asked[:3], host_of(live.addresses, routing), backend)
-            _answered[ruleset.family] = (asked, found)
+            found = neighbours.found_among_others(*question[:3], host_of(live.addresses, routing), backend)
+            _answered[ruleset.family] = (question, found)
         yield from _answered[ruleset.family][1]
 
 
@@ -61,9 +61,9 @@ def proofs(live: Live, planned: Plan) -> Iterator[Proof]:
     policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
     here = host_of(live.addresses).but(policy=policy)
     for ruleset in planned.rulesets:
-        held = [(name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS]
+        rulesets = [(name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS]
         natives = live.natives.get(ruleset.family, ())
-        yield proved(ruleset, held, natives, here, host_of(live.addresses, planned.routing))
+        yield proved(ruleset, rulesets, natives, here, host_of(live.addresses, planned.routing))
 
 
 def acts_without_ours(ruleset: Ruleset) -> bool:

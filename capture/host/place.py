@@ -128,9 +128,9 @@ def process(pid: int) -> Process:
 
     The owner of /proc/PID would be root for one that has changed its user.
     """
-    told = dict(line.split(":", 1) for line in read_text(f"/proc/{pid}/status").split("\n") if ":" in line)
-    uid, gid = (int(told[ids].split()[1]) for ids in ("Uid", "Gid"))
-    return Process(pid, told["Name"].strip(), uid, gid, int(told["PPid"]))
+    fields = dict(line.split(":", 1) for line in read_text(f"/proc/{pid}/status").split("\n") if ":" in line)
+    uid, gid = (int(fields[ids].split()[1]) for ids in ("Uid", "Gid"))
+    return Process(pid, fields["Name"].strip(), uid, gid, int(fields["PPid"]))
 
 
 def ssh_ports(
@@ -182,8 +182,8 @@ def ports_of_units() -> set[int]:
                     lines = read_text(path).split("\n")
                 except OSError:
                     continue
-                said = (line.partition("=")[2].strip().rpartition(":")[2] for line in lines if line.startswith(LISTENS))
-                ports |= {int(port) for port in said if is_port(port)}
+                ends = (line.partition("=")[2].strip().rpartition(":")[2] for line in lines if line.startswith(LISTENS))
+                ports |= {int(port) for port in ends if is_port(port)}
     return ports
 
 

@@ -162,10 +162,10 @@ class Explanation(Value):
     """The rules."""
 
 
-def explanation(said: Settings, facts: Facts, families: tuple[Family, ...]) -> Explanation:
+def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) -> Explanation:
     """Everything there is to say. Raises BadSettings as `resolve` does."""
-    resolved = resolve(said, facts)
-    options = Options(said, resolved)
+    resolved = resolve(settings, facts)
+    options = Options(settings, resolved)
     planned = plan(resolved.intent)
     return Explanation(
         points=tuple(
@@ -177,7 +177,7 @@ def explanation(said: Settings, facts: Facts, families: tuple[Family, ...]) -> E
             )
             for point in summary(resolved.intent)
         ),
-        findings=tuple(findings(said, facts, resolved, options)),
+        findings=tuple(findings(settings, facts, resolved, options)),
         families=tuple(of_family(it, planned, options) for it in planned.rulesets if it.family in families),
     )
 
@@ -185,14 +185,14 @@ def explanation(said: Settings, facts: Facts, families: tuple[Family, ...]) -> E
 class Options:
     """The settings of this run, to be asked for by name."""
 
-    def __init__(self, said: Settings, resolved: Resolved) -> None:
-        self.said = said
+    def __init__(self, settings: Settings, resolved: Resolved) -> None:
+        self.settings = settings
         self.resolved = resolved
 
     def of(self, name: str) -> Option:
         declared = DECLARED_BY_NAME[name]
-        origin = self.resolved.derived.get(name, self.said.origins[name])
-        value = getattr(self.said, name)
+        origin = self.resolved.derived.get(name, self.settings.origins[name])
+        value = getattr(self.settings, name)
         if name in self.resolved.derived or value is None:
             value = getattr(self.resolved.intent, name)
         return Option(
@@ -222,10 +222,10 @@ KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
 """Those that say of a setting without effect why that is so on this host."""
 
 
-def findings(said: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
+def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
     """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
     models, left = [], list(resolved.warnings)
-    for finding in lint.findings(resolved.intent, alternatives(said, facts, resolved)):
+    for finding in lint.findings(resolved.intent, alternatives(settings, facts, resolved)):
         text = finding.text.format_map(Called(options))
         same: list[SettingsWarning] = []
         if finding.code != NO_EFFECT:
@@ -238,7 +238,7 @@ def findings(said: Settings, facts: Facts, resolved: Resolved, options: Options)
     for warning in left:
         severity = NOTE if warning.code in NOTED else SURPRISE
         models.append(model(Found(severity, "warning", (), str(warning)), str(warning)))
-    for setting, text in beyond_the_rules(said):
+    for setting, text in beyond_the_rules(settings):
         models.append(model(Found(NOTE, NO_EFFECT, (setting.name,), text), text))
     return sorted(models, key=lambda it: SEVERITIES.index(it.severity))
 
@@ -264,27 +264,27 @@ def model(finding: Found, text: str) -> Finding:
     )
 
 
-def alternatives(said: Settings, facts: Facts, resolved: Resolved) -> dict[str, Intent | None]:
+def alternatives(settings: Settings, facts: Facts, resolved: Resolved) -> dict[str, Intent | None]:
     """For each setting that somebody gave, what would be meant without it; None where that would be refused.
 
     Not for those whose value would be the same anyway: that they change nothing surprises nobody.
     """
     meant: dict[str, Intent | None] = {}
-    for setting, value, _ in said.given():
+    for setting, value, _ in settings.given():
         name = setting.name
         if value != setting.default and (name in SHAPE_RULES or name in resolved.intent.__match_args__):
-            without = intent_without(said, name, facts)
+            without = intent_without(settings, name, facts)
             derived = setting.default is None and without is not None
             if not (derived and getattr(without, name) == getattr(resolved.intent, name)):
                 meant[name] = without
     return meant
 
 
-def intent_without(said: Settings, name: str, facts: Facts) -> Intent | None:
+def intent_without(settings: Settings, name: str, facts: Facts) -> Intent | None:
     """What would be meant if nobody had given this setting."""
-    others = [(setting.name, value, origin) for setting, value, origin in said.given() if setting.name != name]
+    others = [(setting.name, value, origin) for setting, value, origin in settings.given() if setting.name != name]
     rest = Settings({other: value for other, value, _ in others}, {other: origin for other, _, origin in others})
-    if rest.nameservers_file != said.nameservers_file:
+    if rest.nameservers_file != settings.nameservers_file:
         text, error = read_text(rest.nameservers_file) if rest.nameservers_file else (None, "")
         facts = facts.but(resolv_conf=text, resolv_conf_error=error)
     try:
@@ -293,13 +293,13 @@ def intent_without(said: Settings, name: str, facts: Facts) -> Intent | None:
         return None
 
 
-def beyond_the_rules(said: Settings) -> Iterator[tuple[Declaration, str]]:
+def beyond_the_rules(settings: Settings) -> Iterator[tuple[Declaration, str]]:
     """Settings without effect that are not about rules."""
-    for setting, value, origin in said.given():
+    for setting, value, origin in settings.given():
         if setting.about.startswith(COMPATIBLE) and value != setting.default and setting.name != "native_nftables":
             what = setting.about.removeprefix(COMPATIBLE).strip().rstrip(".")
             yield setting, f"{origin} is accepted for compatibility: {what}"
-        if setting.name == "dry_run_file" and value and not said.dry_run:
+        if setting.name == "dry_run_file" and value and not settings.dry_run:
             yield setting, f"{origin} is without effect without --dry-run"
 
 

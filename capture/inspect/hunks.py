@@ -95,27 +95,33 @@ class Diff(Value):
     """What keeps traffic from being captured and is not ours to change."""
 
 
-def diff(found: Comparison) -> Diff:
+def diff(comparison: Comparison) -> Diff:
     """What a run would change, and what it cannot."""
-    beyond = (each for each in found.findings if not each.repaired_by_rerun)
-    return Diff(found.verdict, found.backend, tuple(chain_diffs(found)), tuple(other_lines(found)), tuple(beyond))
+    beyond = (each for each in comparison.findings if not each.repaired_by_rerun)
+    return Diff(
+        comparison.verdict,
+        comparison.backend,
+        tuple(chain_diffs(comparison)),
+        tuple(other_lines(comparison)),
+        tuple(beyond),
+    )
 
 
-def chain_diffs(found: Comparison) -> Iterator[ChainDiff]:
+def chain_diffs(comparison: Comparison) -> Iterator[ChainDiff]:
     """Each chain that a run would change, in the backend that is used and in the other."""
-    wanted = {ruleset.family: ruleset for ruleset in found.planned.rulesets}
-    for backend in sorted(BACKENDS, key=lambda backend: backend != found.backend):
+    wanted = {ruleset.family: ruleset for ruleset in comparison.planned.rulesets}
+    for backend in sorted(BACKENDS, key=lambda backend: backend != comparison.backend):
         for family in Family:
-            live = found.live.saved(Iptables(backend, family)).ruleset
-            asked = as_held(backend, wanted[family]) if backend == found.backend else Ruleset(family)
-            yield from of_ruleset(backend, live, asked, found.live.company(ours_first=found.ours_first))
+            live = comparison.live.saved(Iptables(backend, family)).ruleset
+            planned = as_held(backend, wanted[family]) if backend == comparison.backend else Ruleset(family)
+            yield from of_ruleset(backend, live, planned, comparison.live.company(ours_first=comparison.ours_first))
 
 
 def of_ruleset(backend: Backend, live: Ruleset, planned: Ruleset, company: Company = ALONE) -> Iterator[ChainDiff]:
     live = recognised(live, planned)
     for name in dict.fromkeys([*OURS, *(table.table for table in planned.tables)]):
-        there, asked = live.table(name), planned.table(name)
-        now, wanted = there.chains(), asked.chains()
+        there, planned_table = live.table(name), planned.table(name)
+        now, wanted = there.chains(), planned_table.chains()
         chains = dict.fromkeys((*wanted, *now))
         for chain in sorted(chains, key=lambda chain: chain not in BUILT_IN[name]):
             before = now.get(chain, ())
@@ -194,9 +200,9 @@ def line(op: Op, chain: str, rule: Rule) -> Line:
     return Line(op, f"-A {chain} {text}" if text else f"-A {chain}", rule.why)
 
 
-def other_lines(found: Comparison) -> Iterator[Line]:
+def other_lines(comparison: Comparison) -> Iterator[Line]:
     """The ip rules, routes and addresses that come or go."""
-    for each in found.findings:
+    for each in comparison.findings:
         if not each.chain:
             comes = each.kind in (Kind.IP_RULE_MISSING, Kind.ROUTE_MISSING, Kind.ADDRESS_MISSING)
             yield Line("+" if comes else "-", each.rule, each.why)

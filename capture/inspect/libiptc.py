@@ -81,8 +81,8 @@ def libiptc_differences(live: Live, backend: str) -> list[Difference]:
     found: list[Difference] = []
     for name, family in ARGUMENTS.items():
         saved = live.legacy.get(family)
-        said = [table for table in saved.ruleset.tables if table.table in OUR_TABLES] if saved else []
-        found += differences(family, said, tables_of(name))
+        printed = [table for table in saved.ruleset.tables if table.table in OUR_TABLES] if saved else []
+        found += differences(family, printed, tables_of(name))
     return found
 
 
@@ -104,7 +104,7 @@ def tables_of(name: str) -> list[TableRules]:
             hint="this takes CAP_NET_ADMIN and CAP_NET_RAW",
         )
     try:
-        return [read_table(table, told) for table, told in json.loads(done.stdout).items()]
+        return [read_table(table, content) for table, content in json.loads(done.stdout).items()]
     except (ValueError, KeyError, IndexError) as error:
         raise LiveStateUnreadable(f"libiptc's view cannot be understood: {error!r}") from error
 
@@ -113,10 +113,10 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]
 
 
-def read_table(table: str, told: dict[str, Any]) -> TableRules:
+def read_table(table: str, content: dict[str, Any]) -> TableRules:
     """A table from a child's JSON, each rule read from its words as those of the text are."""
-    chains: dict[str, list[list[str]]] = told["chains"]
-    policies: dict[str, str] = told["policies"]
+    chains: dict[str, list[list[str]]] = content["chains"]
+    policies: dict[str, str] = content["policies"]
     declared = dict.fromkeys(name for name in chains if name not in policies)
     blocks = (
         Block(chain, tuple(reading.rule(words, declared) for words in rules))
@@ -146,9 +146,9 @@ def in_table(family: Family, text: TableRules, libiptc: TableRules) -> Iterator[
     table = text.table
     policies = [dict(each.policies) for each in (text, libiptc)]
     for chain in dict.fromkeys((*policies[0], *policies[1])):
-        said, seen = (policy.get(chain, "") for policy in policies)
-        if said != seen:
-            yield Difference(family, table, chain, "policy", said, seen)
+        printed, seen = (policy.get(chain, "") for policy in policies)
+        if printed != seen:
+            yield Difference(family, table, chain, "policy", printed, seen)
     declared = [set(each.declared) for each in (text, libiptc)]
     for chain in sorted(declared[0] ^ declared[1]):
         yield Difference(family, table, chain, "chain", *(chain if chain in names else "" for names in declared))
@@ -166,10 +166,10 @@ def in_chain(
         if kind == "equal":
             continue
         for step in range(max(i_end - i, j_end - j)):
-            said = text[i + step] if i + step < i_end else None
+            printed = text[i + step] if i + step < i_end else None
             seen = libiptc[j + step] if j + step < j_end else None
-            position = (i if said else j) + step + 1
-            words = [rule_text(rule) or "a rule without a target" if rule else "" for rule in (said, seen)]
+            position = (i if printed else j) + step + 1
+            words = [rule_text(rule) or "a rule without a target" if rule else "" for rule in (printed, seen)]
             yield Difference(family, table, chain, f"rule {position}", *words)
 
 
@@ -207,11 +207,11 @@ def main() -> None:
     # makes them: a rule's target would be enough to leave the namespace with five tables. So it is told.
     kind.existing_table_names.update({name: name in there for name in kind.ALL})
     try:
-        told = {name: table_told(kind(name, autocommit=False)) for name in there if name in OUR_TABLES}
+        answer = {name: table_told(kind(name, autocommit=False)) for name in there if name in OUR_TABLES}
     except iptc.IPTCError as error:
         print(error, file=sys.stderr)
         sys.exit(UNREADABLE)
-    print(json.dumps(told), flush=True)
+    print(json.dumps(answer), flush=True)
     # Without what python-iptables does at its end: nothing was changed, and nothing is to be committed.
     os._exit(0)
 

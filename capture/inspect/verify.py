@@ -73,7 +73,7 @@ class Comparison(Value):
     @property
     def verdict(self) -> Verdict:
         """as planned: exit status 0. differs: 4. nothing: nothing of ours is here, 3."""
-        if not self.findings or (not self.strict and all(found.is_note for found in self.findings)):
+        if not self.findings or (not self.strict and all(finding.is_note for finding in self.findings)):
             return AS_PLANNED
         return DIFFERENT if holds_any(self.live) else NOTHING
 
@@ -88,16 +88,16 @@ def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     compared = Comparison(live, planned, choice.backend, found, ours_first)
     if compared.verdict == NOTHING or choice.comes_from:
         return compared
-    told = tuple(proofs(live, planned))
+    proved = tuple(proofs(live, planned))
     if compared.verdict == AS_PLANNED:
-        found = (*found, *unexplained(told, found))
-    return compared.but(findings=found, proofs=told, unread=tuple(map(str, early())))
+        found = (*found, *unexplained(proved, found))
+    return compared.but(findings=found, proofs=proved, unread=tuple(map(str, early())))
 
 
-def unexplained(told: Sequence[Proof], found: Sequence[Finding]) -> Iterator[Finding]:
+def unexplained(proved: Sequence[Proof], found: Sequence[Finding]) -> Iterator[Finding]:
     """Connections that fare otherwise than planned, by rules that no other finding names."""
     named = {(each.backend, each.table, each.chain, each.position) for each in found}
-    for proof in told:
+    for proof in proved:
         for its in proof.differences:
             if not (named & its.met or named & {("", *place[1:]) for place in its.met}):
                 yield Finding(
@@ -141,12 +141,12 @@ def findings_of(live: Live, planned: Plan, choice: Choice, *, ours_first: bool =
         yield from findings(live, planned, choice.backend, ours_first=ours_first)
         return
     named = set()
-    for found in findings(live, planned, choice.comes_from, ours_first=ours_first):
-        if found.backend == choice.backend and found.kind in (Kind.OTHERS_TAKE_ALL, Kind.OTHERS_TAKE_SOME):
-            named.add(found.family)
-            yield found.but(kind=Kind.OTHERS_ELSEWHERE)
+    for finding in findings(live, planned, choice.comes_from, ours_first=ours_first):
+        if finding.backend == choice.backend and finding.kind in (Kind.OTHERS_TAKE_ALL, Kind.OTHERS_TAKE_SOME):
+            named.add(finding.family)
+            yield finding.but(kind=Kind.OTHERS_ELSEWHERE)
         else:
-            yield found
+            yield finding
     for family in live.taken_by_others(choice.backend, planned):
         if family not in named:
             yield Finding(Kind.OTHERS_ELSEWHERE, family, backend=choice.backend)
@@ -164,8 +164,8 @@ def findings(live: Live, planned: Plan, backend: str, *, ours_first: bool = Fals
                 yield found.but(backend=here)
     for here in BACKENDS:
         for family in Family:
-            for found in not_tracked(live.saved(Iptables(here, family)).ruleset, wanted[family]):
-                yield found.but(backend=here)
+            for finding in not_tracked(live.saved(Iptables(here, family)).ruleset, wanted[family]):
+                yield finding.but(backend=here)
     yield from findings_of_others(live, planned.rulesets, planned.routing, backend)
     yield from routing_findings(live, planned)
     yield from address_findings(live, planned)
@@ -219,8 +219,8 @@ def others_routing(live: Live) -> Iterator[Finding]:
     for wanted in dict.fromkeys(Routing(rule.family, rule.mark, rule.table) for rule in ours):
         yield from routing_in_the_way(live.policy_rules, live.routes, wanted)
     saved = ((family, live.saved(Iptables(backend, family))) for backend in BACKENDS for family in Family)
-    held = [family for family, its in saved if any(map(holds_ours, its.ruleset.tables))]
-    yield from asking_for_uids(live.policy_rules, held)
+    families = [family for family, its in saved if any(map(holds_ours, its.ruleset.tables))]
+    yield from asking_for_uids(live.policy_rules, families)
 
 
 def address_findings(live: Live, planned: Plan) -> Iterator[Finding]:

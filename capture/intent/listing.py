@@ -29,11 +29,11 @@ class Listed(Value):
     """Where that came from: a flag, a variable, the default, or what it was derived from."""
 
 
-def listing(said: Settings, resolved: Resolved) -> list[Listed]:
+def listing(settings: Settings, resolved: Resolved) -> list[Listed]:
     """Every setting with the value that counts and where it came from."""
     listed = []
     for setting in DECLARED:
-        value, origin = getattr(said, setting.name), said.origins[setting.name]
+        value, origin = getattr(settings, setting.name), settings.origins[setting.name]
         if setting.name in resolved.derived:
             value, origin = getattr(resolved.intent, setting.name), resolved.derived[setting.name]
         elif value is None and setting.name in resolved.intent.__match_args__:

@@ -56,32 +56,32 @@ class _Resolution:
         self.warnings = list(settings.warnings)
 
     def resolved(self) -> Resolved:
-        said = self.settings
+        settings = self.settings
         self.refuse_contradictions()
         uids = self.proxy_uids()
         gids = self.proxy_gids(uids)
         if len(uids) + len(gids) > MOST_OWNERS_IN_A_RULE:
             what = f"makes {len(uids)} uids and {len(gids)} gids of the proxy; at most {MOST_OWNERS_IN_A_RULE} together"
             self.refuse("proxy_uid", what)
-        groups = said.owner_groups
+        groups = settings.owner_groups
         included = groups if isinstance(groups, All) else self.ids("owner_groups", groups, facts.gid_of)
-        excluded = self.ids("owner_groups_exclude", said.owner_groups_exclude, facts.gid_of)
+        excluded = self.ids("owner_groups_exclude", settings.owner_groups_exclude, facts.gid_of)
         nameservers = self.nameservers()
         families = self.families()
         if self.refusals:
             raise BadSettings(self.refusals)
-        redirects_dns = said.redirect_dns and (said.capture_all_dns or bool(nameservers))
+        redirects_dns = settings.redirect_dns and (settings.capture_all_dns or bool(nameservers))
         self.warn_of_settings_without_effect()
         self.warn_of_owners(uids, gids)
         self.warn_of_processes(uids, gids)
         self.warn_of_own_ports()
         self.tell_of_ssh()
         as_said: dict[str, Any] = {
-            name: getattr(said, name) for name in Intent.__match_args__ if name in DECLARED_BY_NAME
+            name: getattr(settings, name) for name in Intent.__match_args__ if name in DECLARED_BY_NAME
         }
         worked_out: dict[str, Any] = {
             "families": families,
-            "ipv6": said.ipv6 if said.ipv6 == "reject" else "",
+            "ipv6": settings.ipv6 if settings.ipv6 == "reject" else "",
             "proxy_uid": uids,
             "proxy_gid": gids,
             "ssh_ports": tuple(Ports.one(port) for port, _ in self.facts.ssh_ports),
@@ -89,11 +89,11 @@ class _Resolution:
             "owner_groups": included,
             "owner_groups_exclude": excluded,
             "redirect_dns": redirects_dns,
-            "capture_all_dns": redirects_dns and said.capture_all_dns,
+            "capture_all_dns": redirects_dns and settings.capture_all_dns,
             "nameservers": nameservers if redirects_dns else (),
         }
         intent = Intent(**(as_said | worked_out))
-        needs_ipv6 = said.dual_stack or said.ipv6 in ("on", "auto") or bool(self.facts.usable(Family.V6))
+        needs_ipv6 = settings.dual_stack or settings.ipv6 in ("on", "auto") or bool(self.facts.usable(Family.V6))
         return Resolved(intent, self.derived, tuple(self.warnings), needs_ipv6)
 
     def warn(self, code: str, setting: str, what: str, fix: str = "") -> None:
@@ -106,16 +106,16 @@ class _Resolution:
         self.refusals.append(Refusal(str(origin), origin.text, reason))
 
     def refuse_contradictions(self) -> None:
-        said = self.settings
-        if said.native_nftables and said.force_iptables_binary in ("nft", "legacy"):
+        settings = self.settings
+        if settings.native_nftables and settings.force_iptables_binary in ("nft", "legacy"):
             self.refuse("force_iptables_binary", "contradicts --native-nftables; give one of the two")
-        if said.proxy_port == said.inbound_capture_port:
-            name = "proxy_port" if said.origins["proxy_port"].text else "inbound_capture_port"
+        if settings.proxy_port == settings.inbound_capture_port:
+            name = "proxy_port" if settings.origins["proxy_port"].text else "inbound_capture_port"
             reason = "is the port for both directions; the proxy cannot tell them apart on one listener"
             self.refuse(name, reason)
-        if said.dual_stack and said.ipv6 in ("off", "reject"):
-            self.refuse("ipv6", f"contradicts {said.origins['dual_stack']}, which asks for IPv6 to be captured")
-        if said.interception_mode == "TPROXY" and said.tproxy_mark == PROXY_LOOP_MARK:
+        if settings.dual_stack and settings.ipv6 in ("off", "reject"):
+            self.refuse("ipv6", f"contradicts {settings.origins['dual_stack']}, which asks for IPv6 to be captured")
+        if settings.interception_mode == "TPROXY" and settings.tproxy_mark == PROXY_LOOP_MARK:
             self.refuse("tproxy_mark", "is the mark of the proxy's calls to its own pod; give another, such as 1337")
 
     # --- owners -------------------------------------------------------------------------------------------
@@ -151,10 +151,10 @@ class _Resolution:
     # --- what is captured ---------------------------------------------------------------------------------
 
     def outbound_cidrs(self) -> All | tuple[Network, ...]:
-        said = self.settings
-        if said.outbound_cidrs is not None:
-            return said.outbound_cidrs
-        if said.outbound_ports:
+        settings = self.settings
+        if settings.outbound_cidrs is not None:
+            return settings.outbound_cidrs
+        if settings.outbound_ports:
             self.derived["outbound_cidrs"] = Origin("derived", "(nothing, because --istio-outbound-ports is given)")
             return ()
         return ALL
@@ -208,52 +208,52 @@ class _Resolution:
 
     def nameservers(self) -> tuple[Network, ...]:
         """Those of resolv.conf, each once, IPv4 first; none if no setting needs them."""
-        said = self.settings
-        if not said.nameservers_file:
+        settings = self.settings
+        if not settings.nameservers_file:
             return ()
         if self.facts.resolv_conf is None:
             what = f"needs the nameservers, but cannot read {self.facts.resolv_conf_error}"
-            instead = "; give --resolv-conf FILE, or --capture-all-dns" if said.network_namespace else ""
+            instead = "; give --resolv-conf FILE, or --capture-all-dns" if settings.network_namespace else ""
             self.refuse("redirect_dns", what + instead)
             return ()
-        if said.network_namespace and said.nameservers_file == RESOLV_CONF:
+        if settings.network_namespace and settings.nameservers_file == RESOLV_CONF:
             what = (
                 f"the nameservers are those of {RESOLV_CONF} here, because the namespace "
-                f"{quoted(said.network_namespace)} has no resolv.conf of its own"
+                f"{quoted(settings.network_namespace)} has no resolv.conf of its own"
             )
             self.warn("nameservers-of-another", "resolv_conf", what, "--resolv-conf names another file")
         found, unreadable = nameservers_in(self.facts.resolv_conf)
         for line in unreadable:
-            what = f"{said.nameservers_file}: {quoted(line)} names no address and is passed over"
+            what = f"{settings.nameservers_file}: {quoted(line)} names no address and is passed over"
             self.warn("passed-over", "resolv_conf", what)
         if not found:
-            what = f"DNS is not captured: {said.nameservers_file} names no nameserver"
+            what = f"DNS is not captured: {settings.nameservers_file} names no nameserver"
             self.warn("dns-not-captured", "redirect_dns", what, "--capture-all-dns captures all")
         return found
 
     def warn_of_settings_without_effect(self) -> None:
-        said = self.settings
-        if said.inbound_ports_exclude and not isinstance(said.inbound_ports, All):
-            lists = f"{said.origins['inbound_ports']} lists the captured ports already"
-            what = f"{said.origins['inbound_ports_exclude']} is without effect: {lists}"
+        settings = self.settings
+        if settings.inbound_ports_exclude and not isinstance(settings.inbound_ports, All):
+            lists = f"{settings.origins['inbound_ports']} lists the captured ports already"
+            what = f"{settings.origins['inbound_ports_exclude']} is without effect: {lists}"
             self.warn(NO_EFFECT, "inbound_ports_exclude", what)
-        if said.owner_groups_exclude and not isinstance(said.owner_groups, All):
-            lists = f"{said.origins['owner_groups']} lists the captured groups already"
-            what = f"{said.origins['owner_groups_exclude']} is without effect: {lists}"
+        if settings.owner_groups_exclude and not isinstance(settings.owner_groups, All):
+            lists = f"{settings.origins['owner_groups']} lists the captured groups already"
+            what = f"{settings.origins['owner_groups_exclude']} is without effect: {lists}"
             self.warn(NO_EFFECT, "owner_groups_exclude", what)
-        if said.owner_groups == ():
-            what = f"{said.origins['owner_groups']} is empty: nothing outbound is captured"
+        if settings.owner_groups == ():
+            what = f"{settings.origins['owner_groups']} is empty: nothing outbound is captured"
             self.warn("captures-nothing", "owner_groups", what)
-        if said.capture_all_dns and not said.redirect_dns:
+        if settings.capture_all_dns and not settings.redirect_dns:
             what = "--capture-all-dns is without effect without --redirect-dns"
             self.warn(NO_EFFECT, "capture_all_dns", what)
         for name in ("probe_port", "probe_timeout"):
-            if said.origins[name].kind == "flag" and not said.run_validation:
+            if settings.origins[name].kind == "flag" and not settings.run_validation:
                 what = f"{DECLARED_BY_NAME[name].shown} is without effect without --run-validation"
                 self.warn(NO_EFFECT, name, what)
-        if said.log_connections == "log" and not self.facts.kernel_logs:
+        if settings.log_connections == "log" and not self.facts.kernel_logs:
             what = (
-                f"{said.origins['log_connections']}: in a pod the kernel logs nothing, unless "
+                f"{settings.origins['log_connections']}: in a pod the kernel logs nothing, unless "
                 "net.netfilter.nf_log_all_netns is 1 on the node"
             )
             self.warn("not-logged", "log_connections", what, "nflog logs everywhere")
@@ -272,13 +272,13 @@ class _Resolution:
             self.warn("owner-clash", "proxy_gid", what)
 
     def warn_of_processes(self, uids: tuple[int, ...], gids: tuple[int, ...]) -> None:
-        said = self.settings
+        settings = self.settings
         alike = [p for p in self.facts.processes if (p.uid and p.uid in uids) or (p.gid and p.gid in gids)]
         if not alike:
             return
         from capture.host.listening import not_of_the_proxy
 
-        ports = (said.proxy_port, said.inbound_capture_port)
+        ports = (settings.proxy_port, settings.inbound_capture_port)
         for process in not_of_the_proxy(alike, self.facts.processes, ports):
             who = f"uid {process.uid}" if process.uid in uids else f"gid {process.gid}"
             what = f"pid {process.pid} ({process.name}) runs as {who}: it is taken for the proxy and never captured"
@@ -292,13 +292,13 @@ class _Resolution:
 
     def warn_of_own_ports(self) -> None:
         """A listed port on which the proxy itself listens would be captured into itself."""
-        said = self.settings
-        if isinstance(said.inbound_ports, All):
+        settings = self.settings
+        if isinstance(settings.inbound_ports, All):
             return
         for name in ("proxy_port", "inbound_capture_port"):
-            own = getattr(said, name)
-            if any(ports.first <= own <= ports.last for ports in said.inbound_ports):
-                origin = said.origins["inbound_ports"]
+            own = getattr(settings, name)
+            if any(ports.first <= own <= ports.last for ports in settings.inbound_ports):
+                origin = settings.origins["inbound_ports"]
                 self.warn("own-port", name, f"{origin} captures port {own}, which is the proxy's own")
 
 

@@ -44,12 +44,12 @@ def line_number(stderr: str) -> int | None:
     return None
 
 
-def refused_rule(asked: Sequence[Change], stderr: str, *, family: Family, is_legacy: bool) -> tuple[str, Rule] | None:
+def refused_rule(changes: Sequence[Change], stderr: str, *, family: Family, is_legacy: bool) -> tuple[str, Rule] | None:
     """The rule at the line that iptables-restore names, with its chain.
 
     The legacy backend names only the line of the COMMIT: then the first rule that needs what the kernel lacks.
     """
-    commands = [command for change in asked for _, command in change.lines()]
+    commands = [command for change in changes for _, command in change.lines()]
     line = line_number(stderr)
     if line and line <= len(commands):
         command = commands[line - 1]
@@ -64,8 +64,8 @@ def refused_rule(asked: Sequence[Change], stderr: str, *, family: Family, is_leg
 
 def needs(rule: Rule) -> tuple[set[str], set[str]]:
     """The match and target extensions that a rule needs of the kernel."""
-    asked = (match.match if isinstance(match, Not) else match for match in rule.matches)
-    return {name for match in asked if (name := extension(match))}, {target_extension(rule.target)} - {""}
+    matches = (match.match if isinstance(match, Not) else match for match in rule.matches)
+    return {name for match in matches if (name := extension(match))}, {target_extension(rule.target)} - {""}
 
 
 def lacking(family: Family, rule: Rule) -> list[str]:

@@ -173,11 +173,11 @@ class Iptables(Value):
             )
         if self.backend == NFT:
             return self.told_by_nf_tables(text, unprinted, counters=counters)
-        told = self.parsed(text)
+        ruleset = self.parsed(text)
         for table in self.tables():
-            if table not in {each.table for each in told.tables}:
+            if table not in {each.table for each in ruleset.tables}:
                 raise NotAllTold(f"the table {table}")
-        return Saved(told, text)
+        return Saved(ruleset, text)
 
     def parsed(self, text: str) -> Ruleset:
         """Raises NotAllTold for what is cut off."""
@@ -208,24 +208,24 @@ class Iptables(Value):
                 for table in sorted(unprinted.intersection(there))
             )
             text += "".join(f"{line}\n" for table in shown for line in table)
-        told = self.parsed(text)
-        held = {table.table: table.chains() for table in told.tables}
+        ruleset = self.parsed(text)
+        printed_rules = {table.table: table.chains() for table in ruleset.tables}
         needs_more = False
         for table in there:
-            if table not in held:
+            if table not in printed_rules:
                 raise NotAllTold(f"the table {table}")
         for (table, chain), in_kernel in rules.items():
             if table in OUR_TABLES:
-                count = len(held.get(table, {}).get(chain, ()))
+                count = len(printed_rules.get(table, {}).get(chain, ()))
                 if count != len(in_kernel) and not self.is_hidden(table, chain):
                     raise NotAllTold(f"rules of {chain} in {table}: of {len(in_kernel)} it prints {count}")
                 needs_more |= count != len(in_kernel) or any(map(may_leave_out, in_kernel))
         if not (needs_more or unprinted):
-            return Saved(told, text)
+            return Saved(ruleset, text)
         from capture.iptables.unprinted import completed, native_among_ours
 
-        told = told.but(tables=tuple(completed(self.family, table, rules) for table in told.tables))
-        return Saved(told, text, native_among_ours(self.family, told, rules))
+        ruleset = ruleset.but(tables=tuple(completed(self.family, table, rules) for table in ruleset.tables))
+        return Saved(ruleset, text, native_among_ours(self.family, ruleset, rules))
 
     def is_hidden(self, table: str, chain: str) -> bool:
         """Whether this is a base chain that iptables does not print, because it is none of its own."""
@@ -234,14 +234,14 @@ class Iptables(Value):
         found = nftables.nft_chains().get((self.family, table), {}).get(chain)
         return found is not None and not is_printed(table, chain, found)
 
-    def restore(self, asked: Sequence[Change], text: str, say: Callable[[str], None]) -> None:
+    def restore(self, changes: Sequence[Change], text: str, say: Callable[[str], None]) -> None:
         """Make these changes, each table in one commit; `text` is what they read like.
 
         `say` is told for whom we wait. Raises KernelRefused, or LockHeld.
         """
         done = self.written(say, "restore", "--noflush", f"--wait={LOCK_WAIT}", text=text)
         if done.status:
-            raise self.refusal(asked, done)
+            raise self.refusal(changes, done)
 
     def replace(
         self,
@@ -305,7 +305,7 @@ class Iptables(Value):
             environ["XTABLES_LOCKFILE"] = private_lock()
         return environ
 
-    def refusal(self, asked: Sequence[Change], done: Completed) -> KernelRefused:
+    def refusal(self, changes: Sequence[Change], done: Completed) -> KernelRefused:
         """What was refused, and in the rule's own words what it is for."""
         from capture.iptables.diagnosis import complaint, missing_module_hint, owner_hint, permission_hint, refused_rule
 
@@ -317,7 +317,7 @@ class Iptables(Value):
             what = f"{self}-restore waited for the lock of iptables, which we hold"
             return KernelRefused(what, details=details, hint="install iptables 1.8.6 or later")
         hint = permission_hint(done.stderr, is_legacy=is_legacy)
-        found = None if hint else refused_rule(asked, done.stderr, family=self.family, is_legacy=is_legacy)
+        found = None if hint else refused_rule(changes, done.stderr, family=self.family, is_legacy=is_legacy)
         if not found:
             return KernelRefused(what, details=details, hint=hint, family=self.family)
         chain, rule = found
@@ -329,9 +329,9 @@ class Iptables(Value):
         )
         return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=self.family)
 
-    def taken_hint(self, chain: str, said: str) -> str:
+    def taken_hint(self, chain: str, stderr: str) -> str:
         """What to try if somebody's base chain has the name of the built-in one that this would make."""
-        if self.backend != NFT or "CHAIN_ADD failed" not in said or chain not in BUILT_IN["mangle"]:
+        if self.backend != NFT or "CHAIN_ADD failed" not in stderr or chain not in BUILT_IN["mangle"]:
             return ""
         return f"a chain of others is called {chain} and is none of iptables: give it another name{self.or_the_other}"
 

@@ -53,7 +53,7 @@ class AnonymousSet(Value):
     """A set that exists for one rule."""
 
     name: str
-    told: dict[int, bytes]
+    attributes: dict[int, bytes]
     elements: tuple[bytes, ...]
     """As the kernel tells them, each a list."""
 
@@ -83,13 +83,13 @@ def looked_up(rule: Attributes) -> Iterator[str]:
 def anonymous_sets(family: Family, table: str) -> Iterator[AnonymousSet]:
     of = header(family) + attribute(SET_TABLE, zeroed(table))
     for message in messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSET, of):
-        told = attributes(message[4:])
-        if number(told.get(SET_FLAGS)) & ANONYMOUS and string(told.get(SET_TABLE)) == table:
-            name = string(told.get(SET_NAME))
-            asked = of + attribute(LIST_SET, zeroed(name))
-            elements = messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSETELEM, asked)
+        its = attributes(message[4:])
+        if number(its.get(SET_FLAGS)) & ANONYMOUS and string(its.get(SET_TABLE)) == table:
+            name = string(its.get(SET_NAME))
+            payload = of + attribute(LIST_SET, zeroed(name))
+            elements = messages.dump(NETLINK_NETFILTER, NFT_SUBSYSTEM << 8 | NFT_MSG_GETSETELEM, payload)
             lists = (attributes(each[4:]).get(LIST_ELEMENTS, b"") for each in elements)
-            yield AnonymousSet(name, told, tuple(filter(None, lists)))
+            yield AnonymousSet(name, its, tuple(filter(None, lists)))
 
 
 def handle_in(text: str) -> str:
@@ -99,18 +99,18 @@ def handle_in(text: str) -> str:
 
 def put_back(family: Family, table: str, chain: str, instead_of: Attributes, native: Native) -> None:
     """Put a rule in the place of this one. Raises OSError."""
-    asked = []
+    requests = []
     names: dict[str, tuple[str, int]] = {}
     for index, each in enumerate(native.sets, 1):
         # The kernel gives it a number; the request is known by its own (NFTA_SET_ID).
-        name = "__map%d" if number(each.told.get(SET_FLAGS)) & MAP else "__set%d"
+        name = "__map%d" if number(each.attributes.get(SET_FLAGS)) & MAP else "__set%d"
         names[each.name] = name, index
-        told = {kind: data for kind, data in each.told.items() if kind in SET_TAKEN}
-        told |= {SET_NAME: zeroed(name), SET_ID: big(index)}
-        asked.append(request(family, NFT_MSG_NEWSET, told))
+        given = {kind: data for kind, data in each.attributes.items() if kind in SET_TAKEN}
+        given |= {SET_NAME: zeroed(name), SET_ID: big(index)}
+        requests.append(request(family, NFT_MSG_NEWSET, given))
         for elements in each.elements:
             of = {LIST_TABLE: zeroed(table), LIST_SET: zeroed(name), LIST_SET_ID: big(index), LIST_ELEMENTS: elements}
-            asked.append(request(family, NFT_MSG_NEWSETELEM, of))
+            requests.append(request(family, NFT_MSG_NEWSETELEM, of))
     rule = {
         TABLE: zeroed(table),
         CHAIN: zeroed(chain),
@@ -120,8 +120,8 @@ def put_back(family: Family, table: str, chain: str, instead_of: Attributes, nat
     }
     if USERDATA in native.rule:
         rule[USERDATA] = native.rule[USERDATA]
-    asked.append(request(family, NFT_MSG_NEWRULE, rule))
-    refused = sent(asked, CREATE_OR_REPLACE)
+    requests.append(request(family, NFT_MSG_NEWRULE, rule))
+    refused = sent(requests, CREATE_OR_REPLACE)
     if refused:
         raise OSError(refused, os.strerror(refused))
 
@@ -151,16 +151,16 @@ def protocol(rule: Attributes) -> int:
     return 0
 
 
-def request(family: Family, kind: int, told: Mapping[int, bytes]) -> bytes:
-    return struct.pack("=H", NFT_SUBSYSTEM << 8 | kind) + header(family) + joined(told)
+def request(family: Family, kind: int, given: Mapping[int, bytes]) -> bytes:
+    return struct.pack("=H", NFT_SUBSYSTEM << 8 | kind) + header(family) + joined(given)
 
 
 def header(family: Family) -> bytes:
     return struct.pack("=BBH", NUMBERS[family], 0, 0)
 
 
-def joined(told: Mapping[int, bytes]) -> bytes:
-    return b"".join(attribute(kind, data) for kind, data in told.items())
+def joined(given: Mapping[int, bytes]) -> bytes:
+    return b"".join(attribute(kind, data) for kind, data in given.items())
 
 
 def attribute(kind: int, data: bytes) -> bytes:

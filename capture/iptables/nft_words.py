@@ -262,10 +262,10 @@ def xt_match(read: Attributes) -> str:
     if name == "comment":
         return f"-m comment --comment {as_saved(string(info.partition(bytes(1))[0]))}"
     if name == "conntrack" and number(read.get(XT_REVISION)) == 3 and len(info) >= STATE_MASK + 2:
-        asked, inverted, states = (
+        flags, inverted, states = (
             int.from_bytes(info[at : at + 2], sys.byteorder) for at in (MATCH_FLAGS, INVERT_FLAGS, STATE_MASK)
         )
         named = [STATES[bit] for bit in STATES if states & bit]
-        if asked == STATE_FLAG and sum(bit for bit in STATES if states & bit) == states:
+        if flags == STATE_FLAG and sum(bit for bit in STATES if states & bit) == states:
             return f"-m conntrack {'! ' if inverted & STATE_FLAG else ''}--ctstate {','.join(named)}"
     return f"[{name}]"

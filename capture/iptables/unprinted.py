@@ -87,8 +87,8 @@ def completed(family: Family, table: TableRules, rules: Rules) -> TableRules:
     for block in table.blocks:
         at = seen.get(block.chain, 0)
         seen[block.chain] = at + len(block.rules)
-        told = rules.get((table.table, block.chain), ())[at : at + len(block.rules)]
-        texts = [with_the_rest(family, its, rule.text) for rule, its in zip(block.rules, told, strict=True)]
+        in_kernel = rules.get((table.table, block.chain), ())[at : at + len(block.rules)]
+        texts = [with_the_rest(family, its, rule.text) for rule, its in zip(block.rules, in_kernel, strict=True)]
         blocks.append(block.but(rules=tuple(map(read, texts))))
     for (name, chain), there in rules.items():
         if name == table.table and chain not in seen and any(led_to(rule) in OURS[name] for rule in there):
@@ -97,10 +97,10 @@ def completed(family: Family, table: TableRules, rules: Rules) -> TableRules:
     return table.but(blocks=tuple(blocks))
 
 
-def native_among_ours(family: Family, told: Ruleset, rules: Rules) -> dict[tuple[str, str], Native]:
+def native_among_ours(family: Family, ruleset: Ruleset, rules: Rules) -> dict[tuple[str, str], Native]:
     """The marked rules that a change of ours may remove, as the kernel tells them. Raises OSError."""
     found: dict[tuple[str, str], Native] = {}
-    for table in told.tables:
+    for table in ruleset.tables:
         ours = OURS[table.table]
         marked_here = {
             handle_in(rule.text)

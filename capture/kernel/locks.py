@@ -258,8 +258,8 @@ def holders_of_file(handle: int) -> list[Holder | None]:
     if found and None not in found:
         return found
     # Whoever took it has ended, and left it to others; or their place has another name in /proc/locks.
-    asked = os.fstat(handle)
-    return openers(lambda path: os.path.samestat(os.stat(path), asked) and "\nlock:" in read_text(fdinfo(path)))
+    this = os.fstat(handle)
+    return openers(lambda path: os.path.samestat(os.stat(path), this) and "\nlock:" in read_text(fdinfo(path)))
 
 
 def holders_of(path: str) -> list[Holder | None]:
@@ -270,14 +270,14 @@ def holders_of(path: str) -> list[Holder | None]:
         return []
 
 
-def listed_holders(asked: os.stat_result) -> list[Holder | None]:
+def listed_holders(file: os.stat_result) -> list[Holder | None]:
     """Who holds a lock of this file, by /proc/locks; None for who has ended or cannot be seen from here."""
-    place = f"{os.major(asked.st_dev):02x}:{os.minor(asked.st_dev):02x}:{asked.st_ino}"
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
     try:
-        held = [line.split() for line in read_text("/proc/locks", MOST).split("\n") if "->" not in line]
+        locks = [line.split() for line in read_text("/proc/locks", MOST).split("\n") if "->" not in line]
     except OSError:
         return [None]
-    return [holder_of(words[4]) for words in held if len(words) > 5 and words[5] == place]
+    return [holder_of(words[4]) for words in locks if len(words) > 5 and words[5] == place]
 
 
 # --- processes --------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         def acknowledged(self, protocol: int, requests: Sequence[tuple[int, int, bytes]]) -> list[OSError | None]:
             """Netlink requests, each a type, flags and a payload: the error number of each, or 0. Raises OSError."""
 
-        def sent(self, asked: Sequence[bytes], flags: int = ...) -> int:
+        def sent(self, requests: Sequence[bytes], flags: int = ...) -> int:
             """A batch of nf_tables requests, done as a whole or not at all: the error number, or 0."""
 
         def read_words(self, path: str) -> list[str] | None:

@@ -72,10 +72,10 @@ def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[F
     The result are those for which none was made, by errno: EEXIST if there is one. Raises OSError where ctnetlink
     cannot be asked.
     """
-    asked = list(open_connections)
-    requests = [(IPCTNL_MSG_CT_NEW, CREATE, entry(*one)) for one in asked]
+    known = list(open_connections)
+    requests = [(IPCTNL_MSG_CT_NEW, CREATE, entry(*one)) for one in known]
     refused: dict[int, list[Flow]] = {}
-    for (flow, _), error in zip(asked, acknowledged(NETLINK_NETFILTER, requests), strict=True):
+    for (flow, _), error in zip(known, acknowledged(NETLINK_NETFILTER, requests), strict=True):
         if error:
             refused.setdefault(error.errno or 0, []).append(flow)
     return refused

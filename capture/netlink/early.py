@@ -37,8 +37,8 @@ class Early(Value):
     def __str__(self) -> str:
         where = "before netfilter" if self.when == "arrives" else "behind netfilter"
         article = "an" if self.kind.startswith("X") else "a"
-        asked = f"{article} {self.kind} is asked {where} when a packet {self.when}"
-        return f"{self.interface}: {asked}, and what it does is not read"
+        when = f"{article} {self.kind} is asked {where} when a packet {self.when}"
+        return f"{self.interface}: {when}, and what it does is not read"
 
 
 def early() -> tuple[Early, ...]:
@@ -60,11 +60,11 @@ def filters(interface: int) -> list[Early]:
     found = []
     for parent, when in PARENTS.items():
         try:
-            told = dump(NETLINK_ROUTE, RTM_GETTFILTER, MESSAGE.pack(0, interface, 0, parent, 0))
+            answer = dump(NETLINK_ROUTE, RTM_GETTFILTER, MESSAGE.pack(0, interface, 0, parent, 0))
             name = if_indextoname(interface)
         except OSError:
             continue  # it has no such side, or is gone
-        for message in told:
+        for message in answer:
             kind = text(attributes(message[MESSAGE.size :]).get(TCA_KIND, b""))
             found.append(Early(name, f"tc filter ({kind})", when))
     return found

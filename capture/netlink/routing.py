@@ -78,9 +78,9 @@ def remove_rule(family: Family, priority: int, mark: int, table: int) -> None:
 def rule(family: Family, priority: int, mark: int, table: int) -> bytes:
     """What has this mark is looked up in this table (struct fib_rule_hdr)."""
     head = bytes([NUMBERS[family], 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL]) + bytes(4)
-    asked = {rtnetlink.FRA_PRIORITY: priority, rtnetlink.FRA_FWMARK: mark, rtnetlink.FRA_TABLE: table}
-    told = b"".join(attribute(kind, number(value)) for kind, value in asked.items())
-    return head + told + attribute(rtnetlink.FRA_PROTOCOL, BY_US)
+    wanted = {rtnetlink.FRA_PRIORITY: priority, rtnetlink.FRA_FWMARK: mark, rtnetlink.FRA_TABLE: table}
+    payload = b"".join(attribute(kind, number(value)) for kind, value in wanted.items())
+    return head + payload + attribute(rtnetlink.FRA_PROTOCOL, BY_US)
 
 
 BY_US = bytes([PROTOCOL])

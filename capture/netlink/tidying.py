@@ -52,12 +52,14 @@ def take_away(family: Family, table: str, chains: Sequence[str], *, whole: bool)
 
     What others use meanwhile stays, and what is not there any more is no failure. Raises OSError for anything else.
     """
-    asked = [message(family, NFT_MSG_DELCHAIN, (NFTA_CHAIN_TABLE, table), (NFTA_CHAIN_NAME, name)) for name in chains]
+    requests = [
+        message(family, NFT_MSG_DELCHAIN, (NFTA_CHAIN_TABLE, table), (NFTA_CHAIN_NAME, name)) for name in chains
+    ]
     if whole:
-        asked.append(message(family, NFT_MSG_DELTABLE, (NFTA_TABLE_NAME, table)))
-    if not asked:
+        requests.append(message(family, NFT_MSG_DELTABLE, (NFTA_TABLE_NAME, table)))
+    if not requests:
         return True
-    refused = sent(asked)
+    refused = sent(requests)
     if refused in (errno.EBUSY, errno.ENOENT):
         return False
     if refused:
@@ -75,18 +77,18 @@ def message(family: Family, kind: int, *attributes: tuple[int, str]) -> bytes:
 
 
 @primitive
-def sent(asked: Sequence[bytes], flags: int = NONREC) -> int:
+def sent(requests: Sequence[bytes], flags: int = NONREC) -> int:
     """Send these in one batch, with these flags. The error number of the first that was refused, or 0."""
     mark = struct.pack("=BB", 0, 0) + struct.pack(">H", NFT_SUBSYSTEM)
     batch = framed(BATCH_BEGIN, REQUEST, 0, mark)
-    for number, request in enumerate(asked, 1):
+    for number, request in enumerate(requests, 1):
         batch += framed(struct.unpack("=H", request[:2])[0], REQUEST_ACK | flags, number, request[2:])
     batch += framed(BATCH_END, REQUEST, 0, mark)
     refused = 0
     with talking(NETLINK_NETFILTER) as kernel:
         kernel.send(batch)
         answered = 0
-        while answered < len(asked):
+        while answered < len(requests):
             for kind, _, number, body in messages(kernel.recv(1 << 16)):
                 if kind == NLMSG_ERROR:
                     error: int = -struct.unpack_from("=i", body)[0]

@@ -48,13 +48,13 @@ def logging(here: Here) -> Iterator[Fact]:
 
 def dns(here: Here) -> Iterator[Fact]:
     """The nameservers whose queries are captured."""
-    said = here.settings
-    path = said.nameservers_file or said.resolv_conf or netns.resolv_conf(said.network_namespace)
-    needed = said.redirect_dns
-    if said.redirect_dns and said.capture_all_dns:
+    settings = here.settings
+    path = settings.nameservers_file or settings.resolv_conf or netns.resolv_conf(settings.network_namespace)
+    needed = settings.redirect_dns
+    if settings.redirect_dns and settings.capture_all_dns:
         yield Fact("DNS", "nameservers", "all are captured", OK)
         return
-    text = here.facts.resolv_conf if said.nameservers_file else read_text(path)[0]
+    text = here.facts.resolv_conf if settings.nameservers_file else read_text(path)[0]
     found = ", ".join(str(network.network_address) for network in nameservers_in(text or "")[0])
     if found:
         yield Fact("DNS", "nameservers", f"{found} ({path})", OK, needed=needed)

@@ -47,7 +47,7 @@ def backends(here: Here) -> Iterator[Fact]:
     yield nf_tables(here)
     yield from legacy_tables(here)
     if here.live_error:
-        what, hint = told(here.live_error)
+        what, hint = words_of(here.live_error)
         yield Fact(area, "what the namespace holds", what, MISSING, hint or "see what the kernel says", here.acts)
         yield Fact(area, "backend", "not known without it", UNKNOWN, "make the rules readable", here.acts)
         return
@@ -59,12 +59,12 @@ def backends(here: Here) -> Iterator[Fact]:
     elif isinstance(here.nft_error, PermissionError):
         yield Fact(area, "backend", "not known, for the rules are not ours to read", UNKNOWN, denied_hint(), here.acts)
     elif here.choice_error:
-        what, hint = told(here.choice_error)
+        what, hint = words_of(here.choice_error)
         yield Fact(area, "backend", what, MISSING, hint, here.acts)
     yield from lock(here)
 
 
-def told(error: Exception) -> tuple[str, str]:
+def words_of(error: Exception) -> tuple[str, str]:
     """An error's sentence with its details, and its hint."""
     if not isinstance(error, CaptureError):
         return str(error), ""

@@ -118,11 +118,11 @@ def of_module(modules: tuple[str, ...], symbols: tuple[str, ...]) -> tuple[Verdi
             if modules_disabled():
                 return MISSING, f"the module {name} is not loaded, and kernel.modules_disabled forbids loading it"
             return OK, f"the module {name} is on disk, and loaded on demand"
-    said = configured()
-    answers = [said[symbol] for symbol in symbols if symbol in said]
+    config = configured()
+    answers = [config[symbol] for symbol in symbols if symbol in config]
     if "y" in answers:
         return OK, "built into the kernel"
-    if said and not answers:
+    if config and not answers:
         return MISSING, f"this kernel was built without it (no CONFIG_{symbols[0]})"
     if modules_disabled():
         return MISSING, "it is not loaded, and kernel.modules_disabled forbids loading it"

@@ -113,12 +113,12 @@ def blocked_chains(here: Here) -> Iterator[Fact]:
 def hooked(planned: Plan, family: Family, table: str, chain: str) -> bool:
     """Whether the plan has rules in this built-in chain."""
     return any(
-        block.chain == chain and held.is_built_in(chain)
+        block.chain == chain and each.is_built_in(chain)
         for ruleset in planned.rulesets
         if ruleset.family is family
-        for held in ruleset.tables
-        if held.table == table
-        for block in held.blocks
+        for each in ruleset.tables
+        if each.table == table
+        for block in each.blocks
         if block.rules
     )
 

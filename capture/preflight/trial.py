@@ -72,8 +72,8 @@ def rehearse(planned: Plan, backend: str, *, without_ipv6: Plan | None) -> Rehea
             os.waitpid(pid, 0)
     if not answer:
         return Rehearsal(NOT_TRIED, f"it did not end within {LONGEST} s, or ended without an answer")
-    told = json.loads(answer)
-    return Rehearsal(**{**told, "families": tuple(map(Family, told["families"]))})
+    fields = json.loads(answer)
+    return Rehearsal(**{**fields, "families": tuple(map(Family, fields["families"]))})
 
 
 def read_until(file: int, seconds: float) -> bytes:
@@ -93,9 +93,9 @@ def in_the_child(answer: int, planned: Plan, backend: str, without_ipv6: Plan | 
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(silent, stream)
-        told = rehearsed(planned, backend, without_ipv6)
-        text = {field: getattr(told, field) for field in told.__match_args__}
-        text["families"] = [family.value for family in told.families]
+        rehearsal = rehearsed(planned, backend, without_ipv6)
+        text = {field: getattr(rehearsal, field) for field in rehearsal.__match_args__}
+        text["families"] = [family.value for family in rehearsal.families]
         os.write(answer, json.dumps(text).encode())
     finally:
         os._exit(0)

@@ -59,11 +59,11 @@ def of_settings(settings: Settings) -> Escapes:
     known, resolved = looked_up(settings)
     planned = plan(resolved.intent)
     host, notes = with_links(host_of(known.addresses or (), planned.routing))
-    told: list[Escape] = []
+    listed: list[Escape] = []
     for ruleset in planned.rulesets:
-        held = (("", ruleset),)
-        told += escapes(held, ruleset.family, host, passing=takes_in_passing(ruleset))
-    return Escapes(tuple(with_options(told, settings, resolved)), notes)
+        rulesets = (("", ruleset),)
+        listed += escapes(rulesets, ruleset.family, host, passing=takes_in_passing(ruleset))
+    return Escapes(tuple(with_options(listed, settings, resolved)), notes)
 
 
 def with_links(host: Host) -> tuple[Host, tuple[str, ...]]:
@@ -91,7 +91,7 @@ def of_live(settings: Settings) -> Escapes:
     notes += map(str, early())
     policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
     host = host_of(live.addresses).but(policy=policy)
-    told: list[Escape] = []
+    listed: list[Escape] = []
     for family in Family:
         wanted = next((each for each in plan(resolved.intent).rulesets if each.family is family), None)
         held = [
@@ -99,13 +99,13 @@ def of_live(settings: Settings) -> Escapes:
             for name in BACKENDS
         ]
         passing = any(takes_in_passing(ruleset) for _, ruleset in held)
-        told += escapes(held, family, host, live.natives.get(family, ()), passing=passing)
-    return Escapes(tuple(with_options(told, settings, None)), tuple(notes))
+        listed += escapes(held, family, host, live.natives.get(family, ()), passing=passing)
+    return Escapes(tuple(with_options(listed, settings, None)), tuple(notes))
 
 
-def with_options(told: list[Escape], settings: Settings, resolved: Resolved | None) -> Iterator[Escape]:
+def with_options(listed: list[Escape], settings: Settings, resolved: Resolved | None) -> Iterator[Escape]:
     """Each with the setting that asked for its rule, as it was said; of live rules only the flag is known."""
-    for escape in told:
+    for escape in listed:
         declared = DECLARED_BY_NAME.get(escape.setting)
         if declared is None:
             yield escape

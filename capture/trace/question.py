@@ -27,28 +27,28 @@ RESOLVER_OPTIONS = "timeout:1 attempts:1"
 class Question:
     """The command line, read and checked. Raises BadSettings for what cannot be asked."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
         self.refusals: list[Refusal] = []
         self.notes: list[str] = []
-        self.direction = Direction.IN if asked["inward"] else Direction.OUT
-        self.protocol: str = asked["protocol"]
-        self.state: str = asked["state"].upper()
-        self.live: bool = asked["live"]
-        self.mark: int = self.read("--mark", asked["mark"], parsers.mark) or 0
-        self.interface: str = self.read("--iface", asked["interface"], one_interface) or ""
-        if asked["inward"] and asked["outward"]:
+        self.direction = Direction.IN if options["inward"] else Direction.OUT
+        self.protocol: str = options["protocol"]
+        self.state: str = options["state"].upper()
+        self.live: bool = options["live"]
+        self.mark: int = self.read("--mark", options["mark"], parsers.mark) or 0
+        self.interface: str = self.read("--iface", options["interface"], one_interface) or ""
+        if options["inward"] and options["outward"]:
             self.refuse("flag --out", None, "contradicts --in; give one of the two")
-        self.uid = self.read("--uid", asked["user"], lambda text: an_id(text, facts.uid_of, "user"))
-        self.gid = self.read("--gid", asked["group"], lambda text: an_id(text, facts.gid_of, "group"))
+        self.uid = self.read("--uid", options["user"], lambda text: an_id(text, facts.uid_of, "user"))
+        self.gid = self.read("--gid", options["group"], lambda text: an_id(text, facts.gid_of, "group"))
         if self.direction is Direction.IN:
-            for flag, given in (("--uid", asked["user"]), ("--gid", asked["group"])):
+            for flag, given in (("--uid", options["user"]), ("--gid", options["group"])):
                 if given is not None:
                     self.refuse(f"flag {flag}", given, "is without meaning for --in: what arrives has no owner here")
-        came_from: tuple[Address | None, int | None] = self.read("--src", asked["source"], a_source) or (None, None)
+        came_from: tuple[Address | None, int | None] = self.read("--src", options["source"], a_source) or (None, None)
         self.source, self.source_port = came_from
         self.address: Address | None = None
         self.port = 0
-        self.read_destination(asked["to"])
+        self.read_destination(options["to"])
         if self.refusals:
             raise BadSettings(self.refusals)
 

@@ -159,7 +159,7 @@ class Trial(Value):
     """The application's listeners."""
 
 
-def tried(asked: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
+def tried(wanted: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
     """Try these paths, all at once; and those that failed once more.
 
     Conntrack may still know the addresses and ports of a probe from an earlier run, which nobody answered and other
@@ -168,7 +168,7 @@ def tried(asked: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
     """
     until = time.monotonic() + timeout
     outcomes: dict[str, Outcome] = {}
-    again, attempts = list(asked), 0
+    again, attempts = list(wanted), 0
     while again and (left := until - time.monotonic()) > 0:
         attempts += 1
         is_last = attempts > 1 and all(outcome.is_final for outcome in outcomes.values())
@@ -180,7 +180,7 @@ def tried(asked: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
             for path, outcome in zip(again, found, strict=True)
             if outcome.result == FAILED and (attempts == 1 or not outcome.is_final)
         ]
-    return [outcomes[key(path)] for path in asked]
+    return [outcomes[key(path)] for path in wanted]
 
 
 def is_for_an_application(path: Path) -> bool:
@@ -193,14 +193,14 @@ def key(path: Path) -> str:
     return repr((path.name, path.family, path.protocol, path.sender, path.destination, path.port, path.source))
 
 
-def attempted(asked: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
+def attempted(wanted: Sequence[Path], trial: Trial, timeout: float) -> list[Outcome]:
     attempt = _Attempt(trial.application, timeout)
     try:
         attempt.listen(trial.intent, trial.port)
-        for path in asked:
+        for path in wanted:
             attempt.try_or_say_why_not(path, trial)
         attempt.watch()
-        return [attempt.outcomes[key(path)] for path in asked]
+        return [attempt.outcomes[key(path)] for path in wanted]
     finally:
         attempt.close()
 
@@ -493,18 +493,18 @@ def cannot_be(sender: Sender, error: OSError) -> str:
     return f"no socket can be opened as uid {sender.uid}, gid {sender.gid}: {error.strerror}"
 
 
-def as_planned(asked: Sequence[Path], trial: Trial) -> Iterator[Path]:
+def as_planned(wanted: Sequence[Path], trial: Trial) -> Iterator[Path]:
     """These paths with where all rules together send them; without those of which the rules do not tell."""
     around = surroundings(trial.facts.addresses or (), passthrough=trial.planned.passthrough_address)
-    for path in asked:
+    for path in wanted:
         interface = "lo" if around.is_local(path.destination) else interface_to(path, trial.facts)
-        told = expected(path, trial.planned.rulesets, around, interface or around.default_interface)
-        if told is not None:
+        predicted = expected(path, trial.planned.rulesets, around, interface or around.default_interface)
+        if predicted is not None:
             # What is not captured on an interface is told as not proved, and is no other path.
             excluded = excluded_interface(path, trial.intent, trial.facts)
             # At an address of ours it reaches the application, not the outside.
             leaves = path.leaves and not (around.is_local(path.destination) and path.port == trial.port)
-            yield (path if excluded else told).but(leaves=leaves)
+            yield (path if excluded else predicted).but(leaves=leaves)
 
 
 def excluded_interface(path: Path, intent: Intent, facts: Facts) -> str:

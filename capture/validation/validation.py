@@ -48,8 +48,8 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
         if port != probe_port:
             log.info(f"port {probe_port} is not free, or not captured: port {port} stands for it")
         trial = Trial(intent, planned, facts, port, listeners)
-        asked = list(as_planned(list(paths(intent, port, ids)), trial))
-        outcomes = tried(asked, trial, timeout)
+        wanted = list(as_planned(list(paths(intent, port, ids)), trial))
+        outcomes = tried(wanted, trial, timeout)
     differences = compared(planned)
     for outcome in outcomes:
         say = log.error if outcome.result == FAILED else log.info
@@ -88,15 +88,15 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
 def without_proof(intent: Intent, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """What is to be captured, family by family, as far as no path proved that it is."""
     proved = {(o.path.family, o.path.protocol, o.path.lands) for o in outcomes if o.result == PROVED}
-    asked = dict.fromkeys((o.path.family, o.path.protocol, o.path.lands) for o in outcomes if o.path.lands)
+    wanted = dict.fromkeys((o.path.family, o.path.protocol, o.path.lands) for o in outcomes if o.path.lands)
     if intent.outbound_cidrs or intent.outbound_ports:
-        asked.update(dict.fromkeys((family, "tcp", intent.proxy_port) for family in intent.families))
+        wanted.update(dict.fromkeys((family, "tcp", intent.proxy_port) for family in intent.families))
     names = {
         intent.inbound_capture_port: "the proxy's calls to its own pod",
         intent.dns_capture_port: "DNS queries of applications",
         intent.proxy_port: "what applications send",
     }
-    for family, protocol, port in asked:
+    for family, protocol, port in wanted:
         if (family, protocol, port) not in proved:
             yield f"{names.get(port, f'what goes to port {port}')} ({family.value} {protocol})"
 

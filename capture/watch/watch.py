@@ -416,10 +416,10 @@ class Watch:
         seen = tuple(self.attributed(made, moved) for made in self.seen)
         seen = tuple(self.without_those_of_others(seen, recently))
         rows = self.rows(recently)
-        told = Tick(seconds, rows, seen, self.more, drift, is_new, tuple(self.changed_by))
+        tick = Tick(seconds, rows, seen, self.more, drift, is_new, tuple(self.changed_by))
         self.last, self.moved_before, self.recent_before = counts, moved, recently
         self.seen, self.more, self.changed_by = [], 0, {}
-        return told
+        return tick
 
     @staticmethod
     def before(key: tuple[Tool, Place], count: Count, then: dict[tuple[Tool, Place], Count]) -> int:

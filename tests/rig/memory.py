@@ -258,10 +258,10 @@ class Memory:
         """Nobody else is here."""
         return nullcontext()
 
-    def sent(self, asked: Sequence[bytes], flags: int = tidying.NONREC) -> int:  # noqa: ARG002 # it is only asked to delete
+    def sent(self, requests: Sequence[bytes], flags: int = tidying.NONREC) -> int:  # noqa: ARG002 # it is only asked to delete
         """Requests to delete empty chains and tables, as one transaction."""
         before = deepcopy(self.tables)
-        for request in asked:
+        for request in requests:
             refused = self.deleted(request)
             if refused:
                 self.tables = before
