@@ -31,7 +31,15 @@ from rules.netfilter.values import Family
         (22, bytes((6,)), {"transport": 6}),
         (23, struct.pack("=HH", 80, 90), {"source_ports": (80, 90)}),
         (24, struct.pack("=HH", 443, 443), {"destination_ports": (443, 443)}),
+        (4, struct.pack("=I", 300), {"table": 300}),
+        (18, bytes(8), {}),
+        (11, struct.pack("=I", 1), {"more": ("realms",)}),
+        (12, bytes(7) + b"\1", {"more": ("tun_id",)}),
+        (13, struct.pack("=I", 1), {"more": ("suppress_ifgroup",)}),
+        (13, b"\xff" * 4, {}),
         (19, bytes((1,)), {"more": ("l3mdev",)}),
+        (25, bytes((1,)), {"more": ("dscp",)}),
+        (26, struct.pack(">I", 1), {"more": ("flowlabel",)}),
         (99, bytes((1,)), {"more": ("attribute 99",)}),
     ],
 )
@@ -52,3 +60,13 @@ def test_an_ip_rule_may_be_inverted_and_may_refuse() -> None:
     assert policy_rule(header, {}) == PolicyRule(
         Family.V6, 0, 0, 254, mask=0, action="unreachable", inverted=True, tos=0x10
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "action"),
+    {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "9"}.items(),
+)
+def test_what_an_ip_rule_does_is_its_action(number: int, action: str) -> None:
+    """FR_ACT_* of linux/fib_rules.h; one that nobody knows is named by its number."""
+    header = bytes((2, 0, 0, 0, 254, 0, 0, number)) + struct.pack("=I", 0)
+    assert policy_rule(header, {}).action == action
