@@ -76,7 +76,7 @@ from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
 from rules.simulator.packets import Direction, Packet
-from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, STRAYED, prepared
+from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, SENT_AWAY, STRAYED, prepared
 from rules.simulator.traces import Became
 from rules.value import Value, assert_never
 
@@ -234,7 +234,9 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
     yield from packets(Now(Direction.OUT, is_local=True, goes=LOOPBACK_INTERFACE), own, own, users)
     left = elsewhere
     reached = joined(sorted((int(at.address), int(at.address) + 1) for at in outside))
-    sources = joined(sorted((int(at.address), int(at.address) + 1) for at in outside if not at.address.is_link_local))
+    # Any address of ours but those of loopback may be asked for, also one on lo, as the ::6 of the proxy is.
+    narrow = (at for at in local if not (at.address.is_loopback or at.address.is_link_local))
+    sources = joined(sorted((int(at.address), int(at.address) + 1) for at in narrow))
     for at in sorted(outside, key=lambda at: -at.prefix) if sources else ():
         rest = at.address.max_prefixlen - at.prefix
         first = int(at.address) >> rest << rest
@@ -357,6 +359,8 @@ class Journeys:
         self.rules = prepared(tuple(each for each in rulesets if each.family is family), natives, order)
         self.kinds = host.kinds(family)
         self.own = self.kinds["LOCAL"]
+        self.types = host.types(family)
+        self.asks_before_local = host.asks_before_local(family)
         self.names_rules = names_rules
         """Whether to tell by which rule something was let go."""
         self.remembers = remembers
@@ -383,7 +387,7 @@ class Journeys:
     def started(self, coming: Iterable[tuple[Now, Box]]) -> Iterator[tuple[Now, Box]]:
         """The same packets, each with the interface by which its sender means it to leave."""
         for now, box in coming:
-            if now.direction is Direction.IN or now.is_local:
+            if now.direction is Direction.IN or (now.is_local and not self.asks_before_local):
                 yield now.but(tag=Wanted(now.goes)), box
             else:
                 for start, boxes in self.routed({now: [box]}, is_first=True):
@@ -393,7 +397,8 @@ class Journeys:
         """OUTPUT and POSTROUTING; what goes over lo arrives again."""
         flow: Flow = {}
         for now, boxes in coming.items():
-            add(flow, now.with_field(LEAVES_ON, one(now.goes)).with_field(ARRIVED_ON, one("")), boxes)
+            leaving = self.not_strayed_when_turned(now, boxes)
+            add(flow, now.with_field(LEAVES_ON, one(now.goes)).with_field(ARRIVED_ON, one("")), leaving)
         flow = self.hook(OUTPUT, flow)
         by_link: dict[str, Flow] = {}
         for now, boxes in flow.items():
@@ -461,6 +466,8 @@ class Journeys:
             self.end(now, boxes, became, now.handed, "", (), port)
         elif now.bound and kept and common(where[0], self.own) != where[0]:
             self.end(now, boxes, Became.DROPPED, None, "its mark keeps it in the pod, where no socket answers for it")
+        elif now.bound and not kept and where[0] and common(where[0], self.own) == where[0]:
+            self.end(now, boxes, Became.DROPPED, None, SENT_AWAY)
         elif now.bound:
             became = CAPTURES.get(now.bound.chain, Became.REDIRECTED) if now.bound.is_ours else Became.REDIRECTED
             self.end(now, boxes, became, now.bound, "", *where)
@@ -502,7 +509,7 @@ class Journeys:
                 if here and not is_local:  # one of several, some of which are ours
                     self.end(now, boxes, Became.DEPENDS, now.bound)
                     continue
-            if is_local:
+            if is_local and not self.asks_before_local:
                 yield now, boxes, True
                 continue
             for its, those in self.routed({now: boxes}):
@@ -686,7 +693,7 @@ class Journeys:
         """Where the mark was changed, the way is looked up again."""
         flow: Flow = {}
         for before, now, boxes in answers:
-            if before.seen[MARK] == now.seen[MARK] or now.is_local:
+            if before.seen[MARK] == now.seen[MARK] or (now.is_local and not self.asks_before_local):
                 add(flow, now, boxes)
                 continue
             for its, those in self.routed({now: boxes}):
@@ -960,7 +967,7 @@ class Journeys:
 
     def bare(self, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
         """The same conditions, those first of which the answer is known soonest."""
-        known = [cut(each, self.kinds) or each for each in conditions]
+        known = [cut(each, self.types) or each for each in conditions]
         return tuple(sorted(known, key=lambda each: not (isinstance(each, Among) and each.field == DESTINATION)))
 
     def sieve(self, rules: Sequence[Rule]) -> Sieve:
@@ -1054,12 +1061,45 @@ class Journeys:
                                 further.append((rest, is_unsure or met is None))
                     left = further
                 return [*out, *((rest, None if is_unsure else False) for rest, is_unsure in left)]
-            case OfType() | Untold():
+            case OfType():
+                return list(self.of_type(now, box, condition))
+            case Untold():
                 return [(box, None)]
             case Among():
                 return self.parts(now, box, (condition,))
             case _:
                 assert_never(condition)
+
+    def of_type(self, now: Now, box: Box, asked: OfType) -> Iterator[Piece]:
+        """The same for the kind of an address that the ip rules tell: see `Host.is_of_type`."""
+        policy, many = self.host.policy, self.types["MULTICAST"]
+        if policy is None or self.family is Family.V4 or not {"LOCAL", "UNICAST"}.issuperset(asked.kinds):
+            yield box, None
+            return
+        is_source = asked.field == SOURCE
+        asking = now.but(seen=turned_round(now.seen)) if is_source else now
+        fixed = {ARRIVED_ON: one(LOOPBACK_INTERFACE), UID: one(0), SPORT: one(0), DPORT: one(0)}
+        fixed |= {} if asked.with_mark else {MARK: one(0)}
+        fixed |= {} if asked.by_fib else {PROTOCOL: one(0), SOURCE: one(0)}
+        for field, span in fixed.items():
+            asking = asking.with_field(field, span)
+        rules = [rule for rule in policy.rules if rule.family is self.family]
+        alone = (Among(DESTINATION, less(ADDRESSES[self.family], united(many, one(0)))),)
+        # That no route is there at all is not told apart from one that leads away.
+        has_way = policy.has_default(self.family) or None
+        for piece, stays in self.by_policy(rules, 0, asking, [turned_round(box) if is_source else box]):
+            is_here = None if stays is None else stays is True
+            leaves = None if stays is None else stays is False and has_way
+            for part, is_unicast in self.parts(asking, piece, alone):
+                told = {"LOCAL": is_here, "UNICAST": every(is_unicast, leaves) if asked.by_fib else is_unicast}
+                answer = every(*(told[kind] for kind in asked.kinds))
+                negated = answer if answer is None else answer is not asked.negated
+                yield turned_round(part) if is_source else part, negated
+
+
+def every(*answers: bool | None) -> bool | None:
+    """Whether all of these are so; None if that cannot be told."""
+    return False if False in answers else None if None in answers else True
 
 
 class Sieve:

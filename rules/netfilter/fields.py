@@ -6,7 +6,7 @@ the simulator, attribution and the sets of packets know.
 
 from __future__ import annotations
 
-from rules.netfilter.spans import common, joined, less, points, united
+from rules.netfilter.spans import common, joined, less, one, points, united
 from rules.netfilter.values import Family
 from rules.value import Value, assert_never
 
@@ -121,11 +121,19 @@ class Masked(Value):
 
 
 class OfType(Value):
-    """The address in this field is of one of these kinds to this host: `LOCAL`, `MULTICAST` …; or, negated, of none."""
+    """The address in this field is of one of these kinds to this host: `LOCAL`, `MULTICAST` …; or, negated, of none.
+
+    IPv4 looks into the table `local` alone (inet_addr_type). IPv6 asks the ip rules where a packet of root would go:
+    `addrtype` with the address alone (match_type6 of net/netfilter/xt_addrtype.c, for which an address is of all these
+    kinds or of none of them), `fib` with the other address and the protocol too (net/ipv6/netfilter/nft_fib_ipv6.c).
+    """
 
     field: int
     kinds: tuple[str, ...]
     negated: bool = False
+    by_fib: bool = False
+    with_mark: bool = False
+    """Whether `fib` asks with the packet's mark."""
 
 
 class AnyOf(Value):
@@ -163,18 +171,27 @@ def cut(condition: Condition, here: Mapping[str, Span] | None = None) -> Among |
     match condition:
         case Among():
             return condition
-        case OfType(field, kinds, negated):
-            if here is None or not all(kind in here for kind in kinds):
-                return None
-            span: Span = ()
-            for kind in kinds:
-                span = united(span, here[kind])
-            everywhere = here["ANY"]
-            return Among(field, less(everywhere, span) if negated else span)
+        case OfType(field, _, negated):
+            span = span_of_type(condition, here) if here else None
+            return None if span is None or here is None else Among(field, less(here["ANY"], span) if negated else span)
         case Masked() | AnyOf() | Untold():
             return None
         case _:
             assert_never(condition)
+
+
+def span_of_type(asked: OfType, here: Mapping[str, Span]) -> Span | None:
+    """The addresses of these kinds, negated or not; None where more than the address tells."""
+    if here["ANY"] == ADDRESSES[Family.V6] and not asked.by_fib:
+        here = {**here, "UNICAST": less(here["ANY"], united(here["MULTICAST"], one(0)))}
+        joins, span = common, here["ANY"]
+    else:
+        joins, span = united, ()
+    for kind in asked.kinds:
+        if kind not in here:
+            return None
+        span = joins(span, here[kind])
+    return span
 
 
 def holds(condition: Condition, known: Known, here: Mapping[str, Span] | None = None) -> bool | None:

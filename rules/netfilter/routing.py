@@ -236,6 +236,11 @@ class Policy(Value):
             for rule, other in zip(self.rules, plain, strict=True)
         )
 
+    def has_default(self, family: Family) -> bool:
+        """Whether the table main has a way to everywhere."""
+        wanted = (family, TABLE_MAIN, UNICAST)
+        return any(it.is_default and (it.family, it.table, it.kind) == wanted for it in self.routes)
+
     def keeps(self, flow: Flow) -> bool | None:
         """Whether such a packet is delivered here; None if that cannot be told."""
         ways = self.ways([rule for rule in self.rules if rule.family is flow.family], flow)

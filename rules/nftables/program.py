@@ -88,7 +88,7 @@ META_SKUID, META_SKGID, META_NFPROTO, META_L4PROTO = 10, 11, 15, 16
 CT_STATE, CT_STATUS, CT_MARK, CT_ZONE = 0, 2, 3, 17
 RTN = {1: "UNICAST", 2: "LOCAL", 3: "BROADCAST", 5: "MULTICAST"}
 """linux/rtnetlink.h: the types of addresses that can be told."""
-FIB_SADDR, FIB_DADDR, FIB_ADDRTYPE = 1, 2, 3
+FIB_SADDR, FIB_DADDR, FIB_MARK, FIB_ADDRTYPE = 1, 2, 4, 3
 STATE_BITS = {"INVALID": 0x01, "ESTABLISHED": 0x02, "RELATED": 0x04, "NEW": 0x08, "UNTRACKED": 0x40}
 """NF_CT_STATE_BIT of linux/netfilter/nf_conntrack_common.h."""
 STATUS_SNAT, STATUS_DNAT = 0x10, 0x20
@@ -288,9 +288,10 @@ class _Program:
 
     def fib(self, read: dict[int, bytes]) -> None:
         flags = number(read.get(3))
-        if number(read.get(2)) == FIB_ADDRTYPE and flags in (FIB_SADDR, FIB_DADDR):
-            field, side = (SOURCE, "saddr") if flags == FIB_SADDR else (DESTINATION, "daddr")
-            self.load(read.get(1), Loaded(f"fib {side} type", field, 4, self.order, special="type"))
+        if number(read.get(2)) == FIB_ADDRTYPE and flags & ~FIB_MARK in (FIB_SADDR, FIB_DADDR):
+            field, side = (SOURCE, "saddr") if flags & FIB_SADDR else (DESTINATION, "daddr")
+            special, words = ("type by mark", f"{side} . mark") if flags & FIB_MARK else ("type", side)
+            self.load(read.get(1), Loaded(f"fib {words} type", field, 4, self.order, special=special))
         else:
             self.load(read.get(1), Loaded("fib", is_known=False))
 
@@ -392,7 +393,7 @@ class _Program:
     def value(self, loaded: Loaded, data: bytes) -> str:
         """A value of this field as nft writes it."""
         value = int.from_bytes(data, loaded.order) if data else 0
-        if loaded.special == "type":
+        if loaded.special in ("type", "type by mark"):
             return RTN.get(value, str(value)).lower()
         if loaded.special == "state":
             return ",".join(states_in(value)).lower()
@@ -419,7 +420,7 @@ class _Program:
             kind = RTN.get(value)
             if kind is None or op not in (EQ, NEQ):
                 return (Untold(loaded.name),)
-            return (OfType(loaded.field, (kind,), op == NEQ),)
+            return (OfType(loaded.field, (kind,), op == NEQ, by_fib=True, with_mark=loaded.special != "type"),)
         if loaded.field in (ARRIVED_ON, LEAVES_ON):
             return self.named(loaded, op, data, value)
         if loaded.field < 0:

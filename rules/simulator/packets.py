@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rules.netfilter.fields import ADDRESSES, PROTOCOLS, STATES
-from rules.netfilter.routing import Flow
+from rules.netfilter.routing import LOCAL, TABLE_LOCAL, UNICAST, Flow, PolicyRule
 from rules.netfilter.spans import joined, less, united
-from rules.netfilter.values import Family
+from rules.netfilter.values import Family, address_of_family
 from rules.plan.names import (
     LOOPBACK,
     LOOPBACK_INTERFACE,
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
+    from rules.netfilter.fields import OfType
     from rules.netfilter.routing import Policy
     from rules.netfilter.spans import Span
     from rules.plan.plan import Routing
@@ -141,6 +142,54 @@ class Host(Value):
         others = united(own, united(told["MULTICAST"], told.get("BROADCAST", ())))
         return {**told, "UNICAST": less(everywhere, others)}
 
+    def types(self, family: Family) -> dict[str, Span]:
+        """The same as far as the address alone tells, by the table `local` that is really there."""
+        told = self.kinds(family)
+        if self.policy is None:
+            return told
+        if family is Family.V6:
+            return {kind: told[kind] for kind in ("ANY", "MULTICAST")} if self.looks_up(family) else told
+        for kind, of_routes in (("LOCAL", LOCAL), ("BROADCAST", "broadcast")):
+            told[kind] = united(told[kind], destinations(self.policy, family, of_routes, (TABLE_LOCAL,)))
+        others = united(told["LOCAL"], united(told["MULTICAST"], told["BROADCAST"]))
+        return {**told, "UNICAST": less(told["ANY"], others)}
+
+    def asks_before_local(self, family: Family) -> bool:
+        """Whether ip rules are asked before the table `local` is, where Cilium moves it: then they may send a packet to
+        one of our addresses elsewhere."""
+        rules = [rule for rule in self.policy.rules if rule.family is family] if self.policy else []
+        plain = [rule == PolicyRule(family, rule.priority, 0, TABLE_LOCAL, rule.protocol, 0) for rule in rules]
+        return True in plain[1:] and not plain[0]
+
+    def looks_up(self, family: Family) -> bool:
+        """Whether the kind of an address hangs on ip rules, or on routes beside those of every host."""
+        if family is Family.V4 or self.policy is None:
+            return False
+        delivered = destinations(self.policy, family, LOCAL)
+        is_usual = less(delivered, self.kinds(family)["LOCAL"]) == () and self.policy.has_default(family)
+        return self.policy.is_custom(family) or not is_usual
+
+    def is_of_type(self, asked: OfType, flow: Flow) -> bool | None:
+        """Whether IPv6 says so of the destination of this packet, whoever sends it; None if that cannot be told."""
+        address = flow.destination
+        plain = Flow(flow.family, 0, address, address_of_family(flow.family, 0), LOOPBACK_INTERFACE, "", 0, 0, 0, 0, 0)
+        if asked.by_fib:
+            its_mark = flow.mark if asked.with_mark else 0
+            plain = plain.but(mark=its_mark, source=flow.source, transport=flow.transport)
+        if self.policy is None or address is None:
+            return None
+        answers = set()
+        for way in self.policy.way(plain):
+            is_unicast = not address.is_multicast and int(address) != 0
+            kinds = {
+                "LOCAL": way.is_kept,
+                "UNICAST": is_unicast and (not asked.by_fib or (way.kind == UNICAST and way.by is not None)),
+                "MULTICAST": address.is_multicast,
+            }
+            those = [kinds.get(kind, False) for kind in asked.kinds]
+            answers.add((any(those) if asked.by_fib else all(those)) is not asked.negated)
+        return answers.pop() if len(answers) == 1 else None
+
     def is_kept(self, flow: Flow) -> bool | None:
         """Whether a packet to none of our addresses is delivered here all the same; None if that cannot be told."""
         if self.policy:
@@ -179,6 +228,16 @@ class Host(Value):
         if interface == LOOPBACK_INTERFACE:
             return LOOPBACK[family].network_address
         return None
+
+
+def destinations(policy: Policy, family: Family, kind: str, tables: tuple[int, ...] = ()) -> Span:
+    """The addresses for which there is a route of this kind, in these tables or in any."""
+    networks = [
+        (int(route.destination.network_address), int(route.destination.broadcast_address) + 1)
+        for route in policy.routes
+        if (route.family, route.kind) == (family, kind) and (not tables or route.table in tables) and route.destination
+    ]
+    return joined(sorted(networks))
 
 
 def is_on_link(local: Local, destination: Address) -> bool:

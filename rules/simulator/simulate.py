@@ -39,11 +39,16 @@ from rules.netfilter.fields import (
     FIRST_FLAGS,
     LATER_FLAGS,
     MARK,
+    NEVER,
     PROTOCOL,
     PROTOCOLS,
+    SOURCE,
     STATES,
     U32,
     UNTOUCHED,
+    AnyOf,
+    OfType,
+    Untold,
     all_hold,
 )
 from rules.netfilter.hooks import (
@@ -274,6 +279,9 @@ MOST_PREPARED = 32
 _prepared: dict[tuple[int, ...], tuple[_Rules, tuple[Ruleset | NativeTable, ...]]] = {}
 
 
+SENT_AWAY = "an ip rule that is asked before the table local sends it away, although it is for this host"
+
+
 STRAYED = "nothing leaves with a loopback address for its source"
 
 
@@ -302,7 +310,9 @@ class _Walk:
         self.rules = rules
         self.packet = packet
         self.host = host
-        self.kinds = host.kinds(packet.family)
+        self.types = host.types(packet.family)
+        self.looks_up = host.looks_up(packet.family)
+        self.asks_before_local = host.asks_before_local(packet.family)
         self.choices = list(choices)
         self.chosen: list[tuple[Step | str, int]] = []
         """The rules that left a choice, or what did in words, and between how many ways."""
@@ -360,7 +370,7 @@ class _Walk:
     def sent(self) -> bool:
         """OUTPUT and POSTROUTING. Whether the packet stays in this namespace."""
         policy = self.host.policy
-        if policy and policy.is_custom(self.packet.family) and not self.host.is_local(self.destination):
+        if policy and policy.is_custom(self.packet.family) and not self.is_own():
             self.goes = self.begins()
         # All of OUTPUT is told the interface that was chosen before it began, even where the packet was turned since.
         self.leaves = self.goes
@@ -391,7 +401,12 @@ class _Walk:
             way = self.routed(flow)
         if way and way.is_kept:
             return LOOPBACK_INTERFACE
-        return way.device if way and way.device else self.goes
+        goes = way.device if way and way.device else self.goes
+        if not is_known and self.host.is_local(self.destination):
+            self.source = self.host.address_of(goes, flow.family, self.destination) or self.source
+        if flow.family is Family.V4 and goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
+            raise _Ended(Became.DROPPED, None, STRAYED)  # __mkroute_output, before anything is sent
+        return goes
 
     def turn(self) -> None:
         """Choose the interface anew, where OUTPUT changed the mark or the destination."""
@@ -414,7 +429,7 @@ class _Walk:
         self.is_no_martian()
         # What left over lo has its route already, unless nat changes where it goes (ip_rcv_finish_core).
         is_back = interface == LOOPBACK_INTERFACE and self.packet.direction is Direction.OUT
-        if (is_back and self.destination == sent_to) or self.host.is_local(self.destination) or self.is_kept():
+        if (is_back and self.destination == sent_to) or self.is_own() or self.is_kept():
             self.hook(INPUT)
             return True
         if self.handed_to is not None:
@@ -443,7 +458,7 @@ class _Walk:
     def way(self) -> str:
         """The interface by which it goes on now."""
         packet, host = self.packet, self.host
-        if host.is_local(self.destination) or self.is_kept():
+        if self.is_own() or self.is_kept():
             return LOOPBACK_INTERFACE
         routed = self.routed()
         if routed and routed.device:
@@ -452,6 +467,10 @@ class _Walk:
         if is_as_sent and packet.interface != LOOPBACK_INTERFACE:
             return packet.interface
         return host.leaves_on(packet.family, self.destination, self.mark or 0)
+
+    def is_own(self) -> bool:
+        """Whether it goes to an address of this host, and no ip rule is asked about that."""
+        return self.host.is_local(self.destination) and not self.asks_before_local
 
     def is_kept(self) -> bool:
         """Whether routing delivers it here, although it is for no address of this host."""
@@ -620,6 +639,8 @@ class _Walk:
                 f"mark {self.mark or 0:#x} keeps it in the pod, where no ordinary socket answers for {self.destination}"
             )
             return self.trace(Became.DROPPED, None, None, None, why)
+        if self.bound and not kept and self.host.is_local(self.destination):
+            return self.trace(Became.DROPPED, None, None, None, SENT_AWAY)
         if self.bound:
             became = CAPTURES.get(self.bound.chain, Became.REDIRECTED) if is_ours(self.bound) else Became.REDIRECTED
             return self.trace(became, self.destination, self.port, self.leader(self.bound))
@@ -689,7 +710,7 @@ class _Walk:
             raise _Ended(Became.DROPPED, None, f"{name} leads back to itself")
         for position, rule in enumerate(station.rules.get(name, ()), start=1):
             asked, done = self.rules.meaning(rule)
-            matched = all_hold(asked, self.view, self.kinds)
+            matched = self.hold(asked)
             step = Step(station.hook, station.table, name, position, rule, matched, station.layer)
             self.steps.append(step)
             if matched is None:
@@ -776,8 +797,26 @@ class _Walk:
 
     def met(self, step: Step, asked: Sequence[Condition]) -> bool:
         """Whether these hold, on this way."""
-        held = all_hold(asked, self.view, self.kinds)
+        held = self.hold(asked)
         return self.choose(step, 2) == 1 if held is None else held
+
+    def hold(self, asked: Sequence[Condition]) -> bool | None:
+        """Whether all of these hold; None if that cannot be told."""
+        if self.looks_up:
+            asked = [self.looked_up(each) for each in asked]
+        return all_hold(asked, self.view, self.types)
+
+    def looked_up(self, condition: Condition) -> Condition:
+        """The same without the kind of an address, where the ip rules tell it."""
+        if isinstance(condition, AnyOf):
+            return AnyOf(tuple(tuple(self.looked_up(each) for each in way) for way in condition.ways))
+        if not isinstance(condition, OfType):
+            return condition
+        flow = self.flow()
+        if condition.field == SOURCE:
+            flow = flow.but(destination=flow.source, source=flow.destination)
+        answer = self.host.is_of_type(condition, flow)
+        return Untold(str(condition.kinds)) if answer is None else AnyOf(((),)) if answer else NEVER
 
     def choose(self, step: Step | str, ways: int) -> int:
         """Which way it goes from a rule that leaves a choice, or from what leaves one in words."""

@@ -259,6 +259,9 @@ IP_RULES = (
     "fwmark 0x9",
     "not fwmark 0x0/0x1",
     "uidrange 1000-1300",
+    "uidrange 0-999",
+    "uidrange 1337-1337",
+    "not uidrange 1000-2000",
     "ipproto tcp dport 443",
     "ipproto udp",
     "to {outside}",
@@ -351,18 +354,24 @@ def ip_rules_of_others(pod: Pod, chance: random.Random) -> list[str]:
             pod.inside.ip(f"-{version}", "route", "replace", *route.format(**words).split(), "table", table)
         for asked in chance.sample(IP_RULES, chance.choice((0, 1, 2))):
             priority = str(chance.choice((*range(50, 60), 33000)))
-            # What a rule by destination delivers here is local to `fib daddr type` of IPv6, and not to the simulator.
-            is_told = version == 4 or not asked.startswith("to ")
-            table = chance.choice([*TABLES_OF_OTHERS, "200"]) if is_told else "200"
+            table = chance.choice([*TABLES_OF_OTHERS, "200"])
             line = f"pref {priority} {asked.format(**words)} lookup {table}"
             pod.inside.ip(f"-{version}", "rule", "add", *line.split())
             told.append(f"ip -{version} rule add {line}")
+        if told and chance.random() < 0.3:
+            # As Cilium does, so that rules come before it.
+            pod.inside.ip(f"-{version}", "rule", "add", "pref", "100", "lookup", "local")
+            pod.inside.ip(f"-{version}", "rule", "del", "pref", "0")
+            told.append(f"ip -{version} rule: local at 100")
     return told
 
 
 def without_ip_rules_of_others(pod: Pod) -> None:
     for version in ("-4", "-6"):
-        for line in pod.inside.output("ip", version, "rule").splitlines():
+        listed = pod.inside.output("ip", version, "rule").splitlines()
+        if not listed[0].startswith("0:"):
+            pod.inside.ip(version, "rule", "add", "pref", "0", "lookup", "local")
+        for line in listed:
             priority = line.partition(":")[0]
             if 0 < int(priority) < 32766 or int(priority) > 32767:
                 pod.inside.ip(version, "rule", "del", "pref", priority)

@@ -313,7 +313,10 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
     if trace.became is Became.REFUSED and lands == "refused":
         reset, icmp, icmp6 = [each for each in refusals(trace, here) if each.direction is Direction.OUT]
         told = reset.but(state=ESTABLISHED) if is_reset(trace) else icmp if packet.family is Family.V4 else icmp6
-        return "timeout" if held.trace(told, here).became in (Became.DROPPED, Became.REFUSED) else lands
+        fate = held.trace(told, here).became
+        # An ip rule may keep it here, where nobody waits for it.
+        is_lost = fate is Became.DELIVERED and packet.direction is Direction.IN
+        return "timeout" if is_lost or fate in (Became.DROPPED, Became.REFUSED) else lands
     if trace.address is None or trace.port is None or lands == "timeout":
         return lands
     is_tcp, is_refused = packet.protocol == "tcp", lands == "refused"

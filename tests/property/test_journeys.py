@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.journeys.journeys import Journeys, packet_of, universe
+from rules.netfilter.fields import DESTINATION, SOURCE, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable
+from rules.netfilter.matches import Native
 from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.spans import common
@@ -53,6 +55,15 @@ def contains(box: Box, other: Box) -> bool:
         and (not span or any(span[at] <= value[0] < span[at + 1] for at in range(0, len(span), 2)))
         for span, value in zip(box, other, strict=True)
     )
+
+
+TYPES = tuple(
+    OfType(field, (kind,), negated, by_fib, with_mark)
+    for field in (SOURCE, DESTINATION)
+    for kind in ("LOCAL", "UNICAST")
+    for negated in (False, True)
+    for by_fib, with_mark in ((False, False), (True, False), (True, True))
+)
 
 
 def without_loops(table: TableRules) -> TableRules:
@@ -139,14 +150,14 @@ def disagreements(
     return wrong
 
 
-def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family) -> Host:
-    """The rig's pod, with what is there of ip rules."""
+def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family, local: int = 0) -> Host:
+    """The rig's pod, with what is there of ip rules; the table `local` is asked at this priority."""
     here = predicted.host(planned.routing, passthrough=planned.passthrough_address)
     if not others:
         return here
     ours = [PolicyRule(each.family, RULE_PRIORITY, each.mark, each.table, PROTOCOL) for each in planned.routing]
     routes = [Route(each.family, each.table, device="lo") for each in planned.routing]
-    common = (PolicyRule(family, 32766, table=254, mask=0), PolicyRule(family, 32767, table=253, mask=0))
+    common = tuple(PolicyRule(family, at, table=of, mask=0) for at, of in ((local, 255), (32766, 254), (32767, 253)))
     more = [Route(family, 254, kind="unicast", device="eth0"), Route(family, 200, kind="unicast", device="eth0")]
     more.append(
         Route(
@@ -154,6 +165,9 @@ def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family) -> Ho
         )
     )
     more.append(Route(family, 202, device="lo"))
+    own = [ip_network("127.0.0.0/8")] if family is Family.V4 else [ip_network("::1")]
+    own += [ip_network(at.address) for at in here.addresses if at.address.version == own[0].version]
+    more += [Route(family, 255, destination=network, device="lo") for network in own]
     rules = sorted((*ours, *others, *common), key=lambda rule: rule.priority)
     return here.but(policy=Policy(tuple(rules), (*routes, *more)))
 
@@ -195,6 +209,9 @@ def natives(draw: st.DrawFn, family: Family) -> tuple[NativeTable, ...]:
             hook = draw(st.sampled_from(HOOKS))
             kind = draw(st.sampled_from(("filter", "nat", "filter")))
             rules = tuple(draw(st.lists(strategies.foreign_rules(family), min_size=1, max_size=3)))
+            asked = draw(st.none() | st.sampled_from(TYPES))
+            if asked:
+                rules = tuple(rule.but(matches=(*rule.matches, Native((asked,), "fib"))) for rule in rules)
             name = f"base{at}"
             bases.append(BaseChain("ip", f"t{number}", name, kind, hook, draw(st.sampled_from(PRIORITIES)), handle=at))
             chains.append((name, tuple(rule for rule in rules if type(rule.target).__name__ != "Jump")))
@@ -220,7 +237,7 @@ def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     """Beside ours, in tables of iptables and native ones, dormant ones, and ip rules."""
     live = Ruleset(family, tuple(without_loops(data.draw(strategies.live_tables(name, family))) for name in TABLES))
     planned = plan(intent)
-    host = host_of(planned, data.draw(ip_rules(family)), family)
+    host = host_of(planned, data.draw(ip_rules(family)), family, data.draw(st.sampled_from((0, 0, 150))))
     held = (live, *(planned.rulesets if data.draw(st.booleans()) else ()))
     assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []
 
@@ -251,7 +268,7 @@ def test_what_escapes_beside_rules_of_others_is_what_the_simulator_does_not_capt
     planned = plan(intent)
     live = Ruleset(family, tuple(without_loops(data.draw(strategies.live_tables(name, family))) for name in TABLES))
     held, tables = (live, *planned.rulesets), data.draw(natives(family))
-    host = host_of(planned, data.draw(ip_rules(family)), family)
+    host = host_of(planned, data.draw(ip_rules(family)), family, data.draw(st.sampled_from((0, 0, 150))))
     told = escapes([("", each) for each in held], family, host, tables)
     journeys, chooser = Journeys(held, family, host, tables), Chooser(chance)
     start = list(journeys.started(universe(family, host, passing=False)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
 from rules.simulator.packets import Direction, Host, Local, Packet
+from rules.simulator.simulate import SENT_AWAY, STRAYED
 from rules.simulator.traces import Became
 from tests.rig.pod import ADDRESSES, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
@@ -83,6 +84,10 @@ def landing(trace: Trace) -> str:
     """Where the rig would report this packet's call to have arrived, in the words of `Landing`."""
     packet = trace.packet
     is_tcp, from_inside = packet.protocol == "tcp", packet.direction is Direction.OUT
+    if trace.reason == STRAYED and not trace.steps:
+        return "error: EINVAL"
+    if trace.reason == SENT_AWAY or (trace.became is Became.BYPASSED and not is_outside(trace.address)):
+        return "timeout"  # an ip rule sends it out with an address of the pod, and nobody there has it
     if trace.became in (Became.DROPPED, Became.REFUSED):
         hooks = [trace.decided.hook] if trace.decided else [step.hook for step in trace.steps]
         in_output = "PREROUTING" not in hooks and "INPUT" not in hooks

@@ -38,7 +38,9 @@ def is_in(packet: Packet, told: Packets) -> bool:
 
 def is_protocol(name: str, told: tuple[str, ...] | None) -> bool:
     number = int(name) if name.isdigit() else PROTOCOLS[name]
-    return told is None or any(name == each or (each[0].isdigit() and number in span(each)) for each in told)
+    return told is None or any(
+        number in span(each) if each[0].isdigit() else number == PROTOCOLS[each] for each in told
+    )
 
 
 def has_number(number: int | None, told: tuple[str, ...] | None) -> bool:
