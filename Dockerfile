@@ -109,7 +109,7 @@ RUN set -eu; \
     packages=/usr/lib/python3/dist-packages; \
     PYTHONPATH=/build-tools pip install --root-user-action ignore --no-compile --no-index --no-deps --no-build-isolation \
         --target "/ours$packages" .; \
-    rm -r "/ours$packages/bin"; \
+    rm -r "/ours$packages/bin" "/ours$packages/share"; \
     python3 -m compileall -q --invalidation-mode unchecked-hash -s /ours "/ours$packages"; \
     mkdir -p /ours/usr/local/bin; \
     printf '%s\n' '#!/usr/bin/python3 -IS' 'import sys' "sys.path.append('$packages')" \

@@ -5,10 +5,14 @@ import _signal  # type: ignore[import-not-found] # what `signal` wraps, which ta
 import os
 import sys
 
-NEED_CLICK = frozenset({"--help", "-h", "--version", "help", "version"})
-"""First arguments that need click, besides the commands. Any other line is one that istio-iptables would be given."""
+NAMELESS = ("apply", "istio-iptables")
+"""First arguments that are no flag, and no command of click's: the nameless command's name, and what injectors put
+first, because the reference's image is entered through another program."""
 
 HELP = frozenset({"--help", "-h"})
+
+COMPLETION = ("_CAPTURE_COMPLETE", "_ISTIO_IPTABLES_COMPLETE")
+"""By these click is asked for completion, by the line that its manual says. Never is a run meant by that."""
 
 
 def main() -> None:
@@ -23,7 +27,7 @@ def main() -> None:
     gc.disable()
     # Our own modules only now, lest Ctrl-C in the midst of loading them ends in a traceback.
     from capture.errors import in_words
-    from capture.output import complain, open_streams
+    from capture.output import open_streams
 
     open_streams()
     try:
@@ -32,23 +36,42 @@ def main() -> None:
         known = in_words(error)
         if known is None:
             raise
-        complain(known)
+        from capture.log import complain
+        from capture.settings.declared import asks_for_json
+
+        complain(known, as_json=asks_for_json(sys.argv[1:], os.environ))
         status = known.exit_status
     sys.exit(status)
 
 
 def dispatch(argv: list[str]) -> int:
     """The exit status of this command line."""
-    from capture.commands import COMMANDS
+    asked_for_completion = [name for name in COMPLETION if name in os.environ]
+    if asked_for_completion:
+        from capture.completion import answer_click
 
-    if (COMMANDS - {"apply"} | NEED_CLICK).intersection(argv[:1]) or not HELP.isdisjoint(argv):
+        return answer_click(asked_for_completion[0], os.environ[asked_for_completion[0]])
+    if is_for_click(argv):
         from capture.commands.base import main as commands
 
         commands(argv)
-    from capture.init import run
+    from capture.init import is_bare, run
 
     # A dictionary answers at once; `os.environ` encodes each of the hundred names that are asked for.
-    return run(argv[1:] if argv[:1] == ["apply"] else argv, dict(os.environ))
+    environ = dict(os.environ)
+    if argv in ([], ["istio-iptables"]) and is_bare(environ):
+        from capture.errors import REFUSED
+        from capture.output import USAGE
+
+        sys.stderr.write(USAGE)
+        return REFUSED
+    return run(argv[1:] if argv[:1] == ["apply"] else argv, environ)
+
+
+def is_for_click(argv: list[str]) -> bool:
+    """Whether a command is named, or what people ask of any program. Any other line is one of istio-iptables."""
+    first = argv[0] if argv else "-"
+    return first == "--version" or (first[:1] != "-" and first not in NAMELESS) or not HELP.isdisjoint(argv)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     CaptureError            1    the capture was not made; the namespace is as it was
     ├── BadSettings         2    a flag or variable was refused; nothing was touched
+    │   └── UnknownCommand  2    there is no such command; nothing was touched
     ├── NamespaceUnusable   1    --network-namespace names nothing that can be entered
     ├── WrongPlace          1    the namespace of a Kubernetes node, which --allow-host permits
     ├── OtherMesh           1    the rules of another mesh are here, which --take-over replaces
@@ -28,7 +29,7 @@ from capture.text import on_one_line, one_line, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rules.netfilter.values import Family
 
@@ -88,10 +89,12 @@ class BadSettings(CaptureError):
     """Flags or variables that cannot mean anything. All of them, not just the first."""
 
     exit_status = REFUSED
+    what_it_is = "setting"
 
     def __init__(self, refusals: Sequence[Refusal]) -> None:
         self.refusals = tuple(refusals)
-        count = "a setting was" if len(refusals) == 1 else f"{len(refusals)} settings were"
+        its = self.what_it_is
+        count = f"a {its} was" if len(refusals) == 1 else f"{len(refusals)} {its}s were"
         super().__init__(f"{count} refused; nothing was touched")
 
     def lines(self) -> Iterator[str]:
@@ -102,6 +105,12 @@ class BadSettings(CaptureError):
     def in_one_line(self) -> str:
         more = f", and {len(self.refusals) - 1} more" if len(self.refusals) > 1 else ""
         return f"capture failed: refused {self.refusals[0]}{more}"
+
+
+class UnknownCommand(BadSettings):
+    """The first word of the command line is neither a flag nor a command, or asks for what there is not."""
+
+    what_it_is = "command"
 
 
 class NamespaceUnusable(CaptureError):
@@ -171,6 +180,14 @@ class ValidationFailed(CaptureError):
     """--run-validation found that traffic does not go where it should, or could prove nothing at all."""
 
     exit_status = NOT_VALID
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known word that is nearest to one that is not known, as the end of a sentence; empty if none is near."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6 if len(word) < 8 else 0.75)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 HINTS = {

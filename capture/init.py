@@ -18,8 +18,7 @@ from capture.kernel import netns
 from capture.kernel.files import write_text
 from capture.log import TERMINATION_LOG, Log
 from capture.output import print_for_programs
-from capture.settings.declared import DECLARED_BY_NAME, VARIABLES, Settings
-from capture.settings.parsers import GO_BOOLEANS
+from capture.settings.declared import DECLARED, DECLARED_BY_NAME, VARIABLES, Settings, asks_for_json, origin_of
 from capture.text import on_one_line
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
@@ -46,16 +45,19 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return carry_out(settings, environ, Log(settings.log_output_level, as_json=settings.log_as_json))
 
 
-def asks_for_json(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether the log is to be JSON, as far as can be told of settings that were refused."""
-    given = [word for word in argv if word.partition("=")[0] == "--log_as_json"] or [environ.get("LOG_AS_JSON", "0")]
-    return GO_BOOLEANS.get(given[-1].rpartition("=")[2], given[-1] == "--log_as_json")
+def is_bare(environ: Mapping[str, str]) -> bool:
+    """Whether a person typed our name and nothing else: at a terminal, and no variable says what is meant.
+
+    The entrypoint of an image has no terminal, and captures.
+    """
+    return any(map(os.isatty, range(3))) and not any(origin_of(setting, None, environ) for setting in DECLARED)
 
 
 def carry_out(settings: Settings, environ: Mapping[str, str], log: Log) -> int:
     """Do what settings ask for, and say what went wrong. The result is the exit status."""
     seen = [f"  {name}={on_one_line(environ[name])}" for name in VARIABLES if name in environ]
-    log.info("Environment:", *seen)
+    if seen:
+        log.info("Environment:", *seen)
     try:
         follow(settings, environ, log)
     except Exception as error:
@@ -82,6 +84,7 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
     """Apply, print or remove, as the settings say. Raises CaptureError with the namespace as it was."""
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
+    log.info(f"Network namespace: {netns.described(settings.network_namespace)}")
     if settings.cleanup_only:
         log.info("Settings:", *described(settings, None))
         for warning in settings.warnings:

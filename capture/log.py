@@ -11,6 +11,10 @@ import time
 from capture.output import json_text
 from capture.text import one_line
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.errors import CaptureError
+
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50, "none": 60}
 SCOPE = "default"
 TERMINATION_LOG = "/dev/termination-log"
@@ -43,6 +47,15 @@ class Log:
         else:
             line = f"{stamp}\t{level}\t{message}"
         print(line, file=sys.stderr, flush=True)
+
+
+def complain(error: CaptureError, *, as_json: bool = False) -> None:
+    """Say on stderr what went wrong, as every command does: in words for people, or as a line of the log in JSON."""
+    first, *more = error.lines()
+    if as_json:
+        Log(as_json=True).error(first, *more)
+    else:
+        sys.stderr.write("".join(f"{line}\n" for line in (f"error: {first}", *more)))
 
 
 def timestamp(nanoseconds: int) -> str:

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 
-from capture.errors import CaptureError, OutputLost
+from capture.errors import OutputLost
 from capture.text import ESC, one_line, spelled_out
 
 TYPE_CHECKING = False
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 STANDARD = range(3)
+
+USAGE = """\
+usage: capture [-p PORT] [-z PORT] [-u UID] …     capture the traffic of this network namespace
+       capture COMMAND …                          look, remove, explain
+
+Nothing was touched: at a terminal, the name alone captures nothing.
+
+  capture apply                        captures everything, with the defaults of all settings
+  capture -p 15001 -z 15006 -u 1337    the same, said in full
+  capture -n                           what that would do
+  capture check                        whether it would work here
+  capture --help                       all commands
+"""
+"""What a person is told who types our name alone."""
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
@@ -131,12 +145,6 @@ def print_for_programs(text: str) -> None:
         sys.stdout.write_as_it_is(text.encode(errors="surrogateescape"))
     else:
         sys.stdout.write(text)
-
-
-def complain(error: CaptureError) -> None:
-    """Say on stderr what went wrong."""
-    for number, line in enumerate(error.lines()):
-        sys.stderr.write(f"{line if number else f'error: {line}'}\n")
 
 
 def say(*lines: str, in_colour: bool | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.settings import groups
 from capture.settings.declared import DECLARED
 from tests import write_reference
 from tests.rig import Namespace
@@ -74,7 +75,7 @@ def reference_rows() -> list[str]:
 
 def test_every_setting_is_in_a_group() -> None:
     """A new setting has a place; nothing is said twice, and what is gone is gone."""
-    grouped = [name for names in write_reference.GROUPS.values() for name in names]
+    grouped = [name for names in groups.GROUPS.values() for name in names]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {setting.name for setting in DECLARED}
 

@@ -11,8 +11,10 @@ import click
 from capture import errors
 from capture.commands import COMMANDS
 from capture.commands.base import group
+from capture.help.pages import tree
 from capture.settings import parsers
 from capture.settings.declared import DECLARED
+from capture.settings.groups import grouped
 from capture.settings.model import plain
 from tests.rig.pod import ROOT
 
@@ -23,72 +25,6 @@ if TYPE_CHECKING:
 
 PAGE = ROOT / "docs" / "reference.md"
 WIDTH = 100
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "The proxy": (
-        "proxy_port",
-        "inbound_capture_port",
-        "inbound_tunnel_port",
-        "proxy_uid",
-        "proxy_gid",
-        "envoy_user",
-    ),
-    "Inbound traffic": (
-        "inbound_ports",
-        "inbound_ports_exclude",
-        "exclude_inbound_cidrs",
-        "capture_ssh",
-        "interception_mode",
-        "tproxy_mark",
-        "tproxy_route_table",
-        "drop_invalid",
-    ),
-    "Outbound traffic": (
-        "outbound_ports_exclude",
-        "outbound_cidrs_exclude",
-        "outbound_ports",
-        "outbound_cidrs",
-        "exclude_uids",
-        "exclude_outbound_ports_for_uids",
-        "owner_groups",
-        "owner_groups_exclude",
-        "ipv4_loopback_cidr",
-        "udp",
-    ),
-    "Interfaces": ("exclude_interfaces", "exclude_inbound_interfaces", "virtual_interfaces"),
-    "DNS": ("redirect_dns", "capture_all_dns", "dns_capture_port", "dns_capture_address", "resolv_conf"),
-    "IPv6": ("dual_stack", "ipv6"),
-    "What a run does": (
-        "dry_run",
-        "dry_run_file",
-        "cleanup_only",
-        "network_namespace",
-        "allow_host",
-        "take_over",
-        "precedence",
-        "force_iptables_binary",
-        "native_nftables",
-        "drain",
-        "close_wait_timeout",
-        "reconcile",
-        "force_apply",
-        "cni_mode",
-    ),
-    "Validation": ("run_validation", "skip_rule_apply", "probe_port", "probe_timeout"),
-    "Logs": (
-        "log_output_level",
-        "log_as_json",
-        "log_connections",
-        "log_connections_rate",
-        "nflog_group",
-        "log_target",
-        "log_caller",
-        "log_stacktrace_level",
-        "vklog",
-    ),
-}
-"""The settings by what they are about, in the order in which a reader will look for them."""
-THE_REST = "Other settings"
 
 TAKES: dict[Any, str] = {
     parsers.text: "text",
@@ -167,16 +103,13 @@ def page() -> str:
 
 
 def settings() -> Iterator[str]:
-    named = {setting.name: setting for setting in DECLARED}
-    grouped = {title: [named.pop(name) for name in names if name in named] for title, names in GROUPS.items()}
-    for title, members in (*grouped.items(), (THE_REST, list(named.values()))):
-        if members:
-            yield f"## {title}"
-            yield ""
-            yield "| flag and variables | takes | default | meaning |"
-            yield "| --- | --- | --- | --- |"
-            yield from map(row, members)
-            yield ""
+    for title, members in grouped(DECLARED):
+        yield f"## {title}"
+        yield ""
+        yield "| flag and variables | takes | default | meaning |"
+        yield "| --- | --- | --- | --- |"
+        yield from map(row, members)
+        yield ""
 
 
 def row(setting: Declaration) -> str:
@@ -195,8 +128,7 @@ def takes(setting: Declaration) -> str:
     """What the setting's reader takes, in words."""
     if setting.read in TAKES:
         return TAKES[setting.read]
-    words = inspect.getclosurevars(setting.read).nonlocals["words"]
-    return ", ".join(map(code, words))
+    return ", ".join(map(code, parsers.words_of(setting.read)))
 
 
 def default(setting: Declaration) -> str:
@@ -226,7 +158,7 @@ def commands() -> Iterator[str]:
     yield wrapped(
         "Without a command, `capture` applies the rules: that is how pods call it. `istio-iptables` is a second name "
         "of the same program, and `istio-iptables` as the first argument is passed over. Each command takes all "
-        "settings, so that what was looked at is what will be done."
+        "settings that are of use to it, so that what was looked at is what will be done."
     )
     yield ""
     context = click.Context(group, info_name="capture")
@@ -245,7 +177,11 @@ def commands() -> Iterator[str]:
                 for option in own:
                     yield option_row(option)
             yield ""
-    yield "`capture --help`, `capture COMMAND --help` and `capture --version` print and end with status 0."
+    yield wrapped(
+        "`capture --help`, `capture help COMMAND` (or `COMMAND --help`), `capture help errors` and `capture --version` "
+        "print and end with status 0. The name alone, typed at a terminal without a variable that is a setting, prints "
+        "the usage and ends with 2; without a terminal, as in an image, it captures."
+    )
     yield ""
 
 
@@ -278,14 +214,6 @@ def statuses() -> Iterator[str]:
     yield tree()
     yield "```"
     yield ""
-
-
-def tree() -> str:
-    """The tree in the docstring of `capture.errors`."""
-    lines = (errors.__doc__ or "").splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("    "))
-    last = next(number for number in range(first, len(lines)) if not lines[number].startswith("    "))
-    return textwrap.dedent("\n".join(lines[first:last]))
 
 
 def wrapped(text: str) -> str:

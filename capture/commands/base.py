@@ -15,18 +15,19 @@ import click
 
 from capture import __version__
 from capture.commands import COMMANDS
-from capture.errors import BadSettings, CaptureError
+from capture.errors import DONE, BadSettings, CaptureError, Refusal, UnknownCommand, did_you_mean
+from capture.help.layout import WIDEST, Context, write_commands, write_settings
+from capture.help.refusals import refusal_of
 from capture.intent.here import leave_out
-from capture.log import Log
-from capture.output import complain, say_json
-from capture.settings.argv import read_argv
-from capture.settings.declared import DECLARED, FLAGS, LOOKING, REMOVING, SWITCHES, Declaration, Settings
+from capture.log import Log, complain
+from capture.output import say, say_json
+from capture.settings.argv import FORMER_NAME, read_argv
+from capture.settings.declared import DECLARED, FLAGS, LOOKING, REMOVING, SWITCHES, Settings, asks_for_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
-    from capture.errors import Refusal
     from capture.settings.argv import Argument
 
     F = TypeVar("F", bound=Callable[..., Any])
@@ -38,9 +39,11 @@ SETTINGS_KEY = "capture.settings.declared"
 class SettingsCommand(click.Command):
     """A command that takes every setting, besides options and words of its own.
 
-    It `uses` some, and takes no notice of the others. Where it does not `need` them, those that cannot be understood
-    are left out, but for the `least`.
+    It `uses` some, which its help lists, and takes no notice of the others. Where it does not `need` them, those that
+    cannot be understood are left out, but for the `least`.
     """
+
+    context_class = Context
 
     def __init__(
         self,
@@ -59,7 +62,9 @@ class SettingsCommand(click.Command):
         options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
         own = {name: option for option in options for name in option.opts}
         switches = {name for name, option in own.items() if option.is_flag}
-        arguments, unreadable = read_argv(args, FLAGS | own.keys(), switches=SWITCHES | switches)
+        arguments, unreadable = read_argv(
+            args, FLAGS | own.keys(), switches=SWITCHES | switches, command=str(ctx.info_name)
+        )
         for_click = []
         for argument in arguments:
             if argument.flag in switches:
@@ -69,7 +74,11 @@ class SettingsCommand(click.Command):
         if any(isinstance(option, click.Argument) for option in self.get_params(ctx)):
             for_click += ["--", *(refusal.value or "" for refusal in unreadable if refusal.source == "argument")]
             unreadable = [refusal for refusal in unreadable if refusal.source != "argument"]
-        rest = super().parse_args(ctx, for_click)
+        try:
+            rest = super().parse_args(ctx, for_click)
+        except click.BadParameter as refused:
+            typed = {argument.flag: argument.value for argument in arguments}
+            raise BadSettings([*unreadable, refusal_of(refused, typed)]) from refused
         said = [argument for argument in arguments if argument.flag not in own]
         with reporting():
             ctx.meta[SETTINGS_KEY] = self.settings(said, unreadable, ctx.params)
@@ -93,8 +102,8 @@ class SettingsCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
-        with formatter.section("Settings"):
-            formatter.write_dl([help_of(setting) for setting in DECLARED])
+        used = [setting for setting in DECLARED if self.uses is None or setting.name in self.uses]
+        write_settings(used, formatter)
 
 
 class reporting:  # noqa: N801 # reads as a statement: with reporting()
@@ -105,19 +114,11 @@ class reporting:  # noqa: N801 # reads as a statement: with reporting()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, CaptureError):
-            complain(error)
+            context = click.get_current_context(silent=True)
+            settings = context.meta.get(SETTINGS_KEY) if context else None
+            as_json = settings.log_as_json if settings else asks_for_json(sys.argv[1:], os.environ)
+            complain(error, as_json=as_json)
             sys.exit(error.exit_status)
-
-
-def help_of(setting: Declaration) -> tuple[str, str]:
-    """A setting's line in the help: how it is given, and what it means."""
-    flags = ", ".join(filter(None, (setting.short, setting.long)))
-    where = f"variable {' or '.join(setting.env)}" if setting.env else ""
-    from capture.settings.model import written
-
-    default = written(setting, setting.default)
-    about = "; ".join(filter(None, (where, f"default {default}" if default not in ("", "false") else "")))
-    return flags or f"${setting.env[0]}", f"{setting.about}  [{about}]" if flags else setting.about
 
 
 def output_option(what: str, kind: Any) -> Callable[[F], F]:
@@ -154,18 +155,24 @@ def settings_given() -> Settings:
 class Commands(click.Group):
     """The commands by name. A command's module, and what that needs, is loaded when the command is named."""
 
+    context_class = Context
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 # likewise
+        write_commands(COMMANDS, formatter)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # likewise
         if cmd_name not in COMMANDS:
-            return None
+            near = did_you_mean(cmd_name, COMMANDS) or "; `capture --help` lists the commands"
+            raise UnknownCommand([Refusal("command", cmd_name, f"is not known{near}")])
         found: click.Command = import_module(f"capture.commands.{cmd_name}").command
         found.name = cmd_name
         return found
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
 @click.version_option(__version__, prog_name="capture")
 def group() -> None:
     """Bend a pod's TCP to its proxy, as istio-iptables does, and with its flags.
@@ -175,10 +182,32 @@ def group() -> None:
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Run the command that this line names. Ends the process."""
-    names = {"help": "--help", "version": "--version"}
-    arguments = [names.get(word, word) if not at else word for at, word in enumerate(argv)]
-    if arguments[0].startswith("-") and arguments[0] not in ("--help", "-h", "--version"):
-        # `capture -p 15001 --help`: the nameless command is `apply`
-        arguments.insert(0, "apply")
-    sys.exit(group.main(arguments, prog_name="capture"))
+    """Run the command that this line names. Ends the process. Raises CaptureError."""
+    arguments = list(argv)
+    if arguments[0] == FORMER_NAME:
+        del arguments[0]
+    match arguments:
+        case ["help"]:
+            arguments = ["--help"]
+        case ["help", "errors"]:
+            from capture.help.pages import errors_page
+
+            say(*errors_page().splitlines())
+            sys.exit(DONE)
+        case ["help", command, *_]:
+            arguments = [command, "--help"]
+        case ["version", *rest]:
+            arguments = ["--version", *rest]
+        case [first, *_] if first.startswith("-") and first not in ("--help", "-h", "--version"):
+            # `capture -p 15001 --help`: the nameless command is `apply`
+            arguments.insert(0, "apply")
+        case _:
+            pass
+    try:
+        # click's own way of telling errors is not ours.
+        status = group.main(arguments, prog_name="capture", standalone_mode=False)
+    except click.BadParameter as error:
+        raise BadSettings([refusal_of(error, {})]) from error
+    except click.UsageError as error:
+        raise BadSettings([Refusal("command line", None, error.format_message().rstrip("."))]) from error
+    sys.exit(status if isinstance(status, int) else DONE)

@@ -41,6 +41,32 @@ def enter(namespace: str) -> None:
         ) from error
 
 
+def described(asked: str) -> str:
+    """The namespace that we are in: its number, as lsns(8) and `readlink` show it, and how it is called."""
+    try:
+        number = os.readlink(OURS)
+    except OSError:
+        number = "of unknown number (/proc is not mounted)"
+    if asked:
+        return f"{number}, {quoted(asked)} of --network-namespace"
+    return f"{number}, {name_of_ours() or 'that of this process'}"
+
+
+def name_of_ours() -> str:
+    """What `ip netns` calls the namespace that we are in, with that word; empty if it has no name there."""
+    try:
+        here = os.stat(OURS)
+        for name in os.listdir(NAMED):
+            try:
+                if os.path.samestat(os.stat(f"{NAMED}/{name}"), here):
+                    return f"{quoted(name)} of `ip netns`"
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return ""
+
+
 def path_of(namespace: str) -> str:
     """The file that stands for it (network_namespaces(7))."""
     if "/" in namespace:

@@ -6,7 +6,7 @@ behind `=`; several switches may share one dash; the last of several equal flags
 
 from __future__ import annotations
 
-from capture.errors import Refusal
+from capture.errors import Refusal, did_you_mean
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -26,10 +26,10 @@ class Argument(Value):
 
 
 def read_argv(
-    argv: Sequence[str], flags: AbstractSet[str], *, switches: AbstractSet[str]
+    argv: Sequence[str], flags: AbstractSet[str], *, switches: AbstractSet[str], command: str = "apply"
 ) -> tuple[list[Argument], list[Refusal]]:
-    """The flags of a command line, and what in it cannot be understood."""
-    reading = _Reading(list(argv), flags, switches)
+    """The flags of a command line, and what in it cannot be understood. The help of `command` lists the flags."""
+    reading = _Reading(list(argv), flags, switches, f"; `capture {command} --help` lists the flags")
     if reading.waiting[:1] == [FORMER_NAME]:
         del reading.waiting[0]
     while reading.waiting:
@@ -40,10 +40,12 @@ def read_argv(
 class _Reading:
     """A command line while it is read: the words still waiting, and what was made of the others."""
 
-    def __init__(self, waiting: list[str], flags: AbstractSet[str], switches: AbstractSet[str]) -> None:
+    def __init__(self, waiting: list[str], flags: AbstractSet[str], switches: AbstractSet[str], listed: str) -> None:
         self.waiting = waiting
         self.flags = flags
         self.switches = switches
+        self.listed = listed
+        """Where the flags are listed, as the end of a sentence."""
         self.arguments: list[Argument] = []
         self.refusals: list[Refusal] = []
 
@@ -73,7 +75,9 @@ class _Reading:
 
     def flag(self, flag: str, value: str | None) -> None:
         if flag not in self.flags:
-            self.refusals.append(Refusal(f"flag {flag}", None, f"is not known{self.suggestion(flag)}"))
+            self.refusals.append(
+                Refusal(f"flag {flag}", None, f"is not known{did_you_mean(flag, self.flags) or self.listed}")
+            )
             return
         if value is None:
             if flag in self.switches:
@@ -96,9 +100,3 @@ class _Reading:
     def refuse_word(self, word: str) -> None:
         reason = "is not a flag, and flags are all this command takes; a command such as `settings` comes first"
         self.refusals.append(Refusal("argument", word, reason))
-
-    def suggestion(self, flag: str) -> str:
-        from difflib import get_close_matches
-
-        close = get_close_matches(flag, self.flags, n=1, cutoff=0.75)
-        return f"; did you mean {close[0]}?" if close else "; `capture --help` lists those that are"

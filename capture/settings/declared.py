@@ -566,6 +566,12 @@ def asks_for(switch: Declaration, argument: Argument | None, environ: Mapping[st
     return origin is not None and parsers.GO_BOOLEANS.get(origin.text or "", False)
 
 
+def asks_for_json(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether the log is to be JSON, as far as can be told of settings that were refused."""
+    said = [word for word in argv if word.partition("=")[0] == "--log_as_json"] or [environ.get("LOG_AS_JSON", "0")]
+    return parsers.GO_BOOLEANS.get(said[-1].rpartition("=")[2], said[-1] == "--log_as_json")
+
+
 def linked_service(name: str, text: str) -> str:
     """The Service that a variable is a link to; empty if it is none.
 

@@ -16,7 +16,7 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from rules.netfilter.values import Network
 
@@ -143,7 +143,17 @@ def one_of(*words: str, empty: str | None = None) -> Reader[str]:
             return text
         raise ValueError(f"is not one of {', '.join(words)}")
 
+    read.words = words  # type: ignore[attr-defined] # asked for by `words_of`
     return read
+
+
+def words_of(reader: Reader[Any]) -> tuple[str, ...]:
+    """The words that a reader takes, where it takes no others."""
+    if reader is boolean:
+        return ("true", "false")
+    if reader is log_level:
+        return LOG_LEVELS
+    return getattr(reader, "words", ())
 
 
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal", "none")

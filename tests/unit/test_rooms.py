@@ -48,6 +48,8 @@ ROOMS = (
     "capture.inspect",
     "capture.watch",
     "capture.trace",
+    "capture.help",
+    "capture.completion",
     "capture.init",
     "capture.commands",
     "capture.__main__",

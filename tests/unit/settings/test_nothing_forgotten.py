@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.settings.declared import DECLARED_BY_NAME
+from capture.settings.groups import GROUPS
 from rules.explain.summary import summary
 from rules.ours.reasons import examples
 from rules.plan.intent import Intent
 from rules.plan.plan import plan
 from tests.property import strategies
 from tests.rig.pod import ROOT
-from tests.write_reference import GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,0 +1,2 @@
+# fish looks for this by the name of the program: all is in the file of the other name, beside it.
+source (status dirname)/capture.fish
