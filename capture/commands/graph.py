@@ -176,9 +176,7 @@ def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[
     return pictures, DONE if live.holds_ours(backend) else NOTHING_HERE
 
 
-def live_picture(
-    held: Ruleset, counted: Mapping[Place, Count], where: str, backend: str, notes: Sequence[str]
-) -> Picture:
+def live_picture(held: Ruleset, hits: Mapping[Place, Count], where: str, backend: str, notes: Sequence[str]) -> Picture:
     """What the kernel holds, with what each rule counted."""
     return picture(
         held,
@@ -186,7 +184,7 @@ def live_picture(
         said=f"What the network namespace{where} holds now, in the {backend} backend, and how many packets "
         "each rule counted (in nat: the first of each connection).",
         notes=notes,
-        counted=counted,
+        counted=hits,
     )
 
 
