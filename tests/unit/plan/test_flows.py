@@ -1,0 +1,42 @@
+"""Single promises of the flows, told from the plan alone."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from rules.netfilter.targets import Dnat, Redirect
+from rules.netfilter.values import NAT, Family
+from rules.plan.intent import Intent
+from rules.plan.names import ISTIO_OUTPUT_DNS
+from rules.plan.plan import ruleset
+
+ADDRESSES = {Family.V4: ip_address("192.0.2.53"), Family.V6: ip_address("2001:db8::53")}
+
+
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_each_family_is_sent_to_the_resolver_of_its_own(family: Family) -> None:
+    """--dns-capture-address takes one of each: an IPv4 query cannot be sent to an IPv6 address."""
+    intent = Intent(
+        families=(Family.V4, Family.V6),
+        redirect_dns=True,
+        capture_all_dns=True,
+        dns_capture_address=tuple(ADDRESSES.values()),
+    )
+    targets = {rule.target for rule in ruleset(intent, family).table(NAT).chains()[ISTIO_OUTPUT_DNS]}
+    assert targets == {Dnat(ADDRESSES[family], 15053)}
+
+
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_a_family_without_a_resolver_of_its_own_is_sent_to_loopback(family: Family) -> None:
+    """The address of the other family is of no use to it."""
+    other = next(each for each in Family if each is not family)
+    intent = Intent(
+        families=(Family.V4, Family.V6),
+        redirect_dns=True,
+        capture_all_dns=True,
+        dns_capture_address=(ADDRESSES[other],),
+    )
+    targets = {rule.target for rule in ruleset(intent, family).table(NAT).chains()[ISTIO_OUTPUT_DNS]}
+    assert targets == {Redirect(15053)}
