@@ -1,0 +1,58 @@
+"""Which rule watch names for a connection, held to the simulator: it knows what conntrack does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rules.connections.attribution import Connection, decided_by
+from rules.plan.names import OURS
+from rules.plan.plan import plan
+from rules.simulator.packets import Direction, Host, Packet
+from rules.simulator.simulate import simulate
+from tests.property import strategies
+from tests.property.test_simulate import LOCAL, OWN, packets
+from tests.rig.chance import share
+
+if TYPE_CHECKING:
+    from rules.netfilter.values import Family
+    from rules.plan.intent import Intent
+    from rules.simulator.traces import Trace
+
+ADDRESSES = frozenset(local.address for local in LOCAL)
+
+
+def connection(packet: Packet, trace: Trace) -> Connection:
+    """As conntrack books it."""
+    to = packet.destination, packet.port
+    return Connection(
+        packet.family, packet.protocol, packet.source, packet.source_port or 40000, *to, *(trace.translated or to)
+    )
+
+
+@settings(max_examples=share(400))
+@given(data=st.data(), intent=strategies.intents, family=strategies.families)
+def test_the_rule_that_decided_is_among_those_that_are_named(
+    data: st.DataObject, intent: Intent, family: Family
+) -> None:
+    """From the counters that the first packet moved: whatever captured it is named, and nothing that let it go."""
+    packet = data.draw(packets(family, intent=intent)).but(state="NEW", mark=0)
+    if data.draw(st.booleans()):
+        to = data.draw(OWN[family])
+        packet = packet.but(source=to, destination=to, interface="lo", direction=Direction.OUT)
+    if packet.protocol not in ("tcp", "udp"):
+        packet = packet.but(protocol="tcp")
+    planned = plan(intent)
+    trace = simulate(planned.rulesets, packet, Host(LOCAL, "eth0", planned.routing))
+    counted = {(step.table, step.chain, step.position) for step in trace.matched}
+    (ruleset,) = (each for each in planned.rulesets if each.family is family)
+    named = decided_by(ruleset, connection(packet, trace), ADDRESSES, counted)
+    assert {(each.table, each.chain, each.position) for each in named} <= counted
+    if trace.became.is_captured:
+        assert named
+        assert all(each.captures for each in named)
+        assert all(each.chain in OURS[each.table] for each in named)
+    else:
+        assert not any(each.captures for each in named)
