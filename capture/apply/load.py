@@ -6,7 +6,6 @@ from itertools import groupby, zip_longest
 
 from capture.apply.transaction import LetPacketsPass, Restore
 from capture.errors import KernelRefused
-from capture.iptables.diagnosis import complaint, owner_hint, permission_hint
 from capture.iptables.iptables import NATIVE
 from capture.kernel.process import run
 from rules.iptables.writing import rule_text
@@ -31,8 +30,12 @@ if TYPE_CHECKING:
 class Load:
     """What is to be done to our own tables in one transaction, and what was there before."""
 
-    def __init__(self, restores: Sequence[Restore], lines: Sequence[tuple[str, Family, Rule | None]]) -> None:
+    def __init__(
+        self, restores: Sequence[Restore], there: frozenset[Family], lines: Sequence[tuple[str, Family, Rule | None]]
+    ) -> None:
         self.restores = restores
+        self.there = there
+        """The families that have a table of ours before it."""
         self.lines = lines
         """Of the input, each with its family and the rule that it makes."""
         self.before: dict[Family, str] = {}
@@ -60,7 +63,9 @@ class Load:
         return f"nft -f - with the following input:\n{self.text}"
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.before = {restore.family: listed(restore.tool) for restore in self.restores}
+        self.before = {
+            restore.family: listed(restore.tool) for restore in self.restores if restore.family in self.there
+        }
         program = self.tool.command("")
         self.may_be_done = True
         done = run(program, "-f", "-", text=self.text)
@@ -82,12 +87,16 @@ class Load:
             parts.append(f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}")
         done = run(self.tool.command(""), "-f", "-", text="".join(parts))
         if done.status:
+            from capture.iptables.diagnosis import complaint
+
             raise KernelRefused(
                 "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
             )
 
     def refusal(self, done: Completed) -> KernelRefused:
         """What was refused, and in the rule's own words what it is for."""
+        from capture.iptables.diagnosis import complaint, owner_hint, permission_hint
+
         details = [("nft said", complaint(done))]
         at = line_number(done.stderr)
         _, family, rule = self.lines[at - 1] if 0 < at <= len(self.lines) else ("", None, None)
@@ -147,7 +156,8 @@ def loads(
         those = [each for each in together if each]
         if number:
             yield LetPacketsPass(those[0].family)
-        yield Load(those, tuple(lines_of(those, now, unsound)))
+        there = {each.family for each in those if now.get(each.family, each.before).tables} | unsound
+        yield Load(those, frozenset(there), tuple(lines_of(those, now, unsound)))
 
 
 def lines_of(

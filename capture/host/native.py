@@ -6,7 +6,6 @@ base chain of others, or a rule of others in a table that we share.
 
 from __future__ import annotations
 
-from capture.iptables.own import own_in
 from capture.netlink.messages import NETLINK_NETFILTER, attributes, big, dump
 from capture.netlink.nftables import NFT_MSG_GETTABLE, NFTA_TABLE_FLAGS
 from rules.netfilter.hooks import HOOKS, NAME, BaseChain, is_of_iptables, merged
@@ -58,6 +57,7 @@ def read_natives(
     )
     if not is_needed:
         return Natives(nft)
+    from capture.iptables.own import own_in
     from capture.netlink import nf_tables
     from rules.nftables.tables import native_tables
 

@@ -5,7 +5,7 @@ Read only where there is something that iptables-save cannot show. A new pod has
 
 from __future__ import annotations
 
-import socket
+import _socket  # what `socket` wraps, which takes its time to import
 import struct
 import sys
 
@@ -26,7 +26,7 @@ def read() -> Dump:
     elements = tuple(
         message for named in sets for message in dump(NETLINK_NETFILTER, NFT_MSG_GETSETELEM, those_of(named))
     )
-    return Dump(tables, chains, rules, sets, elements, tuple(socket.if_nameindex()), sys.byteorder)
+    return Dump(tables, chains, rules, sets, elements, tuple(_socket.if_nameindex()), sys.byteorder)
 
 
 def those_of(named: bytes) -> bytes:

@@ -160,6 +160,22 @@ def test_applying_loads_nothing_slow(mode: list[str], backend: str) -> None:
             assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
 
 
+@pytest.mark.netns
+@pytest.mark.parametrize("mode", [[], ["-m", "TPROXY", "--dual-stack", "--redirect-dns"]], ids=["plain", "TPROXY"])
+def test_our_own_tables_take_one_child_process_and_nothing_slow(mode: list[str]) -> None:
+    """One nft writes both families; what is there is read without any, and taking it away keeps a listing of each."""
+    with Namespace("modules") as namespace:
+        for address in ("10.244.0.5/32", "fd00::5/128"):
+            namespace.ip("addr", "add", address, "dev", "lo")
+        arguments = ["-u", "1337", *mode, "--native-nftables"]
+        within = ["ip", "netns", "exec", namespace.name]
+        for more, children in (([], 1), ([], 0), (["-n"], 0)):
+            assert modules_loaded(init_path(*arguments, *more, children=children), also=within) & SLOW == set()
+            assert "nat-ISTIO_OUTPUT" in namespace.output("nft", "list", "ruleset")
+        assert modules_loaded(init_path("--cleanup-only", children=3), also=within) & SLOW == set()
+        assert namespace.output("nft", "list", "ruleset") == ""
+
+
 def test_both_programs_come_with_the_wheel_and_import_nothing_but_ours() -> None:
     """What pip would write for an entry point imports `re` before anything of ours."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
