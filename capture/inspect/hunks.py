@@ -67,7 +67,7 @@ class ChainDiff(Value):
     """What a run would change in one chain."""
 
     backend: Backend
-    """Of iptables."""
+    """nft or legacy, of iptables; or native, our own tables."""
     family: Family
     """Whose table it is."""
     table: str

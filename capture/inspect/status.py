@@ -42,7 +42,7 @@ class Captures(Value):
     """What the rules of one family capture in one backend, told from the rules themselves."""
 
     backend: Backend
-    """Of iptables."""
+    """nft or legacy, of iptables; or native, our own tables."""
     installed: Installed
     """What that is."""
 
@@ -88,7 +88,7 @@ class Chain(Value):
     """A chain of ours, or a built-in one with our jumps in it."""
 
     backend: Backend
-    """Of iptables."""
+    """nft or legacy, of iptables; or native, our own tables."""
     family: Family
     """Whose table it is."""
     table: str
@@ -114,7 +114,7 @@ class OtherMesh(Value):
     mesh: str
     """Whose it is, by its name."""
     backend: Backend
-    """Of iptables."""
+    """nft or legacy, of iptables; or native, our own tables."""
     family: Family
     """Whose table it is in."""
     table: str

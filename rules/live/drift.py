@@ -94,7 +94,7 @@ class Finding(Value):
     rules: int = 0
     """How many rules a chain holds that is missing or left over."""
     backend: str = ""
-    """nft or legacy; empty for ip rules, routes and addresses."""
+    """nft, legacy or native; empty for ip rules, routes and addresses."""
     takes: str = ""
     """Of a narrower rule of others: what it takes from our capture, in words."""
     remedy: str = ""
