@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import every_backend
 from tests.rig import APP, OUTSIDE, PROXY, Pod
+from tests.rig.chance import ALL
 from tests.rig.storm import Client, storm
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
     pod: Pod, backend: str, rounds: int, tell: Callable[[str], None]
 ) -> None:
     """200 changes between twelve settings under a storm of connections, in both directions."""
+    rounds = rounds if ALL or backend != "native" else rounds // 3
     pod.inside.set_resolv_conf(NAMESERVERS)
     forced = f"--force-iptables-binary={backend}"
     pod.applied(*SETTINGS[-1], forced)
@@ -83,7 +85,7 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
     tell(f"{rounds} changes, out {dict(out)}, in {dict(into)}")
     assert set(out) == {"pod:15001"}
     assert set(into) == {"pod:15006"}
-    assert out.total() + into.total() > 20_000
+    assert out.total() + into.total() > 100 * rounds
 
 
 @every_backend
@@ -223,7 +225,7 @@ def test_many_runs_at_once_end_in_the_state_of_one(pod: Pod, backend: str) -> No
     for arguments in chosen:
         pod.applied(*arguments, forced)
         states.append(ours(pod, backend))
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if ALL or backend != "native" else ROUNDS // 3):
         said = at_once(pod, [pod.command(*arguments, forced) for arguments in islice(cycle(chosen), RUNS_AT_ONCE)])
         assert [text for status, text in said if status != 0] == []
         assert ours(pod, backend) in states
