@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import OF_IPTABLES, Iptables
 from capture.kernel.process import write_all
 from rules.netfilter.values import Family
 from tests.guard import guarded
@@ -168,7 +168,7 @@ class Bench:
         with ExitStack() as stack:
             namespace = clean_namespace(stack)
             namespace.output(script, *POD_SPEC)
-            backend = next(each for each in BACKENDS if "ISTIO_" in namespace.output(f"iptables-{each}-save"))
+            backend = next(each for each in OF_IPTABLES if "ISTIO_" in namespace.output(f"iptables-{each}-save"))
             self.restore = Iptables(backend, Family.V4).command("restore")
             self.floor = launcher.run(namespace, ["/bin/true"])[3]
             """The memory that even a program with none of its own is charged with, in KiB."""

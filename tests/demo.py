@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from capture.host.facts import read_facts
 from capture.intent.resolve import resolve
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import OF_IPTABLES, Iptables
 from capture.kernel import netns
 from capture.kernel.process import run
 from capture.settings.declared import Settings
@@ -259,7 +259,7 @@ class Witness:
         self.pod = pod
         with entered(pod.inside):
             intent = resolve(Settings.load(ARGUMENTS, {}), read_facts({})).intent
-            saves = (Iptables(backend, Family.V4).command("save") for backend in BACKENDS)
+            saves = (Iptables(backend, Family.V4).command("save") for backend in OF_IPTABLES)
             self.command = next(save for save in saves if "ISTIO_" in run(save).stdout)
         self.planned = ruleset(intent, Family.V4).table(NAT).chains()
         self.counted = self._counters()

@@ -19,7 +19,7 @@ import pytest
 
 from capture.host.live import read_live
 from capture.host.neighbours import host_of, proofs
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, OF_IPTABLES, Iptables
 from capture.netlink import rtnetlink
 from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
@@ -79,7 +79,7 @@ def by_others(pod: Pod, chance: random.Random) -> str:
         pod.inside.ip("route", "replace", "default", "via", GATEWAY[4], "table", "200")
         told.append(" ".join(words))
     if chance.random() < 0.5:
-        backend = chance.choice(BACKENDS)
+        backend = chance.choice(OF_IPTABLES)
         for family, version in zip(PROGRAMS, (4, 6), strict=True):
             for table, line in foreign_rules(chance, version, unknown=chance.random() < 0.2):
                 pod.inside.output(f"{PROGRAMS[family]}-{backend}", "-w", "-t", table, *line.split())

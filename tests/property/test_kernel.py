@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
+from capture.kernel.process import run
 from capture.log import Log
 from rules.live.changes import changes, restore_text
+from rules.native.compiled import as_held
+from rules.native.writing import transaction
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.intent import Intent
@@ -34,8 +37,13 @@ def namespace() -> Iterator[Namespace]:
 
 def converge(tool: Iptables, planned: Ruleset) -> None:
     """Make the changes, and see that the kernel's own words need none."""
-    asked = changes(tool.save().ruleset, planned)
-    if asked:
+    planned, now = as_held(tool.backend, planned), tool.save().ruleset
+    asked = changes(now, planned)
+    if asked and tool.backend == NATIVE:
+        text = "".join(f"{line}\n" for line, _ in transaction(now, planned))
+        done = run(tool.command(""), "-f", "-", text=text)
+        assert done.status == 0, done.stderr
+    elif asked:
         tool.restore(asked, restore_text(tuple(asked)), Log().warn)
     assert changes(tool.save().ruleset, planned) == ()
 

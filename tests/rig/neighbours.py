@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.iptables.iptables import BACKENDS, PROGRAM
+from capture.iptables.iptables import OF_IPTABLES, PROGRAM
 from capture.iptables.nft_words import expressions, led_to
 from capture.kernel.process import locate, run
 from capture.netlink import messages, nftables
@@ -50,7 +50,7 @@ def rules(*, ours: bool = False) -> Iterator[str]:
     def counts(table: str, *names: str) -> bool:
         return ours or not OURS.get(table, frozenset()).intersection(names)
 
-    for backend in BACKENDS:
+    for backend in OF_IPTABLES:
         for program in PROGRAM.values():
             table = ""
             for _, line in lines(run(locate(f"{program}-{backend}-save") or "", "-c").stdout):
