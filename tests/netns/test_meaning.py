@@ -23,6 +23,7 @@ from capture.iptables.iptables import BACKENDS, OF_IPTABLES, Iptables
 from capture.netlink import rtnetlink
 from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
+from rules.plan.names import PASSTHROUGH
 from rules.proof.escapes import escapes
 from rules.proof.proof import is_lost
 from rules.simulator.packets import Direction
@@ -32,7 +33,7 @@ from tests.netns.test_native import native_tables
 from tests.netns.test_simulator import PROGRAMS, foreign_rules, landings_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered
 from tests.rig.chance import ALL, SEED
-from tests.rig.pod import GATEWAY, PROXY
+from tests.rig.pod import ADDRESSES, GATEWAY, PROXY
 from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class Judged:
         if not self.here.is_local(ip_address(theirs)):
             prefix = "32" if packet.family.name == "V4" else "128"
             self.pod.outside.output("ip", "addr", "replace", f"{theirs}/{prefix}", "dev", "lo")
+        if not is_in and packet.source in PASSTHROUGH[Family.V6]:  # nobody outside knows the way back to it
+            self.pod.outside.output("ip", "-6", "route", "replace", f"{packet.source}/128", "via", ADDRESSES[6])
         return Call(
             self.pod.outside if is_in else self.pod.inside,
             f"{packet.destination}{'%eth0' if packet.destination.is_link_local else ''}",
