@@ -8,7 +8,6 @@ from capture.apply.transaction import LetPacketsPass, Restore
 from capture.errors import KernelRefused
 from capture.iptables.iptables import NATIVE
 from capture.kernel.process import run
-from rules.iptables.writing import rule_text
 from rules.native.applied import applied
 from rules.native.writing import transaction
 from rules.netfilter.hooks import NAME
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from capture.apply.transaction import Act
     from capture.iptables.iptables import Iptables
     from capture.iptables.saved import Saved
-    from capture.kernel.process import Completed
     from capture.log import Log
     from rules.netfilter.rulesets import Rule, Ruleset
 
@@ -71,7 +69,9 @@ class Load:
         done = run(program, "-f", "-", text=self.text)
         if done.status:
             self.may_be_done = False
-            raise self.refusal(done)
+            from capture.iptables.diagnosis import refused_by_nft
+
+            raise refused_by_nft(self.lines, done)
 
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         for restore in self.restores:
@@ -92,30 +92,6 @@ class Load:
             raise KernelRefused(
                 "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
             )
-
-    def refusal(self, done: Completed) -> KernelRefused:
-        """What was refused, and in the rule's own words what it is for."""
-        from capture.iptables.diagnosis import complaint, owner_hint, permission_hint
-
-        details = [("nft said", complaint(done))]
-        at = line_number(done.stderr)
-        _, family, rule = self.lines[at - 1] if 0 < at <= len(self.lines) else ("", None, None)
-        what = f"the kernel refused the {family.value if family else 'native'} rules"
-        hint = permission_hint(done.stderr, is_legacy=False)
-        if rule is None or hint:
-            return KernelRefused(what, details=details, hint=hint, family=family)
-        details += [("the rule", rule_text(rule)), ("its why", rule.why)]
-        hint = owner_hint(rule) or "see what the kernel says (`dmesg`), and whether it has the modules that nft needs"
-        return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=family)
-
-
-def line_number(said: str) -> int:
-    """The line of the input that nft names (`/dev/stdin:5:3-20: Error: …`); 0 if it names none."""
-    for line in said.splitlines():
-        words = line.split(":")
-        if len(words) > 2 and words[1].isdigit() and words[0].endswith(("stdin", "-")):
-            return int(words[1])
-    return 0
 
 
 def listed(tool: Iptables) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from capture.errors import KernelRefused
 from capture.kernel.process import read_words
 from capture.kernel.rights import FROM_OUTSIDE, NET_RAW, denied_hint, effective, how_to_add
 from capture.netlink import nftables
-from rules.iptables.writing import extension, target_extension
+from rules.iptables.writing import extension, rule_text, target_extension
 from rules.live.changes import Append, Insert
 from rules.meaning.spoken import owners_named
 from rules.netfilter.matches import Not
@@ -140,3 +141,26 @@ def legacy_hint() -> str:
             f"{modules}"
         )
     return f"the kernel has no such table: {modules} on the node{instead}"
+
+
+def refused_by_nft(lines: Sequence[tuple[str, Family, Rule | None]], done: Completed) -> KernelRefused:
+    """What of this input was refused, and in the rule's own words what it is for."""
+    details = [("nft said", complaint(done))]
+    at = line_of_nft(done.stderr)
+    _, family, rule = lines[at - 1] if 0 < at <= len(lines) else ("", None, None)
+    what = f"the kernel refused the {family.value if family else 'native'} rules"
+    hint = permission_hint(done.stderr, is_legacy=False)
+    if rule is None or hint:
+        return KernelRefused(what, details=details, hint=hint, family=family)
+    details += [("the rule", rule_text(rule)), ("its why", rule.why)]
+    hint = owner_hint(rule) or "see what the kernel says (`dmesg`), and whether it has the modules that nft needs"
+    return KernelRefused(what, details=details, hint=hint, setting=rule.setting, family=family)
+
+
+def line_of_nft(said: str) -> int:
+    """The line of the input that nft names (`/dev/stdin:5:3-20: Error: …`); 0 if it names none."""
+    for line in said.splitlines():
+        words = line.split(":")
+        if len(words) > 2 and words[1].isdigit() and words[0].endswith(("stdin", "-")):
+            return int(words[1])
+    return 0
