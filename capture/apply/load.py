@@ -77,7 +77,7 @@ class Load:
         for restore in self.restores:
             restore.check(log, read)
 
-    def undo(self, log: Log) -> None:  # noqa: ARG002 # likewise
+    def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         """Put back what nft listed before."""
         if not self.may_be_done:
             return

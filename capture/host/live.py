@@ -70,7 +70,7 @@ class Live(Value):
     """What packets of each family can meet in nf_tables and iptables does not show."""
     addresses: tuple[Address, ...] = ()
     """Those of the namespace."""
-    own: dict[Family, Saved] = {}  # noqa: RUF012 # likewise
+    own: dict[Family, Saved] = {}  # noqa: RUF012 # a default that nobody changes
     """Our own tables of nf_tables, in which iptables has no part."""
     unsound: frozenset[Family] = frozenset()
     """Where such a table is not one that we make, and has to be made anew."""

@@ -33,7 +33,7 @@ class Natives(Value):
     """What iptables-nft-save showed, put right where it cannot show what is there."""
     others: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # a default that nobody changes
     """The tables of others."""
-    own: dict[Family, Saved] = {}  # noqa: RUF012 # likewise
+    own: dict[Family, Saved] = {}  # noqa: RUF012 # a default that nobody changes
     """Our own tables."""
     unsound: frozenset[Family] = frozenset()
     """The families whose table of ours is not one that we make: it is dormant, or somebody put more into it."""

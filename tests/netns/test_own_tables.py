@@ -135,14 +135,6 @@ def test_a_rerun_without_the_flag_stays_there(pod: Pod) -> None:
     assert "nothing was changed" in done.stderr
 
 
-def path_without_iptables(folder: Path) -> str:
-    """Places that hold nft and what Python needs, and no iptables."""
-    for name in ("nft", "ip"):
-        place = next(f"{at}/{name}" for at in ("/usr/sbin", "/sbin", "/bin") if os.path.exists(f"{at}/{name}"))
-        (folder / name).symlink_to(place)
-    return str(folder)
-
-
 def hidden(folder: Path, *command: str) -> list[str]:
     """The command where no program of iptables can be found in the usual places."""
     empty = folder / "empty"
