@@ -174,6 +174,8 @@ class Now(Value):
     zoned: Spot | None = None
     bound: Spot | None = None
     """The rule that changed the destination."""
+    is_moved: bool = False
+    """Whether PREROUTING sent them to another address than they had."""
     handed: Spot | None = None
     """The rule that gave them to a transparent listener."""
     handed_to: int = 0
@@ -439,8 +441,7 @@ class Journeys:
         for now, boxes in coming.items():
             # What left over lo has its route already, unless nat changes where it goes (ip_rcv_finish_core).
             is_back = interface == LOOPBACK_INTERFACE and now.direction is Direction.OUT
-            is_turned = now.bound is not None and now.bound.hook == PREROUTING
-            add(kept if is_back and not is_turned else routed, now, boxes)
+            add(kept if is_back and not now.is_moved else routed, now, boxes)
         for now, boxes, stays in self.delivered(self.without_martians(routed)):
             if stays:
                 add(kept, now, boxes)
@@ -795,10 +796,22 @@ class Journeys:
                     continue
                 self.end(its, those, self.of_bound(spot), spot if spot.is_ours else through)
                 continue
-            if its.seen[DESTINATION] is None or hook != OUTPUT:
-                yield its, those
-                continue
-            for after, some, stays in self.delivered({its: those}):
+            yield from self.routed_anew(now, its, those, hook)
+
+    def routed_anew(self, was: Now, now: Now, boxes: list[Box], hook: str) -> Iterator[tuple[Now, list[Box]]]:
+        """Those of them that NAT sent to another address than they had; the others go on as they are
+        (nf_nat_ipv4_local_fn and nf_nat_ipv4_pre_routing of net/netfilter/nf_nat_proto.c)."""
+        to = now.seen[DESTINATION]
+        if to is None:
+            yield now, boxes
+            return
+        kept, moved = self.split(was, boxes, (Among(DESTINATION, to),)) if single(to) else ([], boxes)
+        if kept:
+            yield now, kept
+        if moved and hook != OUTPUT:
+            yield now.but(is_moved=True), moved
+        elif moved:
+            for after, some, stays in self.delivered({now: moved}):
                 turned = after.but(goes=LOOPBACK_INTERFACE if stays else after.goes)
                 yield turned, self.not_strayed_when_turned(turned, some)
 

@@ -581,9 +581,15 @@ class _Walk:
         if len(places) > MOST_ENDS:
             self.one_of = listed(places[0], places[-1])
             places = [places[0], places[-1]]
-        self.destination, self.port = places[self.choose(step, len(places))]
-        self.bound, self.names_address = step, not done.is_here and any(end[0] for end in done.ends)
-        if hook == OUTPUT:
+        self.names_address = not done.is_here and any(end[0] for end in done.ends)
+        self.send_to(places[self.choose(step, len(places))], step, hook)
+
+    def send_to(self, place: tuple[Address, int], step: Step, hook: str) -> None:
+        """Send it there instead. OUTPUT routes it anew if that is another address (nf_nat_ipv4_local_fn and
+        nf_nat_ipv6_local_fn of net/netfilter/nf_nat_proto.c)."""
+        is_moved = place[0] != self.destination
+        self.bound, (self.destination, self.port) = step, place
+        if is_moved and hook == OUTPUT:
             self.turn()
 
     def places(self, step: Step, done: Bind, hook: str) -> Iterator[tuple[Address, int]]:
@@ -618,13 +624,11 @@ class _Walk:
         bound = first.bound
         if bound is None or bound.hook != hook or first.translated is None:
             return
-        self.bound, (self.destination, self.port) = bound, first.translated
         self.names_address = first.names_address
         for step in first.matched:
             if isinstance(step.rule.target, Jump):
                 self.led_by[step.rule.target.chain] = step
-        if hook == OUTPUT:
-            self.turn()
+        self.send_to(first.translated, bound, hook)
 
     # --- the answer ---------------------------------------------------------------------------------------
 

@@ -555,6 +555,39 @@ def test_a_mark_that_keeps_the_proxys_answers_in_the_pod_is_named_by_a_trace(bac
         assert "MARK --set-xmark 0x539/0xffffffff" in said.rpartition("its answers")[2]
 
 
+@pytest.mark.parametrize(
+    ("address", "uid_rule", "done", "lands"),
+    [
+        ("127.0.0.1", "uidrange 0-999", "redirect to :15001", "pod:15001"),
+        ("127.0.0.1", "uidrange 0-0", "dnat to :15001", "pod:15001"),
+        ("127.0.0.1", "uidrange 0-0", "dnat to 127.0.0.1:15001", "pod:15001"),
+        ("::1", "uidrange 0-0", "redirect to :15001", "pod:15001"),
+        ("127.0.0.2", "uidrange 0-0", "redirect to :15001", "timeout"),
+    ],
+)
+def test_what_nat_sends_to_the_address_that_it_had_is_not_routed_anew(
+    address: str, uid_rule: str, done: str, lands: str
+) -> None:
+    """OUTPUT asks an ip rule before the table `local` again only if the address changed; IPv4 then asks it as uid 0."""
+    ip = ["ip", "-6" if ":" in address else "-4"]
+    family = "ip6" if ":" in address else "ip"
+    table = f"table {family} theirs {{ chain out {{ type nat hook output priority -150; tcp dport 22 {done}; }}; }}"
+    with Pod() as pod:
+        pod.open_listeners()
+        pod.applied(*SETTINGS)
+        pod.inside.output("nft", "-f", "-", text=table)
+        pod.inside.output(*ip, "route", "add", "default", "via", GATEWAY[6 if ":" in address else 4], "table", "200")
+        for words in ("add pref 100 lookup local", f"add pref 50 {uid_rule} lookup 200", "del pref 0"):
+            pod.inside.output(*ip, "rule", *words.split())
+        landing = str(pod.dial(address, 22, uid=1000))
+        said = pod.capture("trace", "--live", "--uid", "1000", f"[{address}]:22" if ":" in address else f"{address}:22")
+        assert landing == lands, said.stdout
+        is_lost = "with a loopback address for its source" in said.stdout
+        assert is_lost is (lands != "pod:15001"), said.stdout
+        if not is_lost:
+            assert f"{address if ':' not in address else f'[{address}]'}:15001" in said.stdout
+
+
 # --- targets and matches of iptables that others use ------------------------------------------------------
 
 CERTAIN = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from rules.journeys.journeys import Journeys, packet_of, universe
 from rules.netfilter.fields import DESTINATION, SOURCE, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable
-from rules.netfilter.matches import Native
+from rules.netfilter.matches import Dst, Native, Proto
 from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.spans import common
-from rules.netfilter.targets import Jump
+from rules.netfilter.targets import Dnat, Jump, Redirect
 from rules.netfilter.values import Family
+from rules.plan.intent import Intent
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
 from rules.proof.escapes import escapes
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from rules.analysis.boxes import Box
     from rules.journeys.journeys import End, Now
     from rules.netfilter.spans import Span
-    from rules.plan.intent import Intent
     from rules.plan.plan import Plan
     from rules.simulator.packets import Host, Packet
     from rules.simulator.traces import Trace
@@ -240,6 +240,38 @@ def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     host = host_of(planned, data.draw(ip_rules(family)), family, data.draw(st.sampled_from((0, 0, 150))))
     held = (live, *(planned.rulesets if data.draw(st.booleans()) else ()))
     assert disagreements(held, family, host, data.draw(natives(family)), Random(seed)) == []
+
+
+@st.composite
+def nat_of_others(draw: st.DrawFn, family: Family) -> NativeTable:
+    """A table that sends connections to addresses that they may have already."""
+    near = ("127.0.0.1", "127.0.0.2", "10.244.0.5") if family is Family.V4 else ("::1", "fd00:244::5", "2001:db8::1")
+    addresses = st.sampled_from([ip_address(each) for each in near])
+    bases: list[BaseChain] = []
+    chains = []
+    for hook in ("OUTPUT", "PREROUTING"):
+        rules = []
+        for _ in range(draw(st.integers(0, 2))):
+            to, where = draw(st.booleans()), draw(addresses)
+            asked = (Dst(ip_network(where)),) if draw(st.booleans()) else ()
+            rules.append(Rule((*asked, Proto("tcp")), Dnat(draw(addresses), 22) if to else Redirect(22)))
+        bases.append(BaseChain("ip", "theirs", f"to_{hook}", "nat", hook, -110, handle=len(bases)))
+        chains.append((f"to_{hook}", tuple(rules)))
+    return NativeTable("inet", "theirs", False, tuple(bases), tuple(chains))
+
+
+@settings(max_examples=share(40))
+@given(data=st.data(), family=strategies.families, seed=st.integers(0, 1 << 32))
+def test_boxes_tell_of_nat_to_an_address_of_this_host_what_the_simulator_tells(
+    data: st.DataObject, family: Family, seed: int
+) -> None:
+    """Beside ip rules that are asked before the table `local`: they see only what got another address than it had."""
+    planned = plan(Intent())
+    early = PolicyRule(family, 50, table=200, mask=0)
+    asking = st.sampled_from([early.but(uids=(0, 999)), early.but(uids=(0, 0)), early.but(transport=6)])
+    others = tuple(data.draw(st.lists(asking, min_size=1, max_size=2)))
+    host = host_of(planned, others, family, 150)
+    assert disagreements((), family, host, [data.draw(nat_of_others(family))], Random(seed)) == []
 
 
 @settings(max_examples=share(30))
