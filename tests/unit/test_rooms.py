@@ -48,6 +48,7 @@ ROOMS = (
     "capture.inspect",
     "capture.watch",
     "capture.trace",
+    "capture.screen",
     "capture.help",
     "capture.completion",
     "capture.init",
