@@ -106,6 +106,14 @@ def without_code(text: str) -> str:
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_table_has_a_head(page: Path) -> None:
+    """A line between two rows cuts a table in two, and the second half is shown as text."""
+    text = without_code(page.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert re.match(r"\|.*\n\|[-| :]+\|\n", table), table
+
+
 # --- tests that are named as proof ------------------------------------------------------------------------
 
 

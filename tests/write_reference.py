@@ -56,7 +56,8 @@ NOTATIONS = f"""\
 ## How values are read
 
 A flag wins over a variable, a variable over the default. Where a setting has several variables, the one that is
-named first wins. A variable that is set but empty counts as not set; `ISTIO_OUTBOUND_OWNER_GROUPS` is the exception.
+named first wins. A variable that is set but empty counts as not set, but for
+`ISTIO_OUTBOUND_OWNER_GROUPS`, which then means none, and `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`, which is then refused.
 A flag that is given and empty (`-x ""`) is an empty value. The last of several equal flags counts.
 
 | notation | what is read |
@@ -88,7 +89,7 @@ def page() -> str:
             "",
             wrapped(
                 "Every setting, command and exit status. `capture settings` lists the settings of this host with the "
-                "value of each and where it came from; `capture settings --output schema` is the same as JSON schema."
+                "value of each and where it came from; `capture schema config` has the same as JSON schema."
             ),
             "",
             NOTATIONS,

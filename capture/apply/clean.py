@@ -63,6 +63,8 @@ class Cleaned(Value):
     """The captured connections that were reset by it, as far as the kernel told."""
     kept: tuple[Thing, ...] = ()
     """Chains of ours that are empty now, and stay as long as something of others leads there."""
+    dry_run: bool = False
+    """Whether this is what a removal would do: then nothing was touched."""
 
     def raise_if_any_remains(self) -> None:
         """Raises CaptureError that names what is ours and still there."""
@@ -85,6 +87,11 @@ def clean(settings: Settings, log: Log) -> Cleaned:
         return outcome(before, read_live()).but(
             reset=tuple(Thing(f"conntrack {it.family.value}", str(it)) for it in reset)
         )
+
+
+def foreseen(before: Live) -> Cleaned:
+    """What a removal would do here. Tables that would be empty then are not told of."""
+    return Cleaned(tuple(ours(before)), tuple(left_alone(before, before)), (), kept=tuple(kept(before)), dry_run=True)
 
 
 def outcome(before: Live, after: Live) -> Cleaned:

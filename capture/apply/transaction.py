@@ -223,7 +223,7 @@ class LetPacketsPass(Value):
     family: Family
 
     def __str__(self) -> str:
-        return "nothing until packets that met the former rules are through: the next commit lets go what they were for"
+        return "membarrier(2): packets that met the former rules get through before the next commit"
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         from capture.kernel.rcu import let_packets_pass

@@ -12,6 +12,7 @@ COMMANDS = {
     "explain": "What do these settings mean, in words?",
     "graph": "Draw the chains as a picture.",
     "render": "Print the rules that these settings mean.",
+    "schema": "Print the JSON schema of what a command prints.",
     "settings": "List the settings, and where each came from.",
     "status": "What is installed here now?",
     "trace": "What becomes of this packet, and why?",

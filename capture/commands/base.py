@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 
+OUTPUT = "--output"
 SETTINGS_KEY = "capture.settings.declared"
 
 
@@ -137,7 +138,7 @@ def output_option(what: str, kind: Any) -> Callable[[F], F]:
         return output
 
     return click.option(
-        "--output",
+        OUTPUT,
         type=click.Choice(["text", "json", "schema"]),
         default="text",
         is_eager=True,

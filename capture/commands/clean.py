@@ -7,9 +7,10 @@ import sys
 import click
 
 from capture import init
-from capture.apply.clean import Cleaned, clean
+from capture.apply.clean import Cleaned, clean, foreseen
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DONE, FAILED
+from capture.host.live import read_live
 from capture.kernel import netns
 from capture.log import Log
 from capture.output import say, say_json
@@ -30,12 +31,17 @@ def command(output: str) -> None:
         settings = settings_given()
         if settings.network_namespace:
             netns.enter(settings.network_namespace)
-        # The answer is on stdout: of the log, what went wrong is enough.
-        log = Log("warn" if settings.log_output_level == "info" else settings.log_output_level)
-        if settings.dry_run:
-            init.dry_run(settings, NOTHING, Log(settings.log_output_level))
+        log = Log(settings.log_output_level, as_json=settings.log_as_json)
+        log.info(f"Network namespace: {netns.described(settings.network_namespace)}")
+        if settings.dry_run and output == "json":
+            say_json(as_json(foreseen(read_live())))
             return
-        cleaned = clean(settings, log)
+        if settings.dry_run:
+            init.dry_run(settings, NOTHING, log)
+            return
+        # The answer is on stdout: of the log, what went wrong is enough from here.
+        level = "warn" if settings.log_output_level == "info" else settings.log_output_level
+        cleaned = clean(settings, Log(level, as_json=settings.log_as_json))
     if output == "json":
         say_json(as_json(cleaned))
     else:

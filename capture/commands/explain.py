@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,19 +12,9 @@ from capture.inspect.explanation import Explanation, explanation
 from capture.kernel import netns
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
-from capture.style import style
-from rules.explain.summary import CAPTURED, PASSES
-from rules.iptables.words import listed
+from capture.screen.explain import text
 from rules.netfilter.values import Family
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from capture.inspect.explanation import Finding, OfFamily, Point, WordedChain, WordedRule
-
-WIDTH = 100
-COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
-HEADINGS = {CAPTURED: "Captured", PASSES: "Not captured", "refused": "Refused", "dropped": "Dropped"}
 FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
 
 
@@ -36,7 +24,8 @@ FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
 def command(family: str, output: str) -> None:
     """Say in words what these settings mean: what is captured, what will surprise, and each rule with its reason.
 
-    Looks at nothing but this host's addresses, users and nameservers. Findings are no failure: the status is 0.
+    Reads this host's addresses, users and nameservers, and none of the rules that are there. Findings are no
+    failure: the status is 0.
     """
     with reporting():
         said = settings_given()
@@ -47,103 +36,3 @@ def command(family: str, output: str) -> None:
         say_json(as_json(told))
     else:
         say(*text(told))
-
-
-def text(told: Explanation) -> Iterator[str]:
-    """The explanation for a terminal."""
-    yield from points(told.points)
-    yield from findings(told.findings)
-    for family in told.families:
-        yield from rules(family)
-
-
-# --- what is captured ---------------------------------------------------------------------------------------
-
-
-def points(told: Sequence[Point]) -> Iterator[str]:
-    width = max(len(point.subject) for point in told) + 2
-    for outcome in dict.fromkeys(point.outcome for point in told):
-        yield heading(HEADINGS[outcome])
-        for point in told:
-            if point.outcome == outcome:
-                given = ", ".join(option.shown for option in point.options if option.is_given)
-                by = f" ({given})" if given else ""
-                yield from wrapped(f"{point.text}{by}", f"  {point.subject:<{width}}")
-        yield ""
-
-
-# --- findings -----------------------------------------------------------------------------------------------
-
-
-def findings(told: Sequence[Finding]) -> Iterator[str]:
-    yield heading("Findings" if told else "Findings: none")
-    width = max((len(finding.severity) for finding in told), default=0) + 2
-    for finding in told:
-        first, *rest = wrapped(finding.text, f"  {finding.severity:<{width}}")
-        yield f"  {style(finding.severity, fg=COLOURS[finding.severity])}{first[2 + len(finding.severity) :]}"
-        yield from rest
-        if finding.advice:
-            yield from wrapped(finding.advice, f"  {'':<{width}}→ ")
-    yield ""
-
-
-# --- rules --------------------------------------------------------------------------------------------------
-
-
-def rules(family: OfFamily) -> Iterator[str]:
-    if not family.ways:
-        yield heading(f"{family.family.value}: no rules")
-        yield ""
-    for way in family.ways:
-        yield heading(f"{family.family.value}, {way.what}")
-        for chain in way.chains:
-            yield from chain_text(chain)
-        yield ""
-    if family.besides:
-        yield heading(f"{family.family.value}, besides rules")
-        for besides in family.besides:
-            yield from wrapped(besides, "  ")
-        yield ""
-
-
-def chain_text(chain: WordedChain) -> Iterator[str]:
-    origin = f", from {listed(chain.sent_from)}" if chain.sent_from else ""
-    yield style(f"  {chain.table} {chain.chain}{origin}", bold=True)
-    if not chain.rules:
-        yield "       no rules"
-    for rule in chain.rules:
-        yield from rule_lines(rule)
-
-
-def rule_lines(rule: WordedRule) -> Iterator[str]:
-    yield from wrapped(rule.words, f"  {rule.position:>4} ")
-    option = rule.option.words() if rule.option else "always"
-    yield from dimmed(wrapped(f"{rule.why} · {option}", "       "))
-    if rule.never_matches:
-        first = f"rule{'s' if len(rule.taken_by) > 1 else ''} {listed(list(map(str, rule.taken_by)))}"
-        verb = "takes" if len(rule.taken_by) == 1 else "take"
-        because = f"{first} {verb} that before" if rule.taken_by else "nothing of that kind comes here"
-        yield from dimmed(wrapped(f"never matches: {because}", "       "))
-
-
-# --- lines --------------------------------------------------------------------------------------------------
-
-
-def heading(words: str) -> str:
-    return style(words, bold=True)
-
-
-def dimmed(lines: list[str]) -> Iterator[str]:
-    return (style(line, dim=True) for line in lines)
-
-
-def wrapped(words: str, beginning: str) -> list[str]:
-    """The words behind a beginning, on as many lines as they take."""
-    return textwrap.wrap(
-        words,
-        WIDTH,
-        initial_indent=beginning,
-        subsequent_indent=" " * len(beginning),
-        break_on_hyphens=False,
-        break_long_words=False,
-    )

@@ -20,7 +20,8 @@ from rules.plan.plan import plan
 def command(family: str, why: bool) -> None:
     """Print the rules that these settings mean, for a namespace that holds none of ours.
 
-    Looks at nothing but this host's addresses and users. What apply would do here and now is shown by -n.
+    Reads this host's addresses, users and nameservers, and none of the rules that are there. What apply would do here
+    and now is shown by -n.
     """
     with reporting():
         for planned in plan(resolved_here(settings_given()).intent).rulesets:

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import click
 
-from capture.commands.base import SettingsCommand, reporting, settings_given
+from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.intent.here import resolved_here
+from capture.intent.listing import Listed, listing
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--output", type=click.Choice(["text", "json", "schema"]), default="text", help="How to print them.")
+@output_option("them", tuple[Listed, ...])
 def command(output: str) -> None:
     """List every setting with its value and where it came from.
 
-    `schema` prints the JSON schema of the settings themselves, for those who generate pod specs.
+    `capture schema config` prints the JSON schema of the settings themselves, for those who generate pod specs.
     """
-    from capture.intent.listing import listing
-    from capture.settings.model import SettingsModel
-
-    if output == "schema":
-        say_json(SettingsModel.model_json_schema())
-        return
     with reporting():
         said = settings_given()
         listed = listing(said, resolved_here(said))

@@ -40,7 +40,7 @@ class Fact(Value):
     value: str
     """What was found."""
     verdict: Verdict
-    """ok; warn: a run works, but mind this; missing: it does not; unknown: not to be seen from here."""
+    """ok; warn: a run works, but look at this; missing: it does not; unknown: not to be seen from here."""
     remedy: str = ""
     """What to do if the verdict is not ok."""
     needed: bool = True

@@ -34,7 +34,8 @@ def schema(command: str, kind: Any) -> dict[str, Any]:
     """The JSON schema of what a command prints: a kind of value, or a union of kinds of which each line is one."""
     head = {"$schema": DIALECT, "$id": f"urn:capture:{command}:{VERSION}", "version": VERSION}
     body = TypeAdapter(json_type(kind)).json_schema(mode="serialization")
-    body.setdefault("description", f"One line of `capture {command} --output json`.")
+    what = "All of what `{}` prints." if get_origin(kind) is tuple else "One line of `{}`."
+    body.setdefault("description", what.format(f"capture {command} --output json"))
     return head | body | {"title": command.capitalize()}
 
 
@@ -67,7 +68,7 @@ def json_type(hint: Any) -> Any:
         return Annotated[union, Field(discriminator=fields_of(arguments[0])[0])] if are_lines else union
     if get_origin(hint) is tuple and arguments[1:] == (...,):
         return GenericAlias(list, (json_type(arguments[0]),))
-    if get_origin(hint) is Literal or hint in (str, bool, int, float, NoneType):
+    if get_origin(hint) is Literal or hint is Any or hint in (str, bool, int, float, NoneType):
         return hint
     if issubclass(hint, Rule | IPv4Address | IPv6Address):
         return str

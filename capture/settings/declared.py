@@ -80,7 +80,7 @@ class Declaration:
         self.env = env + ((f"CAPTURE_{variable}",) if ours else (variable,) if self.long else ())
         """The names of its variables, the one that wins first."""
         self.empty_counts = empty_counts
-        """Whether a variable that is set but empty says something, as it does in istio-iptables for this one alone."""
+        """Whether a variable that is set but empty says something, as it does in istio-iptables for two."""
         self.surprises = surprises
         """What in a text that can be read will surprise whoever wrote it, in sentences."""
         self.about = about
@@ -395,6 +395,7 @@ class Settings:
         parsers.ipv4_loopback,
         parsers.ipv4_loopback("127.0.0.1/32"),
         env=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",),
+        empty_counts=True,
         surprises=parsers.host_bits,
         about="What counts as loopback in IPv4, from 127.0.0.0/8 to one address.",
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from capture.settings import parsers
 from capture.settings.declared import DECLARED, Declaration, Origin, Settings
@@ -93,6 +94,8 @@ def field(setting: Declaration) -> tuple[Any, Any]:
     annotation = Annotated[Any, BeforeValidator(read), PlainSerializer(plain, when_used="json"), WithJsonSchema(schema)]
     flags = [flag for flag in (setting.short, setting.long) if flag]
     names: dict[str, Any] = {"flags": flags, "variables": list(setting.env)}
+    if setting.default is not None:
+        names["default"] = plain(setting.default)
     return annotation, Field(default=setting.default, description=setting.about, json_schema_extra=names)
 
 
@@ -113,3 +116,14 @@ SettingsModel: type[_Checked] = create_model(
     **{setting.name: field(setting) for setting in DECLARED},  # type: ignore[call-overload] # known at run time only
 )
 """Every setting by name. Raises pydantic's ValidationError, with the sentences that the flags are refused with."""
+
+
+class _Generator(GenerateJsonSchema):
+    """Defaults are written by `plain`, for pydantic has no JSON for ours."""
+
+    ignored_warning_kinds = frozenset({"non-serializable-default"})  # type: ignore[assignment] # a set, of which this is one
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of settings: of what `--config` reads, and for those who generate pod specs."""
+    return SettingsModel.model_json_schema(schema_generator=_Generator)

@@ -81,8 +81,8 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
         )
         return
     untried = f", the other {len(outcomes) - len(proved)} could not be tried here" if proved != outcomes else ""
-    mind = "; mind the warnings about who listens" if who.warnings else ""
-    log.info(f"The capture works: {counted}{untried}{mind}")
+    but = "; see the warnings about who listens" if who.warnings else ""
+    log.info(f"The capture works: {counted}{untried}{but}")
 
 
 def without_proof(intent: Intent, outcomes: Sequence[Outcome]) -> Iterator[str]:

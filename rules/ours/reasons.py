@@ -80,7 +80,9 @@ def in_table(table: TableRules, planned: Ruleset | None, family: Family) -> Tabl
             found = without_rivals_of_the_tunnel(found, rule, tunnels)
         seen.add((chain, rule))
         settings = {setting for _, setting in found}
-        why = ", or ".join(dict.fromkeys(why for why, _ in found))
+        # In a pod nobody has an SSH server: what else it may be is more likely.
+        whys = list(dict.fromkeys(why for why, _ in sorted(found, key=lambda it: it[1] == "capture_ssh")))
+        why = f"{'one of these: ' if len(whys) > 1 else ''}{'; '.join(whys)}"
         return rule.but(why=why, setting=settings.pop() if len(settings) == 1 else "")
 
     def of_block(block: Block) -> Block:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.commands import COMMANDS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -178,3 +180,16 @@ def test_help_is_as_wide_as_the_terminal_and_breaks_no_word(pod: Pod, columns: i
         text = pod.capture(command, "--help", env={"COLUMNS": str(columns)}).stdout
         assert text.split() == wide
         assert not [line for line in text.splitlines() if len(line) > columns and len(line.split()) > 3]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "statsu"])
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_refusal_is_json_in_every_command_where_the_log_is(pod: Pod, command: str, by: str) -> None:
+    """--log_as_json or its variable: every line of stderr is an object, for click's refusals as well as for ours."""
+    bad = [command, "--no-such-flag", "-p", "0"]
+    words = [*bad, "--log_as_json"] if by == "flag" else bad
+    refused = pod.capture(*words, env={"LOG_AS_JSON": "true"} if by == "variable" else {})
+    assert refused.status == 2, refused.stderr
+    assert refused.stdout == ""
+    entries = [json.loads(line) for line in refused.stderr.splitlines()]
+    assert [entry["level"] for entry in entries][-1:] == ["error"]

@@ -72,7 +72,7 @@ def test_a_proxy_that_is_right_gives_no_warning(pod: Pod, said: dict[str, Any]) 
         assert problems(pod, *SETTINGS) == {"outbound TCP": [], "inbound TCP": []}
         shown = pod.capture("status").stdout
     assert f"outbound TCP → {OUT}: pid {proxy.pid} (" in shown
-    assert "mind:" not in shown
+    assert "warning:" not in shown
 
 
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def printing() -> Iterator[str]:
-    """The commands that print a schema of their JSON; that of `settings` is of the settings themselves."""
+    """The commands that print a schema of their JSON."""
     for name in COMMANDS:
         options = import_module(f"capture.commands.{name}").command.params
         choices = [option.type.choices for option in options if isinstance(option.type, click.Choice)]
-        if name != "settings" and any("schema" in each for each in choices):
+        if any("schema" in each for each in choices):
             yield name
 
 

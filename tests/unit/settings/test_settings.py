@@ -30,7 +30,7 @@ from capture.settings.declared import (
     Declaration,
     Settings,
 )
-from capture.settings.model import SettingsModel
+from capture.settings.model import SettingsModel, config_schema
 from capture.settings.parsers import Name
 from rules.netfilter.values import ALL, Ports
 from tests.rig.pod import ROOT
@@ -146,11 +146,13 @@ def test_an_empty_flag_says_something_where_an_empty_variable_does_not() -> None
     assert said("inbound_ports", ISTIO_INBOUND_PORTS="") == (ALL, "default")
 
 
-def test_the_one_variable_whose_emptiness_counts() -> None:
-    """ISTIO_OUTBOUND_OWNER_GROUPS: set and empty, no group is captured."""
+def test_the_two_variables_whose_emptiness_counts() -> None:
+    """ISTIO_OUTBOUND_OWNER_GROUPS: set and empty, no group is captured. An empty loopback network is refused."""
+    with pytest.raises(BadSettings, match="ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"):
+        load(ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR="")
     assert said("owner_groups", ISTIO_OUTBOUND_OWNER_GROUPS="") == ((), "environment ISTIO_OUTBOUND_OWNER_GROUPS")
     assert said("owner_groups_exclude", ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE="") == ((), "default")
-    assert [setting.name for setting in DECLARED if setting.empty_counts] == ["owner_groups"]
+    assert [setting.name for setting in DECLARED if setting.empty_counts] == ["owner_groups", "ipv4_loopback_cidr"]
 
 
 def test_the_origin_has_the_flag_as_it_was_typed() -> None:
@@ -544,7 +546,7 @@ DOCUMENTS: list[tuple[dict[str, Any], bool]] = [
 @pytest.mark.parametrize(("document", "good"), DOCUMENTS, ids=lambda it: json.dumps(it))
 def test_the_schema_agrees_with_the_model(document: dict[str, Any], good: bool) -> None:
     """What the schema lets through the model takes; of what it refuses, these the model refuses too."""
-    schema = json.loads(capture_settings("--output", "schema"))
+    schema = config_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(DECLARED_BY_NAME)
     assert all(fits(schema["properties"][name], value) for name, value in document.items()) is good
@@ -557,7 +559,7 @@ def test_the_schema_agrees_with_the_model(document: dict[str, Any], good: bool) 
 
 def test_every_value_as_json_fits_the_schema() -> None:
     """What `settings --output=json` prints could be given back."""
-    properties = json.loads(capture_settings("--output=schema"))["properties"]
+    properties = config_schema()["properties"]
     for entry in json.loads(capture_settings("--output=json", "-u", "5,root", "-d", "80-90", "-x", "::/0")):
         value = [str(it) for it in entry["value"]] if isinstance(entry["value"], list) else entry["value"]
         unsaid = value is None and properties[entry["name"]]["default"] is None
