@@ -15,7 +15,7 @@ from itertools import islice
 from rules.netfilter.matches import DPort, DPorts, OwnerGid, OwnerUid
 from rules.netfilter.values import All, Family, Ports
 from rules.plan.flows import dns, outbound
-from rules.plan.flows.words import TCP, UDP
+from rules.plan.flows.words import TCP, UDP, not_the_proxy
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS, LOOPBACK, PASSTHROUGH
 from rules.value import Value
@@ -176,7 +176,7 @@ def captured(intent: Intent, family: Family, port: int) -> Iterator[tuple[Addres
             for address in islice(elsewhere(intent, family), 1):
                 yield address, port, next(included)
         else:
-            for network, rule in zip(of_family(intent.outbound_cidrs, family), included, strict=True):
+            for network, rule in zip(outbound.captured_networks(intent, family), included, strict=True):
                 address = an_address(network)
                 if is_reached(intent, family, address):
                     yield address, port, rule
@@ -231,18 +231,21 @@ def exclusion_paths(intent: Intent, family: Family, port: int, app: Sender) -> I
         rule = for_port(outbound.excluded_ports(intent), ports.first)
         yield Path("an excluded port", family, "tcp", app, destination, ports.first, 0, ISTIO_OUTPUT, rule)
     if isinstance(intent.outbound_cidrs, All):
-        excluded = of_family(intent.outbound_cidrs_exclude, family)
-        paired = zip(excluded, outbound.excluded_destinations(intent, family), strict=True)
+        here = intent.loopback(family)
+        excluded = outbound.excluded_networks(intent, family, here)
+        paired = zip(excluded, outbound.excluded_destinations(intent, family, here), strict=True)
         for network, rule in islice(paired, MOST_OF_A_KIND):
             address = an_address(network)
             if not address.is_loopback:
                 yield Path("an excluded destination", family, "tcp", app, address, at, 0, ISTIO_OUTPUT, rule)
-    for users, rule in islice(zip(intent.exclude_uids, outbound.excluded_users(intent), strict=True), MOST_OF_A_KIND):
+    for users, rule in islice(
+        zip(not_the_proxy(intent, intent.exclude_uids), outbound.excluded_users(intent), strict=True), MOST_OF_A_KIND
+    ):
         sender = Sender(f"uid {users.first}", users.first, app.gid)
         yield Path("an excluded user", family, "tcp", sender, destination, at, 0, ISTIO_OUTPUT, rule)
     groups = outbound.owner_groups(intent)
     if isinstance(intent.owner_groups, All):
-        for gid, rule in islice(zip(dict.fromkeys(intent.owner_groups_exclude), groups, strict=True), MOST_OF_A_KIND):
+        for gid, rule in islice(zip(outbound.groups_beside_the_proxys(intent), groups, strict=True), MOST_OF_A_KIND):
             sender = Sender(f"gid {gid}", app.uid, gid)
             yield Path("a group that is not captured", family, "tcp", sender, destination, at, 0, ISTIO_OUTPUT, rule)
     else:

@@ -173,13 +173,16 @@ PASSED_ON: tuple[Network, ...] = tuple(PASSTHROUGH.values())
 EVERYWHERE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.8/32"), IPv6Network("::1/128"))
 SOME_USERS = (Uids(77, 77), Uids(1000, 2000))
+OTHER_USERS = (Uids(78, 78), Uids(3000, 4000))
+OTHER_PORTS = (Ports.one(4001), Ports(6000, 6010))
+POLICIES = ("leave", "reject", "drop")
 SOME: dict[str, tuple[object, ...]] = {
     "tuple[Ports, ...]": SOME_PORTS,
     "tuple[Network, ...]": SOME_NETWORKS,
     "tuple[Uids, ...]": SOME_USERS,
     "tuple[PortsOfUsers, ...]": (
-        PortsOfUsers(("tcp", "udp"), SOME_PORTS, SOME_USERS),
-        PortsOfUsers(("tcp", "udp"), (), SOME_USERS),
+        PortsOfUsers(("tcp", "udp"), OTHER_PORTS, OTHER_USERS),
+        PortsOfUsers(("tcp", "udp"), (), OTHER_USERS),
     ),
     "tuple[str, ...]": ("eth9",),
     "tuple[int, ...]": (888,),
@@ -207,8 +210,7 @@ def kinds() -> Iterator[Intent]:
         ssh_ports=(Ports.one(22), Ports.one(DNS_PORT)),
         outbound_ports=SOME_PORTS,
         virtual_interfaces=("eth8",),
-        udp=tuple(UdpPolicy(Ports.one(443), policy) for policy in ("leave", "reject", "drop"))
-        + tuple(UdpPolicy(Ports.one(DNS_PORT), policy) for policy in ("leave", "reject", "drop")),
+        udp=tuple(UdpPolicy(Ports.one(443 + at), policy) for at, policy in enumerate(POLICIES)),
         drop_invalid=True,
         log_connections="log",
     )
@@ -222,6 +224,7 @@ def kinds() -> Iterator[Intent]:
     yield from (excluding, listing)
     yield listing.but(outbound_ports_exclude=MANY_PORTS, inbound_ports=MANY_PORTS)
     yield listing.but(owner_groups=())
+    yield from (excluding.but(udp=(UdpPolicy(Ports.one(DNS_PORT), policy),)) for policy in POLICIES)
     yield excluding.but(outbound_cidrs=EVERYWHERE, exclude_inbound_cidrs=EVERYWHERE, virtual_interfaces=("lo",))
     yield excluding.but(outbound_cidrs_exclude=EVERYWHERE, exclude_interfaces=("lo",))
     yield excluding.but(exclude_inbound_cidrs=PASSED_ON)

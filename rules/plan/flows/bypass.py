@@ -13,7 +13,8 @@ from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Drop, Jump, Reject
 from rules.netfilter.values import OUTPUT, Family
 from rules.plan.flows import outbound
-from rules.plan.flows.words import BYPASS, ON_LO, TCP, UDP, proxy_owners
+from rules.plan.flows.words import BYPASS, ON_LO, TCP, UDP, merged, proxy_owners
+from rules.plan.lists import widest
 from rules.plan.names import ISTIO_OUTPUT
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Verdict
+    from rules.netfilter.values import Ports
     from rules.plan.intent import Intent
 
 NEW = CtState(frozenset({"NEW"}))
@@ -68,7 +70,11 @@ def allowed(intent: Intent) -> Iterator[Rule]:
 def udp(intent: Intent, family: Family) -> Iterator[Rule]:
     """What a server in the pod answers is no new connection: it goes out, whatever port its client happens to have."""
     targets: dict[str, Verdict] = {"reject": Reject(NOBODY_THERE[family]), "drop": Drop(), "leave": BYPASS}
+    decided: list[Ports] = []
     for entry in intent.udp:
+        if not widest([entry.ports], decided):
+            continue
+        decided = merged([*decided, entry.ports])
         why = f"the policy for UDP to this port: {entry.policy}"
         yield when(UDP, DPort(entry.ports), NEW).then(targets[entry.policy], why=why, setting="udp")
 

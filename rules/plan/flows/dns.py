@@ -17,7 +17,7 @@ from rules.netfilter.matches import DPort, Dst, SPort, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Dnat, Jump, Redirect, Zone
 from rules.netfilter.values import OUTPUT, PREROUTING, Ports
-from rules.plan.flows.words import BYPASS, TCP, UDP, proxy_owners, user_match
+from rules.plan.flows.words import BYPASS, TCP, UDP, not_the_proxy, proxy_owners, user_match
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_CAPTURE_PORT, DNS_PORT, ISTIO_INBOUND, ISTIO_OUTPUT_DNS, ZONE_OF_APP, ZONE_OF_PROXY
 
@@ -136,7 +136,7 @@ def of_the_proxy(intent: Intent, family: Family) -> Iterator[Rule]:
 
 def of_excluded_users(intent: Intent) -> Iterator[Rule]:
     """They ask nameservers themselves, as the proxy does, and their answers arrive in its zone."""
-    for users in intent.exclude_uids:
+    for users in not_the_proxy(intent, intent.exclude_uids):
         yield when(UDP, TO_DNS, user_match(users)).then(
             Zone(ZONE_OF_PROXY), why="an excluded user's query", setting="exclude_uids"
         )

@@ -13,6 +13,7 @@ from rules.netfilter.targets import Jump
 from rules.netfilter.values import PREROUTING, All, Ports
 from rules.plan.flows.words import BYPASS, TCP, arriving_on, coming_from, going_to, port_matches
 from rules.plan.intent import of_family
+from rules.plan.lists import fewest
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_REDIRECT
 
 TYPE_CHECKING = False
@@ -48,12 +49,13 @@ def captured(intent: Intent, family: Family) -> Block:
     """The rest of ISTIO_INBOUND: what the proxy takes. In TPROXY mode the mangle table decides that."""
     if intent.uses_tproxy:
         return Block(ISTIO_INBOUND, ())
+    tunnel_port = Ports.one(intent.inbound_tunnel_port)
     return Block.of(
         ISTIO_INBOUND,
         excluded_sources(intent, family),
         ssh(intent),
-        excluded_ports(intent),
-        included_ports(intent),
+        excluded_ports(intent, tunnel_port),
+        included_ports(intent, tunnel_port),
     )
 
 
@@ -82,7 +84,7 @@ def captured_destinations(intent: Intent, family: Family) -> Iterator[tuple[Matc
     if isinstance(intent.outbound_cidrs, All):
         yield ()
     else:
-        for network in of_family(intent.outbound_cidrs, family):
+        for network in fewest(of_family(intent.outbound_cidrs, family)):
             yield going_to(network)
 
 
@@ -101,7 +103,7 @@ def tunnel(intent: Intent) -> Iterator[Rule]:
 
 
 def excluded_sources(intent: Intent, family: Family) -> Iterator[Rule]:
-    for network in of_family(intent.exclude_inbound_cidrs, family):
+    for network in fewest(of_family(intent.exclude_inbound_cidrs, family)):
         yield when(*coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
 
 
@@ -110,22 +112,28 @@ def ssh(intent: Intent) -> Iterator[Rule]:
 
     Each port in a multiport match of its own, which nothing else of ours is: so a later run knows it again.
     """
-    if not intent.capture_ssh:
-        for ports in intent.ssh_ports:
-            yield when(TCP, DPorts((ports,))).then(BYPASS, why=FOR_SSH, setting="capture_ssh")
+    for ports in let_go_for_ssh(intent):
+        yield when(TCP, DPorts((ports,))).then(BYPASS, why=FOR_SSH, setting="capture_ssh")
 
 
-def excluded_ports(intent: Intent) -> Iterator[Rule]:
-    """Only of use when every other port is captured: a list of ports says already what is not."""
+def let_go_for_ssh(intent: Intent) -> tuple[Ports, ...]:
+    return () if intent.capture_ssh else intent.ssh_ports
+
+
+def excluded_ports(intent: Intent, *before: Ports) -> Iterator[Rule]:
+    """Only of use when every other port is captured: a list of ports says already what is not.
+
+    To those that are decided `before`, nothing gets here.
+    """
     if isinstance(intent.inbound_ports, All):
-        for ports in port_matches(intent.inbound_ports_exclude):
+        for ports in port_matches(intent.inbound_ports_exclude, (*before, *let_go_for_ssh(intent))):
             yield when(TCP, ports).then(BYPASS, why="an excluded inbound port", setting="inbound_ports_exclude")
 
 
-def included_ports(intent: Intent) -> Iterator[Rule]:
+def included_ports(intent: Intent, *before: Ports) -> Iterator[Rule]:
     if isinstance(intent.inbound_ports, All):
         why = "every other inbound port goes to the proxy"
         yield when(TCP).then(Jump(ISTIO_IN_REDIRECT), why=why, setting="inbound_ports")
     else:
-        for ports in port_matches(intent.inbound_ports):
+        for ports in port_matches(intent.inbound_ports, (*before, *let_go_for_ssh(intent))):
             yield when(TCP, ports).then(Jump(ISTIO_IN_REDIRECT), why="a captured inbound port", setting="inbound_ports")

@@ -14,11 +14,13 @@ from rules.plan.flows.words import (
     UDP,
     going_to,
     leaving_on,
+    not_the_proxy,
     port_matches,
     proxy_owners,
     user_match,
 )
 from rules.plan.intent import of_family
+from rules.plan.lists import fewest, outside
 from rules.plan.names import (
     DNS_PORT,
     ISTIO_IN_REDIRECT,
@@ -33,9 +35,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rules.netfilter.matches import Owner
+    from rules.netfilter.matches import Match, Owner
     from rules.netfilter.rulesets import Rule
-    from rules.netfilter.values import Family
+    from rules.netfilter.values import Family, Network
     from rules.plan.intent import Intent
 
 
@@ -73,7 +75,7 @@ def destinations(intent: Intent, family: Family) -> tuple[Iterator[Rule], ...]:
     return (
         dns.jump(intent, family),
         loopback(intent, family),
-        excluded_destinations(intent, family),
+        excluded_destinations(intent, family, intent.loopback(family)),
         included_ports(intent),
         included_destinations(intent, family),
     )
@@ -178,17 +180,22 @@ def captures_loopback(intent: Intent) -> bool:
 
 
 def excluded_users(intent: Intent) -> Iterator[Rule]:
-    for users in intent.exclude_uids:
+    for users in not_the_proxy(intent, intent.exclude_uids):
         yield when(user_match(users)).then(BYPASS, why="an excluded user", setting="exclude_uids")
 
 
 def excluded_ports_of_users(intent: Intent) -> Iterator[Rule]:
+    seen: set[tuple[Match, ...]] = set()
     for entry in intent.exclude_outbound_ports_for_uids:
+        ports = port_matches(entry.ports, intent.outbound_ports_exclude)
+        of_ports = [(match,) for match in ports] if entry.ports else [()]
+        users = not_the_proxy(intent, entry.users, *intent.exclude_uids)
         for protocol in protocols(intent):
             if protocol.name in entry.protocols:
-                for ports in port_matches(entry.ports) if entry.ports else [None]:
-                    for users in entry.users:
-                        yield when(protocol, *([ports] if ports else []), user_match(users)).then(
+                for matches in ((protocol, *ports, user_match(each)) for ports in of_ports for each in users):
+                    if matches not in seen:
+                        seen.add(matches)
+                        yield when(*matches).then(
                             BYPASS, why="a port excluded for this user", setting="exclude_outbound_ports_for_uids"
                         )
 
@@ -202,7 +209,7 @@ def owner_groups(intent: Intent) -> Iterator[Rule]:
     """One rule lets go of whoever is in none of the captured groups; of more groups than it can name, each has its
     own, which leads on to the questions that are left."""
     if isinstance(intent.owner_groups, All):
-        for gid in dict.fromkeys(intent.owner_groups_exclude):
+        for gid in groups_beside_the_proxys(intent):
             yield when(OwnerGid(gid)).then(BYPASS, why="a group that is not captured", setting="owner_groups_exclude")
     elif captures_many_groups(intent):
         for gid in dict.fromkeys(intent.owner_groups):
@@ -212,6 +219,11 @@ def owner_groups(intent: Intent) -> Iterator[Rule]:
     else:
         none_of_these = (Not(OwnerGid(gid)) for gid in dict.fromkeys(intent.owner_groups))
         yield when(*none_of_these).then(BYPASS, why="only some groups are captured", setting="owner_groups")
+
+
+def groups_beside_the_proxys(intent: Intent) -> list[int]:
+    """The excluded groups that are not let go as the proxy's already."""
+    return [gid for gid in dict.fromkeys(intent.owner_groups_exclude) if gid not in intent.proxy_gid]
 
 
 def captures_many_groups(intent: Intent) -> bool:
@@ -225,13 +237,18 @@ def loopback(intent: Intent, family: Family) -> Iterator[Rule]:
     )
 
 
-def excluded_destinations(intent: Intent, family: Family) -> Iterator[Rule]:
-    for network in of_family(intent.outbound_cidrs_exclude, family):
+def excluded_destinations(intent: Intent, family: Family, *before: Network) -> Iterator[Rule]:
+    for network in excluded_networks(intent, family, *before):
         yield when(*going_to(network)).then(BYPASS, why="an excluded destination", setting="outbound_cidrs_exclude")
 
 
+def excluded_networks(intent: Intent, family: Family, *before: Network) -> list[Network]:
+    """The excluded networks, as few as they can be, but for those that are decided before."""
+    return outside(fewest(of_family(intent.outbound_cidrs_exclude, family)), before)
+
+
 def included_ports(intent: Intent) -> Iterator[Rule]:
-    for ports in port_matches(intent.outbound_ports):
+    for ports in port_matches(intent.outbound_ports, intent.outbound_ports_exclude):
         yield when(TCP, ports).then(
             Jump(ISTIO_REDIRECT), why="a port captured for every destination", setting="outbound_ports"
         )
@@ -242,7 +259,15 @@ def included_destinations(intent: Intent, family: Family) -> Iterator[Rule]:
         why = "everything else goes to the proxy"
         yield when().then(Jump(ISTIO_REDIRECT), why=why, setting="outbound_cidrs")
     else:
-        for network in of_family(intent.outbound_cidrs, family):
+        for network in captured_networks(intent, family):
             yield when(*going_to(network)).then(
                 Jump(ISTIO_REDIRECT), why="a captured destination", setting="outbound_cidrs"
             )
+
+
+def captured_networks(intent: Intent, family: Family) -> list[Network]:
+    """The listed networks, as few as they can be, but for those that are let go before."""
+    if isinstance(intent.outbound_cidrs, All):
+        return []
+    let_go = (intent.loopback(family), *of_family(intent.outbound_cidrs_exclude, family))
+    return outside(fewest(of_family(intent.outbound_cidrs, family)), let_go)

@@ -14,6 +14,7 @@ from rules.netfilter.values import OUTPUT, PREROUTING, All
 from rules.plan.flows import inbound, outbound
 from rules.plan.flows.words import BYPASS, ON_LO, TCP, coming_from, logged, port_matches, proxy_owners
 from rules.plan.intent import of_family
+from rules.plan.lists import fewest
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_INBOUND,
@@ -75,7 +76,7 @@ def over_lo(family: Family) -> Iterator[Rule]:
 
 
 def excluded(intent: Intent, family: Family) -> Iterator[Rule]:
-    for network in of_family(intent.exclude_inbound_cidrs, family):
+    for network in fewest(of_family(intent.exclude_inbound_cidrs, family)):
         yield when(TCP, *coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
     yield from inbound.ssh(intent)
     yield from inbound.excluded_ports(intent)
@@ -85,7 +86,7 @@ def captured(intent: Intent) -> Iterator[Rule]:
     if isinstance(intent.inbound_ports, All):
         yield from handed_on(TCP)
     else:
-        for ports in port_matches(intent.inbound_ports):
+        for ports in port_matches(intent.inbound_ports, inbound.let_go_for_ssh(intent)):
             yield from handed_on(TCP, ports)
 
 

@@ -20,6 +20,8 @@ from rules.netfilter.matches import (
 from rules.netfilter.rulesets import when
 from rules.netfilter.targets import Log, Nflog, Return
 from rules.netfilter.values import Ports
+from rules.plan.intent import Uids
+from rules.plan.lists import widest, widest_names
 from rules.plan.names import LOOPBACK_INTERFACE
 
 TYPE_CHECKING = False
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from rules.netfilter.matches import Match, Owner
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.values import Network
-    from rules.plan.intent import Intent, Uids
+    from rules.plan.intent import Intent
 
 TCP = Proto("tcp")
 UDP = Proto("udp")
@@ -52,14 +54,17 @@ def coming_from(network: Network) -> tuple[Match, ...]:
     return (Src(network),) if network.prefixlen else ()
 
 
-def port_matches(ports: tuple[Ports, ...]) -> Iterator[DPort | DPorts]:
-    """Matches that together hold for exactly these ports."""
+def port_matches(ports: tuple[Ports, ...], but: tuple[Ports, ...] = ()) -> Iterator[DPort | DPorts]:
+    """Matches that together hold for these ports, but for entries that one of those decided before holds whole."""
     if len(ports) <= ONE_RULE_EACH:
-        yield from map(DPort, dict.fromkeys(ports))
+        yield from map(DPort, widest(ports, merged(but)))
+        return
+    left = widest(merged(ports), merged(but))
+    if not left:
         return
     batch: list[Ports] = []
     room = MULTIPORT_PLACES
-    for entry in merged(ports):
+    for entry in left:
         if places(entry) > room:
             yield DPorts(tuple(batch))
             batch, room = [], MULTIPORT_PLACES
@@ -81,11 +86,16 @@ def merged(ports: Iterable[Ports]) -> list[Ports]:
 
 
 def arriving_on(interfaces: Iterable[str]) -> Iterator[Match]:
-    return map(InIface, dict.fromkeys(interfaces))
+    return map(InIface, widest_names(interfaces))
 
 
 def leaving_on(interfaces: Iterable[str]) -> Iterator[Match]:
-    return map(OutIface, dict.fromkeys(interfaces))
+    return map(OutIface, widest_names(interfaces))
+
+
+def not_the_proxy(intent: Intent, users: Iterable[Uids], *before: Uids) -> list[Uids]:
+    """Those of the users who are not the proxy, nor among those who are let go before."""
+    return widest(users, [*(Uids(uid, uid) for uid in intent.proxy_uid), *before])
 
 
 def user_match(users: Uids) -> OwnerUid | OwnerUids:
