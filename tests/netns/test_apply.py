@@ -106,6 +106,28 @@ def test_another_setting_converges(pod: Pod, backend: str) -> None:
     assert not any("ISTIO_DROP" in line for line in pod.saved(backend))
 
 
+def test_rules_as_an_older_version_wrote_them_are_replaced_in_one_commit(pod: Pod, backend: str) -> None:
+    """One for each network that was given: fewer take their place in the commit that empties the chain; then none do."""
+    flags = forced(backend, "-x", "10.0.0.0/9,9.9.9.9,10.128.0.0/9,9.9.9.9/32")
+    pod.applied(*flags)
+    few = pod.saved(backend)
+    first = next(line for line in few if "-d 10.0.0.0/8" in line)
+    halves = [first.replace("10.0.0.0/8", half) for half in ("10.0.0.0/9", "9.9.9.9/32", "10.128.0.0/9")]
+    at = [line for line in few if line.startswith("-A ISTIO_OUTPUT ")].index(first) + 1
+    older = [f"-R ISTIO_OUTPUT {at}{halves[0].removeprefix('-A ISTIO_OUTPUT')}"]
+    older += [f"-I ISTIO_OUTPUT {at + more}{halves[more].removeprefix('-A ISTIO_OUTPUT')}" for more in (1, 2)]
+    pod.inside.output(f"iptables-{backend}-restore", "--noflush", text="\n".join(["*nat", *older, "COMMIT", ""]))
+    assert pod.capture("verify", *flags).status == 4
+    moved = pod.capture("-n", *flags).stdout
+    assert moved.count("COMMIT") == 1
+    assert ":ISTIO_OUTPUT - [0:0]" in moved
+    pod.applied(*flags)
+    assert nat(pod.saved(backend)) == nat(few)
+    assert pod.capture("verify", *flags).status == 0
+    assert pod.capture("-n", *flags).stdout == ""
+    assert "No rule of ours would change" in pod.capture("-n", *flags).stderr
+
+
 DRIFT = {
     "a stray rule in our chain": ["-I", "ISTIO_OUTPUT", "1", "-d", "9.9.9.9", "-j", "RETURN"],
     "a rule gone": ["-D", "ISTIO_OUTPUT", "1"],
