@@ -107,7 +107,7 @@ def test_another_setting_converges(pod: Pod, backend: str) -> None:
 
 
 def test_rules_as_an_older_version_wrote_them_are_replaced_in_one_commit(pod: Pod, backend: str) -> None:
-    """One for each network that was given: fewer take their place in the commit that empties the chain; then none do."""
+    """One for each network that was given: fewer take their place in the commit that empties the chain, once."""
     flags = forced(backend, "-x", "10.0.0.0/9,9.9.9.9,10.128.0.0/9,9.9.9.9/32")
     pod.applied(*flags)
     few = pod.saved(backend)
