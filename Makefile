@@ -48,7 +48,7 @@ lock: $(READY) ## Pin the newest versions of all dependencies.
 	@$(VENV)/bin/pip install --quiet uv
 	@for group in "" "-dev"; do \
 	    $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	        --no-annotate --no-emit-index-url $${group:+--group dev} pyproject.toml -o requirements$$group.lock; \
+	        --no-annotate --no-emit-index-url --extra yaml $${group:+--group dev} pyproject.toml -o requirements$$group.lock; \
 	done
 
 clean: ## Remove what the set-up and the tests made.

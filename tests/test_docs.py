@@ -28,7 +28,7 @@ NAMESPACE = "trial"
 WALKED = "start.md"
 """The page whose every command is run, in order. Of other pages, those that only look are."""
 LOOKING = "check|diff|explain|graph|render|settings|status|trace|verify"
-LOOKS = re.compile(rf"(\w+=\S+ )*capture (({LOOKING})\b|(.* )?(-n|--dry-run|--help|--version)\b)")
+LOOKS = re.compile(rf"(printf '[^']*' \| )?(\w+=\S+ )*capture (({LOOKING})\b|(.* )?(-n|--dry-run|--help|--version)\b)")
 """A command line that touches nothing."""
 ELSEWHERE = ("/wo" "rk/", ".libr" "ary")  # fmt: skip
 """Places of a machine on which the project was written. Nobody else has them."""

@@ -55,8 +55,8 @@ TAKES: dict[Any, str] = {
 NOTATIONS = f"""\
 ## How values are read
 
-A flag wins over a variable, a variable over the default. Where a setting has several variables, the one that is
-named first wins. A variable that is set but empty counts as not set, but for
+A flag wins over a variable, a variable over a file ([config.md](config.md)), a file over the default. Where a setting
+has several variables, the one that is named first wins. A variable that is set but empty counts as not set, but for
 `ISTIO_OUTBOUND_OWNER_GROUPS`, which then means none, and `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`, which is then refused.
 A flag that is given and empty (`-x ""`) is an empty value. The last of several equal flags counts.
 

@@ -122,8 +122,8 @@ class reporting:  # noqa: N801 # reads as a statement: with reporting()
             sys.exit(error.exit_status)
 
 
-def output_option(what: str, kind: Any) -> Callable[[F], F]:
-    """`--output text|json|schema`, as every command that looks has it.
+def output_option(what: str, kind: Any, more: Sequence[str] = ()) -> Callable[[F], F]:
+    """`--output text|json|schema`, as every command that looks has it, and what `more` it can print.
 
     `kind` is the kind of value, or the union of them, that is printed; its schema is printed here, and that is all.
     """
@@ -139,7 +139,7 @@ def output_option(what: str, kind: Any) -> Callable[[F], F]:
 
     return click.option(
         OUTPUT,
-        type=click.Choice(["text", "json", "schema"]),
+        type=click.Choice(["text", "json", *more, "schema"]),
         default="text",
         is_eager=True,
         callback=answered,

@@ -95,12 +95,15 @@ def as_said(settings: Settings, kind: str) -> Iterator[str]:
     """The settings that shape rules and that somebody gave, by `flag` or in the `environment`, as one writes them."""
     for setting in DECLARED:
         origin = settings.origins[setting.name]
-        if setting.name in Intent.__match_args__ and origin.kind == kind:
+        how, name = origin.kind, origin.name
+        if how == "file":
+            how, name = "flag" if setting.long else "environment", setting.shown
+        if setting.name in Intent.__match_args__ and how == kind:
             value = shlex.quote(shortened(origin.text)) if origin.text else '""'
             if kind == "environment":
-                yield f"{origin.name}={value}"
+                yield f"{name}={value}"
             else:
-                yield origin.name if origin.text == "true" else f"{origin.name} {value}"
+                yield name if origin.text == "true" else f"{name} {value}"
 
 
 def shortened(text: str) -> str:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import click
 
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.config.writing import yaml_lines
 from capture.intent.here import resolved_here
-from capture.intent.listing import Listed, listing
+from capture.intent.listing import Listed, filed, listing
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 
 
 @click.command(cls=SettingsCommand)
-@output_option("them", tuple[Listed, ...])
+@output_option("them", tuple[Listed, ...], more=["yaml"])
 def command(output: str) -> None:
     """List every setting with its value and where it came from.
 
-    `capture schema config` prints the JSON schema of the settings themselves, for those who generate pod specs.
+    `--output yaml` prints those that were given, as a file for --config that means the same. `capture schema config`
+    prints the JSON schema of such a file, for those who generate pod specs.
     """
     with reporting():
         said = settings_given()
+        if output == "yaml":
+            say(*yaml_lines(filed(said)))
+            return
         listed = listing(said, resolved_here(said))
     if output == "json":
         say_json([as_json(entry) for entry in listed])

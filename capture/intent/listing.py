@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from capture.settings.declared import DECLARED, Settings
 from capture.settings.model import plain, written
+from capture.text import one_line
 from rules.value import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.intent.resolve import Resolved
 
 
@@ -27,6 +30,13 @@ class Listed(Value):
     """The same as one would write it on a command line."""
     source: str
     """Where that came from: a flag, a variable, the default, or what it was derived from."""
+
+
+def filed(settings: Settings) -> Iterator[tuple[str, Any, str]]:
+    """What was given, for a file that means the same: name, plain value, where it came from."""
+    for setting, value, origin in settings.given():
+        if setting.name != "config":
+            yield setting.name, written(setting, value) if setting.is_duration else plain(value), one_line(str(origin))
 
 
 def listing(settings: Settings, resolved: Resolved) -> list[Listed]:

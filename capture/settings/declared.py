@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class Origin(Value):
-    """Where a value came from: `flag`, `environment`, `default`, or `derived` from other values or the host."""
+    """Where a value came from: `flag`, `environment`, `file`, `default`, or `derived` from other values or the host."""
 
     kind: str
     name: str = ""
-    """The flag as it was typed, the variable's name, or what it was derived from."""
+    """The flag as it was typed, the variable's name, the file's and the name in it, or what it was derived from."""
     text: str | None = None
     """What was written there."""
 
@@ -96,9 +96,39 @@ class Declaration:
         return self.read is parsers.boolean
 
     @property
+    def is_list(self) -> bool:
+        """Whether it takes several values at once, in a file a list."""
+        return self.read in LISTS
+
+    @property
+    def separator(self) -> str:
+        """What stands between the entries of a list."""
+        return ";" if self.read is parsers.ports_of_users else ","
+
+    @property
+    def is_duration(self) -> bool:
+        return self.read in (parsers.duration, parsers.whole_seconds)
+
+    @property
     def shown(self) -> str:
         """How error messages and help call it: its long flag, or its variable if it has none."""
         return self.long or self.env[0]
+
+
+LISTS = (
+    parsers.ports,
+    parsers.all_or_ports,
+    parsers.cidrs,
+    parsers.all_or_cidrs,
+    parsers.interfaces,
+    parsers.owners,
+    parsers.owner_groups,
+    parsers.uid_ranges,
+    parsers.udp_policies,
+    parsers.ports_of_users,
+    parsers.addresses,
+)
+"""The readers of lists."""
 
 
 def no_surprises(_: str) -> Iterator[str]:
@@ -125,6 +155,13 @@ def setting(
 class Settings:
     """What the operator said, checked. Made by `load`, or by `capture.settings.model` from what pydantic checked."""
 
+    config: str = setting(
+        parsers.text,
+        "",
+        "--config",
+        ours=True,
+        about="A file of settings, YAML or JSON, or - for stdin. What flags and variables say wins over it.",
+    )
     proxy_port: int = setting(
         parsers.port, 15001, "-p", "--envoy-port", about="Port of the proxy where captured outbound TCP goes."
     )
@@ -479,8 +516,8 @@ class Settings:
     def load(cls, argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         """From a command line (without the program's name) and an environment.
 
-        A flag wins over a variable, a variable over the default. Raises BadSettings with everything that is
-        wrong with them, after reading it all.
+        A flag wins over a variable, a variable over the file of --config, that over the default. Raises BadSettings
+        with everything that is wrong with them, after reading it all.
         """
         return cls.from_arguments(*read_argv(argv, FLAGS, switches=SWITCHES), environ)
 
@@ -499,7 +536,15 @@ class Settings:
         """
         refusals = list(unreadable)
         given = {DECLARED_BY_FLAG[argument.flag].name: argument for argument in arguments}
-        if uses is None and asks_for(DECLARED_BY_NAME["cleanup_only"], given.get("cleanup_only"), environ):
+        filed: dict[str, Origin] = {}
+        named = origin_of(DECLARED_BY_NAME["config"], given.get("config"), environ)
+        if named is not None and named.text:
+            from capture.config.given import given as in_file
+
+            texts, wrong = in_file(named.text, str(named), FILED)
+            filed = {name: Origin("file", f"{named.text}: {name}", text) for name, text in texts.items()}
+            refusals += wrong
+        if uses is None and asks_for(DECLARED_BY_NAME["cleanup_only"], given.get("cleanup_only"), environ, filed):
             uses = REMOVING
         is_lenient = uses is not None and uses <= REMOVING | BACKEND
         values: dict[str, Any] = {}
@@ -509,7 +554,7 @@ class Settings:
             argument = given.get(setting.name)
             if argument is None:
                 warnings += links(setting, environ)
-            origin = origin_of(setting, argument, environ)
+            origin = origin_of(setting, argument, environ, filed)
             if origin is None or origin.text is None:
                 continue
 
@@ -547,8 +592,13 @@ class Settings:
                 yield setting, getattr(self, setting.name), origin
 
 
-def origin_of(setting: Declaration, argument: Argument | None, environ: Mapping[str, str]) -> Origin | None:
-    """The place that decides this setting, if it was set at all.
+def origin_of(
+    setting: Declaration,
+    argument: Argument | None,
+    environ: Mapping[str, str],
+    filed: Mapping[str, Origin] | None = None,
+) -> Origin | None:
+    """The place that decides this setting, if it was set at all; `filed` is what the file of --config says.
 
     An empty variable counts as not set, as in istio-iptables, but where `empty_counts`; so does a link to a Service.
     """
@@ -558,12 +608,14 @@ def origin_of(setting: Declaration, argument: Argument | None, environ: Mapping[
         text = environ.get(name)
         if (text and not linked_service(name, text)) or (text == "" and setting.empty_counts):
             return Origin("environment", name, text)
-    return None
+    return filed.get(setting.name) if filed else None
 
 
-def asks_for(switch: Declaration, argument: Argument | None, environ: Mapping[str, str]) -> bool:
+def asks_for(
+    switch: Declaration, argument: Argument | None, environ: Mapping[str, str], filed: Mapping[str, Origin]
+) -> bool:
     """Whether a switch is on, as far as it can be understood."""
-    origin = origin_of(switch, argument, environ)
+    origin = origin_of(switch, argument, environ, filed)
     return origin is not None and parsers.GO_BOOLEANS.get(origin.text or "", False)
 
 
@@ -602,13 +654,15 @@ DECLARED: tuple[Declaration, ...] = tuple(value for value in vars(Settings).valu
 """Every setting, in the order of the help."""
 VARIABLES = tuple(dict.fromkeys(name for setting in DECLARED for name in setting.env))
 """Every variable that is read."""
+FILED = tuple(setting for setting in DECLARED if setting.name != "config")
+"""What a file may say."""
 DECLARED_BY_NAME = {setting.name: setting for setting in DECLARED}
 DECLARED_BY_FLAG = {flag: setting for setting in DECLARED for flag in (setting.short, setting.long) if flag}
 FLAGS = frozenset(DECLARED_BY_FLAG)
 SWITCHES = frozenset(flag for flag, setting in DECLARED_BY_FLAG.items() if setting.is_switch)
 
 OF_THE_LOG = frozenset({"log_output_level", "log_as_json", "log_target", "log_caller", "log_stacktrace_level", "vklog"})
-LOOKING = OF_THE_LOG | {"network_namespace"}
+LOOKING = OF_THE_LOG | {"network_namespace", "config"}
 """What a command uses that tells what is there, whatever is meant."""
 BACKEND = frozenset({"force_iptables_binary", "native_nftables"})
 REMOVING = LOOKING | {"cleanup_only", "dry_run", "dry_run_file", "drain"}

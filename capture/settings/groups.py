@@ -46,6 +46,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "DNS": ("redirect_dns", "capture_all_dns", "dns_capture_port", "dns_capture_address", "resolv_conf"),
     "IPv6": ("dual_stack", "ipv6"),
     "What a run does": (
+        "config",
         "dry_run",
         "dry_run_file",
         "cleanup_only",
@@ -103,6 +104,7 @@ VALUES: dict[Any, str] = {
 """How the value of a setting is written in help, by its reader. Those of one word out of several know their words."""
 VALUES_BY_NAME = {
     "proxy_uid": "UID[,UID…]",
+    "config": "FILE|-",
     "resolv_conf": "FILE",
     "dry_run_file": "FILE",
     "network_namespace": "NAME|PATH|PID",

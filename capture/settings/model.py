@@ -7,17 +7,18 @@ why the init path uses the declarations and leaves this module alone.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from capture.settings import parsers
-from capture.settings.declared import DECLARED, Declaration, Origin, Settings
+from capture.settings.declared import FILED, Declaration, Origin, Settings
 from capture.settings.parsers import Name
 from rules.netfilter.values import All
 
-LIST = {"type": "array", "items": {"type": "string"}}
+LIST = {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]}}
 
 
 ALL_OR_LIST = {"anyOf": [{"const": "*"}, LIST]}
@@ -30,9 +31,6 @@ U32 = {"type": "integer", "minimum": 1, "maximum": parsers.HIGHEST_U32}
 
 
 DURATION = {"anyOf": [{"type": "string", "examples": ["500ms"]}, {"type": "number", "exclusiveMinimum": 0}]}
-
-
-DURATIONS = (parsers.duration, parsers.whole_seconds)
 
 
 SCHEMAS: dict[Any, dict[str, Any]] = {
@@ -77,10 +75,9 @@ def written(setting: Declaration, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        separator = ";" if setting.read is parsers.ports_of_users else ","
-        return separator.join(written(setting, entry) for entry in value)
-    if setting.read in DURATIONS and isinstance(value, int | float):
-        return f"{value:g}s" if value >= 1e-3 else f"{value * 1e9:.0f}ns"
+        return setting.separator.join(written(setting, entry) for entry in value)
+    if setting.is_duration and isinstance(value, int | float):
+        return f"{value:g}s" if float(f"{value:g}") == value >= 1e-3 else f"{Decimal(repr(value)):f}s"
     return str(plain(value))
 
 
@@ -113,7 +110,7 @@ class _Checked(BaseModel):
 SettingsModel: type[_Checked] = create_model(
     "SettingsModel",
     __base__=_Checked,
-    **{setting.name: field(setting) for setting in DECLARED},  # type: ignore[call-overload] # known at run time only
+    **{setting.name: field(setting) for setting in FILED},  # type: ignore[call-overload] # known at run time only
 )
 """Every setting by name. Raises pydantic's ValidationError, with the sentences that the flags are refused with."""
 

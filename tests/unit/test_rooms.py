@@ -39,6 +39,7 @@ ROOMS = (
     "capture.kernel",
     "capture.netlink",
     "capture.iptables",
+    "capture.config",
     "capture.settings",
     "capture.host",
     "capture.intent",

@@ -22,6 +22,7 @@ from capture.settings.declared import (
     DECLARED,
     DECLARED_BY_FLAG,
     DECLARED_BY_NAME,
+    FILED,
     FLAGS,
     LOOKING,
     MEANING,
@@ -402,7 +403,7 @@ texts = st.one_of(
 
 
 @settings(deadline=None, max_examples=300)
-@given(setting=st.sampled_from(DECLARED), text=texts)
+@given(setting=st.sampled_from(FILED), text=texts)
 def test_the_model_reads_what_the_command_line_reads(setting: Declaration, text: str) -> None:
     """The same value from the same text, or the same sentence why not."""
     value, reason = read_or_refused(setting, text)
@@ -425,7 +426,7 @@ def read_or_refused(setting: Declaration, text: str) -> tuple[Any, str]:
 
 
 @settings(deadline=None, max_examples=300)
-@given(setting=st.sampled_from(DECLARED), text=texts)
+@given(setting=st.sampled_from(FILED), text=texts)
 def test_what_the_model_writes_it_reads_again(setting: Declaration, text: str) -> None:
     """Through JSON and back a value is the same: lists, names, ranges, durations and all."""
     try:
@@ -446,9 +447,9 @@ def test_the_model_refuses_what_is_no_setting() -> None:
 
 def test_the_models_defaults_are_the_command_lines() -> None:
     """Every setting, and no other."""
-    assert set(SettingsModel.model_fields) == set(DECLARED_BY_NAME)
+    assert set(SettingsModel.model_fields) == set(DECLARED_BY_NAME) - {"config"}
     model, loaded = SettingsModel(), load()
-    assert all(getattr(model, name) == getattr(loaded, name) for name in DECLARED_BY_NAME)
+    assert all(getattr(model, name) == getattr(loaded, name) for name in SettingsModel.model_fields)
 
 
 def capture_settings(*argv: str) -> str:
@@ -548,7 +549,7 @@ def test_the_schema_agrees_with_the_model(document: dict[str, Any], good: bool) 
     """What the schema lets through the model takes; of what it refuses, these the model refuses too."""
     schema = config_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == set(DECLARED_BY_NAME)
+    assert set(schema["properties"]) == set(DECLARED_BY_NAME) - {"config"}
     assert all(fits(schema["properties"][name], value) for name, value in document.items()) is good
     if good:
         SettingsModel(**document)
@@ -562,5 +563,7 @@ def test_every_value_as_json_fits_the_schema() -> None:
     properties = config_schema()["properties"]
     for entry in json.loads(capture_settings("--output=json", "-u", "5,root", "-d", "80-90", "-x", "::/0")):
         value = [str(it) for it in entry["value"]] if isinstance(entry["value"], list) else entry["value"]
+        if entry["name"] == "config":
+            continue
         unsaid = value is None and properties[entry["name"]]["default"] is None
         assert unsaid or fits(properties[entry["name"]], value), entry["name"]
