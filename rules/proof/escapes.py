@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing import ClassVar, Final, Literal, TypeAlias
 
     from rules.analysis.boxes import Box
-    from rules.journeys.journeys import End, Now, Spot
+    from rules.journeys.journeys import End, Now, Spot, Wanted
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
@@ -162,22 +162,22 @@ def escapes(
     rulesets = tuple(ruleset for _, ruleset in held)
     places = Places(tuple(name for name, _ in held), rulesets, tuple(natives))
     coming = list(Journeys(rulesets, family, host, natives).started(universe(family, host, passing=passing)))
-    ends: list[End] = []
-    for order in orders(rulesets, natives):
-        ends += Journeys(rulesets, family, host, natives, order, taken_by_others).ends(coming)
+    ends = in_each_order(rulesets, family, host, natives, coming)
     found = []
     for direction in Direction:
         there = fewer([arriving(now, box) for now, box in coming if now.direction is direction])
         groups: dict[tuple[Spot | None, Fate, str], list[Box]] = {}
         for end in ends:
-            if end.now.direction is direction and not end.became.is_captured:
+            if end.now.direction is direction and end.boxes and not end.became.is_captured:
                 outcome = UNTOLD if end.now.depends else FATES.get(end.became, LET_GO)
                 boxes = [arriving(end.now, box) for box in end.boxes]
                 groups.setdefault((end.by, outcome, end.reason), []).extend(boxes)
         escaping = fewer([box for boxes in groups.values() for box in boxes])
+        surely = fewer([box for (_, outcome, _), boxes in groups.items() if outcome != UNTOLD for box in boxes])
         told_of: set[Box] = set()
         for (by, outcome, reason), boxes in sorted(groups.items(), key=lambda group: place_of(group[0][0])):
-            wide = [box for box in widest(fewer(boxes), there, escaping, family) if box not in told_of]
+            within = escaping if outcome == UNTOLD else surely
+            wide = [box for box in widest(fewer(boxes), there, within, family) if box not in told_of]
             told_of.update(wide)
             if wide:
                 packets = tuple(described(box, family) for box in wide)
@@ -186,6 +186,34 @@ def escapes(
     return tuple(
         sorted(found, key=lambda each: (each.direction is Direction.IN, each.outcome != LET_GO, not each.rule))
     )
+
+
+def in_each_order(
+    rulesets: tuple[Ruleset, ...],
+    family: Family,
+    host: Host,
+    natives: Sequence[NativeTable],
+    coming: Sequence[tuple[Now, Box]],
+) -> list[End]:
+    """What becomes of these packets; what ours take in one order of tables at one place and not in another depends."""
+    found = [
+        Journeys(rulesets, family, host, natives, order, taken_by_others).ends(coming)
+        for order in orders(rulesets, natives)
+    ]
+    if len(found) == 1:
+        return list(found[0])
+    captured: dict[tuple[Direction, Wanted, bool], list[Box]] = {}
+    for end in (end for ends in found for end in ends if end.became.is_captured):
+        captured.setdefault((end.now.direction, end.now.tag, end.now.is_local), []).extend(end.boxes)
+    told = []
+    for end in (end for ends in found for end in ends if not end.became.is_captured):
+        taken = captured.get((end.now.direction, end.now.tag, end.now.is_local), ())
+        sure = remainder(end.boxes, taken, MOST_BOXES)
+        unsure = None if sure is None else remainder(end.boxes, sure, MOST_BOXES)
+        if sure is None or unsure is None:
+            sure, unsure = [], list(end.boxes)
+        told += [end.but(boxes=tuple(sure)), end.but(boxes=tuple(unsure), now=end.now.but(depends=True))]
+    return told
 
 
 def taken_by_others(now: Now) -> bool:
