@@ -247,4 +247,5 @@ def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:
 def flag_of(name: str, settings: Settings, resolved: Resolved) -> str:
     """Which flag or variable a rule goes back to."""
     origin = resolved.derived.get(name, settings.origins[name])
-    return f"{DECLARED_BY_NAME[name].shown}, {origin if origin.kind != 'default' else 'by default'}"
+    file = f", from {on_one_line(origin.file)}" if origin.file else ""
+    return f"{DECLARED_BY_NAME[name].shown}, {origin if origin.kind != 'default' else 'by default'}{file}"

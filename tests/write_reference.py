@@ -66,6 +66,7 @@ A flag that is given and empty (`-x ""`) is an empty value. The last of several 
 | switch | alone it is true; a value follows an equals sign (`--dry-run=false`); short ones can share a dash |
 | true or false | `1 t T TRUE true True`, `0 f F FALSE false False` |
 | list | separated by commas; empty entries and spaces around an entry are dropped |
+| `@PATH`, `@-` | wherever a list is taken, by a flag or a variable: the list is in this file, or on standard input |
 | `*` | everything; it stands alone |
 | port, range | `80`, `8000-8080`, `8000:8080` |
 | CIDR | IPv4 or IPv6; a bare address is a /32 or /128; host bits are cleared, with a warning |
@@ -73,6 +74,12 @@ A flag that is given and empty (`-x ""`) is an empty value. The last of several 
 | mark, routing table | decimal, `0x…`, `0o…`, `0b…`; a leading 0 is octal |
 | interface | up to {parsers.LONGEST_INTERFACE} characters; `+` at the end stands for every name that begins so |
 | duration | as in Go: `500ms`, `5s`, `1m30s` |
+
+A list in a file has one or more entries a line, separated by commas (`--exclude-outbound-ports-for-uids`: semicolons)
+or spaces; `#` begins a comment. The file is a regular one of at most 8 MiB, in UTF-8: no FIFO, device or directory.
+Standard input is read once, so one setting can have it. An argument of a command line holds 128 KiB, some 11,000
+networks; beyond that a file is the way. A refusal names the line. An interface whose name begins with `@` is given
+behind a comma (`,@a`).
 
 A value that cannot be read is refused, with exit status 2, before anything is touched. All refusals are printed,
 not only the first. What each message means: [errors.md](errors.md).

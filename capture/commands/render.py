@@ -8,8 +8,11 @@ import click
 
 from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.intent.here import resolved_here
+from capture.iptables.iptables import NATIVE
 from capture.settings.declared import MEANING
 from rules.live.changes import changes, restore_text
+from rules.native.compiled import compiled
+from rules.native.writing import transaction
 from rules.netfilter.rulesets import Ruleset
 from rules.plan.plan import plan
 
@@ -20,14 +23,20 @@ from rules.plan.plan import plan
 def command(family: str, why: bool) -> None:
     """Print the rules that these settings mean, for a namespace that holds none of ours.
 
-    Reads this host's addresses, users and nameservers, and none of the rules that are there. What apply would do here
-    and now is shown by -n.
+    For iptables-restore, or with --native-nftables for nft, where every rule says what it is for in a comment. Reads
+    this host's addresses, users and nameservers, and none of the rules that are there. What apply would do here and
+    now is shown by -n.
     """
     with reporting():
-        for planned in plan(resolved_here(settings_given()).intent).rulesets:
+        settings = settings_given()
+        is_native = settings.native_nftables or settings.force_iptables_binary == NATIVE
+        for planned in plan(resolved_here(settings).intent).rulesets:
             one = planned.family
             if planned.tables and family in ("both", one.value.lower()):
-                text = f"{annotated(planned)}\n" if why else restore_text(changes(Ruleset(one), planned))
+                if is_native:
+                    text = "".join(f"{line}\n" for line, _ in transaction(Ruleset(one), compiled(planned)))
+                else:
+                    text = f"{annotated(planned)}\n" if why else restore_text(changes(Ruleset(one), planned))
                 sys.stdout.write(f"# {one.value}\n{text}")
 
 

@@ -11,6 +11,9 @@ from capture.intent.listing import Listed, filed, listing
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
 
+WIDEST = 80
+"""Characters of a value for which the column of those behind it makes room."""
+
 
 @click.command(cls=SettingsCommand)
 @output_option("them", tuple[Listed, ...], more=["yaml"])
@@ -30,5 +33,5 @@ def command(output: str) -> None:
         say_json([as_json(entry) for entry in listed])
         return
     rows = [(entry.flag or entry.variables[0], entry.text or '""', entry.source) for entry in listed]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    widths = [max(len(row[column]) for row in rows if len(row[column]) <= WIDEST) for column in range(2)]
     say(*(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from capture.settings.declared import DECLARED, Settings
 from capture.settings.model import plain, written
-from capture.text import one_line
+from capture.text import on_one_line, one_line
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def listing(settings: Settings, resolved: Resolved) -> list[Listed]:
                 setting.env,
                 plain(value),
                 "" if value is None else written(setting, value),
-                str(origin),
+                f"{origin}, from {on_one_line(origin.file)}" if origin.file else str(origin),
             )
         )
     return listed

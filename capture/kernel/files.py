@@ -19,12 +19,12 @@ KINDS = {
 }
 
 
-def read_text(path: str, most: int = USUAL) -> str:
+def read_text(path: str, most: int = USUAL, *, null_counts: bool = True) -> str:
     """The text of a regular file; bytes that are no UTF-8 are kept (PEP 383). Raises OSError.
 
-    `most` is how many bytes it may have.
+    `most` is how many bytes it may have. `null_counts`: /dev/null is one, and empty.
     """
-    handle = open_regular(path)
+    handle = open_regular(path, null_counts=null_counts)
     try:
         parts, left = [], most
         while part := os.read(handle, min(left + 1, 1 << 16)):
@@ -37,7 +37,7 @@ def read_text(path: str, most: int = USUAL) -> str:
         os.close(handle)
 
 
-def open_regular(path: str) -> int:
+def open_regular(path: str, *, null_counts: bool = True) -> int:
     """A descriptor of a regular file, as those of /proc and those that stand for namespaces are; or of /dev/null.
 
     Raises OSError.
@@ -45,7 +45,8 @@ def open_regular(path: str) -> int:
     # A FIFO would keep us until somebody writes to it.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     found = os.fstat(handle)
-    if stat.S_ISREG(found.st_mode) or (stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL):
+    is_null = stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL
+    if stat.S_ISREG(found.st_mode) or (is_null and null_counts):
         return handle
     os.close(handle)
     raise OSError(errno.EINVAL, f"it is {KINDS[stat.S_IFMT(found.st_mode)]}, not a regular file", path)

@@ -17,11 +17,12 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
     from ipaddress import IPv4Address, IPv6Address
     from typing import Any, TypeVar
 
+    from capture.lists.files import Lists
     from rules.netfilter.values import Network, Ports
     from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
 
@@ -37,6 +38,8 @@ class Origin(Value):
     """The flag as it was typed, the variable's name, the file's and the name in it, or what it was derived from."""
     text: str | None = None
     """What was written there."""
+    file: str = ""
+    """The file that the text names a list in, or `standard input`."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}".strip()
@@ -550,25 +553,35 @@ class Settings:
         values: dict[str, Any] = {}
         origins: dict[str, Origin] = {}
         warnings: list[SettingsWarning] = []
+        lists: Lists | None = None
         for setting in DECLARED if uses is None else filter(lambda setting: setting.name in uses, DECLARED):
             argument = given.get(setting.name)
             if argument is None:
                 warnings += links(setting, environ)
             origin = origin_of(setting, argument, environ, filed)
-            if origin is None or origin.text is None:
+            if origin is None or (text := origin.text) is None:
                 continue
-
+            surprises: Iterable[str]
             try:
-                values[setting.name] = setting.read(origin.text)
-                origins[setting.name] = origin
-                surprises = setting.surprises(origin.text)
-                warnings += (SettingsWarning("host-bits", setting.name, f"{origin}: {it}") for it in surprises)
-            except ValueError as refused:
-                refusal = Refusal(str(origin), origin.text, str(refused))
-                if is_lenient and setting.name in OF_THE_LOG:
-                    warnings.append(SettingsWarning("left-out", setting.name, f"{refusal}: it is left out of account"))
+                if text[:1] == "@" and setting.read in parsers.SEPARATORS:
+                    from capture.lists.files import Lists
+
+                    lists = lists or Lists()
+                    read = parsers.SEPARATORS[setting.read], setting.read, setting.surprises
+                    value, surprises = lists.read(str(origin), text, *read)
+                    origin = origin.but(file="standard input" if text == "@-" else text[1:])
                 else:
-                    refusals.append(refusal)
+                    value, surprises = setting.read(text), (f"{origin}: {it}" for it in setting.surprises(text))
+                values[setting.name] = value
+                origins[setting.name] = origin
+                warnings += (SettingsWarning("host-bits", setting.name, it) for it in surprises)
+            except ValueError as refused:
+                found = [Refusal(str(origin), text, reason) for reason in refused.args]
+                if is_lenient and setting.name in OF_THE_LOG:
+                    what = f"{found[0]}: it is left out of account"
+                    warnings.append(SettingsWarning("left-out", setting.name, what))
+                else:
+                    refusals += found
         if refusals:
             raise BadSettings(refusals)
         return cls(values, origins, warnings)

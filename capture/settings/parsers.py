@@ -412,3 +412,10 @@ def owner_groups(text: str) -> All | tuple[int | Name, ...]:
     if not isinstance(groups, All) and len(groups) > MOST_OWNER_GROUPS:
         raise ValueError(f"has {len(groups)} groups; at most {MOST_OWNER_GROUPS} can be included")
     return groups
+
+
+SEPARATORS: dict[Reader[Any], str] = dict.fromkeys(
+    (ports, all_or_ports, cidrs, all_or_cidrs, interfaces, owners, uid_ranges, udp_policies, addresses, owner_groups),
+    ",",
+) | {ports_of_users: ";"}
+"""What stands between the entries of a list, by its reader. Those that are not here read no list."""

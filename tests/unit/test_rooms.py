@@ -40,6 +40,7 @@ ROOMS = (
     "capture.netlink",
     "capture.iptables",
     "capture.config",
+    "capture.lists",
     "capture.settings",
     "capture.host",
     "capture.intent",
