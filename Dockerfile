@@ -114,7 +114,8 @@ RUN set -eu; \
     mkdir -p /ours/usr/local/bin; \
     printf '%s\n' '#!/usr/bin/python3 -IS' 'import sys' "sys.path.append('$packages')" \
         'from capture.__main__ import main' 'main()' > /ours/usr/local/bin/capture; \
-    chmod 755 /ours/usr/local/bin/capture; \
+    sed s/capture.__main__/capture.cni.program/ /ours/usr/local/bin/capture > /ours/usr/local/bin/capture-cni; \
+    chmod 755 /ours/usr/local/bin/capture /ours/usr/local/bin/capture-cni; \
     ln -s capture /ours/usr/local/bin/istio-iptables
 
 

@@ -23,6 +23,8 @@ class Argument(Value):
 
     flag: str
     value: str
+    annotation: str = ""
+    """The pod's annotation that gave it, where none was typed."""
 
 
 def read_argv(

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 
 class Origin(Value):
-    """Where a value came from: `flag`, `environment`, `file`, `default`, or `derived` from other values or the host."""
+    """Where a value came from: `flag`, `annotation`, `environment`, `file`, `default`, or `derived` from all that."""
 
     kind: str
     name: str = ""
-    """The flag as it was typed, the variable's name, the file's and the name in it, or what it was derived from."""
+    """The flag as it was typed, the annotation's or variable's name, the file's and the name in it, or what it was
+    derived from."""
     text: str | None = None
     """What was written there."""
     file: str = ""
@@ -616,7 +617,8 @@ def origin_of(
     An empty variable counts as not set, as in istio-iptables, but where `empty_counts`; so does a link to a Service.
     """
     if argument is not None:
-        return Origin("flag", argument.flag, argument.value)
+        kind = "annotation" if argument.annotation else "flag"
+        return Origin(kind, argument.annotation or argument.flag, argument.value)
     for name in setting.env:
         text = environ.get(name)
         if (text and not linked_service(name, text)) or (text == "" and setting.empty_counts):

@@ -160,6 +160,31 @@ def test_applying_loads_nothing_slow(mode: list[str], backend: str) -> None:
             assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
 
 
+PLUGIN = """
+import os
+from capture.cni.protocol import answer
+call = {{"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "a", "CNI_NETNS": {netns!r}, "CNI_IFNAME": "eth0"}}
+status, result = answer(call, {text!r})
+assert (status, result) == (0, {{"ips": []}}), result
+import capture.cni.program
+"""
+
+
+@pytest.mark.netns
+def test_the_plugin_of_a_runtime_loads_nothing_slow() -> None:
+    """ADD stands before a pod's start, as an init container does, and reads JSON besides."""
+    annotations = '{"sidecar.istio.io/status": "", "traffic.sidecar.istio.io/excludeOutboundPorts": "22"}'
+    runtime = f'"runtimeConfig": {{"io.kubernetes.cri.pod-annotations": {annotations}}}'
+    ours = '"capture": {"args": ["-u", "1337", "-p", "15001"]}, "prevResult": {"ips": []}'
+    text = f'{{"cniVersion": "1.0.0", "name": "pods", {ours}, {runtime}}}'
+    with Namespace("node") as node, Namespace("modules") as namespace:
+        namespace.ip("addr", "add", "10.244.0.5/32", "dev", "lo")
+        code = PLUGIN.format(netns=namespace.path, text=text)
+        loaded = modules_loaded(code, also=["ip", "netns", "exec", node.name])
+        assert loaded & SLOW == set()
+        assert "ISTIO_OUTPUT" in namespace.output("iptables-nft-save")
+
+
 @pytest.mark.netns
 @pytest.mark.parametrize("mode", [[], ["-m", "TPROXY", "--dual-stack", "--redirect-dns"]], ids=["plain", "TPROXY"])
 def test_our_own_tables_take_one_child_process_and_nothing_slow(mode: list[str]) -> None:
@@ -176,15 +201,16 @@ def test_our_own_tables_take_one_child_process_and_nothing_slow(mode: list[str])
         assert namespace.output("nft", "list", "ruleset") == ""
 
 
-def test_both_programs_come_with_the_wheel_and_import_nothing_but_ours() -> None:
+def test_all_programs_come_with_the_wheel_and_import_nothing_but_ours() -> None:
     """What pip would write for an entry point imports `re` before anything of ours."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     installed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-scripts"]
     assert {name: ROOT / path for path, name in installed.items()} == {
-        name: ROOT / "capture/programs" / name for name in ("capture", "istio-iptables")
+        name: ROOT / "capture/programs" / name for name in ("capture", "capture-cni", "istio-iptables")
     }
     for script in (ROOT / path for path in installed):
         assert os.access(script, os.X_OK)
         assert script.read_text().startswith("#!python\n"), "the installer puts its interpreter there"
-        assert [module for module, _ in imported(ast.parse(script.read_text()))] == ["capture.__main__"]
+        entry = "capture.cni.program" if script.name == "capture-cni" else "capture.__main__"
+        assert [module for module, _ in imported(ast.parse(script.read_text()))] == [entry]
     assert "scripts" not in project["project"]

@@ -30,6 +30,7 @@ ROOMS = (
     "rules.proof",
     "rules.explain",
     "rules.picture",
+    "rules.cni",
     "capture.text",
     "capture.errors",
     "capture.output",
@@ -54,6 +55,7 @@ ROOMS = (
     "capture.help",
     "capture.completion",
     "capture.init",
+    "capture.cni",
     "capture.commands",
     "capture.__main__",
 )

@@ -1,0 +1,1 @@
+"""capture as a plugin of a container runtime's network."""
