@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from rules.iptables.reading import tables
@@ -17,6 +15,7 @@ from rules.proof.proof import Proof, proved
 from rules.simulator.traces import Became
 from tests.rig import kube, predicted
 from tests.rig.sets import is_listed
+from tests.rig.work import growth
 
 REDIRECTED, HANDED, RESOLVED = (
     plan(Intent()),
@@ -118,37 +117,39 @@ def test_what_cannot_be_told_is_named() -> None:
     assert "it depends on rule 1 of OUTPUT" in told.untold[0].sentence
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_a_node_with_eight_hundred_services_is_proved_in_two_seconds(is_first: bool) -> None:
-    """Behind our jump kube-proxy's rules take nothing; before it one of their connections disproves it."""
-    theirs = kube.nat_table(800).splitlines()[1:-1]
+def node(services: int, *, jumps_first: bool) -> list[str]:
+    """A nat table with kube-proxy's rules and ours, and which jumps stand first."""
+    theirs = kube.nat_table(services).splitlines()[1:-1]
     jumps = [line for line in theirs if line.startswith(("-A OUTPUT", "-A PREROUTING"))]
     rest = [line for line in theirs if line not in jumps and not line.startswith((":OUTPUT", ":PREROUTING"))]
     ours = text_of(REDIRECTED)[1:-1]
     chains = [line for line in (*ours, *rest) if line.startswith(":")]
-    rules = [line for line in (*(jumps if is_first else ()), *ours, *jumps, *rest) if line.startswith("-A")]
-    begun = time.process_time()
-    told = proof(REDIRECTED, ["*nat", *chains, *rules, "COMMIT"])
-    assert time.process_time() - begun < 2
+    rules = [line for line in (*(jumps if jumps_first else ()), *ours, *jumps, *rest) if line.startswith("-A")]
+    return ["*nat", *chains, *rules, "COMMIT"]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_work_of_a_proof_grows_with_the_number_of_services(is_first: bool) -> None:
+    """Behind our jump kube-proxy's rules take nothing; before it one of their connections disproves it."""
+    told = proof(REDIRECTED, node(800, jumps_first=is_first))
     assert told.answer == ("disproved" if is_first else "proved")
+    small, large = (node(services, jumps_first=is_first) for services in (50, 100))
+    assert growth(lambda lines: proof(REDIRECTED, lines), small, large) < 2.6
 
 
 def test_what_ours_let_go_escapes_by_ours_whoever_takes_it_then() -> None:
-    """Behind our jump the rules of 800 services make the list no longer, and it takes seconds at most."""
-    theirs = kube.nat_table(800).splitlines()[1:-1]
-    rest = [line for line in theirs if not line.startswith((":OUTPUT", ":PREROUTING"))]
-    ours = text_of(REDIRECTED)[1:-1]
-    chains = [line for line in (*ours, *rest) if line.startswith(":")]
-    rules = [line for line in (*ours, *rest) if line.startswith("-A")]
-    live = Ruleset(Family.V4, tables("\n".join(["*nat", *chains, *rules, "COMMIT", ""])))
+    """Behind our jump the rules of 800 services make the list no longer, and the work grows with their number."""
     host = predicted.host(REDIRECTED.routing)
-    begun = time.process_time()
-    told = escapes([("nft", live)], Family.V4, host)
-    assert time.process_time() - begun < 3
-    alone = escapes([("nft", REDIRECTED.rulesets[0])], Family.V4, host)
-    assert [(each.chain, each.position, each.packets) for each in told] == [
-        (each.chain, each.position, each.packets) for each in alone
-    ]
+
+    def listed(ruleset: Ruleset) -> list[object]:
+        told = escapes([("nft", ruleset)], Family.V4, host)
+        return [(each.chain, each.position, each.packets) for each in told]
+
+    small, large, whole = (
+        Ruleset(Family.V4, tables("\n".join([*node(services, jumps_first=False), ""]))) for services in (50, 100, 800)
+    )
+    assert listed(whole) == listed(REDIRECTED.rulesets[0])
+    assert growth(listed, small, large) < 2.6
 
 
 def test_what_a_transparent_listener_has_does_not_escape_by_a_redirect_of_others() -> None:
