@@ -41,7 +41,9 @@ def main() -> None:
 
         complain(known, as_json=asks_for_json(sys.argv[1:], os.environ))
         status = known.exit_status
-    sys.exit(status)
+    # All is written (our streams keep nothing back), and the kernel closes our files. Taking apart what Python has
+    # loaded, object by object, would cost an eighth of a run.
+    os._exit(status)
 
 
 def dispatch(argv: list[str]) -> int:
