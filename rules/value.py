@@ -43,6 +43,10 @@ class Value(metaclass=_ValueType):
     _defaults: ClassVar[dict[str, Any]]
     _setters: ClassVar[tuple[Any, ...]]
     """What puts a value into each field, past `__setattr__`."""
+    _needed: ClassVar[int]
+    """How many of the first fields have no default."""
+    _rest: ClassVar[tuple[Any, ...]]
+    """The defaults of all fields behind those."""
     _is_checked: ClassVar[bool]
     """Whether the class has a `checked` of its own."""
     _told: ClassVar[Any]
@@ -51,12 +55,16 @@ class Value(metaclass=_ValueType):
     def __init_subclass__(cls) -> None:
         its = vars(cls)
         cls._setters = tuple(its[field].__set__ for field in cls.__match_args__)
+        cls._needed = len(cls._setters) - len(cls._defaults)
+        cls._rest = tuple(cls._defaults[field] for field in cls.__match_args__[cls._needed :])
         cls._is_checked = "checked" in its
         cls._told = attrgetter("__class__", *cls.__match_args__)
 
     def __init__(self, *values: Any, **named: Any) -> None:
         if named or len(values) != len(self._setters):
-            values = self._completed(values, named)
+            short = len(values) - self._needed
+            is_plain = not named and 0 <= short < len(self._rest)
+            values = values + self._rest[short:] if is_plain else self._completed(values, named)
         for put, value in zip(self._setters, values):  # noqa: B905 # as many; saying `strict` costs a third of all this
             put(self, value)
         if self._is_checked:

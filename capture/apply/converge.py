@@ -8,6 +8,7 @@ from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.place import signs_of_a_node
 from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
 from capture.kernel.locks import locked
+from rules.iptables.printed import expect
 from rules.netfilter.values import RAW, Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_others
@@ -47,6 +48,7 @@ def converge_locked(settings: Settings, planned: Plan, log: Log, read: Live | No
     """
     if planned is not NOTHING and not settings.allow_host:
         refuse_a_node(*names_at_sight())  # its rules can be very many
+    expect(planned.rulesets)
     attempt = 0
     while True:
         attempt += 1

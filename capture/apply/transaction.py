@@ -385,12 +385,14 @@ def handed_over(
     begun = set()
     for restore in restores:
         family = restore.tool.family
-        alone = ((change,) for change in restore.changes)
-        for changes_at_once in alone if family in captured else [restore.changes]:
-            if family in captured and family in begun:
+        if family not in captured:
+            yield restore
+            continue
+        for change in restore.changes:
+            if family in begun:
                 yield LetPacketsPass(family)
             begun.add(family)
-            yield restore.but(changes=changes_at_once, text=restore_text(changes_at_once))
+            yield restore.but(changes=(change,), text=restore_text((change,)))
 
 
 def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -> Iterator[TakeAway]:

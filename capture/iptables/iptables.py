@@ -197,12 +197,12 @@ class Iptables(Value):
         spoken = lines(text) if NOTE in text else ()
         notes = (line for _, line in spoken if line.startswith(NOTE) and "is incompatible" in line)
         noted = frozenset(map(named_in, notes))
-        there, rules = self.tables(), nftables.nft_rules(self.family)
+        there, raw = self.tables(), nftables.raw_rules(self.family)
         unprinted |= noted & OUR_TABLES
         if unprinted:
             from capture.iptables.unprinted import printed
 
-            chains = nftables.nft_chains()
+            chains, rules = nftables.nft_chains(), nftables.taken_apart(raw)
             shown = (
                 printed(self, table, chains.get((self.family, table), {}), rules, counters=counters)
                 for table in sorted(unprinted.intersection(there))
@@ -214,7 +214,7 @@ class Iptables(Value):
         for table in there:
             if table not in printed_rules:
                 raise NotAllTold(f"the table {table}")
-        for (table, chain), in_kernel in rules.items():
+        for (table, chain), in_kernel in raw.items():
             if table in OUR_TABLES:
                 count = len(printed_rules.get(table, {}).get(chain, ()))
                 if count != len(in_kernel) and not self.is_hidden(table, chain):
@@ -224,6 +224,7 @@ class Iptables(Value):
             return Saved(ruleset, text)
         from capture.iptables.unprinted import completed, native_among_ours
 
+        rules = nftables.taken_apart(raw)
         ruleset = ruleset.but(tables=tuple(completed(self.family, table, rules) for table in ruleset.tables))
         return Saved(ruleset, text, native_among_ours(self.family, ruleset, rules))
 
@@ -346,12 +347,11 @@ class NotAllTold(InterruptedError):
         return self.strerror or ""
 
 
-def may_leave_out(rule: Mapping[int, bytes]) -> bool:
+def may_leave_out(raw: bytes) -> bool:
     """Whether iptables-nft-save may have left out a part of this rule without a word: a native set, or a range.
 
     Told in a moment, and of some rules too many; `capture.iptables.nft_words.left_out` tells exactly.
     """
-    raw = rule.get(nftables.NFTA_RULE_EXPRESSIONS, b"")
     if b"lookup\0" in raw or b"range\0" in raw:
         return True
     at = raw.find(COMPARISON)

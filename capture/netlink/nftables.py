@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from capture.netlink.messages import FAMILIES, NETLINK_NETFILTER, NUMBERS, attributes, big, dump, text
+from capture.netlink.messages import FAMILIES, NETLINK_NETFILTER, NUMBERS, attribute, attributes, big, dump, text
 from rules.netfilter.values import Family
 from rules.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # linux/netfilter/nf_tables.h
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 1, 10 << 8 | 4, 10 << 8 | 7
@@ -73,8 +77,24 @@ def nft_rules(family: Family) -> dict[tuple[str, str], list[dict[int, bytes]]]:
 
     Raises OSError as `nft_tables`.
     """
-    found: dict[tuple[bytes, bytes], list[dict[int, bytes]]] = {}
+    return taken_apart(raw_rules(family))
+
+
+def taken_apart(raw: Mapping[tuple[str, str], list[bytes]]) -> dict[tuple[str, str], list[dict[int, bytes]]]:
+    return {place: list(map(attributes, rules)) for place, rules in raw.items()}
+
+
+def raw_rules(family: Family) -> dict[tuple[str, str], list[bytes]]:
+    """The same with each rule's attributes as they came: of long lists, most are counted and never taken apart."""
+    found: dict[tuple[str, str], list[bytes]] = {}
+    place, rules = b"", list[bytes]()
     for message in dump(NETLINK_NETFILTER, NFT_MSG_GETRULE, bytes([NUMBERS[family], 0, 0, 0])):
-        read = attributes(message[4:])
-        found.setdefault((read[NFTA_RULE_TABLE], read[NFTA_RULE_CHAIN]), []).append(read)
-    return {(text(table), text(chain)): rules for (table, chain), rules in found.items()}
+        raw = message[4:]
+        # The kernel names table and chain first (nf_tables_fill_rule_info), and tells chain by chain.
+        if not (place and raw.startswith(place)):
+            read = attributes(raw)
+            table, chain = read[NFTA_RULE_TABLE], read[NFTA_RULE_CHAIN]
+            place = attribute(NFTA_RULE_TABLE, table) + attribute(NFTA_RULE_CHAIN, chain)
+            rules = found.setdefault((text(table), text(chain)), [])
+        rules.append(raw)
+    return found

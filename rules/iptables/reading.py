@@ -80,13 +80,18 @@ def known(text: str, chains: Container[str]) -> Rule:
     """The rule of these words. One that was read before is the same value, which costs nothing to compare."""
     read, alone = _known.get(text, (None, ""))
     if read is None or (alone in chains) is not isinstance(read.target, t.Jump):
-        words = tokens(unmarked(text))
-        read = rule(words, chains, text)
-        if len(_known) >= MOST_KNOWN:
-            _known.clear()
-        # What leads to a chain here may name a target where there is no chain of that name.
-        _known[text] = read, words[-1] if words[-2:-1] == ["-j"] else ""
+        read = rule(tokens(unmarked(text)), chains, text)
+        remember(text, read)
     return read
+
+
+def remember(text: str, read: Rule) -> None:
+    """Know a rule when it is met again."""
+    if len(_known) >= MOST_KNOWN:
+        _known.clear()
+    # What leads to a chain here may name a target where there is no chain of that name.
+    last = text.rpartition("-j ")[2]
+    _known[text] = read, "" if " " in last else last
 
 
 MOST_KNOWN = 50_000

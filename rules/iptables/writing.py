@@ -18,18 +18,24 @@ def rule_text(rule: Rule) -> str:
     """The rule without its command and chain: `-p tcp --dport 22 -j RETURN`; a native one in the words of nft."""
     if rule.text.startswith(NFT_WORDS):
         return rule.text.removeprefix(NFT_WORDS)
+    if m.Native in map(type, rule.matches):
+        return " ".join((*map(match_text, rule.matches), native_target_text(rule.target)))
+    words = [match_text(match) for match in rule.matches]
     done = target_text(rule.target)
-    if any(isinstance(match, m.Native) for match in rule.matches):
-        match rule.target:
-            case t.Return() | t.Accept() | t.Drop():
-                done = type(rule.target).__name__.lower()
-            case t.Jump(chain):
-                done = f"jump {chain}"
-            case t.ForeignTarget(text):
-                done = text.replace("-g ", "goto ", 1)
-            case _:
-                pass
-    return " ".join(text for text in (*map(match_text, rule.matches), done) if text)
+    return " ".join([*words, done] if done else words)
+
+
+def native_target_text(target: Target) -> str:
+    """The target of a rule that asks what only nft has words for."""
+    match target:
+        case t.Return() | t.Accept() | t.Drop():
+            return type(target).__name__.lower()
+        case t.Jump(chain):
+            return f"jump {chain}"
+        case t.ForeignTarget(text):
+            return text.replace("-g ", "goto ", 1)
+        case _:
+            return target_text(target)
 
 
 def restore_rule(rule: Rule) -> str:
@@ -66,7 +72,8 @@ def match_text(match: Match) -> str:
         case m.Foreign(text) | m.Native(_, text):
             return text
         case _:
-            return "".join(module_and_option(match))
+            module, option = module_and_option(match)
+            return module + option
 
 
 def module_and_option(match: Plain) -> tuple[str, str]:

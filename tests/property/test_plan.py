@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from hypothesis import assume, given
 
 from capture.settings.declared import DECLARED_BY_NAME
+from rules.iptables import reading
+from rules.iptables.printed import printed
+from rules.iptables.quoting import tokens
 from rules.iptables.reading import tables
 from rules.live.changes import changes, restore_text
 from rules.netfilter.matches import Dst, Not, OwnerGid, OwnerUid
@@ -30,6 +33,16 @@ def test_what_is_rendered_is_parsed_back(intent: Intent, family: Family) -> None
     planned = ruleset(intent, family)
     text = restore_text(changes(Ruleset(family), planned))
     assert Ruleset(family, tables(text)) == planned
+
+
+@given(intent=strategies.intents, family=strategies.families)
+def test_what_is_known_at_sight_is_what_would_have_been_read(intent: Intent, family: Family) -> None:
+    """Whatever spelling a planned rule is expected in, word by word it reads as that rule."""
+    planned = ruleset(intent, family)
+    for table in planned.tables:
+        for block in table.blocks:
+            for rule in block.rules:
+                assert reading.rule(tokens(printed(rule)), table.declared) == rule
 
 
 @given(intent=strategies.intents, family=strategies.families)
