@@ -19,7 +19,8 @@ def rule_text(rule: Rule) -> str:
     if rule.text.startswith(NFT_WORDS):
         return rule.text.removeprefix(NFT_WORDS)
     if m.Native in map(type, rule.matches):
-        return " ".join((*map(match_text, rule.matches), native_target_text(rule.target)))
+        # What a map does with a packet is all told by its target.
+        return " ".join(filter(None, (*map(match_text, rule.matches), native_target_text(rule.target))))
     words = [match_text(match) for match in rule.matches]
     done = target_text(rule.target)
     return " ".join([*words, done] if done else words)
