@@ -26,7 +26,8 @@ from rules.netfilter.fields import (
     UID,
 )
 from rules.netfilter.spans import common, less, one, united
-from rules.netfilter.values import Family, address_of_family
+from rules.netfilter.targets import Tproxy
+from rules.netfilter.values import PREROUTING, Family, address_of_family
 from rules.simulator.packets import Direction
 from rules.simulator.traces import Became
 from rules.value import Value
@@ -196,9 +197,10 @@ def in_each_order(
     coming: Sequence[tuple[Now, Box]],
 ) -> list[End]:
     """What becomes of these packets; what ours take in one order of tables at one place and not in another depends."""
+    hands_over = any(isinstance(rule.target, Tproxy) for ruleset in rulesets for _, _, rule in ruleset.rules())
+    is_over = taken_on_arrival if hands_over else taken_by_others
     found = [
-        Journeys(rulesets, family, host, natives, order, taken_by_others).ends(coming)
-        for order in orders(rulesets, natives)
+        Journeys(rulesets, family, host, natives, order, is_over).ends(coming) for order in orders(rulesets, natives)
     ]
     if len(found) == 1:
         return list(found[0])
@@ -218,6 +220,11 @@ def in_each_order(
 
 def taken_by_others(now: Now) -> bool:
     return now.bound is not None and not now.bound.is_ours
+
+
+def taken_on_arrival(now: Now) -> bool:
+    """The same where a transparent listener of ours may have what comes back over lo."""
+    return now.bound is not None and not now.bound.is_ours and now.bound.hook == PREROUTING
 
 
 def arriving(now: Now, box: Box) -> Box:

@@ -12,6 +12,7 @@ from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Plan, plan
 from rules.proof.escapes import escapes
 from rules.proof.proof import Proof, proved
+from rules.simulator.simulate import simulate
 from rules.simulator.traces import Became
 from tests.rig import kube, predicted
 from tests.rig.sets import is_listed
@@ -159,3 +160,14 @@ def test_what_a_transparent_listener_has_does_not_escape_by_a_redirect_of_others
     told = escapes([("nft", Ruleset(Family.V4, tables(text)))], Family.V4, predicted.host(HANDED.routing))
     assert not is_listed(predicted.arriving("10.244.0.5", 80, source="192.0.2.1"), told)
     assert is_listed(predicted.arriving("10.244.0.5", 53, source="192.0.2.1", proto="udp"), told)
+
+
+def test_what_a_transparent_listener_takes_over_lo_does_not_escape_by_a_redirect_of_others() -> None:
+    """The proxy's call to its own pod: nat of OUTPUT is asked before it comes back, and TPROXY has it in the end."""
+    lines = among(HANDED, "nat", "-A OUTPUT -p tcp --dport 80 -j DNAT --to-destination 10.244.0.5:9")
+    live, host = Ruleset(Family.V4, tables("\n".join(lines) + "\n")), predicted.host(HANDED.routing)
+    told = escapes([("nft", live)], Family.V4, host)
+    own = predicted.sent(host, "10.244.0.5", 80, uid=1000, gid=1337)
+    assert simulate([live], own, host).became is Became.CAPTURED_INBOUND
+    assert not is_listed(own.but(source_port=20000), told)
+    assert is_listed(predicted.sent(host, "10.244.0.5", 80, uid=1000, gid=1000).but(source_port=20000), told)
