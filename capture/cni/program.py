@@ -1,4 +1,4 @@
-"""The entry of `capture-cni`: called by a container runtime."""
+"""The entry of `capture-cni`: called by a container runtime, or by a person with one of its commands."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ LARGEST = 1 << 24
 """Bytes of a configuration. One that lists what it may drop (GC) has a hundred for each container."""
 
 USAGE = """\
-usage: CNI_COMMAND=ADD … capture-cni < configuration
+usage: capture-cni install|uninstall|repair …        put the plugin into a node's chain, take it out, capture old pods
+       CNI_COMMAND=ADD … capture-cni < configuration   what a container runtime asks
 
-A plugin that a container runtime calls. Nothing was touched.
+Nothing was touched. capture-cni --help lists the commands.
 """
 
 
@@ -31,8 +32,23 @@ def main() -> None:
     open_streams()
     if "CNI_COMMAND" in os.environ or not (sys.argv[1:] or os.isatty(0)):
         sys.exit(called())
-    sys.stderr.write(USAGE)
-    sys.exit(REFUSED)
+    if not sys.argv[1:]:
+        sys.stderr.write(USAGE)
+        sys.exit(REFUSED)
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    from capture.cni.node import command
+
+    try:
+        status = command(sys.argv[1:])
+    except Exception as error:
+        known = in_words(error)
+        if known is None:
+            raise
+        from capture.log import complain
+
+        complain(known)
+        status = known.exit_status
+    sys.exit(status)
 
 
 def called() -> int:
