@@ -15,7 +15,7 @@ from capture.iptables.nft_words import expressions, led_to
 from capture.kernel.process import locate, run
 from capture.netlink import messages, nftables
 from rules.iptables.quoting import command, lines
-from rules.plan.names import OURS
+from rules.plan.names import NATIVE_TABLE, OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def rules(*, ours: bool = False) -> Iterator[str]:
     """Every rule and chain of others, in order, and every policy that is not the usual one; or of all."""
 
     def counts(table: str, *names: str) -> bool:
-        return ours or not OURS.get(table, frozenset()).intersection(names)
+        return ours or (table != NATIVE_TABLE and not OURS.get(table, frozenset()).intersection(names))
 
     for backend in OF_IPTABLES:
         for program in PROGRAM.values():
