@@ -17,6 +17,7 @@ from capture.text import ESC, one_line, spelled_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 STANDARD = range(3)
@@ -57,8 +58,10 @@ class Output(io.TextIOBase):
         """Whether it is an error that nothing can be written, and not only a pity."""
         self.is_lost = False
         """Whether writing failed: then nothing more is tried."""
-        self.in_colour = os.isatty(descriptor)
+        self.is_terminal = os.isatty(descriptor)
         """Whether our own escape sequences are of use there."""
+        self.in_colour = self.is_terminal and not is_plain(os.environ)
+        """Whether those that colour are wanted."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # read-only here
@@ -89,11 +92,14 @@ class Output(io.TextIOBase):
         safe = spelled_out(text, f"\n\t{ESC}")
         if ESC not in safe:
             return safe
-        if self.in_colour:
-            return safe.replace(ESC, "\x1b")
-        import re
+        if not (self.is_terminal and self.in_colour):
+            import re
 
-        return re.sub(f"{ESC}\\[[0-9;?]*[A-Za-z]", "", safe)
+            if not self.in_colour:
+                safe = re.sub(f"{ESC}\\[[0-9;]*m", "", safe)
+            if not self.is_terminal:
+                safe = re.sub(f"{ESC}\\[[0-9;?]*[A-Za-ln-z]", "", safe)
+        return safe.replace(ESC, "\x1b")
 
     def write_as_it_is(self, data: bytes) -> None:
         """The same for what another program is to read."""
@@ -109,6 +115,17 @@ class Output(io.TextIOBase):
                         f"cannot write to {self.name}: {error.strerror}",
                         hint="what was to be done is done, but for telling it",
                     ) from error
+
+
+def is_plain(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal is to be spared colours: NO_COLOR says so (no-color.org), or it is one that has none."""
+    return bool(environ.get("NO_COLOR")) or environ.get("TERM", "dumb") == "dumb"
+
+
+def colour(wanted: str) -> None:
+    """Colour what is printed from now on `always`, `never`, or, with `auto`, where a terminal can show it."""
+    if wanted != "auto" and isinstance(sys.stdout, Output):
+        sys.stdout.in_colour = wanted == "always"
 
 
 def wait_for_room(descriptor: int) -> None:
@@ -147,10 +164,8 @@ def print_for_programs(text: str) -> None:
         sys.stdout.write(text)
 
 
-def say(*lines: str, in_colour: bool | None = None) -> None:
+def say(*lines: str) -> None:
     """Print each of these on one line of stdout, whatever is in it. In colour on a terminal, unless told otherwise."""
-    if in_colour is not None and isinstance(sys.stdout, Output):
-        sys.stdout.in_colour = in_colour
     for line in lines:
         sys.stdout.write(f"{one_line(line)}\n")
 

@@ -20,7 +20,7 @@ from capture.help.layout import WIDEST, Context, write_commands, write_settings
 from capture.help.refusals import refusal_of
 from capture.intent.here import leave_out
 from capture.log import Log, complain
-from capture.output import say, say_json
+from capture.output import colour, say, say_json
 from capture.settings.argv import FORMER_NAME, read_argv
 from capture.settings.declared import DECLARED, FLAGS, LOOKING, REMOVING, SWITCHES, Settings, asks_for_json
 
@@ -123,7 +123,7 @@ class reporting:  # noqa: N801 # reads as a statement: with reporting()
 
 
 def output_option(what: str, kind: Any, more: Sequence[str] = ()) -> Callable[[F], F]:
-    """`--output text|json|schema`, as every command that looks has it, and what `more` it can print.
+    """`--output text|json|schema` and `--color`, as every command that looks has them, and what `more` it can print.
 
     `kind` is the kind of value, or the union of them, that is printed; its schema is printed here, and that is all.
     """
@@ -137,7 +137,10 @@ def output_option(what: str, kind: Any, more: Sequence[str] = ()) -> Callable[[F
             ctx.exit()
         return output
 
-    return click.option(
+    def coloured(ctx: click.Context, option: click.Parameter, wanted: str) -> None:  # noqa: ARG001 # likewise
+        colour(wanted)
+
+    of_output = click.option(
         OUTPUT,
         type=click.Choice(["text", "json", *more, "schema"]),
         default="text",
@@ -145,6 +148,15 @@ def output_option(what: str, kind: Any, more: Sequence[str] = ()) -> Callable[[F
         callback=answered,
         help=f"Print {what} as text or as JSON; `schema` prints the JSON schema of that.",
     )
+    of_colour = click.option(
+        "--color",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        callback=coloured,
+        expose_value=False,
+        help="Colour the text. `auto`: on a terminal, unless NO_COLOR is set or TERM is dumb.",
+    )
+    return lambda command: of_output(of_colour(command))
 
 
 def settings_given() -> Settings:

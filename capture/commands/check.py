@@ -9,11 +9,12 @@ import click
 
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DONE, FAILED
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.preflight.check import check
 from capture.preflight.facts import Checked
 from capture.schemas.answers import as_json
 from capture.screen.check import report
+from capture.screen.lines import show
 
 
 @click.command(cls=SettingsCommand)
@@ -35,5 +36,5 @@ def command(output: str, no_rehearsal: bool) -> None:
     if output == "json":
         say_json(as_json(checked))
     else:
-        say(*report(checked.facts))
+        show(report(checked.facts))
     sys.exit(DONE if checked.works else FAILED)

@@ -13,8 +13,9 @@ from capture.errors import DONE, FAILED
 from capture.host.live import read_live
 from capture.kernel import netns
 from capture.log import Log
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import show
 from capture.settings.declared import REMOVING
 from rules.plan.plan import NOTHING
 
@@ -45,7 +46,7 @@ def command(output: str) -> None:
     if output == "json":
         say_json(as_json(cleaned))
     else:
-        say(*report(cleaned))
+        show(report(cleaned))
     sys.exit(FAILED if cleaned.remaining else DONE)
 
 

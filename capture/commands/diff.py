@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -12,23 +11,18 @@ from capture.inspect.hunks import Diff, diff
 from capture.inspect.verify import STATUS, compared
 from capture.intent.here import looked_up
 from capture.log import Log
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
 from capture.screen.diff import coloured, text
+from capture.screen.lines import show
 from capture.settings.declared import MEANING
 from rules.plan.plan import plan
 
 
 @click.command(cls=SettingsCommand, uses=MEANING)
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    help="Colour the text. `auto`: on a terminal, unless NO_COLOR is set.",
-)
 @click.option("--why", is_flag=True, help="Say behind each rule that comes or goes what it is for.")
 @output_option("the difference", Diff)
-def command(color: str, why: bool, output: str) -> None:
+def command(why: bool, output: str) -> None:
     """Show what a run with these settings would change: from what is live to what is planned.
 
     Nothing is printed if nothing differs. Exit status 0: as planned; 3: nothing of ours is here; 4: it differs;
@@ -42,6 +36,5 @@ def command(color: str, why: bool, output: str) -> None:
     if output == "json":
         say_json(as_json(found))
     else:
-        in_colour = {"always": True, "never": False}.get(color, False if os.environ.get("NO_COLOR") else None)
-        say(*map(coloured, text(found, why=why)), in_colour=in_colour)
+        show(map(coloured, text(found, why=why)))
     sys.exit(STATUS[found.verdict])

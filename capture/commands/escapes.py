@@ -9,8 +9,9 @@ import click
 
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DEPENDS
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import show
 from capture.settings.declared import MEANING
 from capture.style import style
 from capture.trace.escapes import Escapes, found
@@ -35,7 +36,7 @@ def command(live: bool, output: str) -> None:
     if output == "json":
         say_json(as_json(told))
     else:
-        say(*lines(told))
+        show(lines(told))
     if any(escape.outcome == UNTOLD for escape in told.escapes):
         sys.exit(DEPENDS)
 

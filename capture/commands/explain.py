@@ -10,9 +10,10 @@ from capture.commands.base import SettingsCommand, output_option, reporting, set
 from capture.host.facts import read_facts
 from capture.inspect.explanation import Explanation, explanation
 from capture.kernel import netns
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
 from capture.screen.explain import text
+from capture.screen.lines import show
 from rules.netfilter.values import Family
 
 FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
@@ -35,4 +36,4 @@ def command(family: str, output: str) -> None:
     if output == "json":
         say_json(as_json(told))
     else:
-        say(*text(told))
+        show(text(told))

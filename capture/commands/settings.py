@@ -10,6 +10,7 @@ from capture.intent.here import resolved_here
 from capture.intent.listing import Listed, filed, listing
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import show
 
 WIDEST = 80
 """Characters of a value for which the column of those behind it makes room."""
@@ -34,4 +35,4 @@ def command(output: str) -> None:
         return
     rows = [(entry.flag or entry.variables[0], entry.text or '""', entry.source) for entry in listed]
     widths = [max(len(row[column]) for row in rows if len(row[column]) <= WIDEST) for column in range(2)]
-    say(*(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows))
+    show((f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows))

@@ -15,8 +15,9 @@ from capture.inspect.status import Status, status_of
 from capture.inspect.verify import read
 from capture.kernel import netns
 from capture.log import Log
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import show
 from capture.screen.status import report
 from capture.settings.declared import LOOKING
 
@@ -37,7 +38,7 @@ def command(output: str) -> None:
     if output == "json":
         say_json(as_json(found))
     else:
-        say(*report(found))
+        show(report(found))
     sys.exit(DONE if found.installed else NOTHING_HERE)
 
 

@@ -9,8 +9,9 @@ import click
 
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.errors import DEPENDS
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import show
 from capture.settings.declared import MEANING
 from capture.trace.answer import Answer, Answered
 from capture.trace.question import Question
@@ -70,6 +71,6 @@ def command(**asked: Any) -> None:
     if asked["output"] == "json":
         say_json(as_json(answer.told()))
     else:
-        say(*answer.lines(all_rules=asked["all_rules"]))
+        show(answer.lines(all_rules=asked["all_rules"]))
     if answer.trace.became is Became.DEPENDS:
         sys.exit(DEPENDS)

@@ -11,8 +11,9 @@ from capture.errors import LiveStateUnreadable
 from capture.inspect.verify import STATUS, Comparison, compared
 from capture.intent.here import looked_up
 from capture.log import Log
-from capture.output import say, say_json
+from capture.output import say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import show
 from capture.screen.verify import report
 from capture.settings.declared import MEANING
 from rules.plan.plan import plan
@@ -45,7 +46,7 @@ def command(witness: tuple[str, ...], strict: bool, output: str) -> None:
     if output == "json":
         say_json(as_json(found))
     else:
-        say(*report(found))
+        show(report(found))
     sys.exit(STATUS[found.verdict])
 
 

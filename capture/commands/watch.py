@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -19,14 +20,17 @@ from capture.log import Log
 from capture.output import nobody_reads
 from capture.settings import parsers
 from capture.settings.declared import BACKEND, LOOKING, MEANING
+from capture.watch.keys import keys
 from capture.watch.views import View, views
 from capture.watch.watch import Event, Watch, against_plan, against_start, woken_by_signals
 from rules.plan.plan import plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.host.facts import Facts
     from capture.settings.declared import Settings
-    from capture.watch.watch import Drift
+    from capture.watch.watch import Drift, Tick
 
 
 SHORTEST = 0.05
@@ -49,13 +53,17 @@ def seconds(ctx: click.Context, option: click.Parameter, value: str | None) -> f
 @click.option("--interval", default="1s", callback=seconds, metavar="DURATION", help="How often to look. Default 1s.")
 @click.option("--count", "most", type=click.IntRange(min=1), help="End after so many intervals.")
 @click.option("--for", "for_", callback=seconds, metavar="DURATION", help="End after so long.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), help="Show at most so many flows of new connections in an interval."
+)
 @output_option("what is seen", Event)
-def command(interval: float, most: int | None, for_: float | None, output: str) -> None:
+def command(interval: float, most: int | None, for_: float | None, limit: int | None, output: str) -> None:
     """Follow the capture: which rules count, who is captured and who bypasses the proxy, and drift as it happens.
 
     Drift is any difference from these settings or, if none are given, from what was there at the start. On a terminal
-    a table is redrawn in place; elsewhere it is a line for each thing seen; `--output json` prints JSON lines. Ends
-    at SIGINT or SIGTERM. Exit status 0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
+    a table is redrawn in place, until q is typed; elsewhere it is a line for each thing seen, in which connections
+    between the same ends are one; `--output json` prints a JSON line for each. Ends at SIGINT or SIGTERM. Exit status
+    0: no drift, or none that is left; 4: drift is left; 1: cannot tell.
     """
     gc.enable()  # this may run for weeks
     with reporting(), woken_by_signals() as wake:
@@ -66,8 +74,11 @@ def command(interval: float, most: int | None, for_: float | None, output: str) 
         try:
             drift = drifted or against_start(watch.start)
             until = None if for_ is None else time.monotonic() + for_
-            view = views(output)(watch.notes, "the settings" if drifted else "the start")
-            left = follow(watch, drift, view, max(interval, SHORTEST), most, until, wake)
+            where = netns.described(settings.network_namespace)
+            view = views(output)(watch.notes, "the settings" if drifted else "the start", where, limit)
+            with keys() if view.has_keys else nullcontext() as typed:
+                ticks = watch.ticks(max(interval, SHORTEST), drift, until=until, wake=wake, typed=typed)
+                left = follow(ticks, view, most)
         finally:
             watch.close()
     sys.exit(DIFFERS if left else DONE)
@@ -88,13 +99,11 @@ def is_meant(settings: Settings) -> bool:
     return any(setting.name not in LOOKING | BACKEND for setting, _, _ in settings.given())
 
 
-def follow(
-    watch: Watch, drifted: Drift, view: View, interval: float, most: int | None, until: float | None, wake: int
-) -> bool:
+def follow(ticks: Iterator[Tick], view: View, most: int | None) -> bool:
     """Show interval after interval. Whether drift is left at the end."""
     left = False
     with view:
-        for number, tick in enumerate(watch.ticks(interval, drifted, until=until, wake=wake)):
+        for number, tick in enumerate(ticks):
             left = bool(tick.drift)
             view.show(tick, is_first=not number)
             # Whoever read our output may have seen enough.

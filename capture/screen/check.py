@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
+from capture.screen.lines import width
 from capture.style import style
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from capture.preflight.facts import Fact
 
-WIDTH = 100
 COLOURS = {OK: "green", WARN: "yellow", MISSING: "red", UNKNOWN: "cyan"}
 
 
@@ -28,7 +28,9 @@ def report(facts: Sequence[Fact]) -> Iterator[str]:
             yield style(area, bold=True)
         word, colour = shown(fact)
         first = f"  {fact.name:<{names}}  {word:<10}  "
-        lines = textwrap.wrap(fact.value, max(WIDTH - len(first), 30), break_on_hyphens=False) or [""]
+        lines = textwrap.wrap(
+            fact.value, max(width() - len(first), 20), break_on_hyphens=False, break_long_words=False
+        ) or [""]
         styled = f"  {fact.name:<{names}}  {style(f'{word:<10}', fg=colour)}  "
         yield styled + lines[0]
         for line in lines[1:]:
@@ -47,7 +49,7 @@ def report(facts: Sequence[Fact]) -> Iterator[str]:
 
 
 def wrapped(text: str, first: str, indent: int) -> Iterator[str]:
-    lines = textwrap.wrap(text, WIDTH - indent, break_on_hyphens=False)
+    lines = textwrap.wrap(text, width() - indent, break_on_hyphens=False, break_long_words=False)
     yield first + lines[0]
     for line in lines[1:]:
         yield " " * indent + line

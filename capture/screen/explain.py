@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from capture.screen.lines import width
 from capture.style import style
 from rules.explain.summary import CAPTURED, PASSES
 from rules.iptables.words import listed
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from capture.inspect.explanation import Explanation, Finding, OfFamily, Point, WordedChain, WordedRule
 
-WIDTH = 100
 COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
 HEADINGS = {CAPTURED: "Captured", PASSES: "Not captured", "refused": "Refused", "dropped": "Dropped"}
 
@@ -31,14 +31,14 @@ def text(told: Explanation) -> Iterator[str]:
 
 
 def points(told: Sequence[Point]) -> Iterator[str]:
-    width = max(len(point.subject) for point in told) + 2
+    column = max(len(point.subject) for point in told) + 2
     for outcome in dict.fromkeys(point.outcome for point in told):
         yield heading(HEADINGS[outcome])
         for point in told:
             if point.outcome == outcome:
                 given = ", ".join(option.shown for option in point.options if option.is_given)
                 by = f" ({given})" if given else ""
-                yield from wrapped(f"{point.text}{by}", f"  {point.subject:<{width}}")
+                yield from wrapped(f"{point.text}{by}", f"  {point.subject:<{column}}")
         yield ""
 
 
@@ -47,13 +47,13 @@ def points(told: Sequence[Point]) -> Iterator[str]:
 
 def findings(told: Sequence[Finding]) -> Iterator[str]:
     yield heading("Findings" if told else "Findings: none")
-    width = max((len(finding.severity) for finding in told), default=0) + 2
+    column = max((len(finding.severity) for finding in told), default=0) + 2
     for finding in told:
-        first, *rest = wrapped(finding.text, f"  {finding.severity:<{width}}")
+        first, *rest = wrapped(finding.text, f"  {finding.severity:<{column}}")
         yield f"  {style(finding.severity, fg=COLOURS[finding.severity])}{first[2 + len(finding.severity) :]}"
         yield from rest
         if finding.advice:
-            yield from wrapped(finding.advice, f"  {'':<{width}}→ ")
+            yield from wrapped(finding.advice, f"  {'':<{column}}→ ")
     yield ""
 
 
@@ -111,7 +111,7 @@ def wrapped(words: str, beginning: str) -> list[str]:
     """The words behind a beginning, on as many lines as they take."""
     return textwrap.wrap(
         words,
-        WIDTH,
+        max(width(), len(beginning) + 20),
         initial_indent=beginning,
         subsequent_indent=" " * len(beginning),
         break_on_hyphens=False,

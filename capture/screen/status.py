@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
+from capture.screen.lines import columns
+from capture.style import style
 from rules.iptables.writing import rule_text
 from rules.live.drift import count
 from rules.netfilter.routing import ip_command
@@ -15,23 +18,25 @@ if TYPE_CHECKING:
 
 MOST_RULES = 40
 """Rules of one chain that the text lists."""
+LEAST_FOR_A_WHY = 40
+"""Columns beside a rule below which its why stands on a line of its own."""
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
 def report(found: Status) -> Iterator[str]:
     """What is captured, in a line for each family; then what it is made of."""
     if not found.installed:
-        yield "nothing of ours is here"
+        yield style("nothing of ours is here", bold=True)
     for each in found.captures:
-        yield f"{each.installed.family.value}, {each.backend} backend: {each.installed}"
+        yield style(f"{each.installed.family.value}, {each.backend} backend: {each.installed}", fg="green", bold=True)
     yield from proxy(found)
-    yield from (f"warning: {each}" for each in found.in_the_way)
+    yield from (warning(each) for each in found.in_the_way)
     yield from meshes(found)
     yield from routing(found)
     for chain in found.chains:
         yield ""
         place = f"{chain.backend} {chain.family.value} {chain.table} {chain.chain}"
-        yield f"{place}: {count(len(chain.rules), 'rule')}"
+        yield style(f"{place}: {count(len(chain.rules), 'rule')}", bold=True)
         yield from listed(chain.rules)
 
 
@@ -41,8 +46,11 @@ def proxy(found: Status) -> Iterator[str]:
         yield f"who listens is not known: {found.heard.unseen}"
     for place in found.heard.proxy:
         yield str(place)
-    for warning in found.heard.warnings:
-        yield f"warning: {warning}"
+    yield from map(warning, found.heard.warnings)
+
+
+def warning(what: object) -> str:
+    return f"{style('warning:', fg='yellow', bold=True)} {what}"
 
 
 def listed(rules: Sequence[CountedRule]) -> Iterator[str]:
@@ -52,11 +60,17 @@ def listed(rules: Sequence[CountedRule]) -> Iterator[str]:
     widths = [max((len(str(held.position)) for held in shown), default=0)]
     widths.append(max((len(str(held.count.packets)) for held in shown), default=0))
     widths.append(min(max(map(len, texts), default=0), 80))
+    is_narrow = sys.stdout.isatty() and columns() < sum(widths) + LEAST_FOR_A_WHY
     for held, text in zip(shown, texts, strict=True):
-        line = (
-            f"  {held.position:>{widths[0]}}  {held.count.packets:>{widths[1]}}  {text:<{widths[2]}}  {held.rule.why}"
-        )
-        yield line.rstrip()
+        counted = f"{held.count.packets:>{widths[1]}}"
+        first = f"  {held.position:>{widths[0]}}  {style(counted, bold=True) if held.count.packets else counted}  "
+        if is_narrow:
+            yield first + text
+            if held.rule.why:
+                yield style(f"{'':{sum(widths[:2]) + 8}}{held.rule.why}", dim=True)
+        else:
+            why = style(held.rule.why, dim=True) if held.rule.why else ""
+            yield f"{first}{text:<{widths[2]}}  {why}".rstrip()
     if len(rules) > MOST_RULES:
         packets = sum(held.count.packets for held in rules[MOST_RULES:])
         yield f"  … and {len(rules) - MOST_RULES} more with {count(packets, 'packet')}; --output json lists all"
@@ -94,6 +108,6 @@ def meshes(found: Status) -> Iterator[str]:
     for each in found.other_meshes:
         places.setdefault(f"{each.mesh}, {each.backend} {each.family.value} {each.table}", []).append(each.chain)
     for place, chains in places.items():
-        yield f"warning: chains of {place}: {', '.join(chains)}"
+        yield warning(f"chains of {place}: {', '.join(chains)}")
     if found.native_tables:
-        yield f"warning: tables of another mesh, in nf_tables: {', '.join(found.native_tables)}"
+        yield warning(f"tables of another mesh, in nf_tables: {', '.join(found.native_tables)}")

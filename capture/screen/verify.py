@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capture.inspect.verify import DIFFERENT, NOTHING, in_the_way
+from capture.style import style
 from rules.live.drift import Kind, count
 
 if TYPE_CHECKING:
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from rules.netfilter.values import Family
     from rules.plan.plan import Plan
 
+COLOURS = {NOTHING: "yellow", DIFFERENT: "red"}
 MOST_OF_A_KIND = 20
 """Findings of one kind in one chain that the text lists."""
 
 
 def report(found: Comparison) -> Iterator[str]:
     """The verdict, and a sentence for each finding."""
-    yield verdict(found)
+    yield style(verdict(found), fg=COLOURS.get(found.verdict, "green"), bold=True)
     if found.verdict != NOTHING:
         for line in sentences(found.findings):
             yield f"  {line}"
@@ -69,7 +71,7 @@ def sentences(findings: Sequence[Finding]) -> Iterator[str]:
         alike = (found.backend, found.family, found.table, found.chain, found.kind)
         listed[alike] = listed.get(alike, 0) + 1
         if listed[alike] <= MOST_OF_A_KIND:
-            yield str(found)
+            yield style(str(found), fg="yellow") if found.is_note else str(found)
     for (backend, family, table, chain, kind), number in listed.items():
         if number > MOST_OF_A_KIND:
             place = f"{backend} {family.value} {table} {chain}"

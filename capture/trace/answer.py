@@ -16,6 +16,7 @@ from capture.kernel.rights import not_permitted
 from capture.netlink import rtnetlink
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
+from capture.style import style
 from capture.trace.question import Question, is_outside, quoted
 from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
@@ -31,6 +32,7 @@ from rules.plan.plan import plan
 from rules.simulator.conclusions import conclusion
 from rules.simulator.packets import NEW, Direction, Host, Local, Packet, written
 from rules.simulator.simulate import in_any_order
+from rules.simulator.traces import Became
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from capture.settings.declared import Settings
     from rules.plan.plan import Plan
     from rules.simulator.simulate import Address
-    from rules.simulator.traces import Became, Step, Trace
+    from rules.simulator.traces import Step, Trace
 
 
 FIRST_APPLICATION = 1000
@@ -328,8 +330,8 @@ class Answer:
 
     def lines(self, *, all_rules: bool) -> Iterator[str]:
         """The answer as text."""
-        yield described(self.packet)
-        yield from (f"  {note}" for note in self.notes)
+        yield style(described(self.packet), bold=True)
+        yield from (style(f"  {note}", dim=True) for note in self.notes)
         yield ""
         steps = [step for step in self.trace.steps if all_rules or step.matched is not False]
         heading = ""
@@ -339,16 +341,23 @@ class Answer:
             title = f"{step.table} {step.hook}{f' ({backend})' if backend else ''}{' over lo' if back else ''}"
             if title != heading:
                 heading = title
-                yield title
-            sign = {True: "✓", False: " ", None: "?"}[step.matched]
+                yield style(title, bold=True)
+            sign = {True: style("✓", fg="green"), False: " ", None: style("?", fg="yellow")}[step.matched]
             yield f"  {sign} {step.chain} {step.position}: {rule_text(step.rule)}"
             if step.matched is not False and step.rule.why:
                 setting = f" [{self.said(step.rule.setting)}]" if step.rule.setting else ""
-                yield f"      {step.rule.why}{setting}"
+                yield style(f"      {step.rule.why}{setting}", dim=True)
         if not steps:
             yield "no rule matches it"
         yield ""
-        yield self.sentence
+        yield style(self.sentence, fg=colour_of(self.trace.became), bold=True)
+
+
+def colour_of(became: Became) -> str:
+    """Of an outcome: captured, past the proxy, stopped, or not to be told."""
+    if became.is_captured:
+        return "green"
+    return {Became.DEPENDS: "yellow", Became.DROPPED: "red", Became.REFUSED: "red"}.get(became, "cyan")
 
 
 def described(packet: Packet) -> str:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import click
-
 from capture.log import timestamp
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
+from capture.screen.lines import shortened
 from capture.style import style
 from capture.text import ESC, one_line
+from capture.watch.flows import added
 from capture.watch.watch import events_of
-from capture.watch.words import of_connection, of_drift, of_row
+from capture.watch.words import of_drift, of_row
 from rules.iptables.writing import rule_text
 from rules.live.drift import count
 from rules.netfilter.values import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from capture.watch.watch import Reference, Tick
+    from capture.watch.flows import Flow
+    from capture.watch.watch import Reference, Seen, Tick
+    from rules.connections.attribution import Decision
 
 
-RECENT = 12
-"""Connections that the view on a terminal keeps."""
+MOST_FLOWS, MOST_LINES = 12, 40
+"""Flows of new connections that the view on a terminal keeps, and that an interval has lines for elsewhere."""
+KEPT = 1000
+"""Flows that are counted on while others come."""
 
 
 ENTER, LEAVE, HOME, TO_END_OF_LINE, TO_END = (
@@ -40,18 +45,27 @@ ENTER, LEAVE, HOME, TO_END_OF_LINE, TO_END = (
 )
 
 
-def views(output: str) -> Callable[[Sequence[str], Reference], View]:
+def views(output: str) -> type[View]:
     if output == "json":
         return JsonLines
-    return Screen if sys.stdout.isatty() else Lines
+    # What has no colours has no cursor that moves.
+    is_able = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return Screen if is_able else Lines
 
 
 class View(ABC):
     """How what is seen is shown."""
 
-    def __init__(self, notes: Sequence[str], against: Reference) -> None:
+    has_keys = False
+    """Whether somebody may end it by a key."""
+
+    def __init__(self, notes: Sequence[str], against: Reference, where: str = "", most: int | None = None) -> None:
         self.notes = notes
         self.against = against
+        self.where = where
+        """The network namespace, as the log calls it."""
+        self.most = most
+        """Flows that are shown of an interval; None if nobody said."""
 
     def __enter__(self) -> None:  # noqa: B027 # most views need nothing before and after
         pass
@@ -74,10 +88,8 @@ class Lines(View):
                 say(f"{now} note: {note}")
             if not tick.drift:
                 say(f"{now} no drift from {self.against}")
-        for seen in tick.seen:
-            say(f"{now} {of_connection(seen)}")
-        if tick.more:
-            say(f"{now} and at least {count(tick.more, 'connection')} more")
+        for flow in self.shown(tick):
+            say(f"{now} {flow}")
         for row in tick.rows:
             if row.packets:
                 say(f"{now} counted {of_row(row)}")
@@ -85,12 +97,28 @@ class Lines(View):
             for line in of_drift(tick, self.against):
                 say(f"{now} {line}")
 
+    def shown(self, tick: Tick) -> Iterator[str]:
+        """The flows with most connections, and how many connections there were besides."""
+        flows = list(added({}, tick.seen).values())
+        most = MOST_LINES if self.most is None else self.most
+        if len(flows) > most:
+            flows.sort(key=lambda flow: -flow.number)
+        yield from map(str, flows[:most])
+        rest = flows[most:]
+        if rest:
+            connections = count(sum(flow.number for flow in rest) + tick.more, "connection")
+            yield f"and {count(len(rest), 'flow')} more, {connections} or more; --limit says how many are listed"
+        elif tick.more:
+            yield f"and at least {count(tick.more, 'connection')} more"
+
 
 class JsonLines(View):
     """A JSON object for each thing seen."""
 
     def show(self, tick: Tick, *, is_first: bool) -> None:
         now = timestamp(time.time_ns())
+        if self.most is not None and len(tick.seen) > self.most:
+            tick = tick.but(seen=tick.seen[: self.most], more=tick.more + len(tick.seen) - self.most)
         for event in events_of(tick, now, self.notes if is_first else (), self.against, is_first=is_first):
             say_json(as_json(event), indent=None)
 
@@ -98,9 +126,13 @@ class JsonLines(View):
 class Screen(View):
     """A table, redrawn in place."""
 
-    def __init__(self, notes: Sequence[str], against: Reference) -> None:
-        super().__init__(notes, against)
-        self.recent: list[str] = []
+    has_keys = True
+
+    def __init__(self, notes: Sequence[str], against: Reference, where: str = "", most: int | None = None) -> None:
+        super().__init__(notes, against, where, most)
+        self.flows: dict[Seen, Flow] = {}
+        self.rates: dict[tuple[Family, Decision], float] = {}
+        """Packets a second of each rule, over the time that had passed when the counters were read last."""
         self.last: Tick | None = None
 
     def __enter__(self) -> None:
@@ -113,13 +145,21 @@ class Screen(View):
 
     def show(self, tick: Tick, *, is_first: bool) -> None:  # noqa: ARG002 # the table is the same from the start
         self.last = tick
-        self.recent = [*self.recent, *map(of_connection, tick.seen)][-RECENT:]
+        if tick.seconds:
+            self.rates = {(row.family, row.decision): row.packets / tick.seconds for row in tick.rows}
+        self.flows = dict(list(added(self.flows, tick.seen).items())[-KEPT:])
         size = shutil.get_terminal_size()
-        lines = list(self.table(tick, size.lines - 1))
-        if self.recent:
-            lines += ["", style("new connections", bold=True), *self.recent]
-        shown = [cut(one_line(line), size.columns) + TO_END_OF_LINE for line in lines[: size.lines - 1]]
-        sys.stdout.write(HOME + "\n".join(shown) + TO_END)
+        most = min(MOST_FLOWS if self.most is None else self.most, max(size.lines // 3, 1))
+        heading = f"{style('network namespace', bold=True)} {self.where}" if self.where else ""
+        lines = [heading, *self.table(tick, size.lines - 2 - most)]
+        if self.flows:
+            shown = list(self.flows.values())[-most:] if most else []
+            others = len(self.flows) - len(shown)
+            besides = f", the last {len(shown)} of {count(len(self.flows), 'flow')}" if others else ""
+            lines += ["", style(f"new connections{besides}", bold=True), *map(str, shown)]
+        lines = [*lines[: size.lines - 1], style("q ends, as Ctrl-C does", dim=True)]
+        drawn = [shortened(one_line(line), size.columns) + TO_END_OF_LINE for line in lines]
+        sys.stdout.write(HOME + "\n".join(drawn) + TO_END)
 
     def table(self, tick: Tick, height: int) -> Iterator[str]:
         """Drift above all, then the rules that decide, those that counted last first in bold."""
@@ -135,17 +175,10 @@ class Screen(View):
         yield ""
         yield style(f"{'':4} {'outcome':8} {'per s':>8} {'new':>8} {'total':>10}  rule and why", bold=True)
         for row in sorted(tick.rows, key=lambda row: -row.since_start)[: max(height - 10, 5)]:
-            rate = row.packets / tick.seconds if tick.seconds else 0.0
-            decision = row.decision
+            decision, rate = row.decision, self.rates.get((row.family, row.decision), 0.0)
             outcome = "captured" if decision.captures else "bypass"
             family = {Family.V4: "v4", Family.V6: "v6"}[row.family]
             why = decision.why or rule_text(decision.rule)
             line = f"{family:4} {outcome:8} {rate:8.1f} {row.since_start:8} {row.total:10}  "
             line += f"{decision.table} {decision.chain} {decision.position}: {why}"
-            yield style(line, bold=True) if row.packets else line
-
-
-def cut(line: str, width: int) -> str:
-    """The line as far as it fits; colours take no room."""
-    plain = click.unstyle(line.replace(ESC, "\x1b"))
-    return line if len(plain) <= width else f"{plain[: width - 1]}…"
+            yield style(line, bold=True) if rate else line

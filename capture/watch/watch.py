@@ -19,6 +19,7 @@ from capture.inspect.verify import findings_of, others_in_the_way, others_routin
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.files import read_text
 from capture.netlink import events
+from capture.watch.keys import ends
 from rules.connections.attribution import Decision, decided_by, decisions, is_outbound
 from rules.iptables.counters import Count
 from rules.live.drift import Finding, Kind, compare, not_tracked
@@ -103,7 +104,7 @@ class Tick(Value):
     """What happened in one interval."""
 
     seconds: float
-    """How long it was."""
+    """How long the counters had not been read; 0 if they were not read now."""
     rows: tuple[Row, ...]
     """Every rule that decides and has counted."""
     seen: tuple[Seen, ...]
@@ -190,7 +191,7 @@ class Counted(Value):
     """RFC 3339 in UTC."""
     row: Row
     seconds: float
-    """How long the interval was."""
+    """In how long: since the counters had been read before."""
 
     TOLD: ClassVar = ("event", "time", "row.family", "rule", "row.packets", "seconds", "row.since_start", "row.total")
 
@@ -317,6 +318,7 @@ class Watch:
         self.seen: list[Connection] = []
         self.more = 0
         self.changed_by: dict[str, None] = {}
+        self.read_at = time.monotonic()
 
     def subscribed(self, subscribe: Callable[[], events.Subscription], without: str) -> events.Subscription | None:
         try:
@@ -337,8 +339,10 @@ class Watch:
             for place, count in self.live.saved(Iptables(*tool)).counted().items()
         }
 
-    def ticks(self, interval: float, drifted: Drift, *, until: float | None, wake: int) -> Iterator[Tick]:
-        """An endless row of intervals; ends at a point of the monotonic clock, or when a byte comes on `wake`.
+    def ticks(
+        self, interval: float, drifted: Drift, *, until: float | None, wake: int, typed: int | None = None
+    ) -> Iterator[Tick]:
+        """An endless row of intervals; ends at a point of the monotonic clock, by a byte on `wake`, or by a key.
 
         A change of the rules ends an interval at once.
         """
@@ -347,7 +351,7 @@ class Watch:
         begun, untold, ended = time.monotonic(), 0, False
         while not ended:
             due = begun + interval if until is None else min(begun + interval, until)
-            ended, changed = self.wait(due, wake)
+            ended, changed = self.wait(due, wake, typed)
             now = time.monotonic()
             ended = ended or (until is not None and now >= until)
             polls = bool(self.live.legacy) or not (self.rules and self.routing and self.connections)
@@ -357,15 +361,18 @@ class Watch:
                 untold = 0
                 self.live = read(QUIETLY, counters=True)
                 found = drifted(self.live)
+                passed, self.read_at = time.monotonic() - self.read_at, time.monotonic()
             else:
-                found = drift
-            yield self.tick(now - begun, found, is_new=found != drift)
+                found, passed = drift, 0.0
+            yield self.tick(passed, found, is_new=found != drift)
             drift, begun = found, now
 
-    def wait(self, due: float, wake: int) -> tuple[bool, bool]:
+    def wait(self, due: float, wake: int, typed: int | None = None) -> tuple[bool, bool]:
         """Until then, or until rules or routing change. Whether we are to end, and whether there was a change."""
         poll = select.poll()
         poll.register(wake, select.POLLIN)
+        if typed is not None:
+            poll.register(typed, select.POLLIN)
         # Connections may wait in their socket: to be woken by each would cost more than to look at them together.
         for subscription in (self.rules, self.routing):
             if subscription:
@@ -375,7 +382,7 @@ class Watch:
             now = time.monotonic()
             until = due if changed_at is None else min(now + QUIET, changed_at + LONGEST_QUIET)
             ready = {file for file, _ in poll.poll(max(0.0, until - now) * 1000)}
-            if wake in ready:
+            if wake in ready or (typed is not None and typed in ready and ends(typed)):
                 return True, changed_at is not None
             if self.has_changes():
                 changed_at = changed_at or time.monotonic()

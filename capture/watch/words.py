@@ -13,15 +13,6 @@ if TYPE_CHECKING:
     from rules.connections.attribution import Decision
 
 
-def of_connection(seen: Seen) -> str:
-    made = seen.connection
-    ends = f"{end(made.source, made.source_port)} → {end(made.destination, made.destination_port)} {made.protocol}"
-    outcome = {True: "captured", False: "bypasses", None: "unknown"}[seen.captured]
-    outcome = "redirected" if seen.redirected_by_others else outcome
-    to = f", answered by {end(made.answered_by, made.answered_by_port)}" if made.is_redirected else ""
-    return f"{'out' if seen.is_outbound else 'in '} {outcome} {ends}{to}; {by(seen)}"
-
-
 def by(seen: Seen) -> str:
     """Who decided, as far as it can be told."""
     if not seen.decided_by:

@@ -97,7 +97,7 @@ def test_connections_are_told_with_the_rule_that_decided(pod: Pod, backend: str)
         assert watch.ended() == (0, "")
     assert (out["captured"], out["answered_by_port"], out["direction"]) == (True, 15001, "out")
     assert [(rule["chain"], rule["backend"], rule["why"]) for rule in out["decided_by"]] == [
-        ("ISTIO_OUTPUT", backend, "everything else goes to the proxy, or a captured destination")
+        ("ISTIO_OUTPUT", backend, "one of these: everything else goes to the proxy; a captured destination")
     ]
     assert (excluded["captured"], excluded["answered_by"], excluded["answered_by_port"]) == (False, "9.9.9.9", 22)
     assert [rule["rule"] for rule in excluded["decided_by"]] == ["-p tcp --dport 22 -j RETURN"]
@@ -232,7 +232,9 @@ def test_a_table_on_a_terminal(pod: Pod) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = ["ip", "netns", "exec", pod.inside.name, *pod.command("watch", "--interval", "100ms", "--count", "3")]
-    with subprocess.Popen(command, env=pod.environ(), stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    with subprocess.Popen(
+        command, env={**pod.environ(), "TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
         os.close(theirs)
         text = b""
         with contextlib.suppress(OSError):  # EIO, when the other side is closed

@@ -59,9 +59,11 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(file)
 
 
-def written(pipe: tuple[int, int], text: str, *, encoding: str = "utf-8", in_colour: bool = False) -> bytes:
+def written(
+    pipe: tuple[int, int], text: str, *, encoding: str = "utf-8", in_colour: bool = False, terminal: bool = False
+) -> bytes:
     output = Output(pipe[1], encoding, must_be_heard=True)
-    output.in_colour = in_colour
+    output.in_colour, output.is_terminal = in_colour, terminal
     assert output.write(text) == len(text)
     return os.read(pipe[0], 1 << 16)
 
@@ -79,7 +81,10 @@ def test_our_own_colours_pass_where_they_are_of_use(pipe: tuple[int, int]) -> No
     """And vanish elsewhere."""
     assert written(pipe, f"{ESC}[31mred{ESC}[0m", in_colour=True) == b"\x1b[31mred\x1b[0m"
     assert written(pipe, f"{ESC}[31mred{ESC}[0m") == b"red"
-    assert written(pipe, f"{ESC}[?25h", in_colour=True) == b"\x1b[?25h"
+    for in_colour in (True, False):
+        assert written(pipe, f"{ESC}[?25h{ESC}[K.", in_colour=in_colour, terminal=True) == b"\x1b[?25h\x1b[K."
+        assert written(pipe, f"{ESC}[?25h{ESC}[K.", in_colour=in_colour) == b"."
+    assert written(pipe, f"{ESC}[31mred{ESC}[0m", terminal=True) == b"red"
 
 
 @pytest.mark.parametrize(("encoding", "got"), [("latin-1", b"\\u2192 \xe9"), ("ascii", b"\\u2192 \\xe9")])

@@ -28,7 +28,7 @@ def test_a_command_offers_what_it_takes_and_no_more() -> None:
     assert everything <= set(offered("apply", "-"))
     assert set(offered("-")) == set(offered("apply", "-"))
     removing = {flag for it in DECLARED if it.name in REMOVING for flag in (it.long, it.short) if flag}
-    assert set(offered("clean", "-")) == removing | {"--output", "--help"}
+    assert set(offered("clean", "-")) == removing | {"--output", "--color", "--help"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""What people see: colours where a terminal shows them, lines that break between words, a watch that ends by a key."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.rig import Pod
+
+SETTINGS = [
+    "-u",
+    "1337",
+    "-x",
+    "10.0.0.0/8,192.168.0.0/16,172.16.0.0/12",
+    "-o",
+    ",".join(map(str, range(2000, 2090, 3))),
+]
+COMMANDS = {
+    "status": ["status"],
+    "verify": ["verify", *SETTINGS, "-d", "22"],
+    "trace": ["trace", "9.9.9.9:80", *SETTINGS],
+    "check": ["check", "--no-rehearsal", *SETTINGS],
+    "explain": ["explain", *SETTINGS],
+    "diff": ["diff", *SETTINGS, "-d", "22"],
+    "escapes": ["escapes", *SETTINGS],
+    "settings": ["settings", *SETTINGS],
+}
+PLAIN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def at_a_terminal(
+    pod: Pod,
+    *arguments: str,
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    meanwhile: Callable[[int, Callable[[], str]], None] | None = None,
+) -> tuple[int, str]:
+    """The status and all that is written on a terminal so wide; `meanwhile` may type, and read what was written."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    before = termios.tcgetattr(its)
+    running = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", "ip", "netns", "exec", pod.inside.name, *pod.command(*arguments)],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={**pod.environ(), "TERM": "xterm-256color", **(env or {})},
+    )
+    said = b""
+
+    def heard() -> str:
+        return said.decode(errors="replace")
+
+    with contextlib.suppress(OSError):
+        os.set_blocking(ours, False)
+        limit = time.monotonic() + 30
+        while time.monotonic() < limit:
+            try:
+                part = os.read(ours, 1 << 16)
+                said += part
+            except BlockingIOError:
+                if running.poll() is not None:
+                    break
+                time.sleep(0.005)  # a terminal says nothing of its end while we hold its other side
+            if meanwhile:
+                meanwhile(ours, heard)
+    assert termios.tcgetattr(its) == before, "the terminal is left as it was"
+    os.close(its)
+    os.close(ours)
+    return running.wait(30), heard().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_is_broken_in_the_midst_of_a_word(pod: Pod, command: str, columns: int) -> None:
+    """The same words as in a pipe, on lines no wider than the terminal, but for a word that is wider by itself."""
+    pod.applied(*SETTINGS)
+    piped = pod.capture(*COMMANDS[command])
+    status, said = at_a_terminal(pod, *COMMANDS[command], columns=columns)
+    assert status == piped.status
+    plain = PLAIN.sub("", said)
+    logged = [line for line in plain.splitlines() if "\twarn\t" not in line]
+    changing = re.compile(r"\d+(\.\d+)? ?(MiB|ms|s|kB)\b|pid \d+")
+    words = [changing.sub("", " ".join(text.split())) for text in ("\n".join(logged), piped.stdout)]
+    assert words[0].replace(" ", "") == words[1].replace(" ", "")
+    for line in logged:
+        assert len(line) <= columns or len(line.strip().rstrip(",").split(" ")) == 1, line
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "settings"])
+def test_colours_come_where_they_can_be_seen(pod: Pod, command: str) -> None:
+    """On a terminal, unless NO_COLOR or TERM=dumb say otherwise; --color wins over both; never in a pipe by itself."""
+    if command == "diff":
+        pod.applied("-u", "1337")
+    else:
+        pod.applied(*SETTINGS)
+    line = COMMANDS[command]
+    coloured = {
+        "terminal": at_a_terminal(pod, *line)[1],
+        "NO_COLOR": at_a_terminal(pod, *line, env={"NO_COLOR": "1"})[1],
+        "NO_COLOR, empty": at_a_terminal(pod, *line, env={"NO_COLOR": ""})[1],
+        "dumb": at_a_terminal(pod, *line, env={"TERM": "dumb"})[1],
+        "never": at_a_terminal(pod, *line, "--color", "never")[1],
+        "always": at_a_terminal(pod, *line, "--color=always", env={"NO_COLOR": "1"})[1],
+        "pipe": pod.capture(*line).stdout,
+        "pipe, always": pod.capture(*line, "--color", "always").stdout,
+        "JSON, always": pod.capture(*line, "--color", "always", "--output", "json").stdout,
+    }
+    assert {how for how, said in coloured.items() if "\x1b[" in said} == {
+        "terminal",
+        "NO_COLOR, empty",
+        "always",
+        "pipe, always",
+    }
+
+
+@pytest.mark.parametrize("key", ["q", "Q"])
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}], ids=["colours", "NO_COLOR"])
+def test_a_watch_ends_by_a_key(pod: Pod, key: str, env: dict[str, str]) -> None:
+    """At once, whatever the interval is; it names the namespace and the key, and draws in place without colours too."""
+    pod.applied("-u", "1337")
+    typed: list[int] = []
+
+    def type_when_drawn(terminal: int, heard: Callable[[], str]) -> None:
+        if not typed and "q ends" in heard():
+            typed.append(os.write(terminal, b"x" + key.encode()))
+
+    begun = time.monotonic()
+    status, said = at_a_terminal(pod, "watch", "--interval", "1h", env=env, meanwhile=type_when_drawn)
+    assert status == 0
+    assert time.monotonic() - begun < 20
+    assert "\x1b[?1049h" in said
+    assert "\x1b[?1049l" in said
+    assert f'"{pod.inside.name}"' in said or pod.inside.name in said
+    assert bool(re.search(r"\x1b\[\d+m", said)) is not bool(env)
+
+
+def test_a_watch_on_a_dumb_terminal_is_lines(pod: Pod) -> None:
+    """TERM=dumb has no cursor that moves."""
+    pod.applied("-u", "1337")
+    status, said = at_a_terminal(pod, "watch", "--count", "1", "--interval", "100ms", env={"TERM": "dumb"})
+    assert status == 0
+    assert "\x1b" not in said
+    assert "no drift from the start" in said
