@@ -58,6 +58,7 @@ def dispatch(argv: list[str]) -> int:
 
         commands(argv)
     from capture.init import is_bare, run
+    from capture.kernel.netns import names_many
 
     # A dictionary answers at once; `os.environ` encodes each of the hundred names that are asked for.
     environ = dict(os.environ)
@@ -67,7 +68,10 @@ def dispatch(argv: list[str]) -> int:
 
         sys.stderr.write(USAGE)
         return REFUSED
-    return run(argv[1:] if argv[:1] == ["apply"] else argv, environ)
+    argv = argv[1:] if argv[:1] == ["apply"] else argv
+    if names_many(argv, environ):
+        from capture.many import run
+    return run(argv, environ)
 
 
 def is_for_click(argv: list[str]) -> bool:

@@ -112,15 +112,37 @@ def processes() -> Iterator[Process]:
     """The other processes that share this network namespace, as far as we may look."""
     try:
         ours = os.stat(OUR_NAMESPACE).st_ino
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        pids = _residents.get(ours, []) if _residents else running()
     except OSError:
         return
     for pid in pids:
         try:
-            if pid != os.getpid() and os.stat(f"/proc/{pid}/ns/net").st_ino == ours:
+            if pid != os.getpid() and namespace_of(pid) == ours:
                 yield process(pid)
         except (OSError, KeyError, ValueError):
             continue  # it ended meanwhile, or is none of our business
+
+
+def running() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def namespace_of(pid: int) -> int:
+    """The number of the network namespace that a process is in. Raises OSError."""
+    return os.stat(f"/proc/{pid}/ns/net").st_ino
+
+
+_residents: dict[int, list[int]] = {}
+"""Who lives in which namespace, if that was looked up for all of them."""
+
+
+def remember_who_lives_where() -> None:
+    """Look once, for a run that is for many namespaces: a node has thousands of processes, and each look is at all."""
+    for pid in running():
+        try:
+            _residents.setdefault(namespace_of(pid), []).append(pid)
+        except OSError:
+            continue  # likewise
 
 
 def process(pid: int) -> Process:

@@ -11,12 +11,15 @@ from capture.text import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 NAMED = "/run/netns"
 """Where ip-netns(8) keeps the namespaces that have a name."""
 OURS = "/proc/thread-self/ns/net"
 RESOLV_CONF = "/etc/resolv.conf"
+FLAG, VARIABLE = "--network-namespace", "NETWORK_NAMESPACE"
+LISTED = "-"
+"""Stands for a list of namespaces on stdin, one a line."""
 CLONE_NEWNET = 0x40000000
 """linux/sched.h: asks setns(2) to refuse what is not a network namespace."""
 
@@ -39,6 +42,22 @@ def enter(namespace: str) -> None:
             f"cannot enter the network namespace {quoted(namespace)}: {path}: {error.strerror}",
             hint=hint(error, path),
         ) from error
+
+
+def namespaces_in(argv: Sequence[str]) -> list[str]:
+    """The values of the flag in a command line, as often as it stands there."""
+    named = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        flag, is_joined, value = word.partition("=")
+        if flag == FLAG:
+            named.append(value if is_joined else following)
+    return named
+
+
+def names_many(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether more than one namespace is named, or a list of them."""
+    named = namespaces_in(argv) or [environ.get(VARIABLE, "")]
+    return len(named) > 1 or named == [LISTED]
 
 
 def described(asked: str) -> str:

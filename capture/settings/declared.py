@@ -447,7 +447,8 @@ class Settings:
         parsers.text,
         "",
         "--network-namespace",
-        about="Work in this network namespace: a name of `ip netns`, a path, or a pid. Empty: the one we are in.",
+        about="Work in this network namespace: a name of `ip netns`, a path, or a pid. Empty: the one we are in. "
+        "apply takes it several times, and for - a list on stdin, one a line.",
     )
     force_iptables_binary: str = setting(
         parsers.one_of("nft", "legacy", "native", empty=""),

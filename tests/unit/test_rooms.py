@@ -55,6 +55,7 @@ ROOMS = (
     "capture.help",
     "capture.completion",
     "capture.init",
+    "capture.many",
     "capture.cni",
     "capture.commands",
     "capture.__main__",
