@@ -7,7 +7,7 @@ from capture.host import facts
 from capture.host.facts import LO_DISABLES_IPV6
 from capture.kernel.netns import RESOLV_CONF
 from capture.settings.declared import DECLARED_BY_NAME, Origin, SettingsWarning
-from capture.settings.parsers import Name, cidr, nameserver
+from capture.settings.parsers import Name
 from capture.text import on_one_line, quoted
 from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.intent import Intent
@@ -222,6 +222,8 @@ class _Resolution:
                 f"{quoted(settings.network_namespace)} has no resolv.conf of its own"
             )
             self.warn("nameservers-of-another", "resolv_conf", what, "--resolv-conf names another file")
+        from capture.intent.nameservers import nameservers_in
+
         found, unreadable = nameservers_in(self.facts.resolv_conf)
         for line in unreadable:
             what = f"{settings.nameservers_file}: {quoted(line)} names no address and is passed over"
@@ -300,26 +302,3 @@ class _Resolution:
             if any(ports.first <= own <= ports.last for ports in settings.inbound_ports):
                 origin = settings.origins["inbound_ports"]
                 self.warn("own-port", name, f"{origin} captures port {own}, which is the proxy's own")
-
-
-def nameservers_in(text: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
-    """The nameservers of a resolv.conf(5), each once, IPv4 first, and the nameserver lines that name no address.
-
-    Lines and words end where they do for glibc (`res_vinit_1`).
-    """
-    found: dict[Network, None] = {}
-    unreadable = []
-    for line in text.split("\n"):
-        name, rest = line[: len(NAMESERVER)], line[len(NAMESERVER) :]
-        if name == NAMESERVER and rest[:1] in (" ", "\t"):
-            word = rest.lstrip(" \t")
-            for end in ";# \t":
-                word = word.partition(end)[0]
-            try:
-                found[cidr(str(nameserver(word)))] = None
-            except ValueError:
-                unreadable.append(line)
-    return tuple(sorted(found, key=lambda network: network.version)), tuple(unreadable)
-
-
-NAMESERVER = "nameserver"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from capture.host import place
 from capture.host.facts import read_text
-from capture.intent.resolve import nameservers_in
+from capture.intent.nameservers import nameservers_in
 from capture.kernel import netns
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
 from capture.kernel.process import read_words

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rules.iptables.writing import NFT_WORDS
-from rules.meaning.spoken import conditions
+from rules.meaning.spoken import addresses, conditions
 from rules.native.words import OWNERS, intervals, match_of, rule_words
 from rules.netfilter.fields import DESTINATION, DPORT, GID, PROTOCOL, SOURCE, SPORT, U32, UID, Among
-from rules.netfilter.matches import Limit
+from rules.netfilter.matches import Dst, Limit
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.spans import common, joined
 from rules.netfilter.targets import Accept, Dnat, Drop, Jump, Redirect, Reject, Return, Tproxy, Zone
@@ -83,6 +83,9 @@ def asked_of(rule: Rule) -> tuple[dict[int, Span], tuple[Match, ...]]:
     asked: dict[int, Span] = {}
     limits = []
     for match in rule.matches:
+        if isinstance(match, Dst) and DESTINATION not in asked:  # a list may have ten thousands of these
+            asked[DESTINATION] = addresses(match.network)
+            continue
         if isinstance(match, Limit):
             limits.append(match)
             continue
@@ -101,6 +104,10 @@ def merged(
     """The same with as few rules, where it does not matter which of them decides."""
     if len(run) == 1 or not isinstance(first.target, TWICE_IS_ONCE) or any(limits for _, limits in run):
         return run
+    fields = next(iter(run))[0].keys()
+    if len(fields) == 1 and all(asked.keys() == fields for asked, _ in run):
+        (field,) = fields
+        return [({field: united_by(field, (asked for asked, _ in run))}, ())] if field in MERGED else run
     left: list[dict[int, Span]] = [asked for asked, _ in run]
     for field in MERGED:
         left = merged_by(left, field)
@@ -118,6 +125,10 @@ def merged_by(run: Sequence[dict[int, Span]], field: int) -> list[dict[int, Span
         if len(those) == 1:
             found.append(those[0])
         else:
-            every = sorted(interval for each in those for interval in intervals(each[field]))
-            found.append({**those[0], field: joined(every)})
+            found.append({**those[0], field: united_by(field, those)})
     return found
+
+
+def united_by(field: int, those: Iterable[Asked]) -> Span:
+    """What any of these asks of this field."""
+    return joined(sorted(interval for each in those for interval in intervals(each[field])))

@@ -122,7 +122,9 @@ def match_of(field: int, span: Span, family: Family) -> Match:
     known = single(field, span, family)
     if known:
         return known
-    denied = None if field in OWNERS else single(field, less(everything(field, family), span), family)
+    # Of all but one thing, two intervals are left at most; of conntrack's states there are few.
+    may_deny = field not in OWNERS and (len(span) <= 4 or field == STATE)
+    denied = single(field, less(everything(field, family), span), family) if may_deny else None
     return Not(denied) if denied else Native((Among(field, span),), span_words(field, span, family))
 
 

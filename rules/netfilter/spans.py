@@ -49,7 +49,7 @@ def common(mine: Span, other: Span) -> Span:
         return within(mine, *other)
     if len(other) <= FEW:
         return tuple(end for at in range(0, len(other), 2) for end in within(mine, other[at], other[at + 1]))
-    return swept(mine, other, both=True)
+    return in_both(mine, other)
 
 
 def meet(mine: Span, other: Span) -> bool:
@@ -66,7 +66,7 @@ def meet(mine: Span, other: Span) -> bool:
 def less(mine: Span, other: Span) -> Span:
     """What is in the first and not in the second."""
     if len(other) > FEW:
-        return swept(mine, other, both=False)
+        return in_the_first(mine, other)
     for at in range(0, len(other), 2):
         mine = beside(mine, other[at], other[at + 1])
     return mine
@@ -98,19 +98,36 @@ def beside(span: Span, first: Any, end: Any) -> Span:
     return (*span[:low], *((first,) if low % 2 else ()), *((end,) if high % 2 else ()), *span[high:])
 
 
-def swept(mine: Span, other: Span, *, both: bool) -> Span:
-    """Walks through the ends of two spans at once, for what is in both, or in the first alone."""
+def in_both(mine: Span, other: Span) -> Span:
+    """What is in both of two long spans, by walking through them at once."""
     ends: list[Any] = []
-    at = beyond = 0
-    inside = False
-    while at < len(mine) or beyond < len(other):
-        value = min((*mine[at : at + 1], *other[beyond : beyond + 1]))
-        at += at < len(mine) and mine[at] == value
-        beyond += beyond < len(other) and other[beyond] == value
-        now = bool(at % 2) and bool(beyond % 2) is both
-        if now is not inside:
-            ends.append(value)
-            inside = now
+    at = beside = 0
+    while at < len(mine) and beside < len(other):
+        first, end = max(mine[at], other[beside]), min(mine[at + 1], other[beside + 1])
+        if first < end:
+            ends += (first, end)
+        if mine[at + 1] < other[beside + 1]:
+            at += 2
+        else:
+            beside += 2
+    return tuple(ends)
+
+
+def in_the_first(mine: Span, other: Span) -> Span:
+    """What is in the first of two long spans alone, likewise."""
+    ends: list[Any] = []
+    beside = 0
+    for at in range(0, len(mine), 2):
+        first, end = mine[at], mine[at + 1]
+        while beside < len(other) and other[beside] < end:
+            if first < other[beside]:
+                ends += (first, other[beside])
+            first = max(first, other[beside + 1])
+            if first >= end:
+                break
+            beside += 2
+        if first < end:
+            ends += (first, end)
     return tuple(ends)
 
 

@@ -60,7 +60,7 @@ from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, NativeTar
 from rules.netfilter.values import Family
 from rules.nftables.messages import FAMILY_NAMES, Dump, attributes, number, signed, text
 from rules.nftables.registers import Loaded, Mapped, place_of
-from rules.nftables.sets import Elements, elements_by_set
+from rules.nftables.sets import Elements, Sets
 from rules.nftables.words import address_words, end_words, interval_words, is_next
 
 TYPE_CHECKING = False
@@ -113,7 +113,7 @@ class Reader:
     def __init__(self, dump: Dump, family: Family) -> None:
         self.order: Order = dump.order
         self.family = family
-        self.sets = elements_by_set(dump)
+        self.sets = Sets(dump)
         self.numbers = {name: at for at, name in FAMILY_NAMES.items()}
         self.interfaces = dict(dump.interfaces)
         self.ip = "ip" if family is Family.V4 else "ip6"
@@ -528,8 +528,11 @@ class _Program:
             else:
                 self.ask([Untold(f"{shown} @{name}")], f"{shown} @{name}")
             return
-        cases = [(self.element(keys, held, first, beyond), data) for first, beyond, data in held.elements]
         label = self.set_words(name, keys, held)
+        if 3 not in read and not inverted and (span := self.all_at_once(keys, held)):
+            self.ask((Among(keys[0].field, span),), f"{shown} {label}")
+            return
+        cases = [(self.element(keys, held, first, beyond), data) for first, beyond, data in held.elements]
         if 3 in read and number(read[3]) == 0:
             chosen = []
             for conditions, data in cases:
@@ -617,6 +620,22 @@ class _Program:
             return (Untold(loaded.name),)
         end = int.from_bytes(beyond, "big") if beyond is not None else domain(loaded.field, self.reader.family)[-1]
         return (Among(loaded.field, between(int.from_bytes(first, "big"), end)),)
+
+    def all_at_once(self, keys: Sequence[Loaded], held: Elements) -> Span:
+        """What a set of intervals of numbers asks for, all at once; empty for any other."""
+        loaded = keys[0]
+        if len(keys) != 1 or not held.is_interval or loaded.special or not loaded.is_whole or loaded.field < 0:
+            return ()
+        if loaded.field in (ARRIVED_ON, LEAVES_ON) or not all(first for first, _, _ in held.elements):
+            return ()
+        end = domain(loaded.field, self.reader.family)[-1]
+        number_of = int.from_bytes
+        return joined(
+            sorted(
+                (number_of(first, "big"), end if beyond is None else number_of(beyond, "big"))
+                for first, beyond, _ in held.elements
+            )
+        )
 
     def union(self, alternatives: Sequence[tuple[Condition, ...]]) -> tuple[Condition, ...]:
         """That one of these holds: in one field a span."""

@@ -7,9 +7,13 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from typing import TypeAlias
 
     from rules.nftables.messages import Order
+
+    Place: TypeAlias = tuple[int, str, str]
+    """The number of a family, a table, and the name of a set in it."""
 
 
 INTERVAL, IS_MAP = 4, 8
@@ -24,18 +28,94 @@ class Elements(Value):
     elements: tuple[tuple[bytes, bytes | None, dict[int, bytes] | None], ...]
 
 
-def elements_by_set(dump: Dump) -> dict[tuple[int, str, str], Elements]:
-    flags: dict[tuple[int, str, str], int] = {}
-    for message in dump.sets:
-        read = dict(attributes(message[4:], dump.order))
-        flags[number(message[:1]), text(read.get(1)), text(read.get(2))] = number(read.get(3))
-    raw: dict[tuple[int, str, str], list[dict[int, bytes]]] = {place: [] for place in flags}
-    for message in dump.elements:
-        read = dict(attributes(message[4:], dump.order))
-        place = (number(message[:1]), text(read.get(1)), text(read.get(2)))
-        for _, element in attributes(read.get(3, b""), dump.order):
-            raw.setdefault(place, []).append(dict(attributes(element, dump.order)))
-    return {place: elements_of(those, flags.get(place, 0), dump.order) for place, those in raw.items()}
+class Sets:
+    """The sets of one dump, each read when a rule first asks for it: one may have ten thousands of elements."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.order: Order = dump.order
+        self.flags: dict[Place, int] = {}
+        self.raw: dict[Place, list[bytes]] = {}
+        """The lists of elements, as the messages have them."""
+        self.known: dict[Place, Elements] = {}
+        for message in dump.sets:
+            read = dict(attributes(message[4:], dump.order))
+            self.flags[number(message[:1]), text(read.get(1)), text(read.get(2))] = number(read.get(3))
+        for message in dump.elements:
+            read = dict(attributes(message[4:], dump.order))
+            place = (number(message[:1]), text(read.get(1)), text(read.get(2)))
+            self.raw.setdefault(place, []).append(read.get(3, b""))
+
+    def get(self, place: Place) -> Elements | None:
+        """What this set holds, by number of its family, table and name; None if it is not there."""
+        if place not in self.known and (place in self.flags or place in self.raw):
+            self.known[place] = self.read(self.raw.get(place, []), self.flags.get(place, 0))
+        return self.known.get(place)
+
+    def read(self, lists: Sequence[bytes], flags: int) -> Elements:
+        if flags & INTERVAL and not flags & IS_MAP:
+            ends = plain_ends(lists, self.order)
+            if ends is not None:
+                return Elements(True, tuple(intervals(ends)))
+        raw = [dict(attributes(each, self.order)) for some in lists for _, each in attributes(some, self.order)]
+        return elements_of(raw, flags, self.order)
+
+
+def plain_ends(lists: Sequence[bytes], order: Order) -> list[tuple[bytes, bool]] | None:
+    """Each end of the intervals of a set, in order, and whether one begins there; None if there is more to it.
+
+    Of an element nothing but its key, and a flag where an interval ends: so the kernel tells of each
+    (`nf_tables_fill_setelem`), in so many bytes as the first. 50,000 networks are 100,000 of them.
+    """
+    first = lists[0] if lists else b""
+    low, high = (0, 1) if order == "little" else (1, 0)
+    if len(first) < HEADERS:
+        return None
+    size = (first[8 + low] | first[8 + high] << 8) - 4
+    begins, more = end_heads(size, order)
+    flagged = END_FLAG[order]
+    ends: list[tuple[bytes, bool]] = []
+    for some in lists:
+        at, last = 0, len(some)
+        while at < last:
+            head = some[at : at + HEADERS]
+            beyond = at + HEADERS + size
+            if head == begins:
+                ends.append((some[at + HEADERS : beyond], True))
+                at = beyond
+            elif head == more and some[beyond : beyond + 8] == flagged:
+                ends.append((some[at + HEADERS : beyond], False))
+                at = beyond + 8
+            else:
+                return None
+    ends.sort()
+    return ends
+
+
+HEADERS = 12
+"""Bytes before the key of an element: the headers of the element, of its key and of the key's value."""
+END_FLAG: dict[Order, bytes] = {
+    order: (8).to_bytes(2, order) + (3).to_bytes(2, order) + INTERVAL_END.to_bytes(4, "big")
+    for order in ("little", "big")
+}
+"""The attribute NFTA_SET_ELEM_FLAGS with NFT_SET_ELEM_INTERVAL_END."""
+
+
+def end_heads(size: int, order: Order) -> tuple[bytes, bytes]:
+    """The headers of an element whose key has so many bytes: alone, and with flags behind it."""
+
+    def header(length: int, kind: int) -> bytes:
+        return length.to_bytes(2, order) + kind.to_bytes(2, order)
+
+    nested = 0x8000
+    inner = header(size + 8, nested | 1) + header(size + 4, 1)
+    return header(size + HEADERS, nested | 1) + inner, header(size + HEADERS + 8, nested | 1) + inner
+
+
+def intervals(ends: Sequence[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bytes | None, None]]:
+    """The intervals between ends in order. Where one ends and the next begins, the end comes first."""
+    for at, (key, begins) in enumerate(ends):
+        if begins:
+            yield key, ends[at + 1][0] if at + 1 < len(ends) else None, None
 
 
 def elements_of(raw: Sequence[dict[int, bytes]], flags: int, order: Order) -> Elements:

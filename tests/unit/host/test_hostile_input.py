@@ -17,10 +17,9 @@ from capture.errors import NamespaceUnusable
 from capture.host import place
 from capture.host.facts import read_facts, require_regular
 from capture.host.place import Process, ssh_ports
-from capture.intent.resolve import nameservers_in
+from capture.intent.nameservers import nameserver, nameservers_in
 from capture.kernel import files, netns
 from capture.netlink.rtnetlink import Address
-from capture.settings.parsers import nameserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable

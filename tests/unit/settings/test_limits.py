@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from capture.intent import nameservers
 from capture.settings import parsers
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ def test_an_address_in_resolv_conf_is_read_as_libc_reads_it(numbers: list[int], 
     try:
         known = socket.inet_aton(text)
     except OSError:
-        refuses(parsers.inet_aton, text)
+        refuses(nameservers.inet_aton, text)
     else:
-        assert parsers.inet_aton(text).packed == known
+        assert nameservers.inet_aton(text).packed == known
 
 
 @pytest.mark.parametrize(
