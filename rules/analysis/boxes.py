@@ -35,7 +35,7 @@ from rules.netfilter.fields import (
     UNTOUCHED,
     cut,
 )
-from rules.netfilter.spans import common, less, meet, united
+from rules.netfilter.spans import common, less, meet, of_any
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 
 TYPE_CHECKING = False
@@ -126,10 +126,9 @@ def fewer(boxes: Iterable[Box]) -> list[Box]:
     """The same packets in fewer boxes: those that differ in one field only become one."""
     left = list(dict.fromkeys(boxes))
     for field in JOINED:
-        alike: dict[Box, Span] = {}
+        alike: dict[Box, list[Span]] = {}
         for box in left:
-            rest = (*box[:field], *box[field + 1 :])
-            alike[rest] = united(alike[rest], box[field]) if rest in alike else box[field]
+            alike.setdefault((*box[:field], *box[field + 1 :]), []).append(box[field])
         if len(alike) < len(left):
-            left = [(*rest[:field], span, *rest[field:]) for rest, span in alike.items()]
+            left = [(*rest[:field], of_any(spans), *rest[field:]) for rest, spans in alike.items()]
     return left

@@ -8,10 +8,11 @@ cut, and each part goes its way. What no box can tell goes both ways, and is sai
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from itertools import permutations
+from itertools import groupby, pairwise, permutations
 
 from rules.analysis.boxes import FEW, fewer
 from rules.analysis.probes import ELSEWHERE
+from rules.meaning.spoken import addresses
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -70,7 +71,9 @@ from rules.netfilter.hooks import (
     POSTROUTING,
     undecided,
 )
+from rules.netfilter.matches import Dst, Native
 from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, REFUSALS, THROW
+from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
@@ -90,8 +93,9 @@ if TYPE_CHECKING:
     from rules.netfilter.fields import Condition
     from rules.netfilter.hooks import NativeTable, Station
     from rules.netfilter.routing import PolicyRule
-    from rules.netfilter.rulesets import Rule, Ruleset
+    from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.spans import Span
+    from rules.netfilter.targets import Target
     from rules.simulator.packets import Host
 
     F = TypeVar("F")
@@ -340,6 +344,8 @@ class Walk:
         """For a chain of many rules."""
         self.waiting: dict[int, Flow] = {}
         """Those that miss all rules before this one, and wait for it."""
+        self.places: Sequence[int] = ()
+        """Where in the chain its rules stand, if some are asked as one."""
 
 
 class Journeys:
@@ -372,6 +378,7 @@ class Journeys:
         self.ended: dict[End, list[Box]] = {}
         self.compiled: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
         self.sieves: dict[int, Sieve] = {}
+        self.lists: dict[int, tuple[Sequence[Rule], Sequence[int]]] = {}
         self.tables: dict[tuple[int, int | None], tuple[Span, Span, Span]] = {}
 
     def ends(self, coming: Iterable[tuple[Now, Box]]) -> tuple[End, ...]:
@@ -841,8 +848,10 @@ class Journeys:
             for now, boxes in coming.items():
                 self.end(now, boxes, Became.DROPPED, None, f"{name} leads back to itself")
             return {}
-        rules = station.rules.get(name, ())
+        rules: Sequence[Rule] = station.rules.get(name, ())
         walk = Walk(station, out, (*path, name))
+        if len(rules) > LONG and not self.names_rules:
+            rules, walk.places = self.with_lists(rules)
         walk.sieve = self.sieve(rules) if len(rules) > LONG else None
         for at, rule in enumerate(rules):
             if at in walk.waiting:
@@ -857,6 +866,22 @@ class Journeys:
             add_all(walk.back, rest)
         return {now: fewer(boxes) if len(boxes) > FEW else boxes for now, boxes in walk.back.items()}
 
+    def with_lists(self, rules: Sequence[Rule]) -> tuple[Sequence[Rule], Sequence[int]]:
+        """The same rules, those asked as one that are for a list of destinations; and the place of each."""
+        known = self.lists.get(id(rules))
+        if known is None:
+            asked, places = list[Rule](), list[int]()
+            for target, group in groupby(enumerate(rules), key=lambda each: of_a_list(each[1])):
+                those = list(group)
+                spans = sorted(addresses(it.network) for _, rule in those for it in rule.matches if isinstance(it, Dst))
+                if target and len(those) > LONG and all(mine[1] <= its[0] for mine, its in pairwise(spans)):
+                    any_of_them = Native((Among(DESTINATION, joined(spans)),), "")
+                    those = [(those[0][0], Rule((any_of_them,), target))]
+                places += (at for at, _ in those)
+                asked += (rule for _, rule in those)
+            known = self.lists[id(rules)] = tuple(asked), places
+        return known
+
     def rule(self, walk: Walk, at: int, rule: Rule, coming: Flow) -> Flow:
         """Ask this rule, the one at this place of its chain. Those that go on to the next one."""
         conditions, does = self.meaning(rule)
@@ -868,7 +893,8 @@ class Journeys:
                 add(further, now, boxes)
                 continue
             station = walk.station
-            spot = spot or Spot(station.layer, station.table, walk.path[-1], at + 1, station.hook)
+            place = walk.places[at] if walk.places else at
+            spot = spot or Spot(station.layer, station.table, walk.path[-1], place + 1, station.hook)
             if unsure and isinstance(does, Nothing):
                 missed += unsure
                 unsure = []
@@ -1146,6 +1172,12 @@ class Sieve:
             else:
                 add(waiting.setdefault(min(following, default=len(self.ways)), {}), now, [box])
         return kept
+
+
+def of_a_list(rule: Rule) -> Target | None:
+    """What a rule does to packets to one network, whatever else they are; None for any other rule."""
+    is_one = len(rule.matches) == 1 and isinstance(rule.matches[0], Dst) and isinstance(rule.target, Return | Jump)
+    return rule.target if is_one else None
 
 
 def turned_round(fields: tuple[F, ...]) -> tuple[F, ...]:

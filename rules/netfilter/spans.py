@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, TypeAlias
 
     Span: TypeAlias = tuple[Any, ...]
@@ -74,16 +74,14 @@ def less(mine: Span, other: Span) -> Span:
 
 def united(mine: Span, other: Span) -> Span:
     """What is in either."""
-    if len(mine) < len(other):
-        mine, other = other, mine
-    if len(other) > FEW:
-        pairs = [(span[at], span[at + 1]) for span in (mine, other) for at in range(0, len(span), 2)]
-        return joined(sorted(pairs))
-    for at in range(0, len(other), 2):
-        first, end = other[at], other[at + 1]
-        low, high = bisect_left(mine, first), bisect_right(mine, end)
-        mine = (*mine[:low], *(() if low % 2 else (first,)), *(() if high % 2 else (end,)), *mine[high:])
-    return mine
+    return of_any((mine, other))
+
+
+def of_any(spans: Sequence[Span]) -> Span:
+    """What is in any of these."""
+    if len(spans) == 1:
+        return spans[0]
+    return joined(sorted((span[at], span[at + 1]) for span in spans for at in range(0, len(span), 2)))
 
 
 def within(span: Span, first: Any, end: Any) -> Span:

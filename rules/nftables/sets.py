@@ -71,7 +71,7 @@ def plain_ends(lists: Sequence[bytes], order: Order) -> list[tuple[bytes, bool]]
     if len(first) < HEADERS:
         return None
     size = (first[8 + low] | first[8 + high] << 8) - 4
-    begins, more = end_heads(size, order)
+    begins, more = end_heads(size, order, (first[2 + low] | first[2 + high] << 8) & NESTED)
     flagged = END_FLAG[order]
     ends: list[tuple[bytes, bool]] = []
     for some in lists:
@@ -100,13 +100,16 @@ END_FLAG: dict[Order, bytes] = {
 """The attribute NFTA_SET_ELEM_FLAGS with NFT_SET_ELEM_INTERVAL_END."""
 
 
-def end_heads(size: int, order: Order) -> tuple[bytes, bytes]:
+NESTED = 0x8000
+"""NLA_F_NESTED of linux/netlink.h, which the kernel sets or not, by its version."""
+
+
+def end_heads(size: int, order: Order, nested: int) -> tuple[bytes, bytes]:
     """The headers of an element whose key has so many bytes: alone, and with flags behind it."""
 
     def header(length: int, kind: int) -> bytes:
         return length.to_bytes(2, order) + kind.to_bytes(2, order)
 
-    nested = 0x8000
     inner = header(size + 8, nested | 1) + header(size + 4, 1)
     return header(size + HEADERS, nested | 1) + inner, header(size + HEADERS + 8, nested | 1) + inner
 

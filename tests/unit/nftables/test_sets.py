@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.nftables.messages import attributes
-from rules.nftables.sets import INTERVAL, INTERVAL_END, elements_of, intervals, plain_ends
+from rules.nftables.sets import INTERVAL, INTERVAL_END, NESTED, elements_of, intervals, plain_ends
 
 if TYPE_CHECKING:
     from rules.nftables.messages import Order
@@ -27,16 +27,18 @@ def attribute(kind: int, value: bytes, order: Order) -> bytes:
     return header + value + bytes(-len(value) % 4)
 
 
-def element(key: bytes, order: Order, *, is_end: bool = False, more: bytes = b"") -> bytes:
+def element(key: bytes, order: Order, *, is_end: bool = False, more: bytes = b"", nested: int = 0) -> bytes:
     flags = attribute(3, INTERVAL_END.to_bytes(4, "big"), order) if is_end else b""
-    return attribute(0x8001, attribute(0x8001, attribute(1, key, order), order) + flags + more, order)
+    return attribute(nested | 1, attribute(nested | 1, attribute(1, key, order), order) + flags + more, order)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@given(ends=keys)
-def test_what_is_read_by_its_shape_is_what_its_attributes_say(order: Order, ends: list[tuple[bytes, bool]]) -> None:
+@given(ends=keys, nested=st.sampled_from((0, NESTED)))
+def test_what_is_read_by_its_shape_is_what_its_attributes_say(
+    order: Order, ends: list[tuple[bytes, bool]], nested: int
+) -> None:
     """Whatever the size of the key, and in whatever order the kernel tells of them, in one message or two."""
-    all_of_them = [element(key, order, is_end=is_end) for key, is_end in ends]
+    all_of_them = [element(key, order, is_end=is_end, nested=nested) for key, is_end in ends]
     lists = [b"".join(all_of_them[:7]), b"".join(all_of_them[7:])]
     by_attribute = elements_of(
         [dict(attributes(each, order)) for some in lists for _, each in attributes(some, order)], INTERVAL, order
@@ -57,7 +59,7 @@ def test_what_has_another_shape_is_left_to_its_attributes(order: Order) -> None:
         element(b"\1\2\3\4", order, more=attribute(6, b"said", order)),
         element(b"\1\2\3\4", order, is_end=True, more=attribute(6, b"said", order)),
         element(b"\1\2\3\4\5\6\7\x08", order),
-        attribute(0x8001, attribute(3, (2).to_bytes(4, "big"), order), order),
+        attribute(1, attribute(3, (2).to_bytes(4, "big"), order), order),
         plain[:10],
     ):
         assert plain_ends([plain + other], order) is None
