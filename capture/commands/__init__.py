@@ -11,6 +11,7 @@ COMMANDS = {
     "escapes": "What does not reach the proxy, and why?",
     "explain": "What do these settings mean, in words?",
     "graph": "Draw the chains as a picture.",
+    "inject": "Write our init container into manifests.",
     "render": "Print the rules that these settings mean.",
     "schema": "Print the JSON schema of what a command prints.",
     "settings": "List the settings, and where each came from.",

@@ -98,3 +98,25 @@ def joined(listed: str, *more: str) -> str:
     """A comma separated list with these entries behind its own, none of them twice."""
     entries = [entry.strip() for entry in listed.split(",")]
     return ",".join(dict.fromkeys(entry for entry in (*entries, *more) if entry))
+
+
+def contradictions(annotations: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What annotations of one pod say and unsay, each with its value and the other one."""
+    asked, label = (each.get(INJECT, "").strip().lower() for each in (annotations, labels))
+    if asked and label and (asked in YES) != (label in YES):
+        yield INJECT, annotations[INJECT], f"the label of that name is {labels[INJECT]!r}"
+    traffic = [name for name in annotations if name.startswith(TRAFFIC)]
+    if annotations.get(MODE, "").strip() == NO_CAPTURE and traffic:
+        yield MODE, annotations[MODE], f"nothing is captured, and yet there is {traffic[0]}"
+    interfaces = [name for name in FLAGS if FLAGS[name] == "-k" and name in annotations]
+    if len({joined(annotations[name]) for name in interfaces}) > 1:
+        yield interfaces[0], annotations[interfaces[0]], f"{interfaces[-1]} is {annotations[interfaces[-1]]!r}"
+    for what in ("InboundPorts", "OutboundPorts", "OutboundIPRanges"):
+        include, exclude = (f"{TRAFFIC}{verb}{what}" for verb in ("include", "exclude"))
+        both = [each for each in entries(annotations, include) if each in entries(annotations, exclude)]
+        if both:
+            yield include, annotations[include], f"{both[0]} is in {exclude} as well"
+
+
+def entries(annotations: Mapping[str, str], name: str) -> list[str]:
+    return joined(annotations.get(name, "")).split(",") if annotations.get(name, "").strip() else []

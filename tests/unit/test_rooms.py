@@ -57,6 +57,7 @@ ROOMS = (
     "capture.init",
     "capture.many",
     "capture.cni",
+    "capture.inject",
     "capture.commands",
     "capture.__main__",
 )
