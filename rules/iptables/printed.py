@@ -39,8 +39,15 @@ def place(match: Match) -> int:
 
 
 def expect(rulesets: Iterable[Ruleset]) -> None:
-    """Have the reader know these rules at sight. It reads the same without, only not as soon."""
-    for ruleset in rulesets:
-        for _, _, rule in ruleset.rules():
-            text = printed(rule)
-            reading.remember(text, Rule(rule.matches, rule.target, "", "", text))
+    """Have the reader know these rules at sight. It reads the same without, only not as soon.
+
+    Not before there is something to read: in a new namespace that is after iptables-restore, which takes memory, too.
+    """
+
+    def tell() -> None:
+        for ruleset in rulesets:
+            for _, _, rule in ruleset.rules():
+                text = printed(rule)
+                reading.remember(text, Rule(rule.matches, rule.target, "", "", text))
+
+    reading.when_needed(tell)

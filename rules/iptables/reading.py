@@ -30,6 +30,8 @@ class NotSaveText(ValueError):
 
 def tables(text: str) -> tuple[TableRules, ...]:
     """The tables in this text, in its order. Raises NotSaveText for what iptables-save would not print."""
+    while _awaited:
+        _awaited.pop()()
     found: list[TableRules] = []
     name = ""
     declared: dict[str, None] = {}
@@ -94,6 +96,12 @@ def remember(text: str, read: Rule) -> None:
     _known[text] = read, "" if " " in last else last
 
 
+def when_needed(tell: Callable[[], None]) -> None:
+    """Have this called before the next text is read, to `remember` what it will hold."""
+    _awaited.append(tell)
+
+
+_awaited: list[Callable[[], None]] = []
 MOST_KNOWN = 50_000
 _known: dict[str, tuple[Rule, str]] = {}
 """Rules by their words, and what stands alone behind `-j`."""

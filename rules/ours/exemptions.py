@@ -7,8 +7,6 @@ and would lock out whoever relies on it. So what is left alone stays so until it
 from __future__ import annotations
 
 from rules.iptables.writing import NFT_WORDS
-from rules.meaning.spoken import asked_of
-from rules.netfilter.fields import DPORT
 from rules.netfilter.matches import DPorts
 from rules.netfilter.targets import Return
 from rules.netfilter.values import MANGLE, NAT, Ports
@@ -37,6 +35,9 @@ def left_to_ssh(live: Ruleset) -> Iterator[Ports]:
 
 def ports_of(rule: Rule) -> Iterator[Ports]:
     """The destination ports that a rule asks for."""
+    from rules.meaning.spoken import asked_of  # iptables has no comments of ours
+    from rules.netfilter.fields import DPORT
+
     for ends in asked_of(DPORT, rule.matches):
         yield from (Ports(ends[at], ends[at + 1] - 1) for at in range(0, len(ends), 2))
 

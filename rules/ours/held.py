@@ -6,7 +6,6 @@ gone, the next run or removal takes it away.
 
 from __future__ import annotations
 
-from rules.netfilter.effects import Goto, first_of
 from rules.netfilter.targets import ForeignTarget, Jump, NativeTarget
 from rules.ours.recognition import is_our_rule, is_ours
 
@@ -52,6 +51,8 @@ def led_to(target: Target) -> Iterator[str]:
     elif isinstance(target, ForeignTarget) and target.text.startswith("-g "):
         yield target.text.removeprefix("-g ")
     elif isinstance(target, NativeTarget):
+        from rules.netfilter.effects import Goto, first_of  # nothing of ours is native beside iptables
+
         yield from (effect.chain for effect in first_of(target.effect) if isinstance(effect, Jump | Goto))
 
 
