@@ -37,6 +37,7 @@ format: $(READY) ## Rewrite the code as the linter wants it.
 docs: $(READY) ## Write the pages and pictures that are generated from the code.
 	@$(RUN) -m tests.write_reference
 	@$(RUN) -m tests.write_pictures
+	@$(RUN) -m tests.write_man
 
 bench: root $(READY) ## Measure runs of each mode; OUT=FILE: the figures as JSON, REFERENCE=PROGRAM: beside that one.
 	@REFERENCE="$(REFERENCE)" $(RUN) -m tests.bench $(OUT)

@@ -57,6 +57,8 @@ def test_the_wheel_has_all_that_the_repository_has(wheel: Path) -> None:
         "zsh/site-functions/_capture",
         "fish/vendor_completions.d/capture.fish",
         "fish/vendor_completions.d/istio-iptables.fish",
+        "man/man1/capture.1",
+        "man/man1/istio-iptables.1",
     ):
         assert shared + place in names
 

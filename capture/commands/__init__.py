@@ -13,6 +13,7 @@ COMMANDS = {
     "graph": "Draw the chains as a picture.",
     "inject": "Write our init container into manifests.",
     "render": "Print the rules that these settings mean.",
+    "report": "Write an archive for an issue.",
     "schema": "Print the JSON schema of what a command prints.",
     "settings": "List the settings, and where each came from.",
     "status": "What is installed here now?",

@@ -52,6 +52,7 @@ ROOMS = (
     "capture.screen",
     "capture.watch",
     "capture.trace",
+    "capture.support",
     "capture.help",
     "capture.completion",
     "capture.init",
