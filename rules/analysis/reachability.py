@@ -19,6 +19,7 @@ from rules.netfilter.effects import (
     NoTrack,
     Queue,
     Remark,
+    Retag,
     Then,
     Unknown,
     first_of,
@@ -180,7 +181,7 @@ class Walk:
                 yield from remarked(with_field(hit, MARK, U32), rule.target, untold)
             case Forget(onto):
                 yield from remarked(with_field(hit, onto, U32), rule.target, untold)
-            case Zone() | NoTrack() | Nothing():
+            case Zone() | NoTrack() | Nothing() | Retag():
                 yield from remarked(hit, rule.target, untold)
             case Goto() | Queue() | Choice() | Then() | Unknown():
                 # Rules of others alone do one of several things, or what nobody knows.

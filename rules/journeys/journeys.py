@@ -24,6 +24,7 @@ from rules.netfilter.effects import (
     NoTrack,
     Queue,
     Remark,
+    Retag,
     Then,
     Unknown,
 )
@@ -180,6 +181,8 @@ class Now(Value):
     """The rule that changed the destination."""
     is_moved: bool = False
     """Whether PREROUTING sent them to another address than they had."""
+    tagged: str = ""
+    """By which target its TOS was changed, or its traffic class or hop limit."""
     handed: Spot | None = None
     """The rule that gave them to a transparent listener."""
     handed_to: int = 0
@@ -698,10 +701,11 @@ class Journeys:
         return {now: boxes for _, now, boxes in self.ask(station, flow)}
 
     def turned(self, answers: Iterable[tuple[Now, Now, list[Box]]]) -> Flow:
-        """Where the mark was changed, the way is looked up again."""
+        """Where the mark was changed, or TOS, the way is looked up again."""
         flow: Flow = {}
         for before, now, boxes in answers:
-            if before.seen[MARK] == now.seen[MARK] or (now.is_local and not self.asks_before_local):
+            is_same = (before.seen[MARK], before.tagged) == (now.seen[MARK], now.tagged)
+            if is_same or (now.is_local and not self.asks_before_local):
                 add(flow, now, boxes)
                 continue
             for its, those in self.routed({now: boxes}):
@@ -955,6 +959,8 @@ class Journeys:
             case NoTrack():
                 off = now if now.is_tracked or now.zone else now.with_field(STATE, UNTRACKED).but(untracked=spot)
                 add(further, off, boxes)
+            case Retag(text):
+                add(further, now.but(tagged=text), boxes)
             case Nothing():
                 add(further, now, boxes)
             case Queue():

@@ -23,6 +23,7 @@ from rules.netfilter.effects import (
     NoTrack,
     Queue,
     Remark,
+    Retag,
     Then,
     Unknown,
     first_of,
@@ -287,7 +288,7 @@ def is_end(does: Effect) -> bool:
             return True
         case Hand(accepts=accepts):
             return accepts
-        case Nothing():
+        case Retag() | Nothing():
             return False
         case Choice() | Then():
             raise AssertionError("first_of leaves none of these")

@@ -19,6 +19,7 @@ from rules.netfilter.effects import (
     NoTrack,
     Queue,
     Remark,
+    Retag,
     Unknown,
 )
 from rules.netfilter.fields import (
@@ -292,10 +293,15 @@ OPTIONS: dict[tuple[str, str], Reader] = {
 
 
 GOES_ON = frozenset({
-    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "HL", "IDLETIMER", "LED", "LOG", "NFLOG", "RATEEST",
-    "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
+    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "ECN", "IDLETIMER", "LED", "LOG", "NFLOG", "RATEEST", "SECMARK",
+    "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TRACE", "TTL", "ULOG",
 })  # fmt: skip
 """Targets behind which the walk goes on, and which change nothing that decides where a packet goes."""
+SET_TO_NOTHING = frozenset({"0", "0x0", "0x00", "0x00/0xff"})
+"""The values of these that a packet has whose sender asked for nothing."""
+RETAGS = frozenset({"DSCP", "HL", "TOS"})
+"""Those that change what a chain of type route compares before and after (nf_route_table_hook4 and nf_route_table_hook6
+of net/netfilter/nft_chain_route.c, ipt_mangle_out and ip6t_mangle_out)."""
 
 
 def target_meaning(words: Sequence[str]) -> Effect:
@@ -305,6 +311,8 @@ def target_meaning(words: Sequence[str]) -> Effect:
     name = words[1] if len(words) > 1 else ""
     if words[0] == "-g":
         return Goto(name)
+    if name in RETAGS:
+        return Retag(" ".join(words)) if SET_TO_NOTHING.isdisjoint(words) else Nothing()
     if name in GOES_ON:
         return Nothing()
     reader = TARGETS.get(name) if OPTIONS_UNREAD not in words else None

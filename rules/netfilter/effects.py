@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         | Jump
         | Reject
         | Zone
-        | "Goto | Bind | BindSource | Hand | Remark | Forget | NoTrack | Nothing | Queue | Choice | Then | Unknown"
+        | "Goto | Bind | BindSource | Hand | Remark | Forget"
+        | "NoTrack | Retag | Nothing | Queue | Choice | Then | Unknown"
     )
 
 
@@ -76,8 +77,14 @@ class NoTrack(Value):
     """Keep it from conntrack, and so from every chain of type nat."""
 
 
+class Retag(Value):
+    """Change TOS, traffic class or the hop limit of IPv6: as for a mark, a chain of type route routes it anew."""
+
+    text: str
+
+
 class Nothing(Value):
-    """Nothing that a later rule asks about, or that decides where it goes: count, log, DSCP, TTL …"""
+    """Nothing that a later rule asks about, or that decides where it goes: count, log, TTL …"""
 
 
 class Queue(Value):

@@ -18,6 +18,7 @@ from rules.netfilter.effects import (
     NoTrack,
     Queue,
     Remark,
+    Retag,
     Then,
     Unknown,
 )
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
 NETMAP = 1 << 6
 """NF_NAT_RANGE_NETMAP of linux/netfilter/nf_nat.h."""
 NET_HEADER, TRANSPORT_HEADER = 1, 2
+TAGS = {"ip": (1,), "ip6": (0, 1, 2, 3, 7)}
+"""The bytes of a header that OUTPUT of a chain of type route compares: TOS; or class and flow label, and hop limit."""
 NF_DROP, NF_ACCEPT, NF_QUEUE = 0, 1, 3
 NFT_CONTINUE, NFT_JUMP, NFT_GOTO, NFT_RETURN = -1, -3, -4, -5
 EQ, NEQ, LT, LTE, GT, GTE = range(6)
@@ -207,10 +210,11 @@ class _Program:
             if at == base and start < offset + size and offset < start + length
         ]
         if 5 in read:
+            retags = base == NET_HEADER and any(offset <= at < offset + size for at in TAGS[self.reader.ip])
             if touched:
                 self.give_up("payload set")
             else:
-                self.do(Nothing(), "payload set")
+                self.do(Retag("payload set") if retags else Nothing(), "payload set")
             return
         whole = next((field for field, *place in self.reader.header if place == [base, offset, size]), -1)
         name = NAMES_OF.get(whole, "@nh" if base == NET_HEADER else "@th" if base == TRANSPORT_HEADER else "@ll")

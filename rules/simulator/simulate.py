@@ -29,6 +29,7 @@ from rules.netfilter.effects import (
     NoTrack,
     Queue,
     Remark,
+    Retag,
     Then,
     Unknown,
     first_of,
@@ -322,6 +323,7 @@ class _Walk:
         self.destination = packet.destination
         self.port = packet.port
         self.mark: int | None = packet.mark
+        self.tagged = ""
         """None: it was given one that nobody can tell."""
         remembered = first.remembered if first and packet.connmark is None else packet.connmark
         self.connmark: int | None = remembered or 0
@@ -522,9 +524,9 @@ class _Walk:
                 due.pop(0)[1]()
             if station.kind == KIND_NAT or station.device != device:
                 continue
-            before = self.mark
+            before = self.mark, self.tagged
             self.ask(station)
-            if station.kind == KIND_ROUTE and self.mark != before:
+            if station.kind == KIND_ROUTE and (self.mark, self.tagged) != before:
                 self.turn()
         for _, act in due:
             act()
@@ -765,6 +767,8 @@ class _Walk:
                 # A zone is conntrack's already (xt_ct_target in net/netfilter/xt_CT.c; nft_notrack_eval).
                 if not (self.is_tracked or self.zone):
                     self.state, self.untracked = UNTRACKED, step
+            case Retag(text):
+                self.tagged = text
             case Nothing():
                 return None
             case Queue():

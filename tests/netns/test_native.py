@@ -588,6 +588,34 @@ def test_what_nat_sends_to_the_address_that_it_had_is_not_routed_anew(
             assert f"{address if ':' not in address else f'[{address}]'}:15001" in said.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "rules", "is_lost"),
+    [
+        ("iptables -t mangle -A OUTPUT -p tcp -j DSCP --set-dscp 10", "", True),
+        ("iptables -t mangle -A OUTPUT -p tcp -j TOS --set-tos 0x10", "", True),
+        ("iptables -t mangle -A OUTPUT -p tcp -j DSCP --set-dscp 0", "", False),
+        ("iptables -t mangle -A OUTPUT -p tcp -j TTL --ttl-set 9", "", False),
+        ("true", "type route hook output priority -150; tcp dport 15001 ip dscp set af11", True),
+        ("true", "type filter hook output priority -150; tcp dport 15001 ip dscp set af11", False),
+    ],
+)
+def test_a_change_of_tos_routes_anew(backend: str, words: str, rules: str, is_lost: bool) -> None:
+    """In OUTPUT of a chain of type route, and then IPv4 asks an ip rule before the table `local` as uid 0."""
+    program, *rest = words.split()
+    with Pod(ipv6=False) as pod:
+        pod.open_listeners()
+        pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
+        pod.inside.output(f"{program}-{backend}" if rest else program, *rest)
+        pod.inside.output("nft", "-f", "-", text=f"table ip theirs {{ chain out {{ {rules}; }}; }}" if rules else "")
+        pod.inside.output("ip", "route", "add", "default", "via", GATEWAY[4], "table", "200")
+        for line in ("add pref 100 lookup local", "add pref 50 uidrange 0-0 lookup 200", "del pref 0"):
+            pod.inside.output("ip", "rule", *line.split())
+        landing = str(pod.dial(ADDRESSES[4], 15001, uid=1000))
+        said = pod.capture("trace", "--live", "--uid", "1000", f"{ADDRESSES[4]}:15001").stdout
+        assert landing == ("timeout" if is_lost else "pod:15001"), said
+        assert ("it leaves the pod" in said) is is_lost, said
+
+
 # --- targets and matches of iptables that others use ------------------------------------------------------
 
 CERTAIN = (

@@ -307,15 +307,22 @@ def met_later(traces: Iterable[Trace], held: Held, here: Host) -> set[Counted]:
     }
 
 
+def of_the_kernel(packet: Packet, held: Held, here: Host) -> Trace:
+    """What becomes of what no process sends: rules find no owner, and ip rules take it for root's (sock_net_uid of
+    include/net/sock.h)."""
+    fate = held.trace(packet, here)
+    return held.trace(packet.but(uid=0, gid=0), here) if fate.became is Became.DEPENDS else fate
+
+
 def landing_of(trace: Trace, held: Held, here: Host) -> str:
     """Where the call lands: where its first packet goes, if the answer and what follows of TCP come through as well."""
     packet, lands = trace.packet, predicted.landing(trace)
     if trace.became is Became.REFUSED and lands == "refused":
         reset, icmp, icmp6 = [each for each in refusals(trace, here) if each.direction is Direction.OUT]
         told = reset.but(state=ESTABLISHED) if is_reset(trace) else icmp if packet.family is Family.V4 else icmp6
-        fate = held.trace(told, here).became
-        # An ip rule may keep it here, where nobody waits for it.
-        is_lost = fate is Became.DELIVERED and packet.direction is Direction.IN
+        fate = of_the_kernel(told, held, here).became
+        # An ip rule may keep it here, or send it away, where nobody waits for it.
+        is_lost = fate is (Became.DELIVERED if packet.direction is Direction.IN else Became.BYPASSED)
         return "timeout" if is_lost or fate in (Became.DROPPED, Became.REFUSED) else lands
     if trace.address is None or trace.port is None or lands == "timeout":
         return lands
@@ -342,10 +349,8 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
         (packet.destination, packet.port),
         trace.remembered,
     )
-    back = held.trace(answer, here)
+    back = of_the_kernel(answer, held, here) if is_refused else held.trace(answer, here)
     returns = back.became is (Became.BYPASSED if packet.direction is Direction.IN else Became.DELIVERED)
-    if is_refused and back.became is Became.DEPENDS:
-        returns = True  # the kernel's own, which is nobody's, as no ip rule by uid asks for it
     if packet.mark and isinstance(back.decided and back.decided.rule.target, Tproxy):
         returns = True  # the rig's sockets with a mark are transparent themselves
     goes_on = is_refused or later.became is trace.became
