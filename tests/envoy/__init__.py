@@ -1,0 +1,1 @@
+"""The experiments of docs/envoy, with a real Envoy."""
