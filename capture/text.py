@@ -20,8 +20,8 @@ def one_line(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """The text in quotes as one readable line; a very long one is cut."""
-    return f'"{spelled_out(text if len(text) <= 80 else f"{text[:77]}…")}"'
+    """The text in quotes as one readable line; a very long one is cut, but for @PATH, which names a file."""
+    return f'"{spelled_out(text if len(text) <= 80 or text[:1] == "@" else f"{text[:77]}…")}"'
 
 
 def on_one_line(value: str) -> str:

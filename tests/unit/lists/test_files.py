@@ -65,7 +65,7 @@ def test_whatever_takes_a_list_takes_it_from_a_file(tmp_path: Path, setting: Any
     ]:
         if takes_a_list:
             assert getattr(Settings.load(argv, environ), setting.name) == ()
-        elif setting.read is parsers.text:
+        elif setting.read is parsers.text and setting.name != "config":  # which is read at once
             assert getattr(Settings.load(argv, environ), setting.name) == f"@{file}"
         else:
             with pytest.raises(BadSettings, match="refused"):
