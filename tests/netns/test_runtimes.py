@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +19,6 @@ from tests.rig.pod import APP, has, readable_source
 from tests.rig.runtime import PROGRAM
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
 PLUGINS = Path("/usr/lib/cni")
@@ -114,6 +115,49 @@ default_network = "pods"
         return [*namespaces, *(link for link in links if "veth" in link), *given]
 
 
+CONTAINERD = """
+mount --make-rprivate /
+mount --bind {root}/net.d /etc/cni/net.d
+mount -t tmpfs none /opt && mkdir -p /opt/cni/bin && ln -s {plugins}/* {root}/bin/* /opt/cni/bin/
+mount -t tmpfs none /var/lib && mkdir /var/lib/cni
+containerd --config {root}/containerd.toml --log-level warn >{root}/containerd.log 2>&1 &
+daemon=$!
+until ctr -a {root}/c.sock version >/dev/null 2>&1 || ! kill -0 $daemon; do sleep 0.05; done
+"$@"
+status=$?
+# What ctr leaves of a container whose network failed.
+ctr -a {root}/c.sock tasks delete --force {name} 2>/dev/null
+ctr -a {root}/c.sock containers delete {name} 2>/dev/null
+kill $daemon
+wait $daemon
+rmdir /sys/fs/cgroup/*/default 2>/dev/null
+exit $status
+"""
+
+
+class Containerd(Podman):
+    """containerd and its `ctr`, with a daemon of its own for each container."""
+
+    def run(self, *more: str) -> subprocess.CompletedProcess[str]:
+        (self.root / "containerd.toml").write_text(f"""
+version = 2
+root = "{self.root}/root"
+state = "{self.root}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{self.root}/c.sock"
+""")
+        name = f"web-{secrets.token_hex(4)}"  # one that failed to start keeps its name
+        paths = dict.fromkeys(("/usr", sys.base_prefix))
+        shown = [w for path in paths for w in ("--mount", f"type=bind,src={path},dst={path},options=rbind:ro")]
+        run = ["ctr", "-a", f"{self.root}/c.sock", "run", "--rm", "--cni", "--rootfs", *shown, *more]
+        command = [*run, f"{self.root}/rootfs", name, f"{sys.base_prefix}/bin/python3", "-c", CONTAINER]
+        script = CONTAINERD.format(root=self.root, plugins=PLUGINS, name=name)
+        # Not by `ip netns exec`, which hides the cgroups below /sys.
+        enter = ["nsenter", f"--net={self.node.path}", "unshare", "--mount", "sh", "-c", script, "sh", *command]
+        return subprocess.run(enter, capture_output=True, text=True, check=False, timeout=60)
+
+
 @pytest.fixture
 def podman() -> Iterator[Podman]:
     # podman takes paths of 50 characters at most.
@@ -151,3 +195,17 @@ def test_many_containers_leave_nothing_behind(podman: Podman) -> None:
     for _ in range(50 if ALL else 3):
         assert podman.run().stdout == "the proxy\n"
     assert podman.left() == []
+
+
+@pytest.mark.skipif(bool(has("containerd", "ctr", "runc")), reason="not installed: containerd")
+def test_containerd_calls_it_as_well(podman: Podman) -> None:
+    """`ctr run --cni`, which names the namespace by a pid: captured, and a refused setting fails the start."""
+    containerd = Containerd.__new__(Containerd)
+    containerd.node, containerd.root = podman.node, podman.root
+    containerd.chain("-u", str(PROXY))
+    done = containerd.run()
+    assert done.stdout == "the proxy\n", done
+    containerd.chain("-u", "nobody-there")
+    assert 'capture failed: refused flag -u "nobody-there"' in containerd.run().stderr
+    containerd.chain("-u", str(PROXY), "-o", "80")
+    assert '"by": "world"' in containerd.run("--env", "MUTE=1").stdout
