@@ -2,7 +2,7 @@
 
 A signal that became an exception could strike anywhere: between making a namespace and noting it, or while the
 process acts as another user. So the program has no handler at all. Its parent waits, ends it with everything it
-started, and removes the namespaces that still bear its pid.
+started, and removes the namespaces that bear the pids of the dead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from tests.rig.namespace import made_by, remove
+from tests.rig.namespace import remove_those_of_the_dead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +41,7 @@ def guarded(work: Callable[[], int]) -> int:
         elif os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     end(worker)
-    for name in made_by(worker):
-        remove(name)
+    remove_those_of_the_dead()
     if came in ENDING:
         print(f"\n{came.name}: stopped, and everything was removed", file=sys.stderr)
     return status
@@ -65,11 +64,20 @@ def as_worker(work: Callable[[], int]) -> None:
 
 
 def end(worker: int) -> None:
-    """End the worker's session, and wait until the last process that it started is gone: orphans become ours."""
+    """End the worker's session and what it started in others, and wait until the last is gone: orphans become ours."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(worker, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         while True:
+            for orphan in children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(orphan, signal.SIGKILL)
             os.waitpid(-1, 0)
+
+
+def children() -> list[int]:
+    """The processes whose parent we are."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return [int(pid) for pid in file.read().split()]

@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -259,7 +260,7 @@ def readable_source() -> str:
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     for package in ("capture", "rules", "tests/rig"):
         shutil.copytree(ROOT / package, copy / package)
-    for needed in distributions_needed("traffic-capture") - {"traffic-capture"}:
+    for needed in distributions_needed():
         for file in distribution(needed).files or ():
             if not file.parts[0].startswith((".", "__pycache__")) and file.suffix != ".pth":
                 (copy / file).parent.mkdir(parents=True, exist_ok=True)
@@ -268,15 +269,16 @@ def readable_source() -> str:
     return str(copy)
 
 
-def distributions_needed(name: str) -> set[str]:
-    """An installed distribution and all that it requires, by name."""
+def distributions_needed() -> set[str]:
+    """The distributions that our code requires, and all that those do, by name."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        wanted: list[str] = tomllib.load(file)["project"]["dependencies"]
     found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        found.add(waiting[-1])
-        wanted = [line for line in distribution(waiting.pop()).requires or () if "extra ==" not in line]
-        names = [re.match(r"[\w.-]+", line) for line in wanted]
-        waiting += [match[0] for match in names if match and match[0] not in found and is_installed(match[0])]
+    while wanted:
+        match = re.match(r"[\w.-]+", wanted.pop())
+        if match and match[0] not in found and is_installed(match[0]):
+            found.add(match[0])
+            wanted += [line for line in distribution(match[0]).requires or () if "extra ==" not in line]
     return found
 
 
