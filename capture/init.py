@@ -8,7 +8,15 @@ from __future__ import annotations
 import os
 
 from capture.apply import transaction
-from capture.apply.converge import converge, letting_go, refuse, warn_of_others_routing, warn_who_goes_first
+from capture.apply.converge import (
+    converge,
+    letting_go,
+    refuse,
+    transacted,
+    warn_of_others_routing,
+    warn_who_goes_first,
+    without_other_meshes,
+)
 from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
 from capture.host.facts import read_facts
 from capture.host.live import Live, choose_backend, read_live
@@ -27,6 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from capture.apply.load import DeleteTables, Load
     from capture.host.facts import Facts
     from capture.intent.resolve import Resolved
     from rules.plan.plan import Plan
@@ -178,7 +187,7 @@ def warn_of_a_refusal(live: Live, settings: Settings, planned: Plan, log: Log) -
 
 def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     """Print what would be given to each iptables-restore, and nothing else, to stdout."""
-    live, backend = live_if_permitted(settings, planned, log)
+    live, backend, others = live_if_permitted(settings, planned, log)
     planned = live.beside(planned)
     if not live.legacy_is_known:
         log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
@@ -187,16 +196,17 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     warn_who_goes_first(live, planned, backend, log, take_over=take_over, ours_first=ours_first)
     doing = list(transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first))
     doing, _ = letting_go(doing, live, planned, settings, log)
-    if transaction.uses_nft(doing):
-        from capture.apply.load import Load, in_transactions
+    by_nft: tuple[type[Load | DeleteTables], ...] = ()
+    if others or transaction.uses_nft(doing):
+        from capture.apply.load import DeleteTables, Load
 
-        doing = in_transactions(doing, live.unsound)
-        sections += [f"# nft -f -\n{step.text}" for step in doing if isinstance(step, Load)]
-        doing = [step for step in doing if not isinstance(step, Load)]
+        doing, by_nft = transacted(doing, live, others), (Load, DeleteTables)
     for step in doing:
         if isinstance(step, transaction.Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
             sections.append(f"{heading}\n{step.text}")
+        elif isinstance(step, by_nft):
+            sections.append(f"# nft -f -\n{step.text}")
         else:
             log.info(f"Would run {step}")
     text = "\n".join(sections)
@@ -213,8 +223,10 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
             ) from error
 
 
-def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live, str]:
+def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live, str, tuple[str, ...]]:
     """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace.
+
+    Last the tables of other meshes that would be taken over.
 
     Raises CaptureError or OSError if that would say that there is nothing to remove.
     """
@@ -223,14 +235,15 @@ def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live
         live = read_live()
         if not settings.cleanup_only:
             warn_of_a_refusal(live, settings, planned, log)
-        return live, choose_backend(live, forced, planned, native=native).backend
+        live, others = without_other_meshes(live, settings, planned)
+        return live, choose_backend(live, forced, planned, native=native).backend, others
     except (CaptureError, OSError) as error:
         if planned is NOTHING:
             raise
         what = error.what if isinstance(error, CaptureError) else error
         log.info(f"The rules are those for a namespace without any of ours, because: {what}")
         nothing = {family: frozenset[str]() for family in Family}
-        return Live({}, {}, nothing, None), forced or (NATIVE if native else NFT)
+        return Live({}, {}, nothing, None), forced or (NATIVE if native else NFT), ()
 
 
 def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:

@@ -17,7 +17,7 @@ from rules.plan.plan import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from capture.apply.release import Release
     from capture.apply.transaction import Act
@@ -92,16 +92,14 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
         refuse(live, settings)
         warn_of_others_routing(live, planned, log)
         warn_what_is_not_tracked(live, planned, log)
+    live, others = without_other_meshes(live, settings, planned)
     chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
     log.info(f"Using the {chosen.backend} backend{'' if chosen.backend == NATIVE else ' of iptables'}: {chosen.reason}")
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))
     doing, release = letting_go(doing, live, planned, settings, log)
+    doing = transacted(doing, live, others)
     if doing:
-        if transaction.uses_nft(doing):
-            from capture.apply.load import in_transactions
-
-            doing = in_transactions(doing, live.unsound)
         transaction.apply(doing, live, log)
         if planned is not NOTHING:
             log.info("The capture is in place")
@@ -196,6 +194,24 @@ def needed(wanted: Routing) -> str:
     return f"{tool} rule fwmark {wanted.mark:#x} lookup {table}, {tool} route local default dev lo table {table}"
 
 
+def without_other_meshes(live: Live, settings: Settings, planned: Plan) -> tuple[Live, tuple[str, ...]]:
+    """What is live but for the tables of other meshes that are taken over, and those tables. Raises OSError."""
+    if not settings.take_over or planned is NOTHING or not native_tables(live.table_names()):
+        return live, ()
+    from capture.foreign.tables import those_to_go
+
+    return those_to_go(live)
+
+
+def transacted(doing: list[Act], live: Live, others: Sequence[str]) -> list[Act]:
+    """The same acts: what is done in our own tables is one transaction, and these tables of other meshes go."""
+    if not others and not transaction.uses_nft(doing):
+        return doing
+    from capture.apply.load import in_transactions, with_tables_gone
+
+    return with_tables_gone(in_transactions(doing, live.unsound), others)
+
+
 def refuse(live: Live, settings: Settings) -> None:
     """Raises WrongPlace or OtherMesh where these settings are not to be applied."""
     if not settings.allow_host:
@@ -217,21 +233,16 @@ def refuse_a_node(chains: Iterable[str], tables: Iterable[str]) -> None:
 
 def refuse_another_mesh(live: Live, *, take_over: bool) -> None:
     """Raises OtherMesh where another mesh captures already: each would hand the other's proxy its traffic."""
-    native = native_tables(live.table_names())
-    if native:
-        raise OtherMesh(
-            "another mesh captures here with tables of nf_tables; nothing was touched",
-            details=[("its tables", ", ".join(native))],
-            hint="remove them with that mesh's tool, or with `nft delete table`; --take-over replaces chains of "
-            "iptables only",
-        )
     found: dict[str, dict[str, None]] = {}
     for saved in (*live.nft.values(), *live.legacy.values()):
         for mesh, _, chain in chains_of_other_meshes(saved.ruleset):
             found.setdefault(mesh, {})[chain] = None
+    what = "chains" if found else "tables"
+    for table, mesh in native_tables(live.table_names()).items():
+        found.setdefault(mesh, {})[f"table {table}"] = None
     if found and not take_over:
         raise OtherMesh(
-            f"the chains of another mesh are here ({', '.join(found)}); nothing was touched",
+            f"the {what} of another mesh are here ({', '.join(found)}); nothing was touched",
             details=[(mesh, ", ".join(chains)) for mesh, chains in found.items()],
             hint="--take-over removes them in the commit that brings ours; or keep that mesh out of this pod",
         )

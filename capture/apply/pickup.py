@@ -160,7 +160,7 @@ def rules_in(live: Live, family: Family) -> Iterator[Rule]:
     """All that packets of this family can meet."""
     for backend in BACKENDS:
         yield from (rule for _, _, rule in live.saved(Iptables(backend, family)).ruleset.rules())
-    for table in live.natives.get(family, ()):
+    for table in (*live.natives.get(family, ()), *live.leaving.get(family, ())):
         yield from (rule for _, rules in table.chains for rule in rules)
 
 

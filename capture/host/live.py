@@ -68,6 +68,8 @@ class Live(Value):
     """Whether we may see which legacy tables there are: only uid 0 may."""
     natives: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # likewise
     """What packets of each family can meet in nf_tables and iptables does not show."""
+    leaving: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # likewise
+    """Those of them that are taken over: what they capture is known to conntrack."""
     addresses: tuple[Address, ...] = ()
     """Those of the namespace."""
     own: dict[Family, Saved] = {}  # noqa: RUF012 # a default that nobody changes

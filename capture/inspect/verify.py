@@ -114,11 +114,9 @@ def unexplained(proved: Sequence[Proof], found: Sequence[Finding]) -> Iterator[F
 
 def in_the_way(live: Live) -> str:
     """Why a run is refused where nothing of ours is yet: another mesh captures here. Empty if none does."""
-    native = native_tables(live.table_names())
-    if native:
-        return f"another mesh captures here with {', '.join(native)}, and a run is refused"
     saved = (*live.nft.values(), *live.legacy.values())
     names = dict.fromkeys(mesh for each in saved for mesh, _, _ in chains_of_other_meshes(each.ruleset))
+    names |= dict.fromkeys(native_tables(live.table_names()).values())
     return f"{' and '.join(names)} captures here, and a run is refused without --take-over" if names else ""
 
 

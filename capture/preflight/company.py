@@ -107,10 +107,12 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
     for mesh, chains in found.items():
         remedy = "--take-over removes them in the commit that brings ours; or keep that mesh out of this pod"
         yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, remedy)
-    native = native_tables(live.table_names())
-    if native:
-        remedy = "remove them with that mesh's tool, or with `nft delete table`; --take-over does not"
-        yield Fact("namespace", "tables of another mesh", listed(native), MISSING, remedy)
+    native: dict[str, list[str]] = {}
+    for table, mesh in native_tables(live.table_names()).items():
+        native.setdefault(mesh, []).append(table)
+    for mesh, tables in native.items():
+        remedy = "--take-over removes them in the transaction that brings ours; or keep that mesh out of this pod"
+        yield Fact("namespace", f"tables of {mesh}", listed(tables), MISSING if refused else WARN, remedy)
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):
         remedy = "both act on traffic: keep rules in one of them"
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)

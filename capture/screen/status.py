@@ -10,6 +10,7 @@ from capture.style import style
 from rules.iptables.writing import rule_text
 from rules.live.drift import count
 from rules.netfilter.routing import ip_command
+from rules.ours.meshes import native_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,5 +110,8 @@ def meshes(found: Status) -> Iterator[str]:
         places.setdefault(f"{each.mesh}, {each.backend} {each.family.value} {each.table}", []).append(each.chain)
     for place, chains in places.items():
         yield warning(f"chains of {place}: {', '.join(chains)}")
-    if found.native_tables:
-        yield warning(f"tables of another mesh, in nf_tables: {', '.join(found.native_tables)}")
+    of_mesh: dict[str, list[str]] = {}
+    for table, mesh in native_tables(found.native_tables).items():
+        of_mesh.setdefault(mesh, []).append(table)
+    for mesh, tables in of_mesh.items():
+        yield warning(f"tables of {mesh}, in nf_tables: {', '.join(tables)}")

@@ -343,8 +343,9 @@ class Settings:
         False,
         "--take-over",
         ours=True,
-        about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode): "
-        "remove them in the commit that brings ours. Without it a run is refused there.",
+        about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode), "
+        "or the tables in which Istio or Consul capture with nftables: remove them in the commit that brings ours. "
+        "Without it a run is refused there.",
     )
     precedence: str = setting(
         parsers.one_of("others", "ours", empty="others"),

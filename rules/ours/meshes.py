@@ -22,8 +22,12 @@ AMBIENT = "Istio in ambient mode"
 ISTIO_PRERT = "ISTIO_PRERT"
 AMBIENT_CHAINS = frozenset({ISTIO_PRERT, "ISTIO_POSTRT"})
 """Ambient's own names. Its third chain is called ISTIO_OUTPUT, as one of ours."""
-NATIVE_TABLES = ("istio-proxy-", "istio-ambient-")
-"""How the nf_tables tables begin that istio programs without iptables."""
+NATIVE_TABLES = {
+    "istio-proxy-": "Istio with nftables",
+    "istio-ambient-": AMBIENT,
+    "consul_tproxy": "Consul",
+}
+"""Whose a table of nf_tables is in which a mesh captures without iptables, by how its name begins."""
 
 
 def mesh_of(table: TableRules, chain: str) -> str | None:
@@ -63,6 +67,7 @@ def chains_of_other_meshes(live: Ruleset) -> Iterator[tuple[str, str, str]]:
                 yield mesh, table.table, chain
 
 
-def native_tables(names: Iterable[str]) -> list[str]:
-    """Those of these nf_tables tables that are another mesh's."""
-    return sorted({name for name in names if name.startswith(NATIVE_TABLES)})
+def native_tables(names: Iterable[str]) -> dict[str, str]:
+    """Those of these nf_tables tables that are another mesh's, in order, each with that mesh."""
+    meshes = NATIVE_TABLES.items()
+    return {name: mesh for name in sorted(set(names)) for prefix, mesh in meshes if name.startswith(prefix)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import every_backend
 from tests.netns.test_apply import REFUSED, sabotaged
 from tests.netns.test_convergence import storm_over
 from tests.rig import Pod
@@ -179,15 +181,128 @@ def test_a_take_over_that_is_refused_puts_theirs_back(pod: Pod, backend: str, tm
     assert pod.meaning() == before
 
 
-def test_native_tables_of_another_mesh_are_refused(pod: Pod) -> None:
-    """They are not iptables', so they are not taken over either; the message says how to remove them."""
-    pod.inside.output("nft", "add", "table", "inet", "istio-proxy-nat")
+ISTIO_NATIVE = """\
+table inet istio-proxy-nat {
+  chain prerouting { type nat hook prerouting priority dstnat; policy accept; meta l4proto tcp jump istio-inbound; }
+  chain output { type nat hook output priority -100; policy accept; jump istio-output; }
+  chain istio-inbound { tcp dport { 15008, 15090 } return; meta l4proto tcp jump istio-in-redirect; }
+  chain istio-redirect { meta l4proto tcp counter packets 7 bytes 420 redirect to :15001; }
+  chain istio-in-redirect { meta l4proto tcp redirect to :15006; }
+  chain istio-output {
+    oifname "lo" ip saddr 127.0.0.6 return
+    meta skuid 1337 return
+    ip daddr 127.0.0.1 return
+    jump istio-redirect
+  }
+}
+table inet istio-proxy-raw {
+  chain output { type filter hook output priority raw; policy accept; udp dport 53 meta skuid 1337 ct zone set 1; }
+}
+"""
+CONSUL_NATIVE = """\
+table inet consul_tproxy {
+  set kept { type ipv4_addr; flags interval; elements = { 192.0.2.0/24, 198.51.100.7 }; }
+  chain output {
+    type nat hook output priority -100; policy accept;
+    meta skuid 101 return
+    ip daddr @kept return comment "kept: out of it"
+    meta l4proto tcp redirect to :15001
+  }
+}
+"""
+NATIVE_CAPTURES = {
+    "Istio with nftables": ("inet istio-proxy-nat, inet istio-proxy-raw", ISTIO_NATIVE),
+    "Consul": ("inet consul_tproxy", CONSUL_NATIVE),
+    "Istio in ambient mode": ("ip istio-ambient-nat", ISTIO_NATIVE.split("table inet istio-proxy-raw")[0]),
+}
+NATIVE_CAPTURES["Istio in ambient mode"] = (
+    "ip istio-ambient-nat",
+    NATIVE_CAPTURES["Istio in ambient mode"][1].replace("inet istio-proxy", "ip istio-ambient"),
+)
+
+
+def plant_natively(pod: Pod, text: str) -> None:
+    pod.inside.output("nft", "-f", "-", text=text)
+
+
+@pytest.mark.parametrize("mesh", NATIVE_CAPTURES)
+def test_native_tables_of_another_mesh_are_refused_by_name(pod: Pod, mesh: str) -> None:
+    """Nothing is touched without --take-over; all who look name the mesh, and a removal leaves it alone."""
+    tables, text = NATIVE_CAPTURES[mesh]
+    plant_natively(pod, text)
     before = pod.state()
-    for more in ([], ["--take-over"]):
-        result = pod.capture(*EVERYTHING, *more)
-        assert result.status == 1
-        assert "istio-proxy-nat" in result.stderr
-        assert "nft delete table" in result.stderr
+    result = pod.capture(*EVERYTHING)
+    assert result.status == 1
+    assert f"the tables of another mesh are here ({mesh}); nothing was touched" in result.stderr
+    assert all(f"table {table.split()[1]}" in result.stderr for table in tables.split(", "))
+    assert "--take-over removes them in the commit that brings ours" in result.stderr
     verified = pod.capture("verify", *EVERYTHING)
-    assert "another mesh captures here with istio-proxy-nat, and a run is refused" in verified.stdout
+    assert f"{mesh} captures here, and a run is refused without --take-over" in verified.stdout
+    assert f"tables of {mesh}, in nf_tables" in pod.capture("status").stdout
+    assert f"tables of {mesh}" in pod.capture("check", *EVERYTHING).stdout
+    pod.applied("clean")
     assert pod.state() == before
+
+
+@every_backend
+@pytest.mark.parametrize("mesh", NATIVE_CAPTURES)
+def test_native_tables_of_another_mesh_are_taken_over(pod: Pod, backend: str, mesh: str) -> None:
+    """They go, ours come, and what a dry run prints says both; natively in one transaction."""
+    tables, text = NATIVE_CAPTURES[mesh]
+    plant_natively(pod, text)
+    flags = [*EVERYTHING, "--dual-stack", "--take-over", f"--force-iptables-binary={backend}"]
+    printed = pod.applied("-n", *flags).stdout
+    assert all(f"delete table {table}\n" in printed for table in tables.split(", "))
+    done = pod.applied(*flags)
+    assert done.stderr.count("Running nft -f -") == 1
+    with Pod() as new:
+        new.applied(*EVERYTHING, "--dual-stack", f"--force-iptables-binary={backend}")
+        assert all(pod.saved(backend, version=it) == new.saved(backend, version=it) for it in (4, 6))
+        assert pod.inside.output("nft", "list", "tables") == new.inside.output("nft", "list", "tables")
+    assert pod.capture("verify", *EVERYTHING, "--dual-stack").status == 0
+    assert "already in place" in pod.applied(*flags).stderr
+
+
+FAILURES = {
+    "nft refuses it all": ("native", "s/^table ip6 .*$/nonsense/"),
+    "a rule of ours is lost": ("native", "/meta skuid 1337 counter return/d"),
+    "theirs do not go": ("nft", "s/^delete table .*$/nonsense/"),
+}
+
+
+@pytest.mark.parametrize(("backend", "script"), FAILURES.values(), ids=list(FAILURES))
+@pytest.mark.parametrize("mesh", NATIVE_CAPTURES)
+def test_native_tables_of_another_mesh_come_back_after_a_failure(
+    pod: Pod, mesh: str, backend: str, script: str, tmp_path: Path
+) -> None:
+    """Theirs is what it was, with counters, sets and comments; nothing of ours is there."""
+    plant_natively(pod, NATIVE_CAPTURES[mesh][1])
+    listed = pod.inside.output("nft", "list", "ruleset")
+    tmp_path.chmod(0o755)
+    real = next(path for path in ("/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft") if os.access(path, os.X_OK))
+    wrapper = tmp_path / "nft"
+    is_first, edited = f'[ "$1" = -f ] && [ ! -e {tmp_path}/done ]', f'sed "{script}" | {real} "$@"; exit'
+    wrapper.write_text(f'#!/bin/sh\nif {is_first}; then : > {tmp_path}/done; {edited}; fi\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    flags = [*EVERYTHING, "--dual-stack", "--take-over", f"--force-iptables-binary={backend}"]
+    result = pod.capture(*flags, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert result.status == 1, result.stderr
+    assert (tmp_path / "done").exists()
+    assert pod.inside.output("nft", "list", "ruleset") == listed
+
+
+@pytest.mark.storm
+@every_backend
+def test_a_native_capture_is_taken_over_without_a_gap(pod: Pod, backend: str) -> None:
+    """Every connection goes to a proxy, theirs or ours, and none fails."""
+    plant_natively(pod, ISTIO_NATIVE)
+
+    def changes() -> None:
+        for _ in range(10):
+            pod.applied(*EVERYTHING, "--take-over", f"--force-iptables-binary={backend}")
+            assert "istio-proxy" not in pod.inside.output("nft", "list", "tables")
+            plant_natively(pod, ISTIO_NATIVE)
+
+    out, into = storm_over(pod, changes)
+    assert set(out) == {"pod:15001"}
+    assert set(into) == {"pod:15006"}

@@ -30,12 +30,14 @@ from capture.apply import transaction
 from capture.apply.load import Load, in_transactions
 from capture.apply.pickup import PickUp
 from capture.apply.release import Release
-from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting, TakeAway
+from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting
+from capture.foreign.tables import DeleteTables
 from capture.host.facts import read_facts
 from capture.host.live import read_live
 from capture.intent.resolve import resolve
 from capture.iptables import iptables
 from capture.iptables.iptables import LEGACY, Iptables
+from capture.iptables.leaving import TakeAway
 from capture.kernel import locks, netns
 from capture.kernel.process import SUPERUSER_PATH
 from capture.netlink import routing
@@ -155,6 +157,8 @@ def atoms_of(doing: Iterable[Act]) -> list[Atom]:
                 family = "ip" if step.family is Family.V4 else "ip6"
                 what = f"nft delete {family} {step.table}"
                 found.append(Batch(what, 1 + sum(isinstance(atom, Batch) for atom in found)))
+            case DeleteTables():
+                raise AssertionError("no scenario takes tables of another mesh over")
             case _:
                 assert_never(step)
     return found

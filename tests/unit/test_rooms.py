@@ -45,6 +45,7 @@ ROOMS = (
     "capture.settings",
     "capture.host",
     "capture.intent",
+    "capture.foreign",
     "capture.apply",
     "capture.validation",
     "capture.preflight",
