@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Started = Callable[..., Envoy]
 
 HOST = {"Host": "app.shadow.com"}
+WAITED = 1.5
+"""Seconds that an answer of a nameserver is waited for."""
 
 
 def captured(pod: Pod, *arguments: str) -> None:
@@ -186,7 +188,7 @@ def asked(pod: Pod, name: str) -> bytes:
     with entered(pod.inside):
         opened = open_socket("9.9.9.9", "udp", APP, APP)
     with opened:
-        opened.settimeout(2)
+        opened.settimeout(WAITED)
         try:
             opened.connect(("9.9.9.9", 53))
             opened.send(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + labels + b"\x00\x00\x01\x00\x01")
