@@ -248,6 +248,7 @@ def compare(
     is_known = not any(word in str(rule) for rule in rules_of(before) for word in UNKNOWN)
     wrong: list[str] = []
     once: Counter[Counted] = Counter()
+    again: Counter[Counted] = Counter()  # a busy machine may send an unanswered SYN again, a second after the first
     met, uncertain, traces = set(), set(), list[Trace]()
     for call, landing, answer in zip(calls, landings, answers, strict=True):
         packet = packet_of(call, pod, here)
@@ -269,6 +270,7 @@ def compare(
             elif step.matched:
                 met.add(place)
                 once[place] += 1
+                again[place] += str(answer) == "timeout"
         answered = answer_as_a_connection(before, trace, here)
         if answered and landing.port:
             once.update(place_of(step, packet.family) for step in answered.matched)
@@ -277,7 +279,7 @@ def compare(
         for place in uncertain:
             counted.pop(place, None)
         for place, count in counted.items():
-            if is_nat(place) and count != once[place]:
+            if is_nat(place) and not once[place] <= count <= once[place] + 2 * again[place]:
                 wrong.append(f"{place} counted {count} connections, predicted {once[place]}")
             if not is_nat(place) and not count and place in met:
                 wrong.append(f"{place} counted nothing, predicted {once[place]}")
