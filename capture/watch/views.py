@@ -106,8 +106,9 @@ class Lines(View):
         yield from map(str, flows[:most])
         rest = flows[most:]
         if rest:
-            connections = count(sum(flow.number for flow in rest) + tick.more, "connection")
-            yield f"and {count(len(rest), 'flow')} more, {connections} or more; --limit says how many are listed"
+            number = count(sum(flow.number for flow in rest) + tick.more, "connection")
+            least = "at least " if tick.more else ""
+            yield f"and {count(len(rest), 'flow')} more with {least}{number}; --limit says how many are listed"
         elif tick.more:
             yield f"and at least {count(tick.more, 'connection')} more"
 
