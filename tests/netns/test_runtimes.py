@@ -49,6 +49,10 @@ PRIVATE = (
 """What is written below these stays in this mount namespace."""
 
 
+ALONE = ("--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Of unshare(1): what a runtime starts and leaves running ends with it."""
+
+
 class Podman:
     """podman with a network of CNI, in a namespace that is its node."""
 
@@ -105,7 +109,7 @@ default_network = "pods"
             "CONTAINERS_CONF": f"{self.root}/containers.conf",
             "HOME": "/root",
         }
-        return self.node.run("unshare", "--mount", "sh", "-c", script, "sh", *command, env=env)
+        return self.node.run("unshare", *ALONE, "sh", "-c", script, "sh", *command, env=env)
 
     def left(self) -> list[str]:
         """What a container has left behind: namespaces, links of the bridge, addresses that are given away."""
@@ -154,7 +158,7 @@ address = "{self.root}/c.sock"
         command = [*run, f"{self.root}/rootfs", name, f"{sys.base_prefix}/bin/python3", "-c", CONTAINER]
         script = CONTAINERD.format(root=self.root, plugins=PLUGINS, name=name)
         # Not by `ip netns exec`, which hides the cgroups below /sys.
-        enter = ["nsenter", f"--net={self.node.path}", "unshare", "--mount", "sh", "-c", script, "sh", *command]
+        enter = ["nsenter", f"--net={self.node.path}", "unshare", *ALONE, "sh", "-c", script, "sh", *command]
         return subprocess.run(enter, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -27,7 +27,7 @@ metadata:
     app: web
   name: web
 spec:
-  replicas: 1
+  {"serviceName: web" if kind == "StatefulSet" else "replicas: 1"}
   selector:
     matchLabels:
       app: web
@@ -40,7 +40,7 @@ spec:
       - image: nginx
         name: web
         resources: {{}}
-status: {{}}
+{"status: {}" if kind == "Deployment" else ""}
 """
 
 
@@ -73,8 +73,10 @@ kind: Deployment
 metadata:
   name: productpage-v1
 spec:
+  selector: {matchLabels: {app: productpage}}
   template:
     metadata:
+      labels: {app: productpage}
       annotations:
         traffic.sidecar.istio.io/excludeOutboundPorts: "3306, 5432" # 数据库
     spec:
@@ -89,6 +91,29 @@ spec:
       # 挂载配置
       - name: productpage
         image: istio/examples-bookinfo-productpage-v1:1.8.0
+"""
+NGINX = """\
+# 部署一个deployment,创建nginx
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: nginx-deployment
+spec:
+  replicas: 3
+  selector:
+    matchLabels:
+      app: nginx
+  template:
+    metadata:
+      labels:
+        app: nginx
+    spec:
+      containers:
+      - name: nginx # 核心容器
+        image: nginx:latest
+        ports:
+        # 监听 80 端口
+        - containerPort: 80
 """
 INDENTED = """\
 apiVersion: v1
@@ -173,6 +198,7 @@ GOOD: dict[str, str] = {
     "init containers far to the right": INDENTED,
     "aliases": ALIASES,
     "cron job": CRON_JOB,
+    "what kube-inject is shown with": NGINX,
     **{kind: template(kind) for kind in ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet")},
     "Job": template("Job", api="batch/v1"),
     "ReplicationController": template("ReplicationController", api="v1"),
