@@ -25,6 +25,9 @@ def main() -> None:
 
     # We end soon, and what we give up is freed without looking for circles: only `watch` turns this on again.
     gc.disable()
+    from capture.bundle import use
+
+    use()
     # Our own modules only now, lest Ctrl-C in the midst of loading them ends in a traceback.
     from capture.errors import in_words
     from capture.output import open_streams

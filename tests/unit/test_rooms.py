@@ -58,6 +58,7 @@ ROOMS = (
     "capture.completion",
     "capture.init",
     "capture.many",
+    "capture.bundle",
     "capture.cni",
     "capture.inject",
     "capture.commands",

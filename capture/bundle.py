@@ -1,0 +1,109 @@
+"""The modules of a run in one file: finding and opening each of them takes as long as half of what they do.
+
+It is a cache like Python's own, made where a program is installed to start often: `python -m capture.bundle` does it,
+in the image's build and for a checkout. Where there is none, or a source is no longer the one that it was made from,
+Python finds modules as ever.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from _frozen_importlib import ModuleSpec  # what `importlib.machinery` wraps, which takes its time to import
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+    from typing import TypeAlias
+
+    Kept: TypeAlias = tuple[str, bool, tuple[int, int] | None, bytes]
+    """A module's source below the folder of our packages, whether it is a package, the source's time in nanoseconds and
+    its size (None: not looked at), and its code, marshalled."""
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+FOLDER = os.path.dirname(PACKAGE)
+FILE = f"{PACKAGE}/__pycache__/a-run.{sys.implementation.cache_tag}.bundle"
+VERSION = sys.hexversion
+"""Byte code is for one version of Python only."""
+
+
+class Bundle:
+    """Finds modules in the file, and loads them."""
+
+    def __init__(self, kept: dict[str, Kept]) -> None:
+        self.kept = kept
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002 # importlib's signature
+        found = self.kept.get(name)
+        if found is None:
+            return None
+        below, is_package, stamp, _ = found
+        source = f"{FOLDER}/{below}"
+        if stamp is not None and stamp != stamp_of(source):
+            return None
+        spec = ModuleSpec(name, self, origin=source, is_package=is_package)  # type: ignore[arg-type] # a loader by what it does (PEP 451)
+        spec.has_location = True
+        if is_package:
+            spec.submodule_search_locations = [os.path.dirname(source)]
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """As Python does."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(marshal.loads(self.kept[module.__name__][3]), module.__dict__)  # noqa: S102, S302 # what importing is
+
+
+def stamp_of(source: str) -> tuple[int, int] | None:
+    """By what a source is known to be the same; none for one that is not there."""
+    try:
+        found = os.stat(source)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def use() -> None:
+    """From now on, find modules of ours in the file, if there is one of this version of Python."""
+    try:
+        with open(FILE, "rb", buffering=0) as file:
+            version, kept = marshal.loads(file.read())  # noqa: S302 # our own, where our code is
+    except (OSError, EOFError, ValueError, TypeError):
+        return
+    if version == VERSION and not sys.flags.optimize:
+        sys.meta_path.insert(0, Bundle(kept))
+
+
+# --- making it ----------------------------------------------------------------------------------------------
+
+
+def make(*, is_checked: bool = True) -> int:
+    """Write the file with what every run loads; the result is how many modules that is.
+
+    Unchecked is for sources that nobody changes.
+    """
+    from importlib import import_module
+
+    import_module("capture.init")
+    kept: dict[str, Kept] = {}
+    for name, module in list(sys.modules.items()):
+        spec, source = module.__spec__, getattr(module, "__file__", None)
+        if name == "__main__" or spec is None or not source or not source.startswith(f"{FOLDER}/"):
+            continue
+        reader = getattr(spec.loader, "get_code", None)
+        if name.partition(".")[0] in ("capture", "rules") and reader:
+            code: CodeType = reader(name)
+            stamp = stamp_of(source) if is_checked else None
+            below = os.path.relpath(source, FOLDER)
+            kept[name] = below, spec.submodule_search_locations is not None, stamp, marshal.dumps(code)
+    os.makedirs(os.path.dirname(FILE), exist_ok=True)
+    beside = f"{FILE}.{os.getpid()}"
+    with open(beside, "wb") as file:
+        marshal.dump((VERSION, kept), file)
+    os.replace(beside, FILE)
+    return len(kept)
+
+
+if __name__ == "__main__":
+    print(f"{FILE}: {make(is_checked='--unchecked' not in sys.argv[1:])} modules")

@@ -1,0 +1,92 @@
+"""The modules of a run in one file: used where they are what the sources say, and passed over where they are not."""
+
+from __future__ import annotations
+
+import marshal
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOADED = """
+from capture.bundle import use
+use()
+import capture.init, capture.text
+for name in ("capture.init", "rules.plan.plan", "capture.text"):
+    print(name, type(sys.modules[name].__loader__).__name__, sys.modules[name].__file__)
+print(getattr(capture.text, "MARK", ""))
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """Our packages somewhere else, with the file made."""
+    for package in ("capture", "rules"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.bundle"))
+    run(tmp_path, "from capture.bundle import make\nmake()")
+    return tmp_path
+
+
+def run(folder: Path, code: str) -> list[str]:
+    program = f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"
+    command = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def bundle(folder: Path) -> Path:
+    (file,) = (folder / "capture/__pycache__").glob("*.bundle")
+    return file
+
+
+def test_what_every_run_loads_comes_from_the_file(installed: Path) -> None:
+    """With the names and files that the modules have otherwise."""
+    assert run(installed, LOADED)[:3] == [
+        f"{name} Bundle {installed}/{name.replace('.', '/')}.py"
+        for name in ("capture.init", "rules.plan.plan", "capture.text")
+    ]
+
+
+def test_a_source_that_was_changed_since_is_what_counts(installed: Path) -> None:
+    """That module alone is loaded as ever, and has what was written into it."""
+    with (installed / "capture/text.py").open("a", encoding="utf-8") as source:
+        source.write('\nMARK = "changed"\n')
+    first, _, third, mark = run(installed, LOADED)
+    assert " Bundle " in first
+    assert " SourceFileLoader " in third
+    assert mark == "changed"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", marshal.dumps(1), marshal.dumps((1, {})), None], ids=["empty", "no", "one", "old", "gone"]
+)
+def test_a_file_that_is_none_is_passed_over(installed: Path, content: bytes | None) -> None:
+    """Cut off, of another version of Python, or not there: Python finds the modules as ever."""
+    if content is None:
+        bundle(installed).unlink()
+    else:
+        bundle(installed).write_bytes(content)
+    assert all(" SourceFileLoader " in line for line in run(installed, LOADED)[:3])
+
+
+def test_a_traceback_shows_our_lines(installed: Path) -> None:
+    """For people who report what went wrong."""
+    code = "from capture.bundle import use\nuse()\nimport capture.text, traceback\n"
+    code += "try: capture.text.quoted(None)\nexcept TypeError: print(traceback.format_exc())"
+    assert "return f'\"{spelled_out(text if len(text) <= 80" in "\n".join(run(installed, code))
+
+
+def test_unchecked_it_is_used_wherever_it_was_moved(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As in the image, whose sources get other times and another place than where they were compiled."""
+    run(installed, "from capture.bundle import make\nmake(is_checked=False)")
+    moved = tmp_path_factory.mktemp("image")
+    for package in ("capture", "rules"):
+        shutil.copytree(installed / package, moved / package, copy_function=shutil.copyfile)
+    assert run(moved, LOADED)[0] == f"capture.init Bundle {moved}/capture/init.py"
