@@ -123,12 +123,21 @@ def init_path(*argv: str, children: int = 0) -> str:
         ["-n"],
         ["-n", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"],
         ["-n", "-x", "10.0.0.1/8,2001:db8::/32", "-o", "22,8000-8080", "-u", "root,1337", "-c", "eth9"],
+        ["-n", "--udp", "443=reject", "--log-connections", "log", "--exclude-uids", "5-9", "--ipv6", "reject"],
+        ["-n", "--exclude-outbound-ports-for-uids", "tcp:80:5", "-k", "eth9", "--exclude-inbound-cidrs", "10.0.0.0/8"],
+        ["-n", "--skip-rule-apply", "--capture-all-dns", "--precedence", "ours", "--take-over", "--allow-host"],
     ],
-    ids=["plain", "pod spec", "lists and names"],
+    ids=["plain", "pod spec", "lists and names", "refusals", "sources and users", "others"],
 )
 def test_a_dry_run_loads_nothing_slow(argv: list[str]) -> None:
     """Neither click, pydantic, pyroute2 nor any of the library's heavy modules."""
     assert modules_loaded(init_path(*argv)) & SLOW == set()
+
+
+def test_a_list_in_a_file_loads_nothing_slow(tmp_path: Path) -> None:
+    """Nor does reading it."""
+    (tmp_path / "networks").write_text("10.0.0.0/8\n# internal\n2001:db8::/32\n")
+    assert modules_loaded(init_path("-n", "-x", f"@{tmp_path}/networks")) & SLOW == set()
 
 
 @pytest.mark.netns
@@ -186,12 +195,17 @@ def test_the_plugin_of_a_runtime_loads_nothing_slow() -> None:
 
 
 @pytest.mark.netns
-@pytest.mark.parametrize("mode", [[], ["-m", "TPROXY", "--dual-stack", "--redirect-dns"]], ids=["plain", "TPROXY"])
+@pytest.mark.parametrize(
+    "mode",
+    [[], ["--redirect-dns"], ["--dual-stack"], ["-m", "TPROXY", "--dual-stack", "--redirect-dns", "--drop-invalid"]],
+    ids=["plain", "DNS", "dual stack", "TPROXY"],
+)
 def test_our_own_tables_take_one_child_process_and_nothing_slow(mode: list[str]) -> None:
     """One nft writes both families; what is there is read without any, and taking it away keeps a listing of each."""
     with Namespace("modules") as namespace:
         for address in ("10.244.0.5/32", "fd00::5/128"):
             namespace.ip("addr", "add", address, "dev", "lo")
+        namespace.set_resolv_conf("nameserver 10.96.0.10\n")
         arguments = ["-u", "1337", *mode, "--native-nftables"]
         within = ["ip", "netns", "exec", namespace.name]
         for more, children in (([], 1), ([], 0), (["-n"], 0)):
