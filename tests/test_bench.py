@@ -8,11 +8,12 @@ import subprocess
 import sys
 from ipaddress import IPv4Network, collapse_addresses
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 import pytest
 
-from tests import bench
+from tests import bench, write_performance
 from tests.rig import Namespace
 from tests.rig.pod import ROOT
 
@@ -35,11 +36,7 @@ def test_the_report_holds_every_figure_of_every_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(report.read_text())
     assert set(found["machine"]) == {"kernel", "architecture", "cpus", "python", "iptables"}
-    assert [case["case"] for case in found["cases"]] == [
-        *bench.MODES,
-        "10 excluded CIDRs",
-        "10 excluded ports",
-    ]
+    assert [case["case"] for case in found["cases"]] == [*bench.MODES, *(f"10 {kind}" for kind in bench.LISTS)]
     for case in found["cases"]:
         assert case["case"] in done.stdout
         assert tuple(case["commands"]) == (*bench.COMMANDS, *bench.REFERENCE.values())
@@ -86,3 +83,45 @@ def test_an_interpreter_behind_a_script_is_refused(tmp_path: Path) -> None:
     shim.write_text("#!/bin/sh\nexec python3\n")
     assert not bench.is_binary(str(shim))
     assert bench.is_binary(sys.executable)
+
+
+def test_a_list_that_no_flag_can_hold_is_in_a_file() -> None:
+    """Of 50,000 networks, none of which merges with another."""
+    text = bench.cidrs(50_000)
+    assert len(list(collapse_addresses(map(IPv4Network, text.split(","))))) == 50_000
+    named = bench.argument(text)
+    assert named[0] == "@"
+    with open(named[1:], encoding="utf-8") as file:
+        assert file.read() == text
+    assert bench.argument("1.0.0.0/25") == "1.0.0.0/25"
+
+
+def some_figures() -> dict[str, Any]:
+    """A report as the bench writes it, with made-up figures."""
+
+    def spread(value: float) -> dict[str, float]:
+        return {"median": value, "min": value, "max": value}
+
+    def command(cost: float) -> dict[str, Any]:
+        names = ("cpu_ms", "cpu_ratio", "wall_ms", "wall_ratio", "peak_mib")
+        return {"children": 2} | {name: spread(cost) for name in names}
+
+    def case(name: str, size: int, cost: float) -> dict[str, Any]:
+        return {"case": name, "size": size, "rounds": 1, "commands": {each: command(cost) for each in bench.COMMANDS}}
+
+    cases = [case(name, 0, 3.0) for name in bench.MODES]
+    cases += [case(f"{size:,} {kind}", size, size / 10) for kind in bench.LISTS for size in (10, 1_000)]
+    machine = {"kernel": "6", "architecture": "x", "cpus": 2, "python": "3", "iptables": "v1"}
+    quota = {"the 1.20.1 pod spec": {"wall_ms": spread(300.0), "wall_ratio": spread(9.0)}}
+    return {"machine": machine, "peak_floor_mib": 6.0, "cases": cases, "quota": quota}
+
+
+def test_the_page_has_every_case_and_a_picture_of_growth(tmp_path: Path) -> None:
+    """Each mode with first apply, rerun and verify, each list, a run with a pod's limits, and a drawing that is SVG."""
+    write_performance.write(some_figures(), tmp_path)
+    page = (tmp_path / "performance.md").read_text()
+    for name in (*bench.MODES, *(f"1,000 {kind}" for kind in bench.LISTS)):
+        assert f"| {name}" in page
+    assert "| the 1.20.1 pod spec | 300 ms | 9.0 |" in page
+    drawn = ElementTree.parse(tmp_path / "pictures/growth.svg").getroot()
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 6

@@ -102,7 +102,7 @@ def when_needed(tell: Callable[[], None]) -> None:
 
 
 _awaited: list[Callable[[], None]] = []
-MOST_KNOWN = 50_000
+MOST_KNOWN = 100_000
 _known: dict[str, tuple[Rule, str]] = {}
 """Rules by their words, and what stands alone behind `-j`."""
 
