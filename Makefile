@@ -53,6 +53,9 @@ bench: root $(READY) ## Measure runs of each mode and write docs/performance.md;
 	@REFERENCE="$(REFERENCE)" $(RUN) -m tests.bench $(or $(OUT),$(VENV)/bench.json)
 	@$(RUN) -m tests.write_performance $(or $(OUT),$(VENV)/bench.json)
 
+bench-dataplane: root $(READY) ## Measure new connections beside long lists in each backend; writes docs/dataplane.md.
+	@$(RUN) -m tests.bench_dataplane
+
 image: root $(READY) ## Build the container image, run a pod spec's arguments in it, and print its size.
 	@$(RUN) -m tests.image
 

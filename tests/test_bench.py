@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests import bench, write_performance
+from tests import bench, bench_dataplane, write_performance
 from tests.rig import Namespace
 from tests.rig.pod import ROOT
 
@@ -125,3 +125,15 @@ def test_the_page_has_every_case_and_a_picture_of_growth(tmp_path: Path) -> None
     assert "| the 1.20.1 pod spec | 300 ms | 9.0 |" in page
     drawn = ElementTree.parse(tmp_path / "pictures/growth.svg").getroot()
     assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 6
+
+
+@pytest.mark.netns
+def test_the_dataplane_is_measured_and_drawn() -> None:
+    """A table with a row for each size and a plot with a curve for each backend, of a few connections."""
+    sizes = (0, 20)
+    found = bench_dataplane.measure(sizes, pairs=3)
+    written = bench_dataplane.page(found, sizes)
+    assert len([line for line in written.splitlines() if line.startswith(("| 0 |", "| 20 |"))]) == 2
+    drawn = ElementTree.fromstring(bench_dataplane.plot(found.costs, sizes))
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == len(bench_dataplane.BACKENDS)
+    assert all(0.2 < cost.ratio < 50 for cost in found.costs.values())

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from capture.errors import BadSettings
 from capture.host.facts import read_text
 from capture.intent.resolve import NO_EFFECT, resolve
+from capture.iptables.iptables import NATIVE
 from capture.settings.declared import DECLARED_BY_NAME, Settings
 from capture.settings.model import written
 from rules.analysis.reachability import unmet
 from rules.explain import lint
+from rules.explain.cost import long_lists
 from rules.explain.finding import NOTE, SEVERITIES, SURPRISE
 from rules.explain.finding import Finding as Found
 from rules.explain.summary import summary
@@ -238,6 +240,8 @@ def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Opti
     for warning in left:
         severity = NOTE if warning.code in NOTED else SURPRISE
         models.append(model(Found(severity, "warning", (), str(warning)), str(warning)))
+    if not (settings.native_nftables or settings.force_iptables_binary == NATIVE):
+        models += (model(it, it.text.format_map(Called(options))) for it in long_lists(plan(resolved.intent)))
     for setting, text in beyond_the_rules(settings):
         models.append(model(Found(NOTE, NO_EFFECT, (setting.name,), text), text))
     return sorted(models, key=lambda it: SEVERITIES.index(it.severity))

@@ -15,8 +15,10 @@ from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
 from rules.analysis.reachability import Outcomes
 from rules.explain import lint
+from rules.explain.cost import FIGURES
 from rules.netfilter.values import Family
 from rules.plan.plan import plan
+from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from capture.inspect.explanation import Finding
@@ -347,3 +349,32 @@ def test_a_warning_is_known_by_its_code_and_not_by_its_words() -> None:
     assert (one.severity, one.code) == ("surprise", "warning")
     (warning,) = resolve(Settings.load(["-u", "4242"], {}), facts).warnings
     assert (warning.code, warning.setting, warning.fix) == ("taken-for-the-proxy", "proxy_uid", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "more", "is_noted"),
+    [(99, (), False), (100, (), True), (100, ("--native-nftables",), False), (100, ("--ipv6", "off"), True)],
+)
+def test_a_list_that_a_set_would_make_cheaper_is_noted(count: int, more: tuple[str, ...], is_noted: bool) -> None:
+    """With how many rules it makes, from how many on, and what was measured; not where sets are asked for."""
+    networks = ",".join(f"10.{at}.0.0/24" for at in range(count))
+    found = explanation(Settings.load(["-x", networks, *more], {}), POD, tuple(Family)).findings
+    noted = [it for it in found if it.code == "long-list"]
+    assert len(noted) == is_noted
+    for it in noted:
+        assert it.text.startswith("flag -x")
+        assert "makes 100 rules" in it.text
+        assert "23 for 10,000" in it.text
+        assert "--native-nftables" in it.advice
+
+
+def test_what_is_said_of_long_lists_is_what_was_measured() -> None:
+    """The figures of the sentence are those of docs/dataplane.md, rounded."""
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs/dataplane.md").read_text().splitlines()]
+    ratios = {row[0]: [float(cell.partition("(")[2].rstrip(")")) for cell in row[1:]] for row in rows if "(" in row[-1]}
+    native, nft, legacy = ({size: ratios[size][at] for size in ("100", "1,000", "10,000", "50,000")} for at in range(3))
+    assert max(native.values()) <= 1.15
+    assert nft["100"] > native["100"]
+    assert legacy["1,000"] > native["1,000"]
+    said = {"1.07 times": native["50,000"], "23 for 10,000": nft["10,000"], "2.8 for": legacy["10,000"]}
+    assert all(words in FIGURES and abs(float(words.split()[0]) - ratio) < 0.1 * ratio for words, ratio in said.items())
