@@ -255,9 +255,9 @@ def compare(
         trace = before.trace(packet, here)
         SEEN[trace.became] += 1
         if planned:
-            again = simulate(planned.rulesets, packet, here)
-            if (again.became, again.port) != (trace.became, trace.port):
-                wrong.append(f"{call}: planned {again.became}, parsed back {trace.became}")
+            as_planned = simulate(planned.rulesets, packet, here)
+            if (as_planned.became, as_planned.port) != (trace.became, trace.port):
+                wrong.append(f"{call}: planned {as_planned.became}, parsed back {trace.became}")
         later = before.trace(packet.but(state=ESTABLISHED), here)
         expected = {landing_of(trace, before, here)} if is_known else landings_of(trace, later)
         is_lost = trace.became.is_captured and str(answer) in expected  # it arrived, and its answers do not
