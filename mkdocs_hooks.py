@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,26 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     for name, called in BESIDE.items():
-        files.append(
-            File.generated(config, called, content=moved_to_the_site((ROOT / name).read_text(encoding="utf-8")))
-        )
+        text = (ROOT / name).read_text(encoding="utf-8")
+        files.append(File.generated(config, called, content=moved_to_the_site(text, name)))
     files.append(File.generated(config, LICENCE, content=(ROOT / LICENCE).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001 # MkDocs' signature
-    return moved_to_the_site(markdown)
+    if page.file.src_uri in BESIDE.values():
+        return markdown
+    return moved_to_the_site(markdown, f"docs/{page.file.src_uri}")
 
 
-def moved_to_the_site(markdown: str) -> str:
-    """A page with its links as the site has them: without `docs/` and `../`."""
+def moved_to_the_site(markdown: str, source: str) -> str:
+    """A page of the repository with its links as they are on the site, whose top is `docs/`, with others beside it."""
+    there = source.removeprefix("docs/") if source not in BESIDE else BESIDE[source]
 
     def moved(link: re.Match[str]) -> str:
         name, mark, heading = link[1].partition("#")
-        name = name.removeprefix("../").removeprefix("docs/")
-        return f"]({BESIDE.get(name, name)}{mark}{heading})"
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), name))
+        target = BESIDE.get(target, target.removeprefix("docs/"))
+        return f"]({posixpath.relpath(target, posixpath.dirname(there) or '.')}{mark}{heading})"
 
     return re.sub(r"\]\(((?!\w+:|#)[^)\s]+)\)", moved, markdown)

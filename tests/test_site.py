@@ -84,8 +84,9 @@ def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
 
 def test_every_page_is_listed() -> None:
     """In the site's navigation, once, and on the README."""
-    listed = re.findall(r": ([\w-]+\.md)$", CONFIG.read_text(encoding="utf-8"), re.MULTILINE)
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")} | set(BESIDE.values())
+    listed = re.findall(r": ([\w/-]+\.md)$", CONFIG.read_text(encoding="utf-8"), re.MULTILINE)
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs)) for page in docs.rglob("*.md")} | set(BESIDE.values())
     assert sorted(listed) == sorted(pages)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     of_flows = {"inbound.md", "outbound.md", "dns.md", "bypass.md", "tproxy.md"}
@@ -95,7 +96,14 @@ def test_every_page_is_listed() -> None:
 
 
 def test_links_lead_where_they_led() -> None:
-    """Between README and docs/, in both directions; links elsewhere are left alone."""
-    assert moved_to_the_site("[a](docs/dns.md#x) ![b](docs/pictures/dns.svg)") == "[a](dns.md#x) ![b](pictures/dns.svg)"
-    assert moved_to_the_site("[a](../README.md#install) [b](#here)") == "[a](index.md#install) [b](#here)"
-    assert moved_to_the_site("[a](https://x.example/docs/a.md)") == "[a](https://x.example/docs/a.md)"
+    """Between README, docs/ and the folders in it, in each direction; links elsewhere are left alone."""
+    for source, text, wanted in (
+        ("README.md", "[a](docs/dns.md#x) ![b](docs/pictures/dns.svg)", "[a](dns.md#x) ![b](pictures/dns.svg)"),
+        ("README.md", "[a](CHANGELOG.md)", "[a](CHANGELOG.md)"),
+        ("docs/start.md", "[a](../README.md#install) [b](#here)", "[a](index.md#install) [b](#here)"),
+        ("docs/start.md", "[a](kubernetes/README.md)", "[a](kubernetes/README.md)"),
+        ("docs/kubernetes/README.md", "[a](../cni.md) [b](cni.yaml)", "[a](../cni.md) [b](cni.yaml)"),
+        ("docs/kubernetes/README.md", "[a](../../README.md)", "[a](../index.md)"),
+        ("docs/start.md", "[a](https://x.example/docs/a.md)", "[a](https://x.example/docs/a.md)"),
+    ):
+        assert moved_to_the_site(text, source) == wanted
