@@ -10,7 +10,7 @@ SUITE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python 
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all quick check lint types format docs site bench image lock clean root packages few-packages
+.PHONY: help demo test test-all quick check lint types format docs site bench bench-dataplane image lock clean root packages few-packages
 
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
