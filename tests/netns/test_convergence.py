@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
-from itertools import cycle, islice, permutations
+from itertools import combinations, cycle, islice, permutations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -127,6 +127,24 @@ def test_every_state_leads_to_every_other(pod: Pod, backend: str) -> None:
         pod.applied(*SETTINGS[second], forced)
         assert ours(pod, backend) == fresh[second], (SETTINGS[first], SETTINGS[second])
         at = second
+
+
+@pytest.mark.parametrize("backends", list(combinations(("nft", "legacy", "native"), 2)), ids=" and ".join)
+def test_a_change_of_settings_moves_from_one_backend_to_another(pod: Pod, backends: tuple[str, str]) -> None:
+    """12 pairs for each two backends, there and back: other settings in the other one leave what they leave alone."""
+    pod.inside.set_resolv_conf(NAMESERVERS)
+    fresh = {}
+    for backend in backends:
+        for number, arguments in enumerate(SETTINGS):
+            pod.applied(*arguments, f"--force-iptables-binary={backend}")
+            fresh[backend, number] = ours(pod, backend)
+            pod.applied("--cleanup-only")
+    one, other = backends
+    for number in range(len(SETTINGS)):
+        for backend, left, its in ((one, other, number), (other, one, (number + 5) % len(SETTINGS))):
+            pod.applied(*SETTINGS[its], f"--force-iptables-binary={backend}")
+            assert ours(pod, backend) == fresh[backend, its], (backends, SETTINGS[its])
+            assert not any("ISTIO" in line for it in (4, 6) for line in pod.saved(left, version=it))
 
 
 def walk(count: int) -> Iterator[tuple[int, int]]:
