@@ -27,6 +27,9 @@ def main() -> None:
 
     # We end soon, and what we give up is freed without looking for circles.
     gc.disable()
+    from capture.bundle import use
+
+    use()
     from capture.output import open_streams
 
     open_streams()
