@@ -1,0 +1,70 @@
+"""What becomes of all packets: verdict maps, and ip rules that ask whose a packet is when OUTPUT has it routed anew."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rules.journeys.journeys import Journeys, universe
+from rules.netfilter.effects import Choice
+from rules.netfilter.fields import DPORT, PROTOCOL, PROTOCOLS, UID, Among
+from rules.netfilter.hooks import BaseChain, NativeTable
+from rules.netfilter.matches import Proto
+from rules.netfilter.routing import Policy, PolicyRule, Route
+from rules.netfilter.rulesets import Rule
+from rules.netfilter.spans import meet, one
+from rules.netfilter.targets import Accept, Drop, NativeTarget, SetMark
+from rules.netfilter.values import Family
+from rules.simulator.packets import Direction, Host, Local
+from rules.simulator.traces import Became
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+V4 = Family.V4
+TCP = one(PROTOCOLS["tcp"])
+HOST = Host((Local("eth0", ip_address("10.244.0.5"), 24),), "eth0")
+
+
+def outcomes(rules: Sequence[Rule], *, port: int, uid: int, kind: str = "filter", host: Host = HOST) -> set[Became]:
+    """What becomes of TCP that leaves for this port, by this user, between these rules in OUTPUT."""
+    base = BaseChain("ip", "theirs", "out", kind, "OUTPUT", -150, handle=1)
+    table = NativeTable("ip", "theirs", False, (base,), (("out", tuple(rules)),))
+    journeys = Journeys((), V4, host, (table,))
+    return {
+        end.became
+        for end in journeys.ends(journeys.started(universe(V4, host, passing=False)))
+        if end.now.direction is Direction.OUT and not end.now.is_local
+        for box in end.boxes
+        if meet(box[PROTOCOL], TCP) and meet(box[DPORT], one(port)) and meet(box[UID], one(uid))
+    }
+
+
+@pytest.mark.parametrize(("port", "outcome"), [(80, Became.DROPPED), (443, Became.BYPASSED), (22, Became.BYPASSED)])
+def test_what_a_verdict_map_does_not_name_goes_on(port: int, outcome: Became) -> None:
+    """`tcp dport vmap { 80 : drop, 443 : accept }`: the others come to the next rule."""
+    verdicts = Choice((((Among(DPORT, one(80)),), Drop()), ((Among(DPORT, one(443)),), Accept())))
+    rule = Rule((Proto("tcp"),), NativeTarget(verdicts, "tcp dport vmap { 80 : drop, 443 : accept }"))
+    assert outcomes([rule], port=port, uid=1000) == {outcome}
+
+
+@pytest.mark.parametrize(("uid", "is_marked", "is_lost"), [(0, False, True), (1000, False, False), (1000, True, True)])
+def test_what_is_routed_anew_is_roots(uid: int, is_marked: bool, is_lost: bool) -> None:
+    """ip_route_me_harder of net/ipv4/netfilter.c has forgotten whose a packet is: an ip rule takes it for uid 0."""
+    policy = Policy(
+        (
+            PolicyRule(V4, 50, table=200, mask=0, uids=(0, 0)),
+            PolicyRule(V4, 100, table=255, mask=0),
+            PolicyRule(V4, 32766, table=254, mask=0),
+        ),
+        (
+            Route(V4, 200, kind="unreachable"),
+            Route(V4, 255, destination=ip_network("10.244.0.5/32"), device="eth0"),
+            Route(V4, 254, kind="unicast", device="eth0"),
+        ),
+    )
+    rules = [Rule((), SetMark(9))] if is_marked else []
+    found = outcomes(rules, port=80, uid=uid, kind="route", host=HOST.but(policy=policy))
+    assert found == {Became.DROPPED if is_lost else Became.BYPASSED}
