@@ -75,7 +75,8 @@ def settings_said(annotations: Mapping[str, str], excluded: str) -> Iterator[Sai
 
     `excluded` is what the plugin's configuration excludes inbound: an annotation takes its place, but for the ports
     that the proxy answers itself. Raises Misread, also for what begins as those that are known and is none of them: a
-    misspelt exclusion would capture what it was to spare.
+    misspelt exclusion would capture what it was to spare. An annotation is a pod's word: @PATH in it would have the
+    plugin read files of the node, and tell what is in them.
     """
     unknown = [name for name in annotations if name.startswith(TRAFFIC) and name not in FLAGS]
     if unknown:
@@ -83,6 +84,10 @@ def settings_said(annotations: Mapping[str, str], excluded: str) -> Iterator[Sai
         raise Misread(
             [(name, annotations[name], f"is not known; behind {TRAFFIC} stands one of {known}") for name in unknown]
         )
+    files = [name for name in (*FLAGS, STATUS_PORT) if any(each[:1] == "@" for each in entries(annotations, name))]
+    if files:
+        reason = "names a file, which would be read where the pod is not: list what it holds"
+        raise Misread([(name, annotations[name], reason) for name in files])
     for name, flag in FLAGS.items():
         if name in annotations and name != EXCLUDED_INBOUND:
             yield Said(name, flag, annotations[name].strip())

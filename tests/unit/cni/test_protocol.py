@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.cni import plain_json
-from rules.cni.annotations import FLAGS, STATUS, TRAFFIC, Misread, reason_to_leave_alone, settings_said
+from rules.cni.annotations import FLAGS, STATUS, STATUS_PORT, TRAFFIC, Misread, reason_to_leave_alone, settings_said
 from rules.cni.network import NAMESPACES_LEFT_ALONE, read_network
 from rules.cni.spec import SINCE, VERSIONS, Failure, is_identifier, is_interface, read_arguments, read_call, version_of
 
@@ -114,6 +114,15 @@ def test_the_newer_name_of_virtual_interfaces_wins() -> None:
     assert said({"istio.io/reroute-virtual-interfaces": "net1", f"{TRAFFIC}kubevirtInterfaces": "net0"}) == {
         "-k": "net1"
     }
+
+
+@pytest.mark.parametrize("name", [*FLAGS, STATUS_PORT])
+@pytest.mark.parametrize("value", ["@/etc/shadow", " @/etc/shadow", ",@/etc/shadow", "80, @-", "@"])
+def test_no_annotation_names_a_file(name: str, value: str) -> None:
+    """It would be one of the node, read by root, and the refusal would tell what is in it."""
+    with pytest.raises(Misread) as refused:
+        list(settings_said({name: value}, ""))
+    assert [(its, there) for its, there, _ in refused.value.refusals] == [(name, value)]
 
 
 def test_what_begins_as_ours_and_is_not_known_is_refused() -> None:
