@@ -250,10 +250,11 @@ def test_the_rule_that_is_deleted_and_repaired(pod: Pod, envoy: Started) -> None
 
 
 def test_validation_and_trace_beside_a_proxy_at_work(pod: Pod, envoy: Started) -> None:
-    """--run-validation proves the rules although Envoy has the ports; trace --live names it; status sees it listen."""
+    """--run-validation proves the rules although Envoy has the ports; trace --live follows them; status sees it listen."""
     captured(pod)
     envoy("passthrough")
     assert pod.capture("-u", str(PROXY), "--run-validation", "--skip-rule-apply").status == 0
+    assert "captured outbound" in pod.capture("trace", "--live", "9.9.9.9:80").stdout
     status = pod.capture("status")
     assert status.status == 0, status
     assert "envoy" in status.stdout
