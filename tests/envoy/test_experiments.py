@@ -250,7 +250,7 @@ def test_the_rule_that_is_deleted_and_repaired(pod: Pod, envoy: Started) -> None
 
 
 def test_validation_and_trace_beside_a_proxy_at_work(pod: Pod, envoy: Started) -> None:
-    """--run-validation proves the rules although Envoy has the ports; trace --live follows them; status sees it listen."""
+    """--run-validation proves the rules although Envoy has the ports, trace follows them, status sees it listen."""
     captured(pod)
     envoy("passthrough")
     assert pod.capture("-u", str(PROXY), "--run-validation", "--skip-rule-apply").status == 0

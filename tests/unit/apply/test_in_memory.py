@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import TYPE_CHECKING
+import os
+from contextlib import redirect_stdout
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import pytest
-from click.testing import CliRunner, Result
 
 from capture import init
-from capture.commands.base import group
-from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE
+from capture.commands.base import main
+from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE, CaptureError
 from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
 from capture.kernel.process import Completed
 from capture.kernel.seam import standing_in
 from capture.netlink import messages
+from capture.output import Output
 from rules.connections.flow import ESTABLISHED, LISTEN
 from rules.netfilter.values import Family
 from tests.rig.memory import Memory, everything
@@ -68,8 +72,29 @@ def run(*argv: str) -> int:
     return init.run(argv, ENVIRON)
 
 
-def command(*argv: str) -> Result:
-    return CliRunner().invoke(group, list(argv), prog_name="capture", env=ENVIRON)
+class Answer(NamedTuple):
+    """What a command printed, and how it ended."""
+
+    exit_code: int
+    stdout: str
+
+
+def command(*argv: str) -> Answer:
+    """Run a command with a stream of ours, as the program does, that leads into a file."""
+    with (
+        TemporaryFile() as file,
+        patch.dict(os.environ, ENVIRON),
+        redirect_stdout(Output(file.fileno(), "utf-8", must_be_heard=True)),
+    ):
+        try:
+            main(argv)
+        except SystemExit as end:
+            status = end.code
+        except CaptureError as error:
+            status = error.exit_status
+        assert isinstance(status, int)
+        file.seek(0)
+        return Answer(status, file.read().decode())
 
 
 def test_a_plain_capture_is_one_act(kernel: Memory) -> None:
@@ -196,7 +221,7 @@ def test_verify_sees_every_rule_that_is_gone(settings: tuple[str, ...]) -> None:
         assert command("verify", *settings).exit_code == NOTHING_HERE
         assert run(*settings) == DONE
         verified = command("verify", *settings)
-        assert verified.exit_code == DONE, verified.output
+        assert verified.exit_code == DONE, verified.stdout
         for (_, family, name), table in kernel.tables.items():
             for chain, rules in table.chains.items():
                 for at, rule in enumerate(rules):
