@@ -38,14 +38,8 @@ def test_fifty_thousand_networks_are_let_go(pod: Pod, backend: str, networks: Pa
     assert "already in place" in pod.applied(*flags).stderr
 
 
-GOALS = {"apply": 3.0, "rerun": 1.5, "verify": 2.0, "trace": 2.0, "status": 2.0, "clean": 2.0}
-"""Seconds of CPU, our own and nft's, on the machine they were set for."""
-SLOWER = 2.0
-"""How much slower than that a machine may be on which this is tried."""
-
-
-def test_fifty_thousand_networks_cost_little_natively(pod: Pod, networks: Path) -> None:
-    """Every command takes less than its goal, and 100 MiB at most."""
+def test_fifty_thousand_networks_take_little_memory_natively(pod: Pod, networks: Path) -> None:
+    """100 MiB at most, by every command."""
     flags = ["-u", str(PROXY), "-x", f"@{networks}", "--ipv6", "off"]
     lines = {
         "apply": [*flags, "--native-nftables"],
@@ -55,21 +49,17 @@ def test_fifty_thousand_networks_cost_little_natively(pod: Pod, networks: Path) 
         "status": ["status"],
         "clean": ["clean"],
     }
-    spent = {}
     for name, line in lines.items():
         done = pod.inside.run(sys.executable, "-c", SPENT, *pod.command(*line), env=pod.environ())
         assert done.returncode == 0, done.stderr
-        seconds, most = map(float, done.stdout.splitlines()[-1].split())
-        assert most <= 100 * 1024, f"{name}: {most:.0f} KiB"
-        spent[name] = seconds
-    assert {name: seconds for name, seconds in spent.items() if seconds > SLOWER * GOALS[name]} == {}
+        most = int(done.stdout.splitlines()[-1])
+        assert most <= 100 * 1024, f"{name}: {most} KiB"
 
 
 SPENT = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(done.returncode)
 """
-"""Runs a command; its last line says what that and its children took: seconds of CPU, and KiB at the most."""
+"""Runs a command; its last line says what that and its children took at the most, in KiB."""
