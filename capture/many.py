@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from fcntl import F_SETPIPE_SZ, fcntl
 
 from capture import init
 from capture.errors import DONE, FAILED, BadSettings, CaptureError, Refusal, in_words
 from capture.host.place import remember_who_lives_where
 from capture.kernel.files import MOST
 from capture.kernel.netns import FLAG, LISTED, namespaces_in
-from capture.kernel.process import anonymous, write_all
 from capture.log import Log
 from capture.output import json_text, say
 from capture.settings.declared import DECLARED, Origin, Settings, asks_for_json
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 8
 """Workers, also where there are more processors: a node has other things to do."""
+HELD, MOST_NAMES = 1 << 14, 1 << 18
+"""Numbers that a pipe holds as it is made, and as large as root may make it (pipe-max-size of pipe(7))."""
 LONGEST_RESULT = 1000
 """Characters, of up to four bytes each: what is written to a pipe stays together up to 4096 bytes (PIPE_BUF)."""
 
@@ -104,6 +106,9 @@ def refuse(settings: Settings, names: Sequence[str]) -> None:
     if settings.dry_run:
         reason = "prints the rules of one namespace; name only one, or leave out the dry run"
         raise BadSettings([Refusal(str(settings.origins["dry_run"]), None, reason)])
+    if len(names) > MOST_NAMES:
+        reason = f"names {len(names):,} namespaces; one command line is for {MOST_NAMES:,} at most"
+        raise BadSettings([Refusal(f"flag {FLAG}", None, reason)])
     if "" in names:
         raise BadSettings([Refusal(f"flag {FLAG}", "", "names no namespace, among others that are named")])
 
@@ -121,10 +126,12 @@ def tell(name: str, status: int, result: str, *, as_json: bool) -> None:
 
 def results(names: Sequence[str], settings: Settings, environ: Mapping[str, str]) -> Iterator[tuple[str, int, str]]:
     """The namespaces as they are done, each with its exit status and how that reads."""
-    # Copies of a process share the place at which they read a file: each takes the next number, and none twice.
-    waiting = anonymous("namespaces")
-    write_all(waiting, b"".join(at.to_bytes(4, "big") for at in range(len(names))))
-    os.lseek(waiting, 0, os.SEEK_SET)
+    # What is read from a pipe nobody else gets: each worker takes the next number, and none twice.
+    waiting, numbers = os.pipe()
+    if len(names) > HELD:
+        fcntl(numbers, F_SETPIPE_SZ, 4 * len(names))
+    os.write(numbers, b"".join(at.to_bytes(4, "big") for at in range(len(names))))
+    os.close(numbers)
     incoming, outgoing = os.pipe()
     parent, workers = os.getpid(), []
     for _ in range(min(len(names), len(os.sched_getaffinity(0)), MOST_AT_ONCE)):

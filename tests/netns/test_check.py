@@ -266,8 +266,13 @@ IMPAIRED: dict[str, Impaired] = {
         prepare=inside("iptables-nft", "-t", "nat", "-N", "PROXY_INIT_REDIRECT"),
     ),
     "tables of another mesh": Impaired(
-        "tables of another mesh: istio-proxy-nat",
+        "tables of Istio with nftables: istio-proxy-nat",
         False,
+        prepare=inside("nft", "add", "table", "inet", "istio-proxy-nat"),
+    ),
+    "tables of another mesh that are taken over": Impaired(
+        "tables of Istio with nftables: istio-proxy-nat",
+        True,
         [*POD_SPEC, "--take-over"],
         prepare=inside("nft", "add", "table", "inet", "istio-proxy-nat"),
     ),

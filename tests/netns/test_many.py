@@ -120,6 +120,14 @@ def test_what_cannot_be_meant_for_many_is_refused(outside: Namespace, arguments:
     assert not is_captured(outside)
 
 
+def test_each_namespace_is_taken_by_one_worker(outside: Namespace) -> None:
+    """Twenty thousand that are not there, which workers go through as fast as they can."""
+    names = [f"capture-rig-none-{at}" for at in range(20_000)]
+    done = capture(outside, "-u", "1337", "--network-namespace=-", "--log_output_level=none", text="\n".join(names))
+    assert done.returncode == 1, done.stderr
+    assert sorted(line.partition(":")[0] for line in done.stdout.splitlines()) == sorted(names)
+
+
 def test_a_list_from_stdin_is_for_all_of_them(outside: Namespace, pods: list[Namespace]) -> None:
     """Settings are read once, so what only can be read once is not lost on the second namespace."""
     done = capture(outside, "-u", "1337", "-x", "@-", *named(pods), text="192.0.2.0/24\n")

@@ -373,6 +373,8 @@ def landings_of(trace: Trace, later: Trace | None = None) -> set[str]:
     expected = {predicted.landing(way) for way in trace.ways or (trace,) if way.became is not Became.DEPENDS}
     if (trace.ways and "refused" in expected) or (later and is_reset(later)):
         expected.add("error: ECONNRESET")
+    if later and later.became is Became.DROPPED:
+        expected.add("timeout")  # it began, and what follows is dropped
     return expected
 
 
