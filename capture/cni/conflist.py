@@ -127,7 +127,7 @@ def whole(path: str, unless: str | None = None) -> str:
         except ValueError as refused:
             if time.monotonic() > until:
                 raise unfit(path, refused) from refused
-            time.sleep(0.01)
+            time.sleep(0.01)  # nothing tells when somebody who writes a file in place has finished
 
 
 def unfit(path: str, refused: ValueError) -> NoNetwork:

@@ -137,7 +137,7 @@ def output_option(what: str, kind: Any, more: Sequence[str] = ()) -> Callable[[F
             ctx.exit()
         return output
 
-    def coloured(ctx: click.Context, option: click.Parameter, wanted: str) -> None:  # noqa: ARG001 # likewise
+    def coloured(ctx: click.Context, option: click.Parameter, wanted: str) -> None:  # noqa: ARG001 # click's signature
         colour(wanted)
 
     of_output = click.option(
@@ -170,13 +170,13 @@ class Commands(click.Group):
 
     context_class = Context
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 # likewise
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 # click's signature
         write_commands(COMMANDS, formatter)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # likewise
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # click's signature
         if cmd_name not in COMMANDS:
             near = did_you_mean(cmd_name, COMMANDS) or "; `capture --help` lists the commands"
             raise UnknownCommand([Refusal("command", cmd_name, f"is not known{near}")])

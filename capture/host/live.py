@@ -66,9 +66,9 @@ class Live(Value):
     """Whether anybody has a TCP or UDP socket here."""
     legacy_is_known: bool = True
     """Whether we may see which legacy tables there are: only uid 0 may."""
-    natives: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # likewise
+    natives: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # a default that nobody changes
     """What packets of each family can meet in nf_tables and iptables does not show."""
-    leaving: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # likewise
+    leaving: dict[Family, tuple[NativeTable, ...]] = {}  # noqa: RUF012 # a default that nobody changes
     """Those of them that are taken over: what they capture is known to conntrack."""
     addresses: tuple[Address, ...] = ()
     """Those of the namespace."""

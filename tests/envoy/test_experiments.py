@@ -11,6 +11,7 @@ from tests.rig.envoy import V1, V2, get, serving
 from tests.rig.namespace import entered
 from tests.rig.pod import ADDRESSES, APP, GATEWAY, PROXY, Pod
 from tests.rig.traffic import open_socket
+from tests.rig.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,13 +211,6 @@ def test_endpoints_by_rest(pod: Pod, envoy: Started) -> None:
         assert get(pod.inside, "9.9.9.9", 8080).status == 503
         released(pod)
         assert get(pod.inside, "9.9.9.9", 8080).status == 0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if holds():
-            return
-    pytest.fail("it does not come to pass")
 
 
 def test_quic_is_refused(pod: Pod, envoy: Started) -> None:

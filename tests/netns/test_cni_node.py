@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +16,10 @@ import pytest
 from tests.rig import PROXY
 from tests.rig.pod import readable_source
 from tests.rig.runtime import PROGRAM, SIDECAR, configuration, environment
+from tests.rig.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.rig import Namespace, Pod
@@ -75,14 +75,6 @@ def node(tmp_path: Path) -> Node:
 
 def environ() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": readable_source()}
-
-
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until this holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_it_stands_behind_the_last_plugin_of_the_first_chain(node: Node) -> None:

@@ -17,8 +17,8 @@ from rules.proof.escapes import UNTOLD
 from rules.simulator.packets import Direction, Packet
 from rules.simulator.traces import Became
 from tests.conftest import SHARED
-from tests.netns.test_meaning import IP_RULES, Judged, by_others
-from tests.netns.test_simulator import PROGRAMS, planned_for, ready
+from tests.netns.test_meaning import Judged, by_others, empty
+from tests.netns.test_simulator import planned_for, ready
 from tests.rig import Call, Pod, drawn
 from tests.rig.chance import ALL, SEED
 from tests.rig.pod import ADDRESSES as OWN
@@ -261,13 +261,6 @@ def test_what_is_listed_beside_rules_of_others_escapes(backend: str, tell: Calla
             found = wrongly_listed(pod, Judged(pod, planned), chance, calls, count, alone=False)
             wrong += [f"seed {SEED}: capture {said}\n{others}\n  {line}" for line in found]
             pod.end_connections()
-            pod.inside.output("nft", "flush", "ruleset")
-            for program in PROGRAMS.values():
-                for table in ("raw", "mangle", "nat", "filter"):
-                    pod.inside.output(f"{program}-legacy", "-t", table, "-F")
-                    pod.inside.output(f"{program}-legacy", "-t", table, "-X")
-            for words in IP_RULES:
-                pod.inside.output("sh", "-c", f"ip {' '.join(words).replace('add', 'del')} 2>/dev/null || true")
-            pod.applied("--cleanup-only")
+            empty(pod)
     tell(f"CAPTURE_SEED={SEED}: {dict(count)}")
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:8])

@@ -88,6 +88,18 @@ def by_others(pod: Pod, chance: random.Random) -> str:
     return "\n".join(told)
 
 
+def empty(pod: Pod) -> None:
+    """Take away the rules of everybody, and the ip rules that `by_others` may have made."""
+    pod.inside.output("nft", "flush", "ruleset")
+    for program in PROGRAMS.values():
+        for table in ("raw", "mangle", "nat", "filter"):
+            pod.inside.output(f"{program}-legacy", "-t", table, "-F")
+            pod.inside.output(f"{program}-legacy", "-t", table, "-X")
+    for words in IP_RULES:
+        pod.inside.output("sh", "-c", f"ip {' '.join(words).replace('add', 'del')} 2>/dev/null || true")
+    pod.applied("--cleanup-only")
+
+
 class Judged:
     """A namespace as it is, what is planned for it, and what is known of all its connections."""
 
@@ -214,14 +226,7 @@ def test_what_is_proved_is_so_and_what_is_not_is_made(backend: str, tell: Callab
                     found += judged.made(difference, next(calls.numbers))
             found += judged.disproved(calls.draw(PACKETS))
             wrong += [f"seed {SEED}: capture {said}\n{others}\n  {line}" for line in found]
-            pod.inside.output("nft", "flush", "ruleset")
-            for program in PROGRAMS.values():
-                for table in ("raw", "mangle", "nat", "filter"):
-                    pod.inside.output(f"{program}-legacy", "-t", table, "-F")
-                    pod.inside.output(f"{program}-legacy", "-t", table, "-X")
-            for words in IP_RULES:
-                pod.inside.output("sh", "-c", f"ip {' '.join(words).replace('add', 'del')} 2>/dev/null || true")
-            pod.applied("--cleanup-only")
+            empty(pod)
     tell(f"{dict(answers)}")
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:8])
     assert answers["proved"], answers

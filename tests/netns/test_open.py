@@ -7,7 +7,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +19,7 @@ from tests.rig.lasting import Lasting, broken, dialled, server
 from tests.rig.pod import GATEWAY
 from tests.rig.storm import Client, storm
 from tests.rig.traffic import open_socket
+from tests.rig.waiting import until
 
 if TYPE_CHECKING:
     import socket
@@ -263,14 +263,6 @@ def started(pod: Pod, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield run
         finally:
             run.kill()
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Wait for this. Fails if it does not come."""
-    end = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def hands_on(line: str) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from tests.rig import APP, PROXY, Pod, standin
 from tests.rig.namespace import entered
 from tests.rig.pod import ADDRESSES, readable_source
+from tests.rig.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,12 +122,6 @@ def test_connections_show_a_proxy_that_does_not_bind_127_0_0_6(pod: Pod) -> None
                     assert proxy.stdout.readline() == f"connection at {IN}\n", "it did not come back"
                 found = problems(pod, *SETTINGS)
         assert [("must bind 127.0.0.6" in problem) for problem in found["inbound TCP"]] == ([] if is_right else [True])
-
-
-def until(is_so: Any) -> None:
-    """Wait for something that comes, or that the test's own time-out ends."""
-    while not is_so():
-        pass
 
 
 def test_a_captured_family_that_nobody_hears_is_named(pod: Pod) -> None:
