@@ -1,13 +1,9 @@
-"""The pages say what the code does: generated ones are fresh, links lead somewhere, examples print what they show."""
+"""The pages say what the code does: generated ones are fresh, links lead somewhere."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,21 +11,12 @@ import pytest
 from capture.settings import groups
 from capture.settings.declared import DECLARED
 from tests import write_reference
-from tests.rig import Namespace
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-SHELL, ELISION = "$ ", "…"
-NAMESPACE = "trial"
-"""What the walk through `docs/start.md` calls its namespace."""
-WALKED = "start.md"
-"""The page whose every command is run, in order. Of other pages, those that only look are."""
-LOOKING = "check|diff|explain|graph|render|settings|status|trace|verify"
-LOOKS = re.compile(rf"(printf '[^']*' \| )?(\w+=\S+ )*capture (({LOOKING})\b|(.* )?(-n|--dry-run|--help|--version)\b)")
-"""A command line that touches nothing."""
 ELSEWHERE = ("/wo" "rk/", ".libr" "ary")  # fmt: skip
 """Places of a machine on which the project was written. Nobody else has them."""
 
@@ -122,108 +109,6 @@ def test_tests_that_are_named_exist(page: Path) -> None:
     """`netns/test_apply.py::test_…` is a file below `tests/` with a test of that name."""
     for file, name in re.findall(r"`(?:tests/)?([\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
         assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE), name
-
-
-# --- examples ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Example:
-    """A command as a page shows it, with what it prints and how it ends."""
-
-    command: str
-    shown: tuple[str, ...]
-    status: int
-
-    @property
-    def looks_only(self) -> bool:
-        return bool(LOOKS.match(self.command))
-
-
-def examples(page: Path) -> Iterator[Example]:
-    """The commands in the `console` blocks of a page, in order."""
-    for block in re.findall(r"^```console\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        command, shown, status = "", list[str](), 0
-        lines = iter(block.splitlines())
-        for line in lines:
-            if line == f"{SHELL}echo $?":
-                status = int(next(lines))
-            elif line.startswith(SHELL):
-                if command:
-                    yield Example(command, tuple(shown), status)
-                command, shown, status = line.removeprefix(SHELL), [], 0
-                while command.endswith("\\"):
-                    command = command[:-1] + next(lines).strip()
-            else:
-                shown.append(line)
-        yield Example(command, tuple(shown), status)
-
-
-def looking() -> list[object]:
-    """The examples that change nothing."""
-    return [
-        pytest.param(example, id=f"{page.name}: {example.command}")
-        for page in PAGES
-        if page.name != WALKED
-        for example in examples(page)
-        if example.looks_only
-    ]
-
-
-@pytest.fixture(scope="module")
-def namespace() -> Iterator[Namespace]:
-    """A pod as the examples have it: one IPv4 address, a nameserver, nothing captured."""
-    with Namespace("docs") as made:
-        made.ip("addr", "add", "10.244.0.5/24", "dev", "lo")
-        made.set_resolv_conf("nameserver 10.96.0.10\n")
-        yield made
-
-
-@pytest.mark.netns
-@pytest.mark.parametrize("example", looking())
-def test_an_example_prints_what_the_page_shows(namespace: Namespace, example: Example) -> None:
-    """With the status that is shown, and the lines that are shown in their order; `…` stands for what is left out."""
-    done = namespace.run("sh", "-c", f"exec 2>&1; {example.command}", env=environ())
-    assert done.returncode == example.status, done.stdout
-    assert_shown(example, done.stdout)
-
-
-@pytest.mark.netns
-def test_the_walk_can_be_walked() -> None:
-    """Every command of `docs/start.md` in its order, in a namespace of our own, prints what the page shows."""
-    with Namespace(NAMESPACE) as made:
-        for example in examples(ROOT / "docs" / WALKED):
-            command = re.sub(rf"\b{NAMESPACE}\b", made.name, example.command)
-            if command in (f"ip netns add {made.name}", f"ip netns del {made.name}"):
-                continue
-            done = subprocess.run(
-                ["unshare", "--net", "sh", "-c", f"exec 2>&1; {command}"],
-                capture_output=True,
-                text=True,
-                env=environ(),
-                timeout=60,
-                check=False,
-            )
-            assert done.returncode == example.status, f"{command}: {done.stdout}"
-            assert_shown(example, done.stdout.replace(made.name, NAMESPACE))
-
-
-def environ() -> dict[str, str]:
-    """One in which `capture` is the one that belongs to this Python."""
-    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"}
-
-
-def assert_shown(example: Example, printed: str) -> None:
-    lines = map(squeezed, printed.splitlines())
-    for shown in map(squeezed, example.shown):
-        if shown and shown != ELISION:
-            wanted = re.compile(".*".join(map(re.escape, shown.split(ELISION))))
-            assert any(wanted.fullmatch(line) for line in lines), f"{shown}\n\nis not here in:\n{printed}"
-
-
-def squeezed(line: str) -> str:
-    """Without what differs from run to run or cannot be seen: the time, and how wide a space is."""
-    return " ".join(re.sub(r"^\d{4}-\d\d-\d\dT[\d:.]+Z", "", line).removeprefix(ELISION + " ").split())
 
 
 # --- what is nobody else's business -------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_every_symptom_of_the_page_is_produced() -> None:
 def test_the_pages_command_tells(pod: Pod, envoy: Started, symptom: str) -> None:
     """Line by line, with anything where the page has `…`."""
     started = SYMPTOMS[symptom](pod, envoy)
-    block = re.search(r"```text\n\$ (.*?)\n(.*?)```", SECTIONS[symptom], re.S)
+    block = re.search(r"```console\n\$ (.*?)\n(.*?)```", SECTIONS[symptom], re.S)
     assert block
     program, *arguments = shlex.split(block[1])
     if program == "curl":
