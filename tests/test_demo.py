@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import demo
 from tests.rig.namespace import PREFIX
 from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEMO = [sys.executable, "-m", "tests.demo"]
 OTHERWISE = "import sys, tests.demo as d; d.ARGUMENTS += tuple(sys.argv[1:]); sys.exit(d.main())"
@@ -118,3 +122,23 @@ def test_colours_are_for_terminals_whose_owner_wants_them(monkeypatch: pytest.Mo
     assert demo.painted("✓", demo.GREEN) == "\033[32m✓\033[m"
     monkeypatch.setenv("NO_COLOR", "1")
     assert demo.painted("✓", demo.GREEN) == "✓"
+
+
+@pytest.mark.parametrize(("argument", "more"), [("demo", False), ("", True)])
+def test_only_what_the_demo_needs_is_installed_for_it(tmp_path: Path, argument: str, more: bool) -> None:
+    """On a machine that has nothing but apt: the tests' compiler and container runtime are none of it."""
+    for name, said in {"id": "echo 0", "apt-get": 'echo "$@"', "python3": "exit 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / name).chmod(0o755)
+    script = (ROOT / "tests/setup/system-packages").read_text(encoding="utf-8").replace(":/usr/sbin:/sbin", "")
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", argument],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wanted = done.stdout.splitlines()[0].split()
+    assert {"iptables", "nftables", "iproute2", "python3-venv"} <= set(wanted)
+    assert ({"podman", "crun", "gcc"} <= set(wanted)) == more
+    assert more or not {"podman", "crun", "gcc", "conntrack"} & set(wanted)
