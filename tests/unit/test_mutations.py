@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 1
 JUDGES = (
+    "tests/unit/journeys",
     "tests/unit/analysis",
     "tests/unit/proof",
     "tests/unit/simulator/test_simulate.py",

@@ -9,27 +9,36 @@ import pytest
 
 from rules.journeys.journeys import Journeys, universe
 from rules.netfilter.effects import Choice
-from rules.netfilter.fields import DPORT, PROTOCOL, PROTOCOLS, UID, Among
+from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among
 from rules.netfilter.hooks import BaseChain, NativeTable
-from rules.netfilter.matches import Proto
+from rules.netfilter.matches import DPort, Dst, Proto
 from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import meet, one
 from rules.netfilter.targets import Accept, Drop, NativeTarget, SetMark
-from rules.netfilter.values import Family
+from rules.netfilter.values import Family, Ports
 from rules.simulator.packets import Direction, Host, Local
 from rules.simulator.traces import Became
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ipaddress import IPv4Address
 
 V4 = Family.V4
 TCP = one(PROTOCOLS["tcp"])
 HOST = Host((Local("eth0", ip_address("10.244.0.5"), 24),), "eth0")
 
 
-def outcomes(rules: Sequence[Rule], *, port: int, uid: int, kind: str = "filter", host: Host = HOST) -> set[Became]:
-    """What becomes of TCP that leaves for this port, by this user, between these rules in OUTPUT."""
+def outcomes(
+    rules: Sequence[Rule],
+    *,
+    port: int,
+    uid: int,
+    kind: str = "filter",
+    host: Host = HOST,
+    to: IPv4Address | None = None,
+) -> set[Became]:
+    """What becomes of TCP that leaves for this port (and address), by this user, between these rules in OUTPUT."""
     base = BaseChain("ip", "theirs", "out", kind, "OUTPUT", -150, handle=1)
     table = NativeTable("ip", "theirs", False, (base,), (("out", tuple(rules)),))
     journeys = Journeys((), V4, host, (table,))
@@ -39,6 +48,7 @@ def outcomes(rules: Sequence[Rule], *, port: int, uid: int, kind: str = "filter"
         if end.now.direction is Direction.OUT and not end.now.is_local
         for box in end.boxes
         if meet(box[PROTOCOL], TCP) and meet(box[DPORT], one(port)) and meet(box[UID], one(uid))
+        if to is None or meet(box[DESTINATION], one(int(to)))
     }
 
 
@@ -68,3 +78,15 @@ def test_what_is_routed_anew_is_roots(uid: int, is_marked: bool, is_lost: bool) 
     rules = [Rule((), SetMark(9))] if is_marked else []
     found = outcomes(rules, port=80, uid=uid, kind="route", host=HOST.but(policy=policy))
     assert found == {Became.DROPPED if is_lost else Became.BYPASSED}
+
+
+@pytest.mark.parametrize(("port", "outcome"), [(80, Became.DROPPED), (443, Became.DROPPED), (22, Became.BYPASSED)])
+def test_all_rules_of_a_long_chain_that_name_an_address_are_asked(port: int, outcome: Became) -> None:
+    """Those for other addresses are passed over, and not what the same address is asked next."""
+    address = ip_address("9.9.9.9")
+    rules = [
+        Rule((Dst(ip_network(each)), Proto("tcp"), DPort(Ports(asked, asked))), Drop())
+        for asked in (80, 443)
+        for each in (address, *(address + further for further in range(1, 30)))
+    ]
+    assert outcomes(rules, port=port, uid=1000, to=address) == {outcome}
