@@ -27,6 +27,7 @@ from capture.kernel.files import write_text
 from capture.log import TERMINATION_LOG, Log
 from capture.output import print_for_programs
 from capture.settings.declared import DECLARED, DECLARED_BY_NAME, VARIABLES, Settings, asks_for_json, origin_of
+from capture.steps.restore import Restore
 from capture.text import on_one_line
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
@@ -35,9 +36,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from capture.apply.load import DeleteTables, Load
     from capture.host.facts import Facts
     from capture.intent.resolve import Resolved
+    from capture.steps.load import DeleteTables, Load
     from rules.plan.plan import Plan
 
 LONGEST_TERMINATION_MESSAGE = 2048
@@ -198,11 +199,11 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     doing, _ = letting_go(doing, live, planned, settings, log)
     by_nft: tuple[type[Load | DeleteTables], ...] = ()
     if others or transaction.uses_nft(doing):
-        from capture.apply.load import DeleteTables, Load
+        from capture.steps.load import DeleteTables, Load
 
         doing, by_nft = transacted(doing, live, others), (Load, DeleteTables)
     for step in doing:
-        if isinstance(step, transaction.Restore):
+        if isinstance(step, Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
             sections.append(f"{heading}\n{step.text}")
         elif isinstance(step, by_nft):

@@ -1,1 +1,1 @@
-"""Steps, the transaction, undoing, removing, and proving."""
+"""The order of acts, undoing, removing, and where a run is refused."""

@@ -19,11 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from capture.apply.release import Release
-    from capture.apply.transaction import Act
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
+    from capture.steps.acts import Act
+    from capture.steps.release import Release
     from rules.connections.flow import Flow
     from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.plan.plan import Plan, Routing
@@ -127,7 +127,7 @@ def letting_go(
     """
     if not (doing and live.has_sockets and any(map(live.holds_ours, BACKENDS))):
         return doing, None
-    from capture.apply.release import release_of
+    from capture.steps.release import release_of
 
     release = release_of(live, planned, settings.drain or 0.0)
     return (release.announced(doing, log) if release else doing), release
@@ -198,7 +198,7 @@ def without_other_meshes(live: Live, settings: Settings, planned: Plan) -> tuple
     """What is live but for the tables of other meshes that are taken over, and those tables. Raises OSError."""
     if not settings.take_over or planned is NOTHING or not native_tables(live.table_names()):
         return live, ()
-    from capture.foreign.tables import those_to_go
+    from capture.steps.other_meshes import those_to_go
 
     return those_to_go(live)
 
@@ -207,7 +207,7 @@ def transacted(doing: list[Act], live: Live, others: Sequence[str]) -> list[Act]
     """The same acts: what is done in our own tables is one transaction, and these tables of other meshes go."""
     if not others and not transaction.uses_nft(doing):
         return doing
-    from capture.apply.load import in_transactions, with_tables_gone
+    from capture.steps.load import in_transactions, with_tables_gone
 
     return with_tables_gone(in_transactions(doing, live.unsound), others)
 

@@ -16,35 +16,32 @@ import os
 from capture.errors import CaptureError, ChainInUse, KernelRefused, NotPutBack
 from capture.iptables.iptables import BACKENDS, NATIVE, NFT, OUR_TABLES, Iptables
 from capture.iptables.leaving import TakeAway
-from capture.netlink import nftables, rtnetlink
+from capture.netlink import nftables
+from capture.steps.acts import ENDING_SIGNALS
+from capture.steps.restore import Restore
 from rules.iptables.quoting import MARKER, for_shell, typed
 from rules.iptables.writing import UNSUPPORTED, rule_text
-from rules.live.changes import ALONE, Change, RemoveChain, changes, changes_back, restore_text, with_stand_ins
+from rules.live.changes import Change, RemoveChain, changes, restore_text
 from rules.live.routing_changes import routing_to_add, routing_to_remove
-from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
 from rules.netfilter.values import BUILT_IN, Family
 from rules.ours.meshes import chains_of_other_meshes
-from rules.ours.recognition import as_judged, holds_ours, is_our_jump, is_ours, recognised
+from rules.ours.recognition import holds_ours, is_our_jump, is_ours, recognised
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
-from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from capture.apply.load import Load
-    from capture.apply.pickup import PickUp
-    from capture.apply.release import Release
-    from capture.foreign.tables import DeleteTables
     from capture.host.live import Live
-    from capture.iptables.native import Native
     from capture.iptables.saved import Saved
     from capture.log import Log
-    from rules.live.changes import Command, Company
+    from capture.steps.acts import Act, Step
+    from capture.steps.passing import LetPacketsPass
+    from capture.steps.routing import SetPassthroughAddress, SetRouting
+    from rules.live.changes import Company
     from rules.live.routing_changes import RoutingChange
     from rules.netfilter.rulesets import Rule, TableRules
     from rules.netfilter.targets import Target
@@ -53,195 +50,6 @@ if TYPE_CHECKING:
 ORDER = (Family.V6, Family.V4)
 FILES = 12
 """How many files a step may have open at once: a program's streams, a lock, a netlink socket, and some to spare."""
-ENDING_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
-
-# `capture.netlink.routing` is imported by the steps that need it: an IPv4 capture by REDIRECT does not.
-
-
-class Restore(Value):
-    """One family in one backend: the changes to make, and what of ours was there before."""
-
-    tool: Iptables
-    changes: tuple[Change, ...]
-    text: str
-    """The changes as iptables-restore is given them."""
-    planned: Ruleset
-    before: Ruleset
-    """All that was there, so that undoing it finds every jump's place."""
-    company: Company = ALONE
-    """Who else is here, and who goes first."""
-    native: dict[tuple[str, str], Native] = {}  # noqa: RUF012 # a default that nobody changes
-    """What of it iptables-restore cannot put back: see `Saved`."""
-
-    def __str__(self) -> str:
-        return f"{self.tool.writer} --noflush with the following input:\n{self.text}"
-
-    @property
-    def family(self) -> Family:
-        return self.tool.family
-
-    def only(self, those: Callable[[str, Command], bool]) -> Restore | None:
-        """The same with some commands only, by table and command; None if there are none."""
-        parts = (
-            Change(change.table, tuple(command for command in change.commands if those(change.table, command)))
-            for change in self.changes
-        )
-        some = tuple(part for part in parts if part.commands)
-        return self.but(changes=some, text=restore_text(some)) if some else None
-
-    def do(self, log: Log) -> None:
-        self.tool.restore(self.changes, self.text, log.warn)
-
-    def judged(self, saved: Saved) -> Saved:
-        """What was read just now; whose it is does not change with what we do."""
-        return saved.but(ruleset=as_judged(saved.ruleset, self.before))
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """Raise KernelRefused if the kernel does not hold what was asked for, by what is read back."""
-        now = self.judged(read(self.tool))
-        missing = changes(now.ruleset, self.planned, self.company)
-        if missing:
-            raise KernelRefused(
-                f"{self.tool.writer} reported success, but the {self.tool.family.value} rules differ",
-                details=[("missing", restore_text(missing))],
-                hint="other software may be changing the same chains at the same time; see what runs in the pod",
-            )
-        log.info(f"{self.tool.teller} says:", *now.lines())
-
-    def undo(self, log: Log) -> None:
-        """Put back what was in the tables of this step."""
-        mine = {change.table for change in self.changes}
-        back = changes_back(self.judged(self.tool.save()).ruleset, self.before, self.company.taken_over)
-        back = tuple(change for change in back if change.table in mine)
-        if back:
-            back, waiting = with_stand_ins(back)
-            self.tool.restore(back, restore_text(back), log.warn)
-            if waiting:
-                self.replace(waiting, log)
-
-    def replace(self, waiting: Mapping[Rule, Rule], log: Log) -> None:
-        """Put the rules that iptables-restore cannot be given in the places of those that stand in for them."""
-        for table in self.tool.save().ruleset.tables:
-            for chain, rules in table.chains().items():
-                for position, rule in enumerate(rules, 1):
-                    if rule in waiting:
-                        self.tool.replace(table.table, chain, position, waiting[rule], self.native, log.warn)
-
-
-class SetRouting(Value):
-    """Make a change of ip rules and routes."""
-
-    change: RoutingChange
-
-    def __str__(self) -> str:
-        return str(self.change)
-
-    @property
-    def family(self) -> Family:
-        return self.change.routing.family
-
-    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.set(adds=self.change.adds)
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:  # noqa: ARG002 # one signature for all steps
-        """Raises KernelRefused if something else is in the place of what was added.
-
-        The kernel knows a rule or a route by less than all that it says: to one that says something else it answers
-        that ours is there already.
-        """
-        if not self.change.adds:
-            return
-        from rules.live.drift import REFUSED_FOR, REMEDY, Kind, sentence_of
-        from rules.live.routing import is_like_ours, routing_in_the_way
-
-        rules, routes = rtnetlink.policy_rules(), rtnetlink.routes()
-        if not any(is_like_ours(rule, self.change.routing) for rule in rules):
-            raise KernelRefused(
-                f"an ip rule of somebody else's stands in the place of ours for fwmark {self.change.routing.mark:#x}",
-                details=[("what is needed", str(self))],
-                hint=f"see `{ip_command(self.family)} rule`; remove it, or give -t and -r numbers that nobody uses",
-            )
-        for found in routing_in_the_way(rules, routes, self.change.routing):
-            if found.kind in (*REFUSED_FOR, Kind.IP_RULE_BEFORE_OURS):
-                hint = REMEDY.get(found.kind, "run it again: that rule was added meanwhile")
-                raise KernelRefused(sentence_of(found), details=[("what is needed", str(self))], hint=hint)
-
-    def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.set(adds=not self.change.adds)
-
-    def set(self, *, adds: bool) -> None:
-        """The route is there before a rule looks it up, and stays until none does."""
-        from capture.netlink import routing
-
-        family, mark, table = self.change.routing.family, self.change.routing.mark, self.change.routing.table
-        if adds and self.change.has_route:
-            routing.add_route(family, table)
-        if self.change.rule_priority is not None:
-            if adds:
-                routing.add_rule(family, self.change.rule_priority, mark, table)
-            else:
-                routing.remove_rule(family, self.change.rule_priority, mark, table)
-        if not adds and self.change.has_route:
-            routing.remove_route(family, table)
-
-
-class SetPassthroughAddress(Value):
-    """`::6` on lo, from which the proxy hands inbound IPv6 to the application: add it, or remove it."""
-
-    adds: bool
-
-    @property
-    def family(self) -> Family:
-        return Family.V6
-
-    def __str__(self) -> str:
-        return f"ip -6 addr {'add' if self.adds else 'del'} ::6/128 dev lo"
-
-    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.set(adds=self.adds)
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """The kernel answered the request itself."""
-
-    def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.set(adds=not self.adds)
-
-    @staticmethod
-    def set(*, adds: bool) -> None:
-        from capture.netlink import routing
-
-        if adds:
-            routing.add_passthrough_address()
-        else:
-            routing.remove_passthrough_address()
-
-
-class LetPacketsPass(Value):
-    """Between two commits of which the second lets go what the first takes over: see `capture.kernel.rcu`."""
-
-    family: Family
-
-    def __str__(self) -> str:
-        return "membarrier(2): packets that met the former rules get through before the next commit"
-
-    def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        from capture.kernel.rcu import let_packets_pass
-
-        let_packets_pass()
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """There is nothing to see."""
-
-    def undo(self, log: Log) -> None:
-        """The same on the way back."""
-        self.do(log)
-
-
-if TYPE_CHECKING:
-    Step: TypeAlias = (
-        Restore | Load | DeleteTables | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp | Release
-    )
-    Act: TypeAlias = Step | TakeAway
 
 
 def steps(
@@ -252,8 +60,8 @@ def steps(
     `take_over` removes the chains of other meshes in the same commits; `ours_first` goes above all rules of others.
     """
     if planned.passthrough_address and live.passthrough is None:
-        yield SetPassthroughAddress(adds=True)
-    yield from map(SetRouting, routing_to_add(live.policy_rules, live.local_routes, planned.routing))
+        yield set_passthrough_address(adds=True)
+    yield from set_routing(routing_to_add(live.policy_rules, live.local_routes, planned.routing))
     wanted = {ruleset.family: ruleset for ruleset in planned.rulesets}
     held = wanted
     if backend == NATIVE:
@@ -266,19 +74,40 @@ def steps(
     company = live.company(ours_first=ours_first)
     restores = [step for place in places for step in restoring(live, *place, company, take_over=take_over)]
     if restores and live.has_sockets:
-        from capture.apply.pickup import beside_what_is_open  # where a pod starts there are none
+        from capture.steps.pickup import beside_what_is_open  # where a pod starts there are none
 
         first, restores = beside_what_is_open(live, wanted, restores)
         yield from first
     yield from handed_over(live, wanted, restores)
-    removals = list(map(SetRouting, routing_to_remove(live.policy_rules, live.local_routes, planned.routing)))
+    removals = set_routing(routing_to_remove(live.policy_rules, live.local_routes, planned.routing))
     if restores and removals:
-        yield LetPacketsPass(removals[0].family)
+        yield let_packets_pass(*removals[0].families)
     yield from removals
     if not planned.passthrough_address and live.passthrough and live.passthrough.protocol == PROTOCOL:
-        yield SetPassthroughAddress(adds=False)
+        yield set_passthrough_address(adds=False)
     for tool, ruleset in places:
         yield from emptied(live, tool, ruleset, is_removal=planned is NOTHING)
+
+
+def set_passthrough_address(*, adds: bool) -> SetPassthroughAddress:
+    from capture.steps.routing import SetPassthroughAddress  # a capture of IPv4 by REDIRECT needs no such step
+
+    return SetPassthroughAddress(adds)
+
+
+def set_routing(some: Iterable[RoutingChange]) -> list[SetRouting]:
+    wanted = list(some)
+    if not wanted:
+        return []
+    from capture.steps.routing import SetRouting
+
+    return list(map(SetRouting, wanted))
+
+
+def let_packets_pass(family: Family) -> LetPacketsPass:
+    from capture.steps.passing import LetPacketsPass  # where nothing is captured yet there is no pause
+
+    return LetPacketsPass(family)
 
 
 def restoring(live: Live, tool: Iptables, planned: Ruleset, company: Company, *, take_over: bool) -> Iterator[Restore]:
@@ -356,7 +185,7 @@ def handed_over(
             continue
         for change in restore.changes:
             if family in begun:
-                yield LetPacketsPass(family)
+                yield let_packets_pass(family)
             begun.add(family)
             yield restore.but(changes=(change,), text=restore_text((change,)))
 
@@ -377,7 +206,7 @@ def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -
 
 
 def uses_nft(doing: Sequence[Act]) -> bool:
-    """Whether any of this is done in our own tables, and so by `capture.apply.load`."""
+    """Whether any of this is done in our own tables, and so by `capture.steps.load`."""
     return any(isinstance(act, Restore) and act.tool.backend == NATIVE for act in doing)
 
 
@@ -444,12 +273,11 @@ def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -
     """
     failed: dict[Family, CaptureError | OSError] = {}
     for step in reversed(done):
-        families = step.families if hasattr(step, "families") else (step.family,)
-        if not failed.keys() & set(families):
+        if not failed.keys() & set(step.families):
             try:
                 step.undo(log)
             except (CaptureError, OSError) as second:
-                failed |= dict.fromkeys(families, second)
+                failed |= dict.fromkeys(step.families, second)
     try:
         if live.nft_error is None:
             take_new_tables_away(live)

@@ -17,12 +17,12 @@ import struct
 from typing import TYPE_CHECKING, NoReturn
 
 from capture.apply import transaction
-from capture.apply.load import in_transactions
 from capture.errors import CaptureError, KernelRefused
 from capture.host.live import read_live
 from capture.iptables.iptables import private_lock
 from capture.kernel import netns
 from capture.log import Log
+from capture.steps.load import in_transactions
 from rules.netfilter.values import Family
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.value import Value

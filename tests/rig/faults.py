@@ -27,11 +27,6 @@ import capture
 import rules
 from capture import init
 from capture.apply import transaction
-from capture.apply.load import Load, in_transactions
-from capture.apply.pickup import PickUp
-from capture.apply.release import Release
-from capture.apply.transaction import LetPacketsPass, Restore, SetPassthroughAddress, SetRouting
-from capture.foreign.tables import DeleteTables
 from capture.host.facts import read_facts
 from capture.host.live import read_live
 from capture.intent.resolve import resolve
@@ -43,6 +38,13 @@ from capture.kernel.process import SUPERUSER_PATH
 from capture.netlink import routing
 from capture.output import open_streams
 from capture.settings.declared import Settings
+from capture.steps.load import Load, in_transactions
+from capture.steps.other_meshes import DeleteTables
+from capture.steps.passing import LetPacketsPass
+from capture.steps.pickup import PickUp
+from capture.steps.release import Release
+from capture.steps.restore import Restore
+from capture.steps.routing import SetPassthroughAddress, SetRouting
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
 from rules.value import assert_never
@@ -53,8 +55,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, TypeAlias
 
-    from capture.apply.transaction import Act
     from capture.log import Log
+    from capture.steps.acts import Act
     from tests.rig.pod import Pod
 
 # What a run imports when it needs it, here at once: some faults leave nothing readable where the code may be.

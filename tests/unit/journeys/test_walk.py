@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +22,6 @@ from rules.simulator.traces import Became
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from ipaddress import IPv4Address
 
 V4 = Family.V4
 TCP = one(PROTOCOLS["tcp"])
@@ -83,7 +82,7 @@ def test_what_is_routed_anew_is_roots(uid: int, is_marked: bool, is_lost: bool) 
 @pytest.mark.parametrize(("port", "outcome"), [(80, Became.DROPPED), (443, Became.DROPPED), (22, Became.BYPASSED)])
 def test_all_rules_of_a_long_chain_that_name_an_address_are_asked(port: int, outcome: Became) -> None:
     """Those for other addresses are passed over, and not what the same address is asked next."""
-    address = ip_address("9.9.9.9")
+    address = IPv4Address("9.9.9.9")
     rules = [
         Rule((Dst(ip_network(each)), Proto("tcp"), DPort(Ports(asked, asked))), Drop())
         for asked in (80, 443)

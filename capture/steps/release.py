@@ -6,13 +6,14 @@ empty. The chains themselves stay: conntrack runs and knows where the captured o
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found] # what `signal` wraps: see `capture.apply.transaction`
+import _signal  # type: ignore[import-not-found] # what `signal` wraps: see `capture.steps.acts`
 import time
 
-from capture.apply.transaction import ENDING_SIGNALS, Restore
 from capture.errors import CaptureError
 from capture.iptables.iptables import LEGACY, NATIVE, NFT, Iptables
 from capture.netlink import ctnetlink, sockets
+from capture.steps.acts import ENDING_SIGNALS
+from capture.steps.restore import Restore
 from rules.connections.captured import Released, released
 from rules.connections.flow import TCP, Flow
 from rules.live.changes import Delete, Redeclare, RemoveChain
@@ -24,10 +25,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from capture.apply.transaction import Act
     from capture.host.live import Live
     from capture.iptables.saved import Saved
     from capture.log import Log
+    from capture.steps.acts import Act
     from rules.connections.captured import Entry
     from rules.live.changes import Command
     from rules.netfilter.values import Family
@@ -51,8 +52,8 @@ class Release:
         return f"nothing until captured connections have ended, for up to {self.patience:g} s"
 
     @property
-    def family(self) -> Family:
-        return self.parts[-1].family
+    def families(self) -> tuple[Family, ...]:
+        return tuple(part.family for part in self.parts)
 
     def held(self) -> list[tuple[Released, Entry]]:
         """The captured connections that are open and let go of. Raises OSError where the kernel does not tell."""

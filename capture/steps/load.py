@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import groupby, zip_longest
 
-from capture.apply.transaction import LetPacketsPass, Restore
 from capture.errors import KernelRefused
-from capture.foreign.tables import DeleteTables as DeleteTables
 from capture.iptables.iptables import NATIVE
 from capture.iptables.leaving import TakeAway
 from capture.kernel.process import run
+from capture.steps.other_meshes import DeleteTables as DeleteTables
+from capture.steps.passing import LetPacketsPass
+from capture.steps.restore import Restore
 from rules.native.applied import applied
 from rules.native.writing import transaction
 from rules.netfilter.hooks import NAME
@@ -20,10 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from capture.apply.transaction import Act
     from capture.iptables.iptables import Iptables
     from capture.iptables.saved import Saved
     from capture.log import Log
+    from capture.steps.acts import Act
     from rules.netfilter.rulesets import Rule, Ruleset
 
 
@@ -53,10 +54,6 @@ class Load:
     @property
     def families(self) -> tuple[Family, ...]:
         return tuple(restore.family for restore in self.restores)
-
-    @property
-    def family(self) -> Family:
-        return self.families[-1]
 
     @property
     def tool(self) -> Iptables:

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from capture.apply.transaction import Restore
     from capture.host.live import Live
     from capture.iptables.saved import Saved
     from capture.log import Log
+    from capture.steps.restore import Restore
     from rules.live.changes import Command
     from rules.netfilter.rulesets import Rule, Ruleset
 
@@ -56,10 +56,6 @@ class PickUp(Value):
     def __str__(self) -> str:
         names = " and ".join(family.value for family in self.families)
         return f"conntrack -I, for each open {names} connection, so that it goes on as it is"
-
-    @property
-    def family(self) -> Family:
-        return self.families[-1]
 
     def do(self, log: Log) -> None:
         """What cannot be written down is said, and no failure: a capture is worth more than a connection."""

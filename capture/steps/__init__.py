@@ -1,0 +1,1 @@
+"""What a run does, act by act, each with its undoing."""
