@@ -9,6 +9,7 @@ import click
 from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.errors import CaptureError
 from capture.inject.injecting import injected, undone
+from capture.inject.proxy import proxy_from
 from capture.output import print_for_programs
 from capture.settings.declared import MEANING
 
@@ -25,8 +26,11 @@ IMAGE = "registry.example/traffic-capture:latest"
     help="A file of manifests, - for stdin; by default that. May be repeated.",
 )
 @click.option("--image", default=IMAGE, show_default=True, help="The image of the init container.")
-@click.option("--undo", is_flag=True, help="Take the init container out again: the text is as it was, to the byte.")
-def command(files: tuple[str, ...], image: str, undo: bool) -> None:
+@click.option(
+    "--proxy-container", metavar="FILE", help="A file with the container of a proxy, which is put in as well."
+)
+@click.option("--undo", is_flag=True, help="Take out again what was put in: the text is as it was, to the byte.")
+def command(files: tuple[str, ...], image: str, proxy_container: str | None, undo: bool) -> None:
     """Write manifests with an init container that captures, for every pod and pod template in them.
 
     Its settings are those given here, by flags or --config, and for each pod what its annotations say
@@ -35,8 +39,9 @@ def command(files: tuple[str, ...], image: str, undo: bool) -> None:
     """
     with reporting():
         settings = settings_given()
+        proxy = proxy_from(read(proxy_container), proxy_container) if proxy_container else None
         texts = [read(path) for path in files or (STDIN,)]
-        written = [undone(text) if undo else injected(text, settings, image) for text in texts]
+        written = [undone(text) if undo else injected(text, settings, image, proxy) for text in texts]
         for number, text in enumerate(written):
             if number and not text.startswith("---"):
                 print_for_programs("---\n")

@@ -8,17 +8,18 @@ alone, in block style as lines and between braces as `[ {…} ]`; a list that wa
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from capture.inject.manifests import MERGE, BadManifest, entry, member, text_at
 from rules.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from capture.inject.manifests import Node, PodText
 
-KEY = "initContainers"
+KEY, CONTAINERS = "initContainers", "containers"
 NAME = "capture-init"
 """Of our container, by which it is known."""
 
@@ -38,75 +39,91 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
     return text
 
 
-def insertion(text: str, pod: PodText, container: Mapping[str, Any]) -> Edit:
-    """Put the container behind the other init containers of a pod. Raises BadManifest."""
-    check_keys(pod)
-    key, listed = entry(pod.spec, KEY)
-    between_braces = json.dumps(container, ensure_ascii=False)
+def insertion(text: str, pod: PodText, containers: Sequence[Mapping[str, Any]], name: str = KEY) -> Edit:
+    """Put these containers behind the others in a list of a pod. Raises BadManifest."""
+    check_keys(pod, name)
+    key, listed = entry(pod.spec, name)
+    between_braces = ", ".join(json.dumps(each, ensure_ascii=False) for each in containers)
     if key is None:
         first = pod.spec.value[0][0].start_mark
         if pod.spec.flow_style:
             start = text.index("{", pod.spec.start_mark.index) + 1
-            return Edit(start, start, f'"{KEY}":[ {between_braces} ], ')
+            return Edit(start, start, f'"{name}":[ {between_braces} ], ')
         if text[line_start(text, first.index) : first.index].strip(" "):
             raise BadManifest(
                 [pod.refused("its spec begins on the line of its key, where no line can be put before it")]
             )
-        lines = [f"{' ' * first.column}{KEY}:", *item_lines(container, first.column)]
+        lines = [f"{' ' * first.column}{name}:", *item_lines(containers, first.column)]
         return inserted_lines(text, line_end(text, pod.key.end_mark.index), lines)
     if listed.id == "scalar" and not listed.value and not listed.style and not pod.spec.flow_style:
         at = text.index(":", key.end_mark.index) + 1
         return Edit(at, at, f" [ {between_braces} ]")
     if listed.id != "sequence" or not key.start_mark.index < listed.start_mark.index:
-        raise BadManifest([pod.refused(f"{KEY} is no list that stands there; remove it, or make it []")])
+        raise BadManifest([pod.refused(f"{name} is no list that stands there; remove it, or make it []")])
     if listed.flow_style:
         if listed.value:
-            at = end_of(listed.value[-1], pod)
+            at = end_of(listed.value[-1], pod, name)
             return Edit(at, at, f", {between_braces}")
         at = text.index("[", listed.start_mark.index) + 1
         return Edit(at, at, between_braces)
-    return inserted_lines(text, end_of_block(text, listed), item_lines(container, listed.start_mark.column))
+    return inserted_lines(text, end_of_block(text, listed), item_lines(containers, listed.start_mark.column))
 
 
-def removal(text: str, pod: PodText) -> Edit | None:
-    """Take our container out of a pod, with what was put in for it; None if it is not there."""
-    key, listed = entry(pod.spec, KEY)
+def removals(text: str, pod: PodText, names: Collection[str], name: str = KEY) -> Iterator[Edit]:
+    """Take containers of these names out of a list of a pod, with what was put in for them."""
+    key, listed = entry(pod.spec, name)
     if key is None or listed.id != "sequence":
-        return None
-    ours = next((item for item in listed.value if text_at(item, "name") == NAME), None)
-    if ours is None:
-        return None
-    start, end = ours.start_mark.index, ours.end_mark.index
+        return
+    ours = [item for item in listed.value if text_at(item, "name") in names]
+    if not ours:
+        return
+    if len(ours) == len(listed.value):
+        yield removal_of_all(text, pod, key, listed)
+        return
+    items = listed.value
+    for is_ours, run in groupby(range(len(items)), lambda number: items[number] in ours):
+        if not is_ours:
+            continue
+        numbers = list(run)
+        first, last = numbers[0], numbers[-1]
+        start, end = items[first].start_mark.index, items[last].end_mark.index
+        if not listed.flow_style:
+            yield removed_lines(text, line_start(text, start), line_end(text, last_leaf(items[last])))
+        elif first:
+            yield Edit(items[first - 1].end_mark.index, end, "")
+        else:
+            yield Edit(start, items[last + 1].start_mark.index, "")
+
+
+def removal_of_all(text: str, pod: PodText, key: Node, listed: Node) -> Edit:
+    """Take all containers of a list out, and the list where it was put in for them."""
+    start, end = listed.start_mark.index, listed.end_mark.index
     if not listed.flow_style:
-        first = key if len(listed.value) == 1 else ours
-        return removed_lines(text, line_start(text, first.start_mark.index), line_end(text, last_leaf(ours)))
-    if len(listed.value) > 1:
-        before = listed.value[listed.value.index(ours) - 1]
-        comes_first = ours is listed.value[0]
-        end = listed.value[1].start_mark.index if comes_first else end
-        return Edit(start if comes_first else before.end_mark.index, end, "")
-    whole = text[listed.start_mark.index : listed.end_mark.index]
+        return removed_lines(text, line_start(text, key.start_mark.index), line_end(text, last_leaf(listed)))
+    whole = text[start:end]
     if whole.startswith("[ {") and whole.endswith("} ]"):
         if pod.spec.flow_style:
-            after = listed.end_mark.index
-            return Edit(key.start_mark.index, after + len(", ") if text[after : after + 2] == ", " else after, "")
-        return Edit(text.index(":", key.end_mark.index) + 1, listed.end_mark.index, "")
-    return Edit(start, end, "")
+            return Edit(key.start_mark.index, end + len(", ") if text[end : end + 2] == ", " else end, "")
+        return Edit(text.index(":", key.end_mark.index) + 1, end, "")
+    return Edit(listed.value[0].start_mark.index, listed.value[-1].end_mark.index, "")
 
 
-def check_keys(pod: PodText) -> None:
+def check_keys(pod: PodText, name: str) -> None:
     """Raises BadManifest where a key is there twice, or only by a merge, which one of ours would hide."""
-    named = [key for key, _ in pod.spec.value if key.value == KEY]
+    named = [key for key, _ in pod.spec.value if key.value == name]
     if len(named) > 1:
-        raise BadManifest([pod.refused(f"{KEY} stands there twice")])
-    if not named and member(pod.spec, KEY) is not None:
-        raise BadManifest([pod.refused(f"{KEY} is merged in by {MERGE}; write it out")])
+        raise BadManifest([pod.refused(f"{name} stands there twice")])
+    if not named and member(pod.spec, name) is not None:
+        raise BadManifest([pod.refused(f"{name} is merged in by {MERGE}; write it out")])
 
 
-def item_lines(container: Mapping[str, Any], column: int) -> list[str]:
-    """The container as an item of a list in block style, with JSON behind each of its keys."""
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in container.items()]
-    return [f"{' ' * column}{'- ' if not number else '  '}{line}" for number, line in enumerate(lines)]
+def item_lines(containers: Iterable[Mapping[str, Any]], column: int) -> list[str]:
+    """The containers as items of a list in block style, with JSON behind each of their keys."""
+    return [
+        f"{' ' * column}{'  ' if number else '- '}{key}: {json.dumps(value, ensure_ascii=False)}"
+        for container in containers
+        for number, (key, value) in enumerate(container.items())
+    ]
 
 
 def inserted_lines(text: str, at: int, lines: list[str]) -> Edit:
@@ -123,11 +140,11 @@ def removed_lines(text: str, start: int, end: int) -> Edit:
     return Edit(start, end, "")
 
 
-def end_of(node: Node, pod: PodText) -> int:
+def end_of(node: Node, pod: PodText, name: str) -> int:
     """Where a node between brackets ends. Raises BadManifest for an alias, which stands elsewhere."""
-    _, listed = entry(pod.spec, KEY)
+    _, listed = entry(pod.spec, name)
     if not listed.start_mark.index < node.start_mark.index < listed.end_mark.index:
-        raise BadManifest([pod.refused(f"the last of {KEY} is an alias; write it out")])
+        raise BadManifest([pod.refused(f"the last of {name} is an alias; write it out")])
     return int(node.end_mark.index)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import BadSettings, Refusal
-from capture.inject.editing import NAME, edited, insertion, removal
-from capture.inject.manifests import BadManifest, member, pods_in, text_at, texts
+from capture.inject.editing import CONTAINERS, KEY, NAME, Edit, edited, insertion, removals
+from capture.inject.manifests import BadManifest, items, member, pods_in, text_at, texts
+from capture.inject.proxy import PROXIES
 from capture.settings.argv import Argument, read_argv
 from capture.settings.declared import FLAGS, OF_THE_LOG, SWITCHES, Settings
 from rules.cni.annotations import INJECT, MODE, NO, NO_CAPTURE, STATUS, Misread, contradictions, settings_said
@@ -14,7 +15,8 @@ from rules.cni.annotations import INJECT, MODE, NO, NO_CAPTURE, STATUS, Misread,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.inject.manifests import Node, PodText
+    from capture.inject.manifests import PodText
+    from capture.inject.proxy import Proxy
 
 FIRST = {"-p": "15001", "-z": "15006", "-u": "1337", "-m": "REDIRECT", "-i": "*", "-x": "", "-b": "*"} | {
     "-d": "15090,15021,15020"
@@ -33,8 +35,8 @@ OTHER_CAPTURES = (
 """Init containers that capture, by name."""
 PROGRAMS = ("istio-iptables", "pilot-agent", "capture")
 IMAGES = ("traffic-capture", "proxy_init", "proxy-init", "kuma-init")
-PROXIES = ("proxy", "envoy")
-"""What is in the name or the image of a container that is taken for the proxy itself."""
+PROXY_MARK = "CAPTURE_INJECTED_PROXY"
+"""A variable of our container: the name of the proxy's, by which that is taken out again."""
 CONTEXT = {
     "runAsUser": 0,
     "runAsGroup": 0,
@@ -49,14 +51,25 @@ RESOURCES = {"requests": {"cpu": "10m", "memory": "10Mi"}, "limits": {"cpu": "10
 
 def undone(text: str) -> str:
     """The text as it was before our container was written into it. Raises CaptureError."""
-    edits = [removal(text, pod) for pod in pods_in(text)]
-    return edited(text, (edit for edit in edits if edit is not None))
+    edits = list[Edit]()
+    for pod in pods_in(text):
+        proxies = proxies_of(pod)
+        edits += removals(text, pod, {NAME, *proxies})
+        edits += removals(text, pod, proxies, CONTAINERS)
+    return edited(text, edits)
 
 
-def injected(text: str, settings: Settings, image: str) -> str:
-    """The text with our container in every pod, with these settings and what the pod's annotations say.
+def proxies_of(pod: PodText) -> set[str]:
+    """The name of the proxy's container that was written with ours, if one was."""
+    ours = [each for each in items(member(pod.spec, KEY)) if text_at(each, "name") == NAME]
+    said = [variable for each in ours for variable in items(member(each, "env"))]
+    return {text_at(variable, "value") for variable in said if text_at(variable, "name") == PROXY_MARK}
 
-    One that is there already is written anew. Raises BadManifest with all that is refused, or NotRead.
+
+def injected(text: str, settings: Settings, image: str, proxy: Proxy | None = None) -> str:
+    """The text with our container in every pod, with these settings and what the pod's annotations say, and a proxy's.
+
+    What is there already is written anew. Raises BadManifest with all that is refused, or NotRead.
     """
     text = undone(text)
     edits, refusals = [], list[Refusal]()
@@ -69,7 +82,13 @@ def injected(text: str, settings: Settings, image: str) -> str:
         try:
             arguments, environ = arguments_for(settings, annotations)
             refusals += (pod.refused(reason) for reason in reasons(pod, annotations, arguments))
-            edits.append(insertion(text, pod, container(image, arguments, environ)))
+            if proxy:
+                refusals += (pod.refused(reason) for reason in proxy.reasons(pod, arguments))
+                environ[PROXY_MARK] = proxy.name
+            ours, beside = [container(image, arguments, environ)], [proxy.container] if proxy else []
+            edits.append(insertion(text, pod, ours + beside if proxy and proxy.goes_on else ours))
+            if proxy and not proxy.goes_on:
+                edits.append(insertion(text, pod, beside, CONTAINERS))
         except BadSettings as refused:
             refusals += (
                 each if isinstance(refused, BadManifest) else Refusal(f"{pod}: {each.source}", each.value, each.reason)
@@ -135,7 +154,3 @@ def reasons(pod: PodText, annotations: dict[str, str], arguments: dict[str, str]
         uid = text_at(member(each, "securityContext"), "runAsUser") or inherited
         if uid in uids and not any(known in name or known in image for known in PROXIES):
             yield f"the container {name} runs as uid {uid}, the proxy's: nothing of it would be captured"
-
-
-def items(node: Node) -> list[Node]:
-    return node.value if node is not None and node.id == "sequence" else []

@@ -114,3 +114,7 @@ def texts(node: Node) -> dict[str, str]:
     if not is_mapping(node):
         return {}
     return {str(key.value): str(value.value) for key, value in node.value if value.id == "scalar"}
+
+
+def items(node: Node) -> list[Node]:
+    return node.value if node is not None and node.id == "sequence" else []

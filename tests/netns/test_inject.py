@@ -70,3 +70,21 @@ def test_without_pyyaml_it_says_what_to_install(pod: Pod) -> None:
     done = pod.inside.run(sys.executable, "-c", code, text=POD, env=pod.environ())
     assert (done.returncode, done.stdout) == (1, "")
     assert "pip install 'traffic-capture[yaml]'" in done.stderr
+
+
+def test_a_proxy_from_a_file(pod: Pod, tmp_path: Path) -> None:
+    """It is in the pod, with its uid let through; a file that has none is told, and nothing is written."""
+    (tmp_path / "envoy.yaml").write_text(f"name: envoy\nimage: b\nsecurityContext: {{runAsUser: {PROXY}}}\n")
+    done = inject(pod, "--proxy-container", str(tmp_path / "envoy.yaml"), text=POD)
+    assert (done.returncode, done.stderr) == (0, "")
+    spec = yaml.safe_load(done.stdout)["spec"]
+    assert [each["name"] for each in spec["containers"]] == ["web", "envoy"]
+    environ = {each["name"]: each["value"] for each in spec["initContainers"][0]["env"]}
+    pod.applied(*spec["initContainers"][0]["args"], env=environ)
+    pod.open_listeners()
+    assert (str(pod.dial("9.9.9.9", 80)), str(pod.dial("9.9.9.9", 80, uid=PROXY))) == ("pod:15001", "ext:80")
+    assert inject(pod, "--undo", text=done.stdout).stdout == POD
+    (tmp_path / "envoy.yaml").write_text("[]")
+    done = inject(pod, "--proxy-container", str(tmp_path / "envoy.yaml"), text=POD)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "envoy.yaml is no container" in done.stderr

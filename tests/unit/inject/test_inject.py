@@ -14,6 +14,7 @@ from capture.errors import BadSettings
 from capture.inject.editing import NAME
 from capture.inject.injecting import injected, undone
 from capture.inject.manifests import BadManifest, NotRead
+from capture.inject.proxy import BadProxy, proxy_from
 from capture.settings.declared import Settings
 from tests.unit.inject.manifests import GOOD, POD, REFUSED, pod_with
 
@@ -155,6 +156,127 @@ def test_settings_that_have_no_flag_become_variables() -> None:
     (container,) = containers_of(injected(POD, settings, IMAGE))
     assert container["env"] == [{"name": "ISTIO_OUTBOUND_OWNER_GROUPS", "value": "5"}]
     assert container["args"][-1] == "--ipv6=on"
+
+
+PROXY = """\
+name: envoy # 代理
+image: docker.io/envoyproxy/envoy:v1.36-latest
+securityContext: {runAsUser: 1337, runAsGroup: 1337}
+ports: [{containerPort: 15090}]
+"""
+SIDECAR = f"{PROXY}restartPolicy: Always\n"
+
+
+@pytest.mark.parametrize("proxy", [PROXY, SIDECAR], ids=["container", "native sidecar"])
+@pytest.mark.parametrize("name", [name for name in GOOD if name != "aliases"])
+def test_a_proxy_is_put_in_and_taken_out_to_the_byte(name: str, proxy: str) -> None:
+    """Behind the other containers, or behind ours where it is an init container that goes on; again nothing changes."""
+    check_proxy(GOOD[name], proxy)
+
+
+def check_proxy(text: str, proxy: str) -> None:
+    settings = Settings.load([], {})
+    read = proxy_from(proxy, "proxy.yaml")
+    written = injected(text, settings, IMAGE, read)
+    for pod in pods_of(written):
+        first = [each["name"] for each in pod["initContainers"]]
+        others = [each["name"] for each in pod["containers"]]
+        assert (first if read.goes_on else others)[-1] == "envoy"
+        assert first[-2 if read.goes_on else -1] == NAME
+        assert (first + others).count("envoy") == 1
+        assert (pod["initContainers"] if read.goes_on else pod["containers"])[-1] == read.container
+    assert injected(written, settings, IMAGE, read) == written
+    assert injected(written, settings, IMAGE) == injected(text, settings, IMAGE)
+    assert undone(written) == text
+
+
+def pods_of(text: str) -> list[dict[str, Any]]:
+    """The specs of all pods in a text."""
+    found = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(value.get("containers"), list):
+                found.append(value)
+            for each in value.values():
+                walk(each)
+        elif isinstance(value, list):
+            for each in value:
+                walk(each)
+
+    for document in yaml.safe_load_all(text):
+        walk(document)
+    return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(spec=SPECS, dump=st.sampled_from(DUMPS), proxy=st.sampled_from([PROXY, SIDECAR]))
+def test_a_proxy_in_whatever_layout_a_library_writes(spec: dict[str, Any], dump: dict[str, Any], proxy: str) -> None:
+    """In block style, between braces, or mixed, and as JSON."""
+    pod = {"kind": "Pod", "spec": spec, "status": {}}
+    check_proxy(yaml.safe_dump(pod, allow_unicode=True, sort_keys=False, **dump), proxy)
+    check_proxy(json.dumps(pod, indent=dump.get("indent"), ensure_ascii=False), proxy)
+    check_proxy(json.dumps(pod, separators=(",", ":")), proxy)
+
+
+WEB = "  - {name: web, image: nginx, ports: [{containerPort: %s}]}\n"
+CONTRADICTIONS: dict[str, tuple[str, str, str]] = {
+    "its uid": (POD, PROXY.replace("runAsUser: 1337", "runAsUser: 5"), "runs as uid 5, and -u is 1337"),
+    "no uid": (POD, "{name: envoy, image: b}", "says no uid: give it securityContext.runAsUser: 1337"),
+    "the uid of the pod": (pod_with("  securityContext: {runAsUser: 5}\n"), "{name: envoy, image: b}", "runs as uid 5"),
+    "its name": (POD, PROXY.replace("envoy #", "web #"), "has the name of a container that is there"),
+    "the name of an init container": (
+        pod_with("  initContainers: [{name: envoy, image: b}]\n"),
+        PROXY,
+        "has the name of a container that is there",
+    ),
+    "a second proxy": (
+        pod_with(containers="  - {name: a, image: envoyproxy/envoy}\n"),
+        PROXY,
+        "would be a second proxy beside a",
+    ),
+    "a port": (pod_with(containers=WEB % 15090), PROXY, "has port 15090/TCP, which the container web has"),
+    "where connections are sent": (pod_with(containers=WEB % 15001), PROXY, "web has port 15001, where -p sends"),
+    "where inbound connections are sent": (pod_with(containers=WEB % 15006), PROXY, "where -z sends"),
+    "a volume": (POD, PROXY + "volumeMounts: [{name: config, mountPath: /etc/envoy}]\n", "mounts the volume config"),
+    "containers that stand elsewhere": (
+        pod_with("  volumes: &v [{name: a, image: b}]\n")
+        .replace("  - {name: web, image: nginx}\n", "")
+        .replace("containers:\n", "containers: *v\n"),
+        PROXY,
+        "containers is no list that stands there",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_proxy_that_contradicts_the_pod_is_refused(name: str) -> None:
+    """With the name of the pod, and of what contradicts what."""
+    text, proxy, words = CONTRADICTIONS[name]
+    with pytest.raises(BadManifest) as refused:
+        injected(text, Settings.load([], {}), IMAGE, proxy_from(proxy, "proxy.yaml"))
+    assert words in str(refused.value)
+    assert str(refused.value.refusals[0]).startswith("Pod web, line ")
+
+
+def test_a_port_of_another_protocol_and_a_proxy_of_another_uid_are_none() -> None:
+    """UDP is not TCP; -u says who the proxy is; a volume that is there may be mounted."""
+    udp = "  - {name: web, image: nginx, ports: [{containerPort: 15090, protocol: UDP}]}\n"
+    check_proxy(pod_with(containers=udp), PROXY)
+    mounting = PROXY.replace("1337", "5") + "volumeMounts: [{name: config, mountPath: /etc/envoy}]\n"
+    text = pod_with("  volumes: [{name: config}]\n")
+    assert '"envoy"' in injected(text, Settings.load(["-u", "4,5"], {}), IMAGE, proxy_from(mounting, "proxy.yaml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: [", "- {name: a, image: b}", "name: a", "{name: 1, image: b}", "{name: a, image: b, ports: 5}", "[" * 2000,
+     "{name: a, image: b, ports: [5]}", "{name: a, image: b, securityContext: 5}", f"{PROXY}---\n{PROXY}"],
+)  # fmt: skip
+def test_a_file_that_is_no_container_is_told(text: str) -> None:
+    """By its path, and with no traceback."""
+    with pytest.raises(BadProxy, match=r"proxy\.yaml"):
+        proxy_from(text, "proxy.yaml")
 
 
 def test_annotations_win_over_flags() -> None:
