@@ -81,15 +81,14 @@ RUN set -eu; \
 # Where pip gets packages from; they are compared with the hashes in the locks, wherever that is.
 ARG PIP_INDEX_URL=https://pypi.org/simple
 WORKDIR /source
-COPY requirements.lock requirements-dev.lock ./
+# Both locks, and requirements-ca.crt, the certificates to trust where a proxy opens TLS, if there is such a file.
+COPY requirements* ./
 
 # The image gets the locked dependencies. Hatchling, which builds our wheel, is locked among the tools of development:
 # they are installed all together, for picking it out would take a list of what it needs, and none is in the image.
 # But for python-iptables: a witness of tests, which comes as source only and would take a compiler.
-# The secret is optional: it is the certificates to trust where a proxy opens TLS.
-RUN --mount=type=secret,id=ca-bundle,required=false \
-    set -eu; \
-    ! [ -s /run/secrets/ca-bundle ] || export PIP_CERT=/run/secrets/ca-bundle; \
+RUN set -eu; \
+    ! [ -s requirements-ca.crt ] || export PIP_CERT=/source/requirements-ca.crt; \
     install() { pip install --root-user-action ignore --no-cache-dir --no-compile --require-hashes --only-binary :all: "$@"; }; \
     install --target /dependencies --requirement requirements.lock; \
     sed '/^python-iptables==/,/[^\\]$/d' requirements-dev.lock > /tmp/build-tools.lock; \

@@ -56,7 +56,7 @@ bench: root $(READY) ## Measure runs of each mode and write docs/performance.md;
 bench-dataplane: root $(READY) ## Measure new connections beside long lists in each backend; writes docs/dataplane.md.
 	@$(RUN) -m tests.bench_dataplane
 
-image: root $(READY) ## Build the container image, run a pod spec's arguments in it, and print its size.
+image: root packages $(READY) ## Build the container image, run a pod spec's arguments in it, and print its size.
 	@$(RUN) -m tests.image
 
 lock: $(READY) ## Pin the newest versions of all dependencies.

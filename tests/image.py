@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tests.guard import guarded
 from tests.rig.pod import ROOT, Pod, is_root
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.rig.namespace import Namespace
+
+    Say: TypeAlias = Callable[[str], None]
 
 STORE = ROOT / ".image"
 SUITE = "trixie"
@@ -40,6 +45,11 @@ TOOLS = {
 """What building and running takes, and the Debian package of each."""
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 """The certificates that this host trusts: the build trusts the same, which matters where a proxy opens TLS."""
+CA_BUNDLE_OF_THE_BUILD = ROOT / "requirements-ca.crt"
+"""Where the Dockerfile looks for them."""
+
+STEP = re.compile(r".*\bSTEP \d+/\d+: .{1,80}")
+"""What buildah says at the beginning of each instruction."""
 
 CONTAINERS_CONF = """
 [containers]
@@ -69,14 +79,20 @@ ARGS_1_0_5 = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", ""
 """`args` of the pod spec of 1.0.5, which relies on the entrypoint."""
 
 STOPWATCH = """
-import os, resource, sys, time
+import glob, os, resource, sys, time
 began = time.perf_counter()
-status = os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:])
+if not (child := os.fork()):
+    for limit in glob.glob("/limits/*"):
+        with open(limit, "w") as file:
+            file.write("0")
+    os.execv(sys.argv[1], sys.argv[1:])
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 wall, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
 print(round(1000 * wall), round(1000 * (used.ru_utime + used.ru_stime)), used.ru_maxrss // 1024, file=sys.stdout)
 sys.exit(status)
 """
-"""Runs a program inside the container and prints its wall time, CPU (ms) and largest resident size (MiB)."""
+"""Runs a program inside the container, in the control groups whose files are in /limits, and prints its wall time, CPU
+(ms) and largest resident size (MiB)."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +112,20 @@ class ToolFailedError(Exception):
     """The message is the command and what it printed."""
 
 
+class NoBaseError(ToolFailedError):
+    """There is no base image, and none can be made here: nothing of ours was built yet."""
+
+
 def missing_tools() -> list[str]:
     """The Debian packages that have to be installed first."""
     path = environment()["PATH"]
     return sorted({package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)})
 
 
-def build(suite: str = SUITE) -> Image:
+def build(suite: str = SUITE, say: Say = lambda _: None) -> Image:
     """Build the Dockerfile on a base image made from Debian's own packages. Raises ToolFailedError.
 
-    The base image is kept in the store, so only the first build of a suite pays for it.
+    The base image is kept in the store, so only the first build of a suite pays for it. `say` is told of each step.
     """
     name = f"localhost/traffic-capture:{suite}"
     base = f"docker.io/library/debian:{suite}-slim"
@@ -115,18 +135,46 @@ def build(suite: str = SUITE) -> Image:
     buildah("rm", "--all")
     podman("rm", "--all", "--force")
     if not buildah("images", "--quiet", "--filter", f"reference={base}").strip():
-        make_base(suite, base)
+        say(f"making a base image of {suite} from Debian's packages")
+        try:
+            make_base(suite, base)
+        except ToolFailedError as failed:
+            raise NoBaseError(*failed.args) from failed
     began = time.monotonic()
-    trust = ("--secret", f"id=ca-bundle,src={CA_BUNDLE}") if CA_BUNDLE.is_file() else ()
     index = [f"--build-arg=PIP_INDEX_URL={url}" for url in [os.environ.get("PIP_INDEX_URL")] if url]
-    buildah(
-        *("build", "--isolation", "chroot", "--pull=never", *trust, *index),
-        *("--build-arg", f"BASE={base}", "--tag", name, str(ROOT)),
-    )
+    with trusted():
+        command = ["buildah", *storage(), "build", "--isolation", "chroot", "--pull=never", *index]
+        checked([*command, "--build-arg", f"BASE={base}", "--tag", name, str(ROOT)], say)
     seconds = time.monotonic() - began
     # The image that had the name before, if there was one.
     buildah("rmi", "--prune", "--force")
     return Image(name, seconds, *sizes(name))
+
+
+def build_once(run: str, suite: str = SUITE) -> Image:
+    """The image that this run of the tests has built; whoever comes first builds it, and the others wait."""
+    STORE.mkdir(exist_ok=True)
+    built = STORE / "built.json"
+    with (STORE / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = json.loads(built.read_text()) if built.exists() else {}
+        if known.get("run") != [run, suite]:
+            known = {"run": [run, suite], "image": asdict(build(suite))}
+            built.write_text(json.dumps(known))
+    return Image(**known["image"])
+
+
+@contextlib.contextmanager
+def trusted() -> Iterator[None]:
+    """The build has the certificates that this host trusts, unless somebody has put others there."""
+    if CA_BUNDLE_OF_THE_BUILD.exists() or not CA_BUNDLE.is_file():
+        yield
+        return
+    shutil.copyfile(CA_BUNDLE, CA_BUNDLE_OF_THE_BUILD)
+    try:
+        yield
+    finally:
+        CA_BUNDLE_OF_THE_BUILD.unlink()
 
 
 def make_base(suite: str, name: str) -> None:
@@ -164,11 +212,14 @@ def run_in(
     capabilities: Sequence[str] = CAPABILITIES,
     user: str = "0:0",
     environ: Sequence[str] = (),
+    groups: Sequence[Path] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run the image in a pod's namespace as a node would, with a read-only root and these capabilities alone.
 
-    `arguments` are the pod spec's `args`, `command` its `command`, `environ` lines NAME=VALUE.
+    `arguments` are the pod spec's `args`, `command` its `command`, `environ` lines NAME=VALUE. `groups` are
+    files of control groups, which are below /limits in the container: it is itself in none.
     """
+    shown = [f"{STORE}/limits/{number}" for number in range(len(groups))]
     entrypoint = ("--entrypoint", json.dumps(list(command))) if command else ()
     podman_run = [
         *podman_command(),
@@ -177,19 +228,34 @@ def run_in(
         # Kubernetes gives a read-only container no writable /run and /tmp, as podman would.
         *("--read-only", "--read-only-tmpfs=false", "--user", user),
         *(f"--env={line}" for line in environ),
+        *(f"--volume={seen}:/limits/{number}" for number, seen in enumerate(shown)),
         *(*entrypoint, image, *arguments),
     ]
-    # crun wants a unified hierarchy of control groups, which not every host has.
-    script = f"mount -t cgroup2 none /sys/fs/cgroup && exec {shlex.join(podman_run)}"
+    (STORE / "limits").mkdir(exist_ok=True)
+    for path in shown:
+        Path(path).touch()
+    binds = [shlex.join(["mount", "--bind", str(path), seen]) for path, seen in zip(groups, shown, strict=True)]
+    # crun wants a unified hierarchy of control groups, which not every host has; it hides the others.
+    script = " && ".join([*binds, "mount -t cgroup2 none /sys/fs/cgroup", f"exec {shlex.join(podman_run)}"])
     return subprocess.run(
         ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False, env=environment()
     )
 
 
-def start_up(namespace: Namespace, arguments: Sequence[str], *, image: str) -> tuple[int, int, int]:
-    """The wall time and CPU in ms and the resident size in MiB of one run, by a clock inside the container."""
-    command = ("/usr/bin/python3", "-IS", "-c", STOPWATCH, "/usr/local/bin/capture", *arguments)
-    done = run_in(namespace, image=image, command=command)
+def start_up(
+    namespace: Namespace,
+    arguments: Sequence[str],
+    *,
+    image: str,
+    program: str = "capture",
+    groups: Sequence[Path] = (),
+) -> tuple[int, int, int]:
+    """The wall time and CPU in ms and the resident size in MiB of one run, by a clock inside the container.
+
+    `groups` are the files of control groups that it is in.
+    """
+    command = ("/usr/bin/python3", "-IS", "-c", STOPWATCH, f"/usr/local/bin/{program}", *arguments)
+    done = run_in(namespace, image=image, command=command, groups=groups)
     if done.returncode:
         raise ToolFailedError(done.stderr)
     wall, cpu, resident = map(int, done.stdout.split())
@@ -218,12 +284,22 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "CONTAINERS_CONF": f"{STORE}/containers.conf"}
 
 
-def checked(command: Sequence[str]) -> str:
-    """The stdout of a program that must succeed. Raises ToolFailedError with what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
-    if done.returncode:
-        raise ToolFailedError(f"{shlex.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return done.stdout
+def checked(command: Sequence[str], say: Say = lambda _: None) -> str:
+    """The stdout of a program that must succeed; `say` is told of its steps.
+
+    Raises ToolFailedError with what it printed.
+    """
+    said = list[str]()
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment()) as process:
+            for line in process.stdout or ():
+                said.append(line)
+                if step := STEP.match(line):
+                    say(step[0])
+        if process.returncode:
+            errors.seek(0)
+            raise ToolFailedError(f"{shlex.join(command)}\n{''.join(said)[-4000:]}{errors.read()[-4000:]}")
+    return "".join(said)
 
 
 def show(image: Image) -> bool:
@@ -261,7 +337,7 @@ def main(suite: str = SUITE) -> int:
         print(f"apt-get install --no-install-recommends {' '.join(missing)}", file=sys.stderr)
         return 1
     try:
-        return 0 if show(build(suite)) else 1
+        return 0 if show(build(suite, lambda step: print(step, flush=True))) else 1
     except ToolFailedError as failed:
         print(failed, file=sys.stderr)
         return 1
