@@ -13,13 +13,13 @@ from capture.kernel.process import read_words
 from rules.iptables.quoting import typed
 from rules.iptables.writing import rule_text
 from rules.netfilter.hooks import NAME
-from rules.netfilter.routing import ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
 from rules.ours.meshes import mesh_of
 from rules.ours.recognition import is_our_jump, is_ours, ours_in, recognised
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import NOTHING
+from rules.routing.policy import ip_command
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
-    from rules.netfilter.routing import PolicyRule, Route
     from rules.netfilter.rulesets import TableRules
+    from rules.routing.policy import PolicyRule, Route
 
 
 class Thing(Value):

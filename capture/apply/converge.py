@@ -188,7 +188,7 @@ def warn_what_is_not_tracked(live: Live, planned: Plan, log: Log) -> None:
 
 def needed(wanted: Routing) -> str:
     """The ip rule and the route of TPROXY, in the words of ip(8)."""
-    from rules.netfilter.routing import ip_command
+    from rules.routing.policy import ip_command
 
     tool, table = ip_command(wanted.family), wanted.table
     return f"{tool} rule fwmark {wanted.mark:#x} lookup {table}, {tool} route local default dev lo table {table}"

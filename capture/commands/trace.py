@@ -16,8 +16,8 @@ from capture.settings.declared import MEANING
 from capture.trace.answer import Answer, Answered
 from capture.trace.question import Question
 from rules.netfilter.fields import STATES
-from rules.simulator.packets import NEW
-from rules.simulator.traces import Became
+from rules.packets.packet import NEW
+from rules.packets.trace import Became
 
 
 class TraceCommand(SettingsCommand):

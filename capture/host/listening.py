@@ -8,8 +8,8 @@ from capture.host.place import sockets_of
 from capture.netlink import sockets
 from rules.explain.listeners import INBOUND, Listener, Place, looping_resolvers, places
 from rules.netfilter.values import Family
+from rules.packets.packet import Host, Local
 from rules.plan.names import DNS_PORT, PASSTHROUGH
-from rules.simulator.packets import Host, Local
 from rules.value import Value
 
 TYPE_CHECKING = False

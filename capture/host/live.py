@@ -20,13 +20,13 @@ from capture.iptables.saved import Saved
 from capture.kernel.process import read_words
 from capture.netlink import messages, nftables, rtnetlink
 from rules.live.changes import Company
-from rules.netfilter.routing import LOCAL
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import NAT, Family
 from rules.ours.meshes import beside_ambient, is_of_ambient
 from rules.ours.recognition import holds_ours
 from rules.plan.names import PASSTHROUGH
 from rules.plan.plan import NOTHING
+from rules.routing.policy import LOCAL
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from capture.netlink.nftables import NftChain
     from capture.netlink.rtnetlink import Address
     from rules.netfilter.hooks import BaseChain, NativeTable
-    from rules.netfilter.routing import PolicyRule, Route
     from rules.plan.plan import Plan
+    from rules.routing.policy import PolicyRule, Route
 
 PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
 NO_NF_TABLES = "nf_tables does not tell what it holds"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family
+    from rules.packets.packet import Host
     from rules.plan.plan import Plan, Routing
     from rules.proof.proof import Proof
-    from rules.simulator.packets import Host
 
 
 def findings_of_others(
@@ -46,7 +46,7 @@ _answered: dict[Family, tuple[object, tuple[Finding, ...]]] = {}
 
 def host_of(addresses: Sequence[Address], routing: tuple[Routing, ...] = ()) -> Host:
     """The namespace with these addresses, as packets meet it; with the ip rules that are planned."""
-    from rules.simulator.packets import Host, Local
+    from rules.packets.packet import Host, Local
 
     local = [Local(name_of(its), its.ip, its.prefix) for its in addresses]
     outside = [address.interface for address in local if address.interface != "lo"]
@@ -55,8 +55,8 @@ def host_of(addresses: Sequence[Address], routing: tuple[Routing, ...] = ()) -> 
 
 def proofs(live: Live, planned: Plan) -> Iterator[Proof]:
     """Whether every packet fares as planned, family by family, among all that is asked in this namespace."""
-    from rules.netfilter.routing import Policy
     from rules.proof.proof import proved
+    from rules.routing.policy import Policy
 
     policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
     here = host_of(live.addresses).but(policy=policy)

@@ -13,8 +13,8 @@ from pyroute2 import IPRoute, NetlinkError
 
 from capture.errors import LiveStateUnreadable
 from capture.netlink.rtnetlink import KERNEL_TABLES, RTN_LOCAL
-from rules.netfilter.routing import LOCAL, WHOLE
 from rules.netfilter.values import Family
+from rules.routing.policy import LOCAL, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

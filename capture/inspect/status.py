@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from capture.host.listening import Heard
     from capture.host.live import Live
     from capture.iptables.iptables import Backend
-    from rules.netfilter.routing import PolicyRule, Route
     from rules.netfilter.rulesets import Rule
+    from rules.routing.policy import PolicyRule, Route
 
 IFA_CACHEINFO = 6
 CACHE_INFO = struct.Struct("=IIII")

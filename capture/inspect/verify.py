@@ -17,7 +17,6 @@ from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.meaning.spoken import asked_of
 from rules.native.compiled import as_held
 from rules.netfilter.fields import UID
-from rules.netfilter.routing import PolicyRule, Route, ip_command
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.spans import single
 from rules.netfilter.values import Family
@@ -25,6 +24,7 @@ from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_ours, ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
 from rules.plan.plan import Routing
+from rules.routing.policy import PolicyRule, Route, ip_command
 from rules.value import Value
 
 TYPE_CHECKING = False

@@ -6,7 +6,9 @@ import _socket
 from ipaddress import ip_address, ip_network
 
 from capture.netlink.messages import FAMILIES, NETLINK_ROUTE, attributes, dump, number, text
-from rules.netfilter.routing import (
+from rules.netfilter.values import Family
+from rules.plan.names import PASSTHROUGH
+from rules.routing.policy import (
     BLACKHOLE,
     GOTO,
     LOOKUP,
@@ -19,8 +21,6 @@ from rules.netfilter.routing import (
     PolicyRule,
     Route,
 )
-from rules.netfilter.values import Family
-from rules.plan.names import PASSTHROUGH
 from rules.value import Value
 
 TYPE_CHECKING = False

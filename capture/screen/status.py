@@ -9,8 +9,8 @@ from capture.screen.lines import columns
 from capture.style import style
 from rules.iptables.writing import rule_text
 from rules.live.drift import count
-from rules.netfilter.routing import ip_command
 from rules.ours.meshes import native_tables
+from rules.routing.policy import ip_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from capture.errors import KernelRefused
 from capture.netlink import routing, rtnetlink
-from rules.netfilter.routing import ip_command
 from rules.netfilter.values import Family
+from rules.routing.policy import ip_command
 from rules.value import Value
 
 TYPE_CHECKING = False

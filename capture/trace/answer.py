@@ -22,17 +22,17 @@ from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
 from rules.native.compiled import as_held
 from rules.netfilter.hooks import INPUT
-from rules.netfilter.routing import NUMBERS, Flow, Policy
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import PREROUTING, All, Family
 from rules.ours.reasons import explained
 from rules.ours.recognition import ours_in
+from rules.packets.packet import NEW, Direction, Host, Local, Packet, written
+from rules.packets.trace import Became
 from rules.plan.names import LOOPBACK, PASSTHROUGH
 from rules.plan.plan import plan
+from rules.routing.policy import NUMBERS, Flow, Policy
 from rules.simulator.conclusions import conclusion
-from rules.simulator.packets import NEW, Direction, Host, Local, Packet, written
 from rules.simulator.simulate import in_any_order
-from rules.simulator.traces import Became
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.settings.declared import Settings
+    from rules.packets.trace import Step, Trace
     from rules.plan.plan import Plan
     from rules.simulator.simulate import Address
-    from rules.simulator.traces import Step, Trace
 
 
 FIRST_APPLICATION = 1000

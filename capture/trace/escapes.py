@@ -14,13 +14,13 @@ from capture.settings.declared import DECLARED_BY_NAME
 from rules.analysis.probes import ELSEWHERE
 from rules.journeys.journeys import TooMany, takes_in_passing
 from rules.native.compiled import as_held
-from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
 from rules.ours.reasons import explained
+from rules.packets.packet import Local
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.plan.plan import plan
 from rules.proof.escapes import Escape, escapes
-from rules.simulator.packets import Local
+from rules.routing.policy import Policy
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from capture.intent.resolve import Resolved
     from capture.settings.declared import Settings
-    from rules.simulator.packets import Host
+    from rules.packets.packet import Host
 
 
 DEFAULT_LINK = "eth0"

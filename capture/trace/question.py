@@ -11,8 +11,8 @@ from capture.errors import BadSettings, Refusal
 from capture.host import facts
 from capture.settings import parsers
 from rules.netfilter.values import Family
+from rules.packets.packet import Direction
 from rules.plan.names import PASSTHROUGH
-from rules.simulator.packets import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Callable

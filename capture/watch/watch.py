@@ -23,11 +23,11 @@ from capture.watch.keys import ends
 from rules.connections.attribution import Decision, decided_by, decisions, is_outbound
 from rules.iptables.counters import Count
 from rules.live.drift import Finding, Kind, compare, not_tracked
-from rules.netfilter.routing import ip_command
 from rules.netfilter.values import Family
 from rules.ours.reasons import explained
 from rules.ours.recognition import ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
+from rules.routing.policy import ip_command
 from rules.value import Value
 
 if TYPE_CHECKING:

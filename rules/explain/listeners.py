@@ -13,10 +13,10 @@ from rules.netfilter.fields import DESTINATION
 from rules.netfilter.targets import Zone
 from rules.netfilter.values import NAT, RAW, Family, address_of_family
 from rules.ours.installed import installed
+from rules.packets.packet import Direction, Packet
+from rules.packets.trace import Became
 from rules.plan.names import DNS_PORT, ISTIO_OUTPUT_DNS, LOOPBACK, PASSTHROUGH, ZONE_OF_APP
-from rules.simulator.packets import Direction, Packet
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rules.netfilter.rulesets import Ruleset
     from rules.ours.installed import Installed
-    from rules.simulator.packets import Host
+    from rules.packets.packet import Host
 
     Address: TypeAlias = IPv4Address | IPv6Address
     What: TypeAlias = Literal["outbound TCP", "inbound TCP", "DNS"]

@@ -73,15 +73,15 @@ from rules.netfilter.hooks import (
     undecided,
 )
 from rules.netfilter.matches import Dst, Native
-from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, NOP, REFUSALS, THROW
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
+from rules.packets.packet import Direction, Packet
+from rules.packets.trace import Became
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
-from rules.simulator.packets import Direction, Packet
+from rules.routing.policy import GOTO, LOCAL, LOOKUP, NOP, REFUSALS, THROW
 from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, SENT_AWAY, STRAYED, prepared
-from rules.simulator.traces import Became
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -93,11 +93,11 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition
     from rules.netfilter.hooks import NativeTable, Station
-    from rules.netfilter.routing import PolicyRule
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
-    from rules.simulator.packets import Host
+    from rules.packets.packet import Host
+    from rules.routing.policy import PolicyRule
 
     F = TypeVar("F")
     Flow: TypeAlias = "dict[Now, list[Box]]"

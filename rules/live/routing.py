@@ -7,7 +7,9 @@ else's packets notice.
 
 from __future__ import annotations
 
-from rules.netfilter.routing import (
+from rules.netfilter.values import Family
+from rules.plan.names import PROTOCOL, RULE_PRIORITY
+from rules.routing.policy import (
     GOTO,
     LOCAL,
     LOOKUP,
@@ -20,16 +22,14 @@ from rules.netfilter.routing import (
     ip_command,
     may_decide,
 )
-from rules.netfilter.values import Family
-from rules.plan.names import PROTOCOL, RULE_PRIORITY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from rules.live.drift import Finding
-    from rules.netfilter.routing import Route
     from rules.plan.plan import Routing
+    from rules.routing.policy import Route
 
 
 def is_like_ours(rule: PolicyRule, wanted: Routing) -> bool:

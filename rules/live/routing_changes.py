@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from rules.netfilter.routing import ip_command
 from rules.plan.names import PROTOCOL
 from rules.plan.plan import Routing
+from rules.routing.policy import ip_command
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rules.netfilter.routing import PolicyRule, Route
+    from rules.routing.policy import PolicyRule, Route
 
 
 class RoutingChange(Value):

@@ -28,8 +28,8 @@ from rules.netfilter.fields import (
 from rules.netfilter.spans import common, less, one, united
 from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import PREROUTING, Family, address_of_family
-from rules.simulator.packets import Direction
-from rules.simulator.traces import Became
+from rules.packets.packet import Direction
+from rules.packets.trace import Became
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
-    from rules.simulator.packets import Host
+    from rules.packets.packet import Host
 
     Fate: TypeAlias = Literal["let go", "taken by others", "dropped", "refused", "cannot be told"]
 

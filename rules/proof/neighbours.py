@@ -22,11 +22,11 @@ from rules.netfilter.spans import common
 from rules.netfilter.targets import Jump, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, address_of_family
 from rules.ours.recognition import is_our_rule, is_ours
+from rules.packets.packet import Direction, Packet
+from rules.packets.trace import Became
 from rules.plan.names import LOOPBACK_INTERFACE, OURS
 from rules.simulator.conclusions import end_of
-from rules.simulator.packets import Direction, Packet
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from rules.netfilter.hooks import NativeTable, Station
     from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.netfilter.spans import Span
-    from rules.simulator.packets import Host
+    from rules.packets.packet import Host
+    from rules.packets.trace import Step, Trace
     from rules.simulator.simulate import Address
-    from rules.simulator.traces import Step, Trace
 
 MOST_BOXES, MOST_ASKED = 64, 256
 """Parts of what is captured, and ends of what rules of others ask for, of which a packet is drawn."""

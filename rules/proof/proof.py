@@ -13,15 +13,15 @@ from rules.journeys.journeys import Journeys, TooMany, everyday, orders, packet_
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Hand
 from rules.netfilter.fields import CONNMARK, DESTINATION, DPORT, MARK
-from rules.netfilter.routing import WHOLE
 from rules.netfilter.spans import meet, one, single
 from rules.netfilter.values import PREROUTING
+from rules.packets.packet import Direction, written
+from rules.packets.trace import Became
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.proof.neighbours import without_ours
+from rules.routing.policy import WHOLE
 from rules.simulator.conclusions import end_of, rule_place, verdict
-from rules.simulator.packets import Direction, written
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.values import Family
-    from rules.simulator.packets import Host, Packet
+    from rules.packets.packet import Host, Packet
+    from rules.packets.trace import Step, Trace
     from rules.simulator.simulate import Address
-    from rules.simulator.traces import Step, Trace
 
     Answer: TypeAlias = Literal["proved", "disproved", "cannot be told"]
     Start: TypeAlias = tuple[Direction, bool, str]

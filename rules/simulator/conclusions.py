@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rules.iptables.writing import rule_text
 from rules.netfilter.values import BUILT_IN, NAT
-from rules.simulator.packets import ESTABLISHED, Direction, written
-from rules.simulator.traces import Became, Step, Trace
+from rules.packets.packet import ESTABLISHED, Direction, written
+from rules.packets.trace import Became, Step, Trace
 from rules.value import assert_never
 
 TYPE_CHECKING = False

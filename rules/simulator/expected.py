@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rules.simulator.packets import Direction, Packet
+from rules.packets.packet import Direction, Packet
+from rules.packets.trace import Became
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rules.analysis.probes import Path
     from rules.netfilter.rulesets import Ruleset
-    from rules.simulator.packets import Host
+    from rules.packets.packet import Host
 
 
 def expected(path: Path, rulesets: Sequence[Ruleset], host: Host, interface: str) -> Path | None:

@@ -65,22 +65,10 @@ from rules.netfilter.hooks import (
     stations,
     undecided,
 )
-from rules.netfilter.routing import Flow, ip_command
 from rules.netfilter.spans import one
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
-from rules.plan.names import (
-    ISTIO_DIVERT,
-    ISTIO_IN_REDIRECT,
-    ISTIO_OUTPUT_DNS,
-    ISTIO_REDIRECT,
-    ISTIO_TPROXY,
-    LOOPBACK,
-    LOOPBACK_INTERFACE,
-    OURS,
-)
-from rules.simulator.conclusions import rule_place, verdict
-from rules.simulator.packets import (
+from rules.packets.packet import (
     ESTABLISHED,
     INVALID,
     NEW,
@@ -91,7 +79,19 @@ from rules.simulator.packets import (
     Packet,
     written,
 )
-from rules.simulator.traces import Became, Step, Trace
+from rules.packets.trace import Became, Step, Trace
+from rules.plan.names import (
+    ISTIO_DIVERT,
+    ISTIO_IN_REDIRECT,
+    ISTIO_OUTPUT_DNS,
+    ISTIO_REDIRECT,
+    ISTIO_TPROXY,
+    LOOPBACK,
+    LOOPBACK_INTERFACE,
+    OURS,
+)
+from rules.routing.policy import Flow, ip_command
+from rules.simulator.conclusions import rule_place, verdict
 from rules.value import assert_never
 
 TYPE_CHECKING = False
@@ -103,9 +103,9 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition, Known
     from rules.netfilter.hooks import NativeTable
-    from rules.netfilter.routing import Way
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
+    from rules.routing.policy import Way
 
     Address: TypeAlias = IPv4Address | IPv6Address
 

@@ -17,10 +17,10 @@ from capture.errors import DIFFERS
 from capture.iptables.iptables import BACKENDS, Iptables
 from rules.iptables.writing import rule_text
 from rules.live.drift import Kind
+from rules.packets.packet import Direction
+from rules.packets.trace import Became
 from rules.proof.neighbours import without_ours
-from rules.simulator.packets import Direction
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became
 from tests.netns.test_native import SHORT, deciding, live_in, traced
 from tests.netns.test_simulator import landings_of, packet_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, neighbours, predicted
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.host.live import Live
+    from rules.packets.packet import Host, Packet
+    from rules.packets.trace import Trace
     from rules.plan.plan import Plan
-    from rules.simulator.packets import Host, Packet
-    from rules.simulator.traces import Trace
 
 NODE = "192.168.13.7"
 """The node's address, from which that tool lets everything go out."""

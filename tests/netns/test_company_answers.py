@@ -14,10 +14,10 @@ import pytest
 
 from capture.host.live import read_live
 from capture.netlink import rtnetlink
-from rules.netfilter.routing import Policy
-from rules.simulator.packets import Direction
+from rules.packets.packet import Direction
+from rules.packets.trace import Became
+from rules.routing.policy import Policy
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 from tests.netns.test_company import (
     HAS_IPTABLES,
     OTHER_MESHES,
@@ -40,8 +40,8 @@ from tests.rig.pod import ADDRESSES, GATEWAY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rules.packets.packet import Host
     from rules.plan.plan import Plan
-    from rules.simulator.packets import Host
     from tests.rig.pod import Result
 
 NAMESPACES, SAMPLE = 20, 4

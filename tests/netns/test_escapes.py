@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from rules.netfilter.fields import ADDRESSES
 from rules.netfilter.values import address_of_family
+from rules.packets.packet import Direction, Packet
+from rules.packets.trace import Became
 from rules.proof.escapes import UNTOLD
-from rules.simulator.packets import Direction, Packet
-from rules.simulator.traces import Became
 from tests.conftest import SHARED
 from tests.netns.test_meaning import Judged, by_others, empty
 from tests.netns.test_simulator import planned_for, ready
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from rules.netfilter.values import Family
+    from rules.packets.packet import Host
     from rules.proof.escapes import Escape, Packets
-    from rules.simulator.packets import Host
 
 INSIDE = OUTSIDE = 20 if ALL else 3
 """Connections within each box, and just outside of it."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.netlink import messages, rtnetlink
-from rules.netfilter.routing import Flow, Policy
 from rules.netfilter.values import Family
+from rules.routing.policy import Flow, Policy
 from tests.rig import Call, Pod
 from tests.rig.namespace import entered
 from tests.rig.pod import ADDRESSES, GATEWAY, PROXY

@@ -21,14 +21,14 @@ from capture.host.live import read_live
 from capture.host.neighbours import host_of, proofs
 from capture.iptables.iptables import BACKENDS, OF_IPTABLES, Iptables
 from capture.netlink import rtnetlink
-from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
+from rules.packets.packet import Direction
+from rules.packets.trace import Became
 from rules.plan.names import PASSTHROUGH
 from rules.proof.escapes import escapes
 from rules.proof.proof import is_lost
-from rules.simulator.packets import Direction
+from rules.routing.policy import Policy
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became
 from tests.netns.test_native import native_tables
 from tests.netns.test_simulator import PROGRAMS, foreign_rules, landings_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, entered
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from capture.host.live import Live
+    from rules.packets.packet import Host, Packet
+    from rules.packets.trace import Trace
     from rules.plan.plan import Plan
     from rules.proof.proof import Difference
-    from rules.simulator.packets import Host, Packet
-    from rules.simulator.traces import Trace
 
 ROUNDS, PACKETS = (100, 50) if ALL else (8, 25)
 """Namespaces for each backend, and calls in each of them where all is proved to be as planned."""

@@ -19,11 +19,11 @@ from capture.inspect.verify import findings, unexplained
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import rtnetlink
 from rules.iptables.writing import rule_text
-from rules.netfilter.routing import Policy
 from rules.netfilter.values import Family
+from rules.packets.trace import Became
 from rules.plan.names import NATIVE_TABLE
+from rules.routing.policy import Policy
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became
 from tests.conftest import every_backend
 from tests.netns.test_simulator import (
     BUILT_IN,
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from capture.host.live import Live
+    from rules.packets.packet import Host
+    from rules.packets.trace import Step, Trace
     from rules.plan.plan import Plan
-    from rules.simulator.packets import Host
-    from rules.simulator.traces import Step, Trace
     from tests.netns.test_simulator import Counted
 
 ROUNDS, PACKETS = 8, 40

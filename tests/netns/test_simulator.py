@@ -25,11 +25,11 @@ from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import Family
+from rules.packets.packet import ESTABLISHED, NEW, Direction, Packet
+from rules.packets.trace import Became, Trace
 from rules.plan.names import PROXY_LOOP_MARK
 from rules.plan.plan import Routing, plan
-from rules.simulator.packets import ESTABLISHED, NEW, Direction, Packet
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became, Trace
 from tests.conftest import every_backend
 from tests.rig import Call, Pod, drawn, entered, predicted
 from tests.rig.chance import ALL, SEED
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from rules.iptables.counters import Place
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule
+    from rules.packets.packet import Host
+    from rules.packets.trace import Step
     from rules.plan.plan import Plan
-    from rules.simulator.packets import Host
-    from rules.simulator.traces import Step
 
     Counted: TypeAlias = tuple[Family | None, Place]
     """A rule by its place; native tables are told apart by their names, whatever family the packet is of."""

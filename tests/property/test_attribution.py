@@ -8,19 +8,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rules.connections.attribution import Connection, decided_by
+from rules.packets.packet import Direction, Host, Packet
+from rules.packets.trace import Became
 from rules.plan.names import OURS
 from rules.plan.plan import plan
-from rules.simulator.packets import Direction, Host, Packet
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 from tests.property import strategies
 from tests.property.test_simulate import LOCAL, OWN, packets
 from tests.rig.chance import share
 
 if TYPE_CHECKING:
     from rules.netfilter.values import Family
+    from rules.packets.trace import Trace
     from rules.plan.intent import Intent
-    from rules.simulator.traces import Trace
 
 ADDRESSES = frozenset(local.address for local in LOCAL)
 

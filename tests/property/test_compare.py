@@ -19,12 +19,12 @@ from rules.iptables.writing import rule_text
 from rules.live.changes import changes
 from rules.live.drift import OF_CHAIN, Kind, aligned, compare, differences
 from rules.netfilter.matches import DPort
-from rules.netfilter.routing import GOTO, LOCAL, LOOKUP, PROHIBIT, WHOLE, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.targets import Return
 from rules.netfilter.values import BUILT_IN, Family, Ports
 from rules.plan.names import PASSTHROUGH, PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan, ruleset
+from rules.routing.policy import GOTO, LOCAL, LOOKUP, PROHIBIT, WHOLE, PolicyRule, Route
 from tests.property import strategies
 from tests.property.test_changes import converged, states
 

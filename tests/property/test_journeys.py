@@ -13,17 +13,17 @@ from rules.journeys.journeys import Journeys, packet_of, universe
 from rules.netfilter.fields import DESTINATION, SOURCE, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import Dst, Native, Proto
-from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule, Ruleset, TableRules
 from rules.netfilter.spans import common
 from rules.netfilter.targets import Dnat, Jump, Redirect
 from rules.netfilter.values import Family
+from rules.packets.trace import Became
 from rules.plan.intent import Intent
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
 from rules.proof.escapes import UNTOLD, escapes
+from rules.routing.policy import Policy, PolicyRule, Route
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became
 from tests.property import strategies
 from tests.rig import predicted
 from tests.rig.chance import share
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from rules.analysis.boxes import Box
     from rules.journeys.journeys import End, Now
     from rules.netfilter.spans import Span
+    from rules.packets.packet import Host, Packet
+    from rules.packets.trace import Trace
     from rules.plan.plan import Plan
-    from rules.simulator.packets import Host, Packet
-    from rules.simulator.traces import Trace
 
 TABLES = ("raw", "mangle", "nat", "filter")
 SAMPLES = 3

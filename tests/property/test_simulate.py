@@ -12,11 +12,11 @@ from rules.netfilter.fields import STATES
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.values import Family
+from rules.packets.packet import Direction, Host, Local, Packet
+from rules.packets.trace import Became
 from rules.plan.flows import outbound
 from rules.plan.plan import plan, ruleset
-from rules.simulator.packets import Direction, Host, Local, Packet
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 from tests.property import strategies
 
 if TYPE_CHECKING:

@@ -6,18 +6,18 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from rules.netfilter.values import Family
+from rules.packets.packet import Direction, Host, Local, Packet
+from rules.packets.trace import Became
 from rules.plan.names import PASSTHROUGH
-from rules.simulator.packets import Direction, Host, Local, Packet
 from rules.simulator.simulate import SENT_AWAY, STRAYED
-from rules.simulator.traces import Became
 from tests.rig.pod import ADDRESSES, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from ipaddress import IPv4Address, IPv6Address
 
+    from rules.packets.trace import Trace
     from rules.plan.plan import Routing
-    from rules.simulator.traces import Trace
 
 LOCAL = (
     Local("eth0", ip_address(ADDRESSES[4]), 24),

@@ -6,13 +6,13 @@ from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from rules.netfilter.fields import PROTOCOLS
-from rules.simulator.packets import Direction
+from rules.packets.packet import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rules.packets.packet import Packet
     from rules.proof.escapes import Escape, Packets
-    from rules.simulator.packets import Packet
     from rules.simulator.simulate import Address
 
 

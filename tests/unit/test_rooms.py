@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ROOMS = (
     "rules.value",
     "rules.netfilter",
+    "rules.routing",
     "rules.iptables",
     "rules.meaning",
     "rules.nftables",
@@ -25,6 +26,7 @@ ROOMS = (
     "rules.live",
     "rules.native",
     "rules.connections",
+    "rules.packets",
     "rules.simulator",
     "rules.journeys",
     "rules.proof",

@@ -10,13 +10,13 @@ from rules.journeys.journeys import Journeys, universe
 from rules.netfilter.fields import DESTINATION, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import Native
-from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import meet, one
 from rules.netfilter.targets import Drop
 from rules.netfilter.values import Family
-from rules.simulator.packets import Direction, Host, Local
-from rules.simulator.traces import Became
+from rules.packets.packet import Direction, Host, Local
+from rules.packets.trace import Became
+from rules.routing.policy import Policy, PolicyRule, Route
 
 V6 = Family.V6
 RULES = tuple(PolicyRule(V6, at, table=of, mask=0) for at, of in ((0, 255), (32766, 254)))

@@ -10,7 +10,7 @@ from rules.journeys.journeys import universe
 from rules.netfilter.fields import DESTINATION, SOURCE
 from rules.netfilter.spans import meet, one
 from rules.netfilter.values import Family
-from rules.simulator.packets import Direction, Host, Local
+from rules.packets.packet import Direction, Host, Local
 
 HOST = Host(
     tuple(

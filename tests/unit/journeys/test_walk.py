@@ -12,13 +12,13 @@ from rules.netfilter.effects import Choice
 from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import DPort, Dst, Proto
-from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import meet, one
 from rules.netfilter.targets import Accept, Drop, NativeTarget, SetMark
 from rules.netfilter.values import Family, Ports
-from rules.simulator.packets import Direction, Host, Local
-from rules.simulator.traces import Became
+from rules.packets.packet import Direction, Host, Local
+from rules.packets.trace import Became
+from rules.routing.policy import Policy, PolicyRule, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

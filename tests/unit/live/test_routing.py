@@ -6,10 +6,10 @@ import pytest
 
 from rules.live.drift import Kind
 from rules.live.routing import ours_to_keep, place_for_ours, routing_in_the_way
-from rules.netfilter.routing import PolicyRule, Route
 from rules.netfilter.values import Family, network
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import Routing
+from rules.routing.policy import PolicyRule, Route
 
 OURS = Routing(Family.V4, 1337, 133)
 

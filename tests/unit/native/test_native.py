@@ -20,9 +20,9 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Drop, Jump, Return, Tproxy
 from rules.netfilter.values import Family, Ports
 from rules.ours.reasons import examples
+from rules.packets.packet import Host
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import plan, ruleset
-from rules.simulator.packets import Host
 from rules.simulator.simulate import simulate
 from tests.property import strategies
 from tests.property.test_simulate import LOCAL, packets

@@ -10,8 +10,8 @@ import pytest
 
 from capture.netlink.messages import attribute, attributes
 from capture.netlink.rtnetlink import policy_rule
-from rules.netfilter.routing import PolicyRule
 from rules.netfilter.values import Family
+from rules.routing.policy import PolicyRule
 
 
 @pytest.mark.parametrize(

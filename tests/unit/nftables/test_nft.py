@@ -16,10 +16,10 @@ from rules.netfilter.values import Family
 from rules.nftables.messages import Dump
 from rules.nftables.program import Reader
 from rules.nftables.tables import is_spoken_by_iptables, native_tables
+from rules.packets.packet import Direction, Packet
+from rules.packets.trace import Became, Trace
 from rules.simulator.conclusions import conclusion
-from rules.simulator.packets import Direction, Packet
 from rules.simulator.simulate import in_any_order, simulate
-from rules.simulator.traces import Became, Trace
 from tests.rig import predicted
 
 RECORDED = Path(__file__).parent / "recorded" / "nf_tables.txt"

@@ -8,12 +8,12 @@ from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
+from rules.packets.trace import Became
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Plan, plan
 from rules.proof.escapes import escapes
 from rules.proof.proof import Proof, proved
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 from tests.rig import kube, predicted
 from tests.rig.sets import is_listed
 from tests.rig.work import growth

@@ -27,21 +27,21 @@ from rules.netfilter.matches import (
     SPort,
     Src,
 )
-from rules.netfilter.routing import Policy, PolicyRule, Route
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.targets import Dnat, Drop, Jump
 from rules.netfilter.values import BUILT_IN, Family, Ports
+from rules.packets.packet import ESTABLISHED, INVALID, RELATED, UNTRACKED, Direction, Host, Local, Packet
+from rules.packets.trace import Became
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Routing, plan
+from rules.routing.policy import Policy, PolicyRule, Route
 from rules.simulator.conclusions import conclusion
-from rules.simulator.packets import ESTABLISHED, INVALID, RELATED, UNTRACKED, Direction, Host, Local, Packet
 from rules.simulator.simulate import MOST_WORLDS, in_any_order, simulate
-from rules.simulator.traces import Became
 from tests.rig import predicted
 
 if TYPE_CHECKING:
     from rules.netfilter.matches import Match
-    from rules.simulator.traces import Step, Trace
+    from rules.packets.trace import Step, Trace
 
 SERVICE, POD, CLIENT = ip_address("9.9.9.9"), ip_address("10.244.0.5"), ip_address("192.0.2.1")
 HERE = predicted.host()

@@ -11,10 +11,10 @@ from capture.host.facts import Facts
 from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
+from rules.packets.trace import Became
 from rules.plan.plan import plan
 from rules.proof.escapes import escapes
 from rules.simulator.simulate import simulate
-from rules.simulator.traces import Became
 from tests.netns.test_conformance import USERS
 from tests.rig import predicted
 from tests.rig.pod import ADDRESSES, GATEWAY
@@ -23,9 +23,9 @@ from tests.rig.sets import is_listed
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rules.packets.packet import Host
+    from rules.packets.trace import Trace
     from rules.plan.plan import Plan
-    from rules.simulator.packets import Host
-    from rules.simulator.traces import Trace
 
 FEWEST = 12_000
 """Recorded connections. If there are fewer, the test says less than it claims."""

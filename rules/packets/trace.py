@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import ClassVar, TypeAlias
 
     from rules.netfilter.rulesets import Rule
-    from rules.simulator.packets import Packet
+    from rules.packets.packet import Packet
 
     Address: TypeAlias = IPv4Address | IPv6Address
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rules.netfilter.fields import ADDRESSES, PROTOCOLS, STATES
-from rules.netfilter.routing import LOCAL, TABLE_LOCAL, UNICAST, Flow, PolicyRule
 from rules.netfilter.spans import joined, less, united
 from rules.netfilter.values import Family, address_of_family
 from rules.plan.names import (
     LOOPBACK,
     LOOPBACK_INTERFACE,
 )
+from rules.routing.policy import LOCAL, TABLE_LOCAL, UNICAST, Flow, PolicyRule
 from rules.value import Enum, Value
 
 TYPE_CHECKING = False
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from typing import ClassVar, TypeAlias
 
     from rules.netfilter.fields import OfType
-    from rules.netfilter.routing import Policy
     from rules.netfilter.spans import Span
     from rules.plan.plan import Routing
+    from rules.routing.policy import Policy
 
     Address: TypeAlias = IPv4Address | IPv6Address
 
