@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 IFA_ADDRESS, IFA_LOCAL, IFA_PROTO = 1, 2, 11
 RTA_TABLE = 15
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
 KERNEL_TABLES = frozenset({TABLE_MAIN, TABLE_LOCAL})
 """The tables that are not read for what TPROXY needs: they can be large."""
 ROUTE_KINDS = ("unspec", "unicast", "local", "broadcast", "anycast", "multicast", *REFUSALS, "throw", "nat", "xresolve")
@@ -139,10 +139,10 @@ def routes(*, passed_over: frozenset[int] = KERNEL_TABLES) -> tuple[Route, ...]:
         if family in FAMILIES and table not in passed_over:
             read = attributes(message[12:])
             table = number(read.get(RTA_TABLE)) or table
-            via, metric = read.get(RTA_GATEWAY), number(read.get(RTA_PRIORITY))
+            metric, device = number(read.get(RTA_PRIORITY)), name_of(number(read.get(RTA_OIF)))
             place = (network_of(read.get(RTA_DST), prefix), ROUTE_KINDS[kind], metric, tos)
-            device = name_of(number(read.get(RTA_OIF)))
-            found.append(Route(FAMILIES[family], table, protocol, *place, device, ip_address(via) if via else None))
+            named = (ip_address(raw) if raw else None for raw in map(read.get, (RTA_GATEWAY, RTA_PREFSRC)))
+            found.append(Route(FAMILIES[family], table, protocol, *place, device, *named))
     return tuple(found)
 
 

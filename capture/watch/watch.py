@@ -27,7 +27,7 @@ from rules.netfilter.values import Family
 from rules.ours.reasons import explained
 from rules.ours.recognition import ours_in
 from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH, PROTOCOL
-from rules.routing.policy import ip_command
+from rules.routing.policy import LOCAL, ip_command
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -458,14 +458,17 @@ class Watch:
 
     def attributed(self, made: Connection, moved: frozenset[tuple[Tool, Place]]) -> Seen:
         found: list[Decision] = []
+        of_others = [route for route in self.live.routes if route.kind == LOCAL and route.protocol != PROTOCOL]
         for counted in (moved, self.moved_before):
             for (backend, family), ruleset in self.rulesets():
                 places = {place for tool, place in counted if tool == (backend, family)}
                 if family is made.family and places:
-                    found += (each.but(backend=backend) for each in decided_by(ruleset, made, self.local, places))
+                    found += (
+                        each.but(backend=backend) for each in decided_by(ruleset, made, self.local, places, of_others)
+                    )
             if found:
                 break
-        return Seen(made, is_outbound(made, self.local), tuple(found))
+        return Seen(made, is_outbound(made, self.local, is_kept=made.is_kept(of_others)), tuple(found))
 
     def without_those_of_others(
         self, seen: Sequence[Seen], recently: Mapping[tuple[Tool, Place], int]

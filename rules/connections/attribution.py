@@ -36,7 +36,7 @@ DEEPEST = 8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.targets import Target
     from rules.netfilter.values import Family
+    from rules.routing.policy import Route
 
     Ip: TypeAlias = IPv4Address | IPv6Address
 
@@ -74,6 +75,11 @@ class Connection(Value):
     def is_redirected(self) -> bool:
         """Whether its destination was changed."""
         return (self.answered_by, self.answered_by_port) != (self.destination, self.destination_port)
+
+    def is_kept(self, routes: Iterable[Route]) -> bool:
+        """Whether one of these routes is for where it went."""
+        of_family = [route.destination for route in routes if route.family is self.family]
+        return any(network is None or self.destination in network for network in of_family)
 
 
 class Decision(Value):
@@ -144,20 +150,26 @@ def hands_over(table: TableRules, target: Target) -> int | None:
 
 
 def decided_by(
-    ruleset: Ruleset, made: Connection, local: Container[Ip], counted: Container[Place]
+    ruleset: Ruleset,
+    made: Connection,
+    local: Container[Ip],
+    counted: Container[Place],
+    routes: Sequence[Route] = (),
 ) -> tuple[Decision, ...]:
     """The rules that may have decided about this connection: one if it can be told, none if no rule of ours did.
 
-    `local` are the addresses of the namespace, `counted` the places of rules whose counters moved.
+    `local` are the addresses of the namespace, `counted` the places of rules whose counters moved, `routes` those of
+    others that deliver here what ip rules let them see.
     """
-    hook = OUTPUT if is_outbound(made, local) else PREROUTING
-    table, mangle, known = ruleset.table(NAT), ruleset.table(MANGLE), known_of(made, local)
+    is_kept = made.is_kept(routes)
+    hook = OUTPUT if is_outbound(made, local, is_kept=is_kept) else PREROUTING
+    table, mangle, known = ruleset.table(NAT), ruleset.table(MANGLE), known_of(made, local, is_kept=is_kept)
     found = list(in_hook(table, hook, known, counted))
     handed = [each for each in in_hook(mangle, hook, known, counted) if each.captures]
     if made.is_redirected:
         # What others redirect behind TPROXY is handed to the proxy all the same.
         return tuple(each for each in found if leads_to(table, each, made.answered_by_port)) or tuple(handed)
-    if hook == OUTPUT and stays(made, local):
+    if hook == OUTPUT and (is_kept or stays(made, local)):
         # Over lo it arrives again. Its mark, for which rules ask there, is not known.
         back = list(in_hook(mangle, PREROUTING, known_back(known), counted))
         handed += back if any(each.captures for each in back) else []
@@ -166,9 +178,10 @@ def decided_by(
     return tuple(handed) or tuple(let_go)
 
 
-def is_outbound(made: Connection, local: Container[Ip]) -> bool:
-    """Whether a process of this namespace made it."""
-    return made.source in local or made.source.is_loopback
+def is_outbound(made: Connection, local: Container[Ip], *, is_kept: bool = False) -> bool:
+    """Whether a process of this namespace made it. Who sends to an address that no interface has, and that a route
+    delivers here (`is_kept`), may send from it."""
+    return made.source in local or made.source.is_loopback or (is_kept and made.source == made.destination)
 
 
 def stays(made: Connection, local: Container[Ip]) -> bool:
@@ -207,11 +220,13 @@ def in_chain(
             yield from in_chain(table, target.chain, known, counted, deepest - 1)
 
 
-def known_of(made: Connection, local: Container[Ip]) -> Known:
-    """What each field of a connection's first packet may have been, as far as conntrack knows it."""
+def known_of(made: Connection, local: Container[Ip], *, is_kept: bool) -> Known:
+    """What each field of a connection's first packet may have been, as far as conntrack knows it; `is_kept` where a
+    route may deliver it here."""
     number = PROTOCOLS.get(made.protocol) if not made.protocol.isdigit() else int(made.protocol)
     lo, elsewhere = one(LOOPBACK_INTERFACE), less(SOMEWHERE, one(LOOPBACK_INTERFACE))
-    outbound = is_outbound(made, local)
+    outbound = is_outbound(made, local, is_kept=is_kept)
+    leaves = lo if stays(made, local) else SOMEWHERE if is_kept else elsewhere
     return (
         (0, 256) if number is None else one(number),
         one(int(made.source)),
@@ -221,7 +236,7 @@ def known_of(made: Connection, local: Container[Ip]) -> Known:
         OWNERS if outbound else NOBODY,
         OWNERS if outbound else NOBODY,
         NOWHERE if outbound else elsewhere,
-        (lo if stays(made, local) else elsewhere) if outbound else NOWHERE,
+        leaves if outbound else NOWHERE,
         one(STATES.index("NEW")),
         U32,
         U32,

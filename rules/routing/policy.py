@@ -115,6 +115,8 @@ class Route(Value):
     tos: int = 0
     device: str = ""
     via: IPv4Address | IPv6Address | None = None
+    source: IPv4Address | IPv6Address | None = None
+    """The address from which packets are sent by it whose sender asked for none (RTA_PREFSRC)."""
 
     TOLD: ClassVar = ("family", "table")
 
@@ -136,6 +138,7 @@ class Route(Value):
         words += [f"via {self.via}"] if self.via else []
         words += [f"dev {self.device}"] if self.device and self.kind not in REFUSALS else []
         words.append(f"table {self.table}")
+        words += [f"src {self.source}"] if self.source else []
         words += [f"metric {self.metric}"] if self.metric and self.family is Family.V4 else []
         return " ".join(words)
 
@@ -208,6 +211,8 @@ class Way(Value):
     """The interface by which it leaves; empty if it does not, or if that is not known."""
     by: PolicyRule | None = None
     """The ip rule that decided; None if none did."""
+    source: IPv4Address | IPv6Address | None = None
+    """What its route names as the source of packets that have none yet."""
 
     @property
     def is_kept(self) -> bool:
@@ -250,7 +255,7 @@ class Policy(Value):
     def way(self, flow: Flow) -> tuple[Way, ...]:
         """Where such a packet goes; several ways if that cannot be told."""
         ways = self.ways([rule for rule in self.rules if rule.family is flow.family], flow)
-        return tuple({(way.kind, way.device): way for way in reversed(ways)}.values())[::-1]
+        return tuple({(way.kind, way.device, way.source): way for way in reversed(ways)}.values())[::-1]
 
     def ways(self, rules: Sequence[PolicyRule], flow: Flow) -> list[Way]:
         """Where it may go: several ways if it cannot be told of some rule whether it holds."""
@@ -270,7 +275,8 @@ class Policy(Value):
                 best = self.best(rule, flow)
                 if best is None:
                     continue
-                found.append(Way(best.kind, "" if best.kind in (LOCAL, *REFUSALS) else best.device, rule))
+                device = "" if best.kind in (LOCAL, *REFUSALS) else best.device
+                found.append(Way(best.kind, device, rule, best.source))
             if answer:
                 return found
         return [*found, Way(UNICAST)]

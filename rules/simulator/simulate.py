@@ -65,7 +65,7 @@ from rules.netfilter.hooks import (
     stations,
     undecided,
 )
-from rules.netfilter.spans import one
+from rules.netfilter.spans import one, within
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import BUILT_IN, MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
 from rules.packets.packet import (
@@ -400,7 +400,7 @@ class _Walk:
         is_known = self.packet.is_bound or self.packet.answers
         way = self.routed(flow if is_known else flow.but(source=address_of_family(flow.family, 0)))
         if not is_known and flow.family is Family.V4:
-            way = self.routed(flow)
+            way = way if self.is_lent(way) else self.routed(flow)
         if way and way.is_kept:
             return LOOPBACK_INTERFACE
         goes = way.device if way and way.device else self.goes
@@ -409,6 +409,20 @@ class _Walk:
         if flow.family is Family.V4 and goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
             raise _Ended(Became.DROPPED, None, STRAYED)  # __mkroute_output, before anything is sent
         return goes
+
+    def is_lent(self, way: Way | None) -> bool:
+        """Whether IPv4 sends it from an address that no interface has: the one it goes to, which a route of others
+        delivers here. Raises _Ended if a connection needs a second look at the ip rules, where that is refused
+        (ip_route_output_key_hash_rcu of net/ipv4/route.c); a datagram without one is sent.
+        """
+        lent = way and way.is_kept and (way.source or self.destination)
+        if not lent or within(self.host.types(Family.V4)["LOCAL"], int(lent), int(lent) + 1):
+            return False
+        why = f"it would be sent from {lent}, which no interface has: connect() fails"
+        if self.packet.protocol == "tcp" or not self.choose(why, 2):
+            raise _Ended(Became.DROPPED, None, why)
+        self.source = lent
+        return True
 
     def turn(self) -> None:
         """Choose the interface anew, where OUTPUT changed the mark or the destination."""

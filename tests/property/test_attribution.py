@@ -12,6 +12,7 @@ from rules.packets.packet import Direction, Host, Packet
 from rules.packets.trace import Became
 from rules.plan.names import OURS
 from rules.plan.plan import plan
+from rules.routing.policy import TABLE_MAIN, Policy, PolicyRule, Route
 from rules.simulator.simulate import simulate
 from tests.property import strategies
 from tests.property.test_simulate import LOCAL, OWN, packets
@@ -38,7 +39,10 @@ def connection(packet: Packet, trace: Trace) -> Connection:
 def test_the_rule_that_decided_is_among_those_that_are_named(
     data: st.DataObject, intent: Intent, family: Family
 ) -> None:
-    """From the counters that the first packet moved: whatever captured it is named, and nothing that let it go."""
+    """From the counters that the first packet moved: whatever captured it is named, and nothing that let it go.
+
+    Beside an ip rule of others that delivers everything here as well.
+    """
     packet = data.draw(packets(family, intent=intent)).but(state="NEW", mark=0)
     if data.draw(st.booleans()):
         to = data.draw(OWN[family])
@@ -46,11 +50,15 @@ def test_the_rule_that_decided_is_among_those_that_are_named(
     if packet.protocol not in ("tcp", "udp"):
         packet = packet.but(protocol="tcp")
     planned = plan(intent)
-    trace = simulate(planned.rulesets, packet, Host(LOCAL, "eth0", planned.routing))
+    here, routes = Host(LOCAL, "eth0", planned.routing), (Route(family, 201, device="lo"),)
+    if not planned.routing and data.draw(st.booleans()):
+        rules = (PolicyRule(family, 50, table=201, mask=0), PolicyRule(family, 32766, table=TABLE_MAIN, mask=0))
+        here = here.but(policy=Policy(rules, routes))
+    trace = simulate(planned.rulesets, packet, here)
     assume(trace.became is not Became.DROPPED)  # conntrack has no book of it
     counted = {(step.table, step.chain, step.position) for step in trace.matched}
     (ruleset,) = (each for each in planned.rulesets if each.family is family)
-    named = decided_by(ruleset, connection(packet, trace), ADDRESSES, counted)
+    named = decided_by(ruleset, connection(packet, trace), ADDRESSES, counted, routes if here.policy else ())
     assert {(each.table, each.chain, each.position) for each in named} <= counted
     if trace.became.is_captured:
         assert named

@@ -34,7 +34,7 @@ from rules.packets.packet import ESTABLISHED, INVALID, RELATED, UNTRACKED, Direc
 from rules.packets.trace import Became
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import Routing, plan
-from rules.routing.policy import Policy, PolicyRule, Route
+from rules.routing.policy import TABLE_LOCAL, Policy, PolicyRule, Route
 from rules.simulator.conclusions import conclusion
 from rules.simulator.simulate import MOST_WORLDS, in_any_order, simulate
 from tests.rig import predicted
@@ -698,6 +698,31 @@ def test_every_protocol_is_asked_for_by_its_number() -> None:
     host = beside(KEPT.but(transport=17))
     assert followed("", OUT.but(protocol="icmp"), host).became is Became.BYPASSED
     assert followed("", OUT.but(protocol="udp"), host).became is Became.DELIVERED
+
+
+def test_nothing_connects_from_an_address_that_no_interface_has() -> None:
+    """A route that delivers here what is sent to others makes that the source of who asked for none, and connect() is
+    refused; not where the route names a source, the sender has bound one, or the address is in the table `local`."""
+    free, host = OUT.but(is_bound=False), beside(KEPT)
+    refused = simulate((), free, host)
+    assert (refused.became, refused.reason.split(":")[0]) == (
+        Became.DROPPED,
+        "it would be sent from 9.9.9.9, which no interface has",
+    )
+    assert simulate((), OUT, host).became is Became.DELIVERED
+    assert host.policy
+    with_source = tuple(route.but(source=POD) if route.table == 201 else route for route in host.policy.routes)
+    assert simulate((), free, host.but(policy=host.policy.but(routes=with_source))).became is Became.DELIVERED
+    there = Route(Family.V4, TABLE_LOCAL, destination=ip_network("9.9.9.0/24"), device="lo")
+    in_local = host.policy.but(routes=(*host.policy.routes, there))
+    assert simulate((), free, host.but(policy=in_local)).became is Became.DELIVERED
+
+
+def test_a_datagram_from_nobodys_address_is_sent_unless_its_socket_is_connected() -> None:
+    """Nothing of a packet says which, so both ends are told."""
+    trace = simulate((), OUT.but(is_bound=False, protocol="udp"), beside(KEPT))
+    assert trace.became is Became.DEPENDS
+    assert {way.became for way in trace.ways} == {Became.DROPPED, Became.DELIVERED}
 
 
 def test_what_has_a_source_is_asked_with_it_and_ipv6_asks_but_once() -> None:
