@@ -33,6 +33,10 @@ def main() -> None:
     from capture.output import open_streams
 
     open_streams()
+    if os.isatty(2) and sys.argv[1:2] != ["watch"]:  # which draws for itself
+        from capture.screen.progress import begin
+
+        begin()
     try:
         status = dispatch(sys.argv[1:])
     except Exception as error:
@@ -44,6 +48,7 @@ def main() -> None:
 
         complain(known, as_json=asks_for_json(sys.argv[1:], os.environ))
         status = known.exit_status
+    sys.stderr.write("")  # takes away what tells how long it takes
     # All is written (our streams keep nothing back), and the kernel closes our files. Taking apart what Python has
     # loaded, object by object, would cost an eighth of a run.
     os._exit(status)

@@ -17,7 +17,7 @@ from capture.text import ESC, one_line, spelled_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 STANDARD = range(3)
@@ -62,6 +62,8 @@ class Output(io.TextIOBase):
         """Whether our own escape sequences are of use there."""
         self.in_colour = self.is_terminal and not is_plain(os.environ)
         """Whether those that colour are wanted."""
+        self.make_room: Callable[[bytes], None] | None = None
+        """Takes away what stands on the terminal only until something is said."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # read-only here
@@ -103,6 +105,8 @@ class Output(io.TextIOBase):
 
     def write_as_it_is(self, data: bytes) -> None:
         """The same for what another program is to read."""
+        if self.make_room:
+            self.make_room(data)
         while data and not self.is_lost:
             try:
                 data = data[os.write(self.descriptor, data) :]

@@ -66,14 +66,3 @@ def folded(line: str, most: int) -> Iterator[str]:
 def pieces(word: str, most: int) -> list[str]:
     """A word, or what its commas part it into, where it is wider than this."""
     return [word] if seen(word) <= most else re.findall(r"[^,]*,|[^,]+", word)
-
-
-def shortened(line: str, most: int) -> str:
-    """As much of a line as fits, by words; colours go where something is left out."""
-    if seen(line) <= most:
-        return line
-    plain = COLOUR.sub("", line)
-    kept = plain[: most - 1]
-    if plain[most - 1] != " " and " " in kept.strip():
-        kept = kept[: kept.rindex(" ")]
-    return f"{kept.rstrip()}…"

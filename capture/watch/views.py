@@ -7,12 +7,13 @@ import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from capture.log import timestamp
 from capture.output import say, say_json
 from capture.schemas.answers import as_json
-from capture.screen.lines import shortened
+from capture.screen.lines import folded
 from capture.style import style
 from capture.text import ESC, one_line
 from capture.watch.flows import added
@@ -23,7 +24,7 @@ from rules.live.drift import count
 from rules.netfilter.values import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.watch.flows import Flow
     from capture.watch.watch import Reference, Seen, Tick
@@ -51,6 +52,11 @@ def views(output: str) -> type[View]:
     # What has no colours has no cursor that moves.
     is_able = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     return Screen if is_able else Lines
+
+
+def laid_out(lines: Iterable[str], columns: int) -> list[str]:
+    """These lines, each on as many as it takes."""
+    return [part for line in lines for part in folded(one_line(line), columns)]
 
 
 class View(ABC):
@@ -152,15 +158,25 @@ class Screen(View):
         size = shutil.get_terminal_size()
         most = min(MOST_FLOWS if self.most is None else self.most, max(size.lines // 3, 1))
         heading = f"{style('network namespace', bold=True)} {self.where}" if self.where else ""
-        lines = [heading, *self.table(tick, size.lines - 2 - most)]
+        lines = laid_out([heading, *self.table(tick, size.lines - 2 - most)], size.columns)
         if self.flows:
-            shown = list(self.flows.values())[-most:] if most else []
+            shown = self.newest(most, size.lines - len(lines) - 3, size.columns)
             others = len(self.flows) - len(shown)
             besides = f", the last {len(shown)} of {count(len(self.flows), 'flow')}" if others else ""
-            lines += ["", style(f"new connections{besides}", bold=True), *map(str, shown)]
+            lines += ["", style(f"new connections{besides}", bold=True), *chain.from_iterable(shown)]
         lines = [*lines[: size.lines - 1], style("q ends, as Ctrl-C does", dim=True)]
-        drawn = [shortened(one_line(line), size.columns) + TO_END_OF_LINE for line in lines]
-        sys.stdout.write(HOME + "\n".join(drawn) + TO_END)
+        sys.stdout.write(HOME + "\n".join(f"{line}{TO_END_OF_LINE}" for line in lines) + TO_END)
+
+    def newest(self, most: int, room: int, columns: int) -> list[list[str]]:
+        """The lines of each of the flows that came last, as many as there is room for."""
+        shown: list[list[str]] = []
+        for flow in reversed(list(self.flows.values())[-most:] if most else []):
+            lines = laid_out([str(flow)], columns)
+            room -= len(lines)
+            if room < 0:
+                break
+            shown.insert(0, lines)
+        return shown
 
     def table(self, tick: Tick, height: int) -> Iterator[str]:
         """Drift above all, then the rules that decide, those that counted last first in bold."""

@@ -102,7 +102,7 @@ def test_asking_for_completion_as_click_says_never_applies_anything(pod: Pod, va
     assert pod.state() == before
 
 
-@pytest.mark.parametrize("arguments", [["-u", "1337"], ["-n"], ["--cleanup-only"], ["--run-validation"]])
+@pytest.mark.parametrize("arguments", [["-u", "1337"], ["-n"], ["--cleanup-only"], ["--run-validation"], ["clean"]])
 def test_every_run_says_which_namespace_it_changes(pod: Pod, arguments: list[str]) -> None:
     """By the number that lsns shows, and by its name, also where --network-namespace names it."""
     number = pod.inside.output("readlink", "/proc/self/ns/net").strip()

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import termios
@@ -17,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from tests.rig import Pod
 
@@ -38,6 +40,8 @@ COMMANDS = {
     "escapes": ["escapes", *SETTINGS],
     "settings": ["settings", *SETTINGS],
 }
+PROGRESS = re.compile(r"\r\x1b\[K(\d+ s: [^\r]*\r)?")
+"""What tells how long a slow run takes, and its going."""
 PLAIN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -48,7 +52,7 @@ def at_a_terminal(
     env: Mapping[str, str] | None = None,
     meanwhile: Callable[[int, Callable[[], str]], None] | None = None,
 ) -> tuple[int, str]:
-    """The status and all that is written on a terminal so wide; `meanwhile` may type, and read what was written."""
+    """The status, and what stays on a terminal so wide; `meanwhile` may type, and read all that was written."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     before = termios.tcgetattr(its)
@@ -80,7 +84,7 @@ def at_a_terminal(
     assert termios.tcgetattr(its) == before, "the terminal is left as it was"
     os.close(its)
     os.close(ours)
-    return running.wait(30), heard().replace("\r\n", "\n")
+    return running.wait(30), PROGRESS.sub("", heard()).replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
@@ -127,6 +131,26 @@ def test_colours_come_where_they_can_be_seen(pod: Pod, command: str) -> None:
     }
 
 
+def test_what_takes_long_tells_how_long_at_a_terminal_alone(pod: Pod, tmp_path: Path) -> None:
+    """From two seconds on, with the program that is at work; nothing of it stays, and nothing of it is in a pipe."""
+    slow = tmp_path / "iptables-nft-restore"
+    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {shutil.which(slow.name)} "$@"\n')
+    slow.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    heard = ""
+
+    def listen(_: int, everything: Callable[[], str]) -> None:
+        nonlocal heard
+        heard = everything()
+
+    status, said = at_a_terminal(pod, "-u", "1337", env={"PATH": path}, meanwhile=listen)
+    assert status == 0
+    assert re.search(r"\r\x1b\[K[2-9] s: sh is at work…\r(.*\r)?\r\x1b\[K\d{4}-", heard, re.DOTALL)
+    assert "at work" not in said
+    pod.capture("clean")
+    assert "at work" not in pod.capture("-u", "1337", path=path).stderr
+
+
 @pytest.mark.parametrize("key", ["q", "Q"])
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}], ids=["colours", "NO_COLOR"])
 def test_a_watch_ends_by_a_key(pod: Pod, key: str, env: dict[str, str]) -> None:
@@ -146,6 +170,31 @@ def test_a_watch_ends_by_a_key(pod: Pod, key: str, env: dict[str, str]) -> None:
     assert "\x1b[?1049l" in said
     assert f'"{pod.inside.name}"' in said or pod.inside.name in said
     assert bool(re.search(r"\x1b\[\d+m", said)) is not bool(env)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_watch_leaves_out_no_word_where_the_terminal_is_narrow(pod: Pod, columns: int) -> None:
+    """What does not fit stands on the next line; no line is wider than the terminal, and none too many for it."""
+    pod.applied("-u", "1337")
+    told = "9.9.9.9:80 tcp, answered by 127.0.0.1:15001; ISTIO_OUTPUT 9: one of these: everything else"
+    frames = [""]
+    done = False
+
+    def call_and_read(terminal: int, heard: Callable[[], str]) -> None:
+        nonlocal done, frames
+        frames = [PLAIN.sub("", frame) for frame in heard().split("\x1b[H")]
+        if len(frames) == 2 and "q ends" in frames[-1]:
+            pod.dial("9.9.9.9", 80)
+        if not done and any(told in " ".join(frame.split()) for frame in frames):
+            done = os.write(terminal, b"q") > 0
+
+    pod.open_listeners()
+    status, _ = at_a_terminal(pod, "watch", "--interval", "100ms", columns=columns, meanwhile=call_and_read)
+    assert done, frames[-1]
+    assert status == 0
+    for frame in frames[1:-1]:
+        assert len(frame.splitlines()) <= 24
+        assert all(len(line) <= columns for line in frame.splitlines()), frame
 
 
 def test_a_watch_on_a_dumb_terminal_is_lines(pod: Pod) -> None:

@@ -40,6 +40,8 @@ TCP_PORTS = (22, 53, 80, 443, 3306, 5432, 8080, 9080, 15008, 15020, 15021, 15090
 UDP_PORTS = (53, 443)
 PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
 COUNTERS = re.compile(r" \[\d+:\d+\]|\bcounter packets \d+ bytes \d+ ?")
+CARRIER = re.compile(r"NO-CARRIER,|(?<= state )(UP|DOWN)\b|\blinkdown ?")
+"""Whether the other end of a veth pair is up already, which it is a moment later."""
 ACCEPT_DAD = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
 
 
@@ -166,7 +168,7 @@ class Pod:
         ]
         script = "; ".join(f"echo '[{' '.join(command)}]'; {' '.join(command)}" for command in commands)
         return "\n".join(
-            COUNTERS.sub("", line)
+            CARRIER.sub("", COUNTERS.sub("", line))
             for line in self.inside.output("sh", "-ec", script).splitlines()
             if not line.startswith("#")
         )

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.screen.lines import COLOUR, folded, seen, shortened
+from capture.screen.lines import COLOUR, folded
 from capture.style import style
 
 words = st.text(alphabet="abcdefg,-:äß", min_size=1, max_size=30)
@@ -31,17 +31,6 @@ def test_a_line_is_folded_between_words(line: str, most: int) -> None:
     if all(len(word) < most // 2 for word in whole):
         assert " ".join(plain).split() == whole
         assert all(len(part) <= most for part in plain)
-
-
-@given(line=lines, most=st.integers(2, 60))
-def test_a_line_is_cut_between_words(line: str, most: int) -> None:
-    """No more than fits; what is left is whole words, unless the first is too long."""
-    cut = shortened(line, most)
-    assert seen(cut) <= most
-    if cut != line:
-        kept = cut.removesuffix("…").split()
-        whole = COLOUR.sub("", line).split()
-        assert kept == whole[: len(kept)] or len(kept) <= 1
 
 
 def test_what_follows_is_indented_as_its_beginning_is() -> None:
