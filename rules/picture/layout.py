@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     Point: TypeAlias = tuple[float, float]
 
-MARGIN = 28
+MARGIN = 14
 GAP = 22
 """Between cards below each other."""
-RAIL_STEP = 26
-TRACK_STEP = 11
-GUTTER_EDGE = 18
+RAIL_STEP = 18
+TRACK_STEP = 9
+GUTTER_EDGE = 13
 """Between a column and the next track."""
-PAD = 14
+PAD = 10
 HEADER = 46
 HEADER_PORT = 23
 ROW_PAD = 7
@@ -39,12 +39,13 @@ PLACE_SIZE = 11.0
 COUNT_SIZE = 12.0
 CHAIN_SIZE = 14.0
 ABOUT_SIZE = 11.0
-TEXT_ROOM = 300
-NARROW_ROOM = 170
+TEXT_ROOM = 245
+"""For what a row asks, beside or above what it does: so narrow that a page of 830 pixels shows it legibly."""
+NARROW_ROOM = 125
 """In columns whose cards have few rows, and so room below them."""
 FEW_ROWS = 3
 DOES_ROOM = 240
-END_WIDTH, END_HEIGHT = 188, 54
+END_WIDTH, END_HEIGHT = 150, 66
 END_TITLE = 15.0
 BAND_HEAD = 44
 BAND_FOOT = 20
@@ -55,7 +56,7 @@ GAP_FOR_WAYS = 12
 """The height of the gap that is kept in a column for a way that passes it."""
 CLEARANCE = 5
 """The least distance of ways to different goals that are side by side."""
-LEAST_WIDTH = 860
+LEAST_WIDTH = 700
 
 
 class Box(Value):
@@ -103,17 +104,15 @@ class Text(Value):
 
 
 class DrawnRow(Value):
-    """A row with its texts; a way that leaves it begins at `port` on the right edge of its card."""
+    """A row with its texts."""
 
     box: Box
     row: Row
     texts: tuple[Text, ...]
     is_new: bool
     """Whether it is set off from the row above, which is about something else."""
-
-    @property
-    def port(self) -> float:
-        return self.box.y + ROW_PAD + ASK_LEADING / 2 + (0 if self.is_new else -ROW_PAD / 2)
+    port: float
+    """Where on the right edge of its card a way that leaves it begins: beside what it does."""
 
 
 class DrawnCard(Value):
@@ -209,31 +208,48 @@ class _Sized:
         self.does_width = max((width(text, DOES_SIZE, bold=True) for text in self.does), default=0.0)
         self.counts = [number(row.packets) if counted and row.packets is not None else "" for row in card.rows]
         self.count_width = max((width(text, COUNT_SIZE, mono=True) for text in self.counts), default=0.0)
+        count_room = self.count_width + 16 if self.count_width else 0
+        acts = [
+            count_room + (self.does_width if count_room else width(text, DOES_SIZE, bold=True)) for text in self.does
+        ]
+        # What a row does stands beside what it asks, or on a line of its own where both would be too wide.
+        is_beside = [width(row.asks, ASK_SIZE) + 18 + wide <= room for row, wide in zip(card.rows, acts, strict=True)]
         self.asks = [wrapped(row.asks, room, ASK_SIZE, lines=3) for row in card.rows]
+        self.acts_at = [
+            0 if beside else len(asks) if does or counted else 0
+            for beside, asks, does, counted in zip(is_beside, self.asks, self.does, self.counts, strict=True)
+        ]
+        """The line of each row on which it is said what it does."""
         self.whys: list[list[str]] = []
         before = ""
         for row in card.rows:
-            self.whys.append(wrapped(row.why, room, WHY_SIZE, lines=2) if row.why and row.why != before else [])
+            self.whys.append(wrapped(row.why, room, WHY_SIZE, lines=3) if row.why and row.why != before else [])
             before = row.why
         self.is_new = [not at or not row.why or bool(self.whys[at]) for at, row in enumerate(card.rows)]
-        lines = [(text, ASK_SIZE) for texts in self.asks for text in texts]
-        lines += [(text, WHY_SIZE) for texts in self.whys for text in texts]
-        text_width = max((width(text, size) for text, size in lines), default=0.0)
+        found = [
+            width(text, ASK_SIZE) + (0 if at else 18 + wide)
+            for (texts, at), wide in zip(self.asked(), acts, strict=True)
+            for text in texts
+        ]
+        found += [width(text, WHY_SIZE) for texts in self.whys for text in texts]
         title = width(card.chain, CHAIN_SIZE, bold=True, mono=True)
         about = width(card.about, ABOUT_SIZE)
-        count_room = self.count_width + 16 if self.count_width else 0
-        inner = self.place_width + 10 + text_width + 18 + count_room + self.does_width
+        inner = self.place_width + 10 + max([0.0, *acts, *found])
         self.width = max(inner, title, about) + 2 * PAD
         self.heights = [
-            ROW_PAD * (2 if new else 1.5) + ASK_LEADING * len(asks) + WHY_LEADING * len(whys)
-            for asks, whys, new in zip(self.asks, self.whys, self.is_new, strict=True)
+            ROW_PAD * (2 if new else 1.5) + ASK_LEADING * max(len(asks), at + 1) + WHY_LEADING * len(whys)
+            for (asks, at), whys, new in zip(self.asked(), self.whys, self.is_new, strict=True)
         ]
         self.height = HEADER + sum(self.heights) + 4
+
+    def asked(self) -> Iterator[tuple[list[str], int]]:
+        """What each row asks, and the line on which it says what it does."""
+        return zip(self.asks, self.acts_at, strict=True)
 
     def port(self, at: int) -> float:
         """How far below the card's top the way from this row begins."""
         lead = 0 if self.is_new[at] else -ROW_PAD / 2
-        return HEADER + sum(self.heights[:at]) + ROW_PAD + ASK_LEADING / 2 + lead
+        return HEADER + sum(self.heights[:at]) + ROW_PAD + (self.acts_at[at] + 0.5) * ASK_LEADING + lead
 
     def drawn(self, x: float, y: float, wide: float) -> DrawnCard:
         card = self.card
@@ -252,16 +268,18 @@ class _Sized:
             style = "ask" if row.rules == 1 else "fold" if row.rules else "otherwise"
             for line, text in enumerate(self.asks[at]):
                 found.append(Text(begin, base + line * ASK_LEADING, text, ASK_SIZE, style))
-            below = base + len(self.asks[at]) * ASK_LEADING - 2
+            acts = base + self.acts_at[at] * ASK_LEADING
+            below = base + max(len(self.asks[at]), self.acts_at[at] + 1) * ASK_LEADING - 2
             for line, text in enumerate(self.whys[at]):
                 found.append(Text(begin, below + line * WHY_LEADING, text, WHY_SIZE, "why"))
             if self.counts[at]:
                 style = "count" if row.packets else "zero"
                 end = right - self.does_width - 16
-                found.append(Text(end, base, self.counts[at], COUNT_SIZE, style, "end", mono=True))
-            found.append(Text(right, base, self.does[at], DOES_SIZE, "does", "end", bold=True))
+                found.append(Text(end, acts, self.counts[at], COUNT_SIZE, style, "end", mono=True))
+            found.append(Text(right, acts, self.does[at], DOES_SIZE, "does", "end", bold=True))
             box = Box(x, top, wide, self.heights[at])
-            rows.append(DrawnRow(box, row, tuple(text for text in found if text.text), self.is_new[at]))
+            drawn = tuple(text for text in found if text.text)
+            rows.append(DrawnRow(box, row, drawn, self.is_new[at], y + self.port(at)))
             top += self.heights[at]
         return DrawnCard(Box(x, y, wide, self.height), card, tuple(text for text in texts if text.text), tuple(rows))
 
@@ -536,15 +554,21 @@ def widest(tables: Sequence[_Table], column: int) -> float:
 def end_width(end: End) -> float:
     return max(
         END_WIDTH,
-        width(end.title, END_TITLE, bold=True) + 2 * PAD,
-        width(end_about(end), ABOUT_SIZE) + 2 * PAD,
+        width(end.title, END_TITLE, bold=True) + 2 * PAD + 8,
+        *(width(line, ABOUT_SIZE) + 2 * PAD + 8 for line in end_about(end)),
     )
 
 
-def end_about(end: End) -> str:
+def end_about(end: End) -> list[str]:
+    """At most two lines; what was counted behind the last, or on the next where there is no room."""
+    room = END_WIDTH - 2 * PAD - 8
+    lines = wrapped(end.about, room, ABOUT_SIZE, lines=2)
     if end.packets is None:
-        return end.about
-    return f"{end.about} · {number(end.packets)}"
+        return lines
+    counted = f"· {number(end.packets)}"
+    if width(f"{lines[-1]} {counted}", ABOUT_SIZE) <= room or len(lines) == 2:
+        return [*lines[:-1], f"{lines[-1]} {counted}".strip()]
+    return [*lines, counted]
 
 
 def heading(picture: Picture, whole: float) -> tuple[list[Text], float]:
@@ -579,9 +603,12 @@ def drawn_band(
 
 def drawn_end(end: End, x: float, y: float, wide: float) -> DrawnEnd:
     box = Box(x, y, wide, END_HEIGHT)
-    title = Text(x + PAD, y + 23, end.title, END_TITLE, "end", bold=True)
-    about = Text(x + PAD, y + 41, end_about(end), ABOUT_SIZE, "end-about")
-    return DrawnEnd(box, end, (title, about))
+    lines = end_about(end)
+    top = y + (END_HEIGHT - END_TITLE - WHY_LEADING * len(lines)) / 2 + 0.8 * END_TITLE
+    texts = [Text(x + PAD + 4, top, end.title, END_TITLE, "end", bold=True)]
+    for at, line in enumerate(lines, 1):
+        texts.append(Text(x + PAD + 4, top + 2 + at * WHY_LEADING, line, ABOUT_SIZE, "end-about"))
+    return DrawnEnd(box, end, tuple(texts))
 
 
 def drawn_ways(

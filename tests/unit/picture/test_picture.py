@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from ipaddress import IPv4Network
@@ -338,6 +339,15 @@ def test_a_jump_out_of_order_is_drawn_all_the_same() -> None:
 def test_the_pictures_of_the_pages_are_fresh(file: Path) -> None:
     """`make docs` would change nothing."""
     assert file.read_text(encoding="utf-8") == write_pictures.pictures()[file], "run `make docs`"
+
+
+@pytest.mark.parametrize("file", write_pictures.pictures(), ids=lambda file: file.name)
+def test_the_pictures_of_the_pages_are_legible_there(file: Path) -> None:
+    """No text is smaller than 8 pixels where a page is as wide as GitHub's, which is 830."""
+    drawn = write_pictures.pictures()[file]
+    found = re.search(r'width="([\d.]+)"', drawn)
+    assert found
+    assert min(map(float, re.findall(r'font-size="([\d.]+)"', drawn))) * 830 / float(found[1]) >= 8
 
 
 def test_every_picture_is_shown() -> None:
