@@ -192,6 +192,13 @@ def test_a_dry_run_needs_no_capability(ipv4_pod: Pod, image: Image, user: str) -
     assert ipv4_pod.state() == before
 
 
+def test_the_runtimes_seccomp_profile_is_enough(ipv4_pod: Pod, image: Image) -> None:
+    """The runs above had the profile that podman gives a container unasked, which filters (2) what may be called."""
+    asked = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('Seccomp:')])"
+    done = run_in(ipv4_pod.inside, image=image.name, command=("/usr/bin/python3", "-IS", "-c", asked))
+    assert done.stdout == "['2']\n", done.stderr
+
+
 def test_nothing_can_be_written(ipv4_pod: Pod, image: Image) -> None:
     """The runs above had no place to write to: not even /run and /tmp."""
     write = "import sys; open(sys.argv[1], 'w')"
