@@ -66,8 +66,8 @@ LINES = (
     Broken(BOXES, "box = (*box[:at], common(box[at], span), *box[at + 1 :])", "pass"),
     Broken(
         BOXES,
-        "alike[rest] = united(alike[rest], box[field]) if rest in alike else box[field]",
-        "alike[rest] = box[field]",
+        "alike.setdefault((*box[:field], *box[field + 1 :]), []).append(box[field])",
+        "alike[(*box[:field], *box[field + 1 :])] = [box[field]]",
     ),
     Broken(BOXES, "        if not span and mine != its:\n            return None\n", ""),
     Broken(WALK, "coming = (missed if not untold else", "coming = (missed if untold else"),
