@@ -141,6 +141,10 @@ def wait_for_room(descriptor: int) -> None:
     poll.poll()
 
 
+AT_ONCE = 500
+"""Lines that are written together."""
+
+
 def open_streams() -> None:
     """Take over stdout and stderr. One that was closed leads nowhere, lest a file that we open gets its number."""
     for number in STANDARD:
@@ -170,8 +174,8 @@ def print_for_programs(text: str) -> None:
 
 def say(*lines: str) -> None:
     """Print each of these on one line of stdout, whatever is in it. In colour on a terminal, unless told otherwise."""
-    for line in lines:
-        sys.stdout.write(f"{one_line(line)}\n")
+    for at in range(0, len(lines), AT_ONCE):
+        sys.stdout.write("".join(f"{one_line(line)}\n" for line in lines[at : at + AT_ONCE]))
 
 
 def say_json(value: Any, *, indent: int | None = 2) -> None:

@@ -19,12 +19,12 @@ from rules.explain import lint
 from rules.explain.cost import long_lists
 from rules.explain.finding import NOTE, SEVERITIES, SURPRISE
 from rules.explain.finding import Finding as Found
+from rules.explain.planned import planned
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.names import PASSTHROUGH
-from rules.plan.plan import plan
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) 
     """Everything there is to say. Raises BadSettings as `resolve` does."""
     resolved = resolve(settings, facts)
     options = Options(settings, resolved)
-    planned = plan(resolved.intent)
+    its = planned(resolved.intent)
     return Explanation(
         points=tuple(
             Point(
@@ -180,7 +180,7 @@ def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) 
             for point in summary(resolved.intent)
         ),
         findings=tuple(findings(settings, facts, resolved, options)),
-        families=tuple(of_family(it, planned, options) for it in planned.rulesets if it.family in families),
+        families=tuple(of_family(it, its, options) for it in its.rulesets if it.family in families),
     )
 
 
@@ -241,7 +241,7 @@ def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Opti
         severity = NOTE if warning.code in NOTED else SURPRISE
         models.append(model(Found(severity, "warning", (), str(warning)), str(warning)))
     if not (settings.native_nftables or settings.force_iptables_binary == NATIVE):
-        models += (model(it, it.text.format_map(Called(options))) for it in long_lists(plan(resolved.intent)))
+        models += (model(it, it.text.format_map(Called(options))) for it in long_lists(planned(resolved.intent)))
     for setting, text in beyond_the_rules(settings):
         models.append(model(Found(NOTE, NO_EFFECT, (setting.name,), text), text))
     return sorted(models, key=lambda it: SEVERITIES.index(it.severity))

@@ -110,7 +110,10 @@ class Here:
     def rehearsed(self) -> Rehearsal | None:
         if not self.choice or not self.has_rules:
             return None
-        fallback = None if self.resolved.needs_ipv6 else plan(self.resolved.intent.but(families=(Family.V4,)))
+        intent, without_ipv6 = self.resolved.intent, (Family.V4,)
+        fallback = None
+        if not self.resolved.needs_ipv6:
+            fallback = self.planned if intent.families == without_ipv6 else plan(intent.but(families=without_ipv6))
         return trial.rehearse(self.planned, self.choice.backend, without_ipv6=fallback)
 
     @property

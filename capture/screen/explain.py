@@ -109,9 +109,12 @@ def dimmed(lines: list[str]) -> Iterator[str]:
 
 def wrapped(words: str, beginning: str) -> list[str]:
     """The words behind a beginning, on as many lines as they take."""
+    most = max(width(), len(beginning) + 20)
+    if words and len(beginning) + len(words) <= most and " ".join(words.split()) == words:
+        return [f"{beginning}{words}"]
     return textwrap.wrap(
         words,
-        max(width(), len(beginning) + 20),
+        most,
         initial_indent=beginning,
         subsequent_indent=" " * len(beginning),
         break_on_hyphens=False,

@@ -7,6 +7,7 @@ can be deleted; two rulesets with the same outcomes do the same, however differe
 from __future__ import annotations
 
 from rules.analysis.boxes import FEW, box_of, everything, fewer, outside, overlap, remainder
+from rules.meaning.lists import Members, lists, those_met
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import (
     Bind,
@@ -25,6 +26,7 @@ from rules.netfilter.effects import (
     first_of,
 )
 from rules.netfilter.fields import CONNMARK, MARK, U32
+from rules.netfilter.spans import of_any
 from rules.netfilter.spans import one as single
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.value import Value, assert_never
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from rules.analysis.boxes import Box
+    from rules.meaning.lists import List
     from rules.netfilter.effects import Effect
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     Done: TypeAlias = tuple[Target, tuple[Match, ...]]
     """What was done to a packet on its way, with the matches of which it is not known whether they held."""
     Moving: TypeAlias = tuple[Box, tuple[Done, ...]]
-    Asked: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
+    LookedInto: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
     """A rule with its position, the packets it asks for, the matches that no box can tell, and all that it may do."""
 
 MOST_BOXES = 2000
@@ -83,12 +86,39 @@ class Unmet(Value):
     comes to this chain at all."""
 
 
+class Asked:
+    """What the rules of one table ask for, those of a list together."""
+
+    def __init__(self, table: TableRules, family: Family) -> None:
+        self.chains = table.chains()
+        self.of: dict[str, tuple[tuple[List, Box | None, tuple[Match, ...]], ...]] = {
+            chain: tuple((each, *box_of(each.rule.matches, family)) for each in lists(rules))
+            for chain, rules in self.chains.items()
+        }
+        """Each list, or rule, with what it asks for, and what of that no box can tell."""
+        self.members: dict[tuple[str, int], Members] = {}
+
+    def taking(self, chain: str, wanted: Box) -> Iterator[tuple[int, Box]]:
+        """The rules of a chain, by their places, that take what they ask for, and ask for some of this."""
+        for number, (its, box, untold) in enumerate(self.of[chain]):
+            if box is None or untold or not decides(its.rule.target) or overlap(wanted, box) is None:
+                continue
+            if not its.spans:
+                yield its.places[0], box
+                continue
+            if (chain, number) not in self.members:
+                self.members[chain, number] = Members(its.spans)
+            for each in self.members[chain, number].of(wanted[its.field]):
+                yield its.places[each], (*box[: its.field], its.spans[each], *box[its.field + 1 :])
+
+
 class Walk:
     """All packets, or some, sent through the built-in chains of one table."""
 
     def __init__(self, table: TableRules, family: Family, some: Iterable[Box] | None = None) -> None:
         self.family = family
-        self.chains = table.chains()
+        self.asked = asked_by(table, family)
+        self.chains = self.asked.chains
         self.met: set[tuple[str, int]] = set()
         self.comes_back: set[tuple[str, int]] = set()
         """The jumps from which some packets come back undecided."""
@@ -97,9 +127,6 @@ class Walk:
         self.exact = True
         self.outcomes: dict[str, dict[Outcome, list[Box]]] = {}
         """For each built-in chain that has rules."""
-        self.boxes = {
-            chain: tuple(box_of(rule.matches, family) for rule in rules) for chain, rules in self.chains.items()
-        }
         for chain in self.chains:
             if table.is_built_in(chain):
                 self.decided = self.outcomes.setdefault(chain, {})
@@ -117,21 +144,34 @@ class Walk:
         if chain in callers or chain not in self.chains:
             return coming
         few = len(coming)
-        for at, rule in enumerate(self.chains[chain]):
+        for its, box, untold in self.asked.of[chain]:
             if len(coming) > 2 * few + FEW:
                 coming = gathered(coming)
                 few = len(coming)
-            box, untold = self.boxes[chain][at]
             hit, missed = self.split(coming, box)
             if not hit:
                 continue
-            self.met.add((chain, at))
-            done = list(self.follow(rule, chain, at, hit, untold, back, callers))
+            at = self.met_by(chain, its, hit)
+            done = list(self.follow(its.rule, chain, at, hit, untold, back, callers))
             # A match that a box cannot tell may hold or not: whoever it is asked about goes on as well.
-            coming = (missed if not untold else [*missed, *remarked(hit, rule.target, untold)]) + done
+            coming = (missed if not untold else [*missed, *remarked(hit, its.rule.target, untold)]) + done
             if not coming:
                 break
         return gathered(back + coming) if len(back) + len(coming) > 2 * few + FEW else back + coming
+
+    def met_by(self, chain: str, asked: List, hit: list[Moving]) -> list[tuple[str, int]]:
+        """The places of those rules of a list that these packets meet."""
+        places: Iterable[int] = asked.places
+        if asked.spans:
+            coming = of_any([box[asked.field] for box, _ in hit])
+            places = (asked.places[each] for each in those_met(asked.spans, coming))
+        found = [(chain, at) for at in places]
+        self.met.update(found)
+        return found
+
+    def taking(self, chain: str, wanted: Box) -> list[tuple[int, Box]]:
+        """The rules of a chain, by their places, that take what they ask for, and ask for some of this."""
+        return sorted((at, box) for at, box in self.asked.taking(chain, wanted) if (chain, at) not in self.comes_back)
 
     def split(self, coming: list[Moving], box: Box | None) -> tuple[list[Moving], list[Moving]]:
         """Those that a rule asks for, and the others."""
@@ -153,7 +193,7 @@ class Walk:
         self,
         rule: Rule,
         chain: str,
-        at: int,
+        at: list[tuple[str, int]],
         hit: list[Moving],
         untold: tuple[Match, ...],
         back: list[Moving],
@@ -169,7 +209,7 @@ class Walk:
             case Jump(name):
                 returning = self.enter(name, hit, (*callers, chain))
                 if returning:
-                    self.comes_back.add((chain, at))
+                    self.comes_back.update(at)
                 if not untold:
                     yield from returning
             case Accept() | Drop() | Reject() | Bind() | BindSource() | Hand(accepts=True):
@@ -192,6 +232,34 @@ class Walk:
                 yield from remarked(hit, rule.target, untold)
             case _:
                 assert_never(does)
+
+
+MOST_KNOWN = 8
+"""Tables of which it is remembered what they ask for, and what becomes of packets there."""
+_asked: list[tuple[TableRules, Family, Asked]] = []
+_walked: list[tuple[TableRules, Family, Walk]] = []
+
+
+def asked_by(table: TableRules, family: Family) -> Asked:
+    """What the rules of this table ask for; worked out once for all walks."""
+    for known, its_family, asked in _asked:
+        if known is table and its_family is family:
+            return asked
+    asked = Asked(table, family)
+    _asked.append((table, family, asked))
+    del _asked[:-MOST_KNOWN]
+    return asked
+
+
+def walked(table: TableRules, family: Family) -> Walk:
+    """All packets, sent through this table; worked out once for whoever asks several things about it."""
+    for known, its_family, walk in _walked:
+        if known is table and its_family is family:
+            return walk
+    walk = Walk(table, family)
+    _walked.append((table, family, walk))
+    del _walked[:-MOST_KNOWN]
+    return walk
 
 
 def gathered(moving: list[Moving]) -> list[Moving]:
@@ -261,11 +329,11 @@ class Reachable:
         self.matters = matters
         self.done = {chain: [first_of(effect(rule.target)) for rule in rules] for chain, rules in chains.items()}
         self.entered = chains if matters is None else leading_to(self.done, matters)
-        self.known: dict[str, list[Asked]] = {}
+        self.known: dict[str, list[LookedInto]] = {}
         self.answers: dict[object, Any] = {}
         """What was found of these chains, for whoever asks again."""
 
-    def of(self, chain: str) -> list[Asked]:
+    def of(self, chain: str) -> list[LookedInto]:
         """The rules of this chain, looked into."""
         if chain not in self.known:
             rules = zip(self.chains.get(chain, ()), self.done.get(chain, ()), strict=True)
@@ -282,12 +350,12 @@ class Reachable:
             return does.chain in self.entered
         return isinstance(does, Return | Goto) or self.matters is None or self.matters(does)
 
-    def looked_into(self, position: int, rule: Rule, done: tuple[Effect, ...]) -> Asked:
+    def looked_into(self, position: int, rule: Rule, done: tuple[Effect, ...]) -> LookedInto:
         """What this rule asks for."""
         return (position, rule, *box_of(rule.matches, self.family), done)
 
     def reached(
-        self, chain: str, asked: Sequence[Asked], coming: Box, path: tuple[Reached, ...] = ()
+        self, chain: str, asked: Sequence[LookedInto], coming: Box, path: tuple[Reached, ...] = ()
     ) -> Iterator[Reached]:
         """These rules of a chain and those below them that some of these packets may come to, as they are asked.
 
@@ -336,7 +404,7 @@ def leading_to(done: Mapping[str, Sequence[tuple[Effect, ...]]], matters: Callab
 def unmet(ruleset: Ruleset) -> Iterator[Unmet]:
     """The rules that no packet can meet, in the order of the text. Chains that nothing comes to are passed over."""
     for table in ruleset.tables:
-        walk = Walk(table, ruleset.family)
+        walk = walked(table, ruleset.family)
         for chain, rules in walk.chains.items():
             if chain not in walk.aside:
                 for at, rule in enumerate(rules):
@@ -346,20 +414,19 @@ def unmet(ruleset: Ruleset) -> Iterator[Unmet]:
 
 def takers(walk: Walk, chain: str, at: int) -> tuple[int, ...]:
     """The one rule before this one that takes all that it asks for; else those that take it together."""
-    wanted, _ = walk.boxes[chain][at]
+    wanted, _ = box_of(walk.chains[chain][at].matches, walk.family)
     if wanted is None:
         return ()
     parts: dict[int, Box] = {}
-    for before, rule in enumerate(walk.chains[chain][:at]):
-        box, untold = walk.boxes[chain][before]
-        if box is None or untold or not decides(rule.target) or (chain, before) in walk.comes_back:
-            continue
+    for before, box in walk.taking(chain, wanted):
+        if before >= at:
+            break
         shared = overlap(wanted, box)
         if shared == wanted:
             return (before + 1,)
         if shared is not None and (chain, before) in walk.met:
             parts[before + 1] = box
-    came = [box for arrived in walk.entered[chain] if (box := overlap(arrived, wanted)) is not None]
+    came = [both for arrived in walk.entered[chain] if (both := overlap(arrived, wanted)) is not None]
     for position in list(parts) if len(parts) <= MOST_TAKERS else ():
         others = [box for other, box in parts.items() if other != position]
         if remainder(came, others, MOST_BOXES) == []:
@@ -382,13 +449,6 @@ class Outcomes:
 
     def __init__(self, planned: Plan) -> None:
         self.plan = planned
-        self.walks: dict[tuple[Family, str], Walk] = {}
-
-    def walk(self, ruleset: Ruleset, table: str) -> Walk:
-        place = (ruleset.family, table)
-        if place not in self.walks:
-            self.walks[place] = Walk(ruleset.table(table), ruleset.family)
-        return self.walks[place]
 
     def same_as(self, other: Plan) -> bool:
         """Whether no packet fares differently under the other plan. In doubt it does."""
@@ -407,7 +467,7 @@ class Outcomes:
         one, other = mine.table(name), its.table(name)
         if one == other:
             return True
-        some = fewer(concerned(self.walk(mine, name), other))
+        some = fewer(concerned(walked(one, mine.family), other))
         # One packet of each box is asked about first: mostly it fares differently, and all is said.
         corners = [tuple(single(span[0]) if span else span for span in box) for box in some]
         return all(
@@ -425,20 +485,22 @@ def concerned(walk: Walk, other: TableRules) -> Iterator[Box]:
     chains = other.chains()
     for chain in {**walk.chains, **chains}:
         came = walk.entered.get(chain) or ([everything(walk.family, chain)] if other.is_built_in(chain) else [])
-        for rule in unlike(walk.chains.get(chain, ()), chains.get(chain, ())):
-            wanted, _ = box_of(rule.matches, walk.family)
+        for each in (
+            asked for those in unlike(walk.chains.get(chain, ()), chains.get(chain, ())) for asked in lists(those)
+        ):
+            wanted, _ = box_of(each.rule.matches, walk.family)
             for box in came:
                 both = overlap(box, wanted) if wanted is not None else None
                 if both is not None:
                     yield (*both[:MARK], U32, U32, *both[CONNMARK + 1 :])
 
 
-def unlike(mine: Sequence[Rule], its: Sequence[Rule]) -> Sequence[Rule]:
+def unlike(mine: Sequence[Rule], its: Sequence[Rule]) -> tuple[Sequence[Rule], Sequence[Rule]]:
     """The rules of two chains that are between what they begin with and what they end with together."""
     fewest = min(len(mine), len(its))
     first = next((at for at in range(fewest) if mine[at] != its[at]), fewest)
     last = next((at for at in range(fewest - first) if mine[-1 - at] != its[-1 - at]), fewest - first)
-    return (*mine[first : len(mine) - last], *its[first : len(its) - last])
+    return mine[first : len(mine) - last], its[first : len(its) - last]
 
 
 def same_walks(mine: Walk, its: Walk) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rules.analysis.reachability import unmet
 from rules.explain.finding import MISTAKE, NOTE, SEVERITIES, SURPRISE, Finding, named_in
 from rules.explain.idle import Idle, users_are, why_nothing_is_sent
+from rules.explain.planned import planned
 from rules.explain.summary import (
     captures_inbound,
     captures_outbound,
@@ -20,7 +21,6 @@ from rules.netfilter.values import All, Family, Ports
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, ISTIO_IN_REDIRECT
-from rules.plan.plan import plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Lint:
     def __init__(self, intent: Intent, given: Given) -> None:
         self.intent = intent
         self.given = given
-        self.plan = plan(intent)
+        self.plan = planned(intent)
         self.sends = [family for family in intent.families if captures_outbound(intent, family)]
         self.takes = [family for family in intent.families if captures_inbound(intent, family)]
 

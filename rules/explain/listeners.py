@@ -234,7 +234,7 @@ def looping_resolvers(rulesets: Sequence[Ruleset], host: Host, found: Iterable[L
             servers.setdefault((each.uid, each.gid), []).append(each)
     outside = [
         (ruleset.family, address)
-        for ruleset in rulesets
+        for ruleset in (rulesets if servers else ())
         for address in nameservers(ruleset)
         if not host.is_local(address)
     ]

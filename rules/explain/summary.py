@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rules.analysis.reachability import Walk
+from rules.analysis.reachability import walked
+from rules.explain.planned import planned
 from rules.iptables.words import address, listed, port_words
 from rules.netfilter.fields import DPORT
 from rules.netfilter.targets import Redirect, Tproxy
@@ -11,7 +12,6 @@ from rules.plan.flows.outbound import captures_loopback
 from rules.plan.flows.words import merged
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, PASSTHROUGH
-from rules.plan.plan import ruleset
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -280,7 +280,8 @@ def captures_machines(intent: Intent, family: Family) -> bool:
 
 def leads(intent: Intent, family: Family, table: str, hook: str, target: Verdict) -> bool:
     """Whether any packet of this built-in chain meets this end. Port 0 is one that nothing can listen on."""
-    outcomes = Walk(ruleset(intent, family).table(table), family).outcomes.get(hook, {})
+    its = next(it for it in planned(intent).rulesets if it.family is family)
+    outcomes = walked(its.table(table), family).outcomes.get(hook, {})
     return any(
         box[DPORT] != (0, 1) for outcome, boxes in outcomes.items() if outcome.verdict == target for box in boxes
     )

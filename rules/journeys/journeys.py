@@ -8,11 +8,11 @@ cut, and each part goes its way. What no box can tell goes both ways, and is sai
 from __future__ import annotations
 
 from ipaddress import IPv6Address
-from itertools import groupby, pairwise, permutations
+from itertools import permutations
 
 from rules.analysis.boxes import FEW, fewer
 from rules.analysis.probes import ELSEWHERE
-from rules.meaning.spoken import addresses
+from rules.meaning.lists import LONG, lists
 from rules.netfilter.effects import (
     Bind,
     BindSource,
@@ -72,8 +72,6 @@ from rules.netfilter.hooks import (
     POSTROUTING,
     undecided,
 )
-from rules.netfilter.matches import Dst, Native
-from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
@@ -93,9 +91,8 @@ if TYPE_CHECKING:
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition
     from rules.netfilter.hooks import NativeTable, Station
-    from rules.netfilter.rulesets import Ruleset
+    from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
-    from rules.netfilter.targets import Target
     from rules.packets.packet import Host
     from rules.routing.policy import PolicyRule
 
@@ -112,8 +109,6 @@ REFUSED = "refused"
 """What an ip rule or a route does with packets that are sent nowhere."""
 ENDS: tuple[bool | str, ...] = (True, False, REFUSED)
 """What becomes of what a routing table has, as `Journeys.routes` gives it."""
-LONG = 24
-"""Rules of a chain from which on it is looked up which of them ask for an address."""
 LOOP: dict[Family, Span] = {Family.V4: (127 << 24, 128 << 24), Family.V6: (1, 2)}
 NOBODY_THERE: dict[Family, Span] = {
     Family.V4: (0, 1 << 24, 224 << 24, 1 << 32),
@@ -854,7 +849,7 @@ class Journeys:
             return {}
         rules: Sequence[Rule] = station.rules.get(name, ())
         walk = Walk(station, out, (*path, name))
-        if len(rules) > LONG and not self.names_rules:
+        if len(rules) > LONG:
             rules, walk.places = self.with_lists(rules)
         walk.sieve = self.sieve(rules) if len(rules) > LONG else None
         for at, rule in enumerate(rules):
@@ -871,19 +866,11 @@ class Journeys:
         return {now: fewer(boxes) if len(boxes) > FEW else boxes for now, boxes in walk.back.items()}
 
     def with_lists(self, rules: Sequence[Rule]) -> tuple[Sequence[Rule], Sequence[int]]:
-        """The same rules, those asked as one that are for a list of destinations; and the place of each."""
+        """The same rules, those of a list asked as one; and the place of each, of a list that of its first."""
         known = self.lists.get(id(rules))
         if known is None:
-            asked, places = list[Rule](), list[int]()
-            for target, group in groupby(enumerate(rules), key=lambda each: of_a_list(each[1])):
-                those = list(group)
-                spans = sorted(addresses(it.network) for _, rule in those for it in rule.matches if isinstance(it, Dst))
-                if target and len(those) > LONG and all(mine[1] <= its[0] for mine, its in pairwise(spans)):
-                    any_of_them = Native((Among(DESTINATION, joined(spans)),), "")
-                    those = [(those[0][0], Rule((any_of_them,), target))]
-                places += (at for at, _ in those)
-                asked += (rule for _, rule in those)
-            known = self.lists[id(rules)] = tuple(asked), places
+            asked = list(lists(rules))
+            known = self.lists[id(rules)] = tuple(each.rule for each in asked), [each.places[0] for each in asked]
         return known
 
     def rule(self, walk: Walk, at: int, rule: Rule, coming: Flow) -> Flow:
@@ -1178,12 +1165,6 @@ class Sieve:
             else:
                 add(waiting.setdefault(min(following, default=len(self.ways)), {}), now, [box])
         return kept
-
-
-def of_a_list(rule: Rule) -> Target | None:
-    """What a rule does to packets to one network, whatever else they are; None for any other rule."""
-    is_one = len(rule.matches) == 1 and isinstance(rule.matches[0], Dst) and isinstance(rule.target, Return | Jump)
-    return rule.target if is_one else None
 
 
 def turned_round(fields: tuple[F, ...]) -> tuple[F, ...]:

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, TypeAlias
 
     Span: TypeAlias = tuple[Any, ...]
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 FEW = 8
 """Ends of a span of which each is looked up in the other; of more, both are walked through once."""
+
+LONG = 1000
+"""Ends of two spans together, from which on it is remembered what came of them."""
+MOST_REMEMBERED = 16
 
 
 def one(value: Any) -> Span:
@@ -49,7 +53,7 @@ def common(mine: Span, other: Span) -> Span:
         return within(mine, *other)
     if len(other) <= FEW:
         return tuple(end for at in range(0, len(other), 2) for end in within(mine, other[at], other[at + 1]))
-    return in_both(mine, other)
+    return remembered(in_both, mine, other)
 
 
 def meet(mine: Span, other: Span) -> bool:
@@ -66,7 +70,7 @@ def meet(mine: Span, other: Span) -> bool:
 def less(mine: Span, other: Span) -> Span:
     """What is in the first and not in the second."""
     if len(other) > FEW:
-        return in_the_first(mine, other)
+        return remembered(in_the_first, mine, other)
     for at in range(0, len(other), 2):
         mine = beside(mine, other[at], other[at + 1])
     return mine
@@ -94,6 +98,22 @@ def beside(span: Span, first: Any, end: Any) -> Span:
     """The part of a span that is not between two ends."""
     low, high = bisect_left(span, first), bisect_right(span, end)
     return (*span[:low], *((first,) if low % 2 else ()), *((end,) if high % 2 else ()), *span[high:])
+
+
+def remembered(act: Callable[[Span, Span], Span], mine: Span, other: Span) -> Span:
+    """The same of two very long spans, of which the same few are mostly asked for again and again."""
+    if len(mine) + len(other) < LONG:
+        return act(mine, other)
+    key = act, mine, other
+    found = _remembered.get(key)
+    if found is None:
+        found = _remembered[key] = act(mine, other)
+        if len(_remembered) > MOST_REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+    return found
+
+
+_remembered: dict[tuple[object, Span, Span], Span] = {}
 
 
 def in_both(mine: Span, other: Span) -> Span:

@@ -12,6 +12,7 @@ from rules.analysis.boxes import fewer, remainder
 from rules.iptables.words import listed
 from rules.iptables.writing import rule_text
 from rules.journeys.journeys import Journeys, orders, universe
+from rules.meaning.lists import lists
 from rules.netfilter.fields import (
     ADDRESSES,
     ARRIVED_ON,
@@ -109,9 +110,11 @@ class Escape(Value):
     chain: str = ""
     """Its chain."""
     position: int | None = None
-    """Where in the chain, counted from 1."""
+    """Where in the chain, counted from 1; of a list, where its first rule stands."""
+    last_position: int | None = None
+    """Of a long list, whose rules are told of together: where its last rule stands. None if it is one rule."""
     rule: Rule | None = None
-    """The rule; None where none decides."""
+    """The rule, or the first of a list; None where none decides."""
     why: str = ""
     """What it is for, or why nothing takes them."""
     setting: str = ""
@@ -129,6 +132,7 @@ class Escape(Value):
         "table",
         "chain",
         "position",
+        "last_position",
         "rule",
         "why",
         "setting",
@@ -141,7 +145,8 @@ class Escape(Value):
     def sentence(self) -> str:
         """All of this in a sentence, but for the packets."""
         of_table = f" of the {self.table} table"
-        where = f"by rule {self.position} of {self.chain}{of_table}" if self.rule else f"because {self.why}"
+        rules = f"rules {self.position} to {self.last_position}" if self.last_position else f"rule {self.position}"
+        where = f"by {rules} of {self.chain}{of_table}" if self.rule else f"because {self.why}"
         why = f" ({self.why or rule_text(self.rule)})" if self.rule else ""
         option = f", because of {self.option}" if self.option else ""
         return f"{'sent' if self.direction is Direction.OUT else 'arriving'}, {self.outcome} {where}{why}{option}"
@@ -233,12 +238,13 @@ def arriving(now: Now, box: Box) -> Box:
     return (*box[:ARRIVED_ON], name, *box[ARRIVED_ON + 1 :])
 
 
-class Places(Value):
+class Places:
     """Where rules are."""
 
-    names: tuple[str, ...]
-    rulesets: tuple[Ruleset, ...]
-    natives: tuple[NativeTable, ...]
+    def __init__(self, names: tuple[str, ...], rulesets: tuple[Ruleset, ...], natives: tuple[NativeTable, ...]) -> None:
+        self.names, self.rulesets, self.natives = names, rulesets, natives
+        self.last: dict[Spot, dict[int, int]] = {}
+        """For each chain that is asked for, where the last rule of a list stands, by the place of the first."""
 
     def told(self, by: Spot | None, outcome: Fate, reason: str) -> Escape:
         """What is let go by this rule, if there is one."""
@@ -249,7 +255,10 @@ class Places(Value):
         else:
             backend, chains = "nft", dict(self.natives[by.layer - len(self.rulesets)].chains)
         rule = chains[by.chain][by.position - 1]
-        place = (by.table, by.chain, by.position)
+        chain = by.but(position=0)
+        if chain not in self.last:
+            self.last[chain] = {it.places[0] + 1: it.places[-1] + 1 for it in lists(chains[by.chain]) if it.spans}
+        place = (by.table, by.chain, by.position, self.last[chain].get(by.position))
         return Escape(Family.V4, Direction.OUT, outcome, backend, *place, rule, rule.why or reason, rule.setting)
 
 
