@@ -140,9 +140,9 @@ def notes_on_the_other(rulesets: dict[Family, Ruleset], families: Sequence[Famil
 
 
 def outline(ruleset: Ruleset) -> list[object]:
-    """A ruleset without the values that differ from family to family."""
+    """A ruleset without the values that differ from family to family, and the settings that stand for them."""
     return [
-        (table, chain, type(rule.target), [type(match) for match in rule.matches], rule.setting)
+        (table, chain, type(rule.target), [type(match) for match in rule.matches])
         for table, chain, rule in ruleset.rules()
     ]
 
