@@ -52,7 +52,8 @@ class Bundle:
         """As Python does."""
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(marshal.loads(self.kept[module.__name__][3]), module.__dict__)  # noqa: S102, S302 # what importing is
+        """Run the module's code, and give up what it was made from: a tenth of the memory of a run."""
+        exec(marshal.loads(self.kept.pop(module.__name__)[3]), module.__dict__)  # noqa: S102, S302 # what importing is
 
 
 def stamp_of(source: str) -> tuple[int, int] | None:

@@ -28,8 +28,9 @@ class Log:
         self.threshold = LEVELS[level]
         self.as_json = as_json
 
-    def info(self, *lines: str) -> None:
-        self._say("info", lines)
+    def info(self, *lines: str, text: str = "") -> None:
+        """`text` is said behind them, line by line as it is."""
+        self._say("info", lines, text)
 
     def warn(self, *lines: str) -> None:
         self._say("warn", lines)
@@ -37,16 +38,23 @@ class Log:
     def error(self, *lines: str) -> None:
         self._say("error", lines)
 
-    def _say(self, level: str, lines: tuple[str, ...]) -> None:
+    def _say(self, level: str, lines: tuple[str, ...], text: str = "") -> None:
         """One thing in so many lines. What is in a line does not break it."""
         if LEVELS[level] < self.threshold:
             return
-        stamp, message = timestamp(time.time_ns()), "\n".join(map(one_line, lines))
+        stamp, message = timestamp(time.time_ns()), "\n".join((*map(one_line, lines), *([shown(text)] if text else [])))
         if self.as_json:
             line = json_text({"time": stamp, "level": level, "scope": SCOPE, "msg": message}, indent=None)
         else:
             line = f"{stamp}\t{level}\t{message}"
         print(line, file=sys.stderr, flush=True)
+
+
+def shown(text: str) -> str:
+    """The text line by line, each on one line, whatever is in it. Rules can be very many, and have nothing in them."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def complain(error: CaptureError, *, as_json: bool = False) -> None:

@@ -40,7 +40,7 @@ class Told(Log):
         self.name = name
         self.last = ""
 
-    def info(self, *lines: str) -> None:
+    def info(self, *lines: str, text: str = "") -> None:  # noqa: ARG002 # of a text only what stands before it
         self.last = lines[0]
 
     def warn(self, *lines: str) -> None:

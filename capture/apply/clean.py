@@ -6,7 +6,7 @@ from capture.apply.converge import converge_locked
 from capture.apply.transaction import deleting
 from capture.errors import CaptureError
 from capture.host.live import read_live
-from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables
+from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables, expect
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
 from capture.kernel.locks import locked
 from capture.kernel.process import read_words
@@ -82,6 +82,7 @@ def clean(settings: Settings, log: Log) -> Cleaned:
     Raises CaptureError with the namespace as it was.
     """
     with locked(log.warn):
+        expect(NOTHING.rulesets)
         before = read_live()
         reset = converge_locked(settings, NOTHING, log, before)
         return outcome(before, read_live()).but(

@@ -6,9 +6,8 @@ from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.place import signs_of_a_node
-from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, Iptables, expect
 from capture.kernel.locks import locked
-from rules.iptables.printed import expect
 from rules.netfilter.values import RAW, Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_others
@@ -107,7 +106,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
         for ruleset in planned.rulesets:
             if ruleset.tables:
                 tool = Iptables(chosen.backend, ruleset.family)
-                log.info(f"{tool.teller} says:", *live.saved(tool).lines())
+                live.saved(tool).said_by(tool.teller, log)
         log.info("The capture is already in place: nothing was changed")
     warn_who_goes_first(live, planned, chosen.backend, log, take_over=take_over, ours_first=ours_first)
     if live.nft or live.legacy or live.natives:

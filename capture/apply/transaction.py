@@ -21,7 +21,7 @@ from capture.steps.acts import ENDING_SIGNALS
 from capture.steps.restore import Restore
 from rules.iptables.quoting import MARKER, for_shell, typed
 from rules.iptables.writing import UNSUPPORTED, rule_text
-from rules.live.changes import Change, RemoveChain, changes, restore_text
+from rules.live.changes import Change, RemoveChain, changes
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import ForeignTarget, Jump
@@ -117,7 +117,7 @@ def restoring(live: Live, tool: Iptables, planned: Ruleset, company: Company, *,
     needed = changes(before, planned, company)
     if needed or (tool.backend == NATIVE and tool.family in live.unsound):
         refuse_if_used(tool, before, needed, company.taken_over)
-        yield Restore(tool, needed, restore_text(needed), planned, before, company, live.saved(tool).native)
+        yield Restore(tool, needed, planned, before, company, live.saved(tool).native)
 
 
 def taking_over(company: Company, live: Ruleset) -> Company:
@@ -187,7 +187,7 @@ def handed_over(
             if family in begun:
                 yield let_packets_pass(family)
             begun.add(family)
-            yield restore.but(changes=(change,), text=restore_text((change,)))
+            yield restore.but(changes=(change,))
 
 
 def emptied(live: Live, tool: Iptables, planned: Ruleset, *, is_removal: bool) -> Iterator[TakeAway]:
@@ -246,7 +246,9 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
     try:
         for step in doing:
             done.append(step)
-            log.info(*f"Running {step}".split("\n"))
+            first, _, rest = str(step).partition("\n")
+            log.info(f"Running {first}", text=rest)
+            del rest  # a text can be long, and what runs now needs the memory
             try:
                 step.do(log)
             except OSError as error:

@@ -28,7 +28,7 @@ from rules.plan.names import PASSTHROUGH
 from rules.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from capture.host.facts import Facts
     from capture.intent.resolve import Resolved
@@ -338,7 +338,7 @@ TABLES = ("raw", "mangle", "nat", "filter")
 """In the order in which netfilter asks them."""
 
 
-def reached(chains: Mapping[str, tuple[Rule, ...]], chain: str) -> list[str]:
+def reached(chains: Mapping[str, Sequence[Rule]], chain: str) -> list[str]:
     """A chain, if it is there, and those to which it leads, each once, in the order in which they can be met."""
     order: dict[str, None] = {}
     if chain in chains:

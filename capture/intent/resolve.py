@@ -16,7 +16,7 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from capture.host.facts import Facts
@@ -137,7 +137,7 @@ class _Resolution:
         self.derived["proxy_gid"] = Origin("derived", "from --proxy-uid")
         return uids
 
-    def ids(self, name: str, owners: tuple[int | Name, ...], lookup: Callable[[str], int | None]) -> tuple[int, ...]:
+    def ids(self, name: str, owners: Sequence[int | Name], lookup: Callable[[str], int | None]) -> tuple[int, ...]:
         found = []
         for owner in owners:
             number = lookup(owner.name) if isinstance(owner, Name) else owner
@@ -150,7 +150,7 @@ class _Resolution:
 
     # --- what is captured ---------------------------------------------------------------------------------
 
-    def outbound_cidrs(self) -> All | tuple[Network, ...]:
+    def outbound_cidrs(self) -> All | Sequence[Network]:
         settings = self.settings
         if settings.outbound_cidrs is not None:
             return settings.outbound_cidrs

@@ -16,8 +16,10 @@ from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
 from capture.netlink import nftables
 from rules.iptables import reading
+from rules.iptables.printed import Expected
 from rules.iptables.quoting import MARKER, arguments, for_shell, lines, typed
 from rules.iptables.writing import rule_text
+from rules.live.changes import restore_lines
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import NATIVE_TABLE, OURS
@@ -182,7 +184,7 @@ class Iptables(Value):
     def parsed(self, text: str) -> Ruleset:
         """Raises NotAllTold for what is cut off."""
         try:
-            return Ruleset(self.family, reading.tables(text))
+            return Ruleset(self.family, reading.tables(text, _expected.get(self.family)))
         except reading.NotSaveText as error:
             raise NotAllTold(str(error)) from error
 
@@ -235,12 +237,12 @@ class Iptables(Value):
         found = nftables.nft_chains().get((self.family, table), {}).get(chain)
         return found is not None and not is_printed(table, chain, found)
 
-    def restore(self, changes: Sequence[Change], text: str, say: Callable[[str], None]) -> None:
-        """Make these changes, each table in one commit; `text` is what they read like.
+    def restore(self, changes: Sequence[Change], say: Callable[[str], None]) -> None:
+        """Make these changes, each table in one commit.
 
         `say` is told for whom we wait. Raises KernelRefused, or LockHeld.
         """
-        done = self.written(say, "restore", "--noflush", f"--wait={LOCK_WAIT}", text=text)
+        done = self.written(say, "restore", "--noflush", f"--wait={LOCK_WAIT}", given=restore_lines(changes))
         if done.status:
             raise self.refusal(changes, done)
 
@@ -278,7 +280,7 @@ class Iptables(Value):
                 family=self.family,
             )
 
-    def written(self, say: Callable[[str], None], verb: str, *arguments: str, text: str = "") -> Completed:
+    def written(self, say: Callable[[str], None], verb: str, *arguments: str, given: Iterable[str] = ()) -> Completed:
         """How a program that changes something ended. Raises KernelRefused if it did not end, and LockHeld.
 
         The legacy backend has a lock, one for the host. We take it and not the child, which would wait for whoever can
@@ -289,9 +291,9 @@ class Iptables(Value):
         needs_lock = self.backend == LEGACY and not netns.is_our_lock(path) and path != private_lock()
         try:
             if not needs_lock:
-                return run(program, *arguments, text=text, environ=self.environ())
+                return run(program, *arguments, lines=given, environ=self.environ())
             with flocked("the lock of iptables", path, LOCK_WAIT, say):
-                return run(program, *arguments, text=text, environ=self.environ())
+                return run(program, *arguments, lines=given, environ=self.environ())
         except TimeoutError as error:
             raise KernelRefused(f"{program} hangs: {error.strerror}", hint="see what it waited for") from error
 
@@ -366,6 +368,14 @@ COMPARISON, WHERE_ITS_OP_ENDS = b"cmp\0", 23
 """The name of the expression; a nest, a register and the operator follow (NFTA_EXPR_DATA, NFTA_CMP_SREG and _OP)."""
 NOT_EQUAL = b"\1"
 """NFT_CMP_NEQ; those above it compare by size."""
+
+
+def expect(rulesets: Iterable[Ruleset]) -> None:
+    """From now on, know at sight what is as planned."""
+    _expected.update((ruleset.family, Expected(ruleset, OURS)) for ruleset in rulesets)
+
+
+_expected: dict[Family, Expected] = {}
 
 
 def named_in(note: str) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from capture.iptables.native import Native
+    from capture.log import Log
     from rules.iptables.counters import Count, Place
     from rules.netfilter.rulesets import Ruleset
 
@@ -33,6 +34,10 @@ class Saved(Value):
 
         return {place: Count(*count) for place, count in self.counts.items()} or counters(self.text)
 
-    def lines(self) -> list[str]:
-        """The text line by line: a comment may have line breaks in it, which end none."""
-        return [line for _, line in lines(self.text.strip("\n"))]
+    def said_by(self, teller: str, log: Log) -> None:
+        """Say what it holds, line by line: a comment may have line breaks in it, which end none."""
+        text = self.text.strip("\n")
+        if '"' in text:
+            log.info(f"{teller} says:", *(line for _, line in lines(text)))
+        else:
+            log.info(f"{teller} says:", text=text)

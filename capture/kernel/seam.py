@@ -11,7 +11,7 @@ from capture.kernel.blocks import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import ParamSpec, Protocol, TypeVar
 
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
         """What stands behind the seam."""
 
         def run(
-            self, program: str, *arguments: str, text: str = "", environ: Mapping[str, str] | None = None
+            self,
+            program: str,
+            *arguments: str,
+            text: str = "",
+            lines: Iterable[str] = (),
+            environ: Mapping[str, str] | None = None,
         ) -> Completed:
             """A program run to its end: iptables-save, iptables-restore."""
 

@@ -40,13 +40,13 @@ class Lists:
 
         Raises ValueError with a sentence for each line that is refused.
         """
-        entries = list(entries_of(self.text(source, path), separator))
+        text = self.text(source, path)
         try:
-            value = read(separator.join(entry for _, entry in entries))
+            value = read(separator.join(entry for _, entry in entries_of(text, separator)))
         except ValueError as refused:
-            lines = list(refusals(entries, read)) or [str(refused)]
+            lines = list(refusals(list(entries_of(text, separator)), read)) or [str(refused)]
             raise ValueError(*some(lines)) from None
-        found = (f"line {line}: {it}" for line, entry in entries for it in surprises(entry))
+        found = (f"line {line}: {it}" for line, entry in entries_of(text, separator) for it in surprises(entry))
         return value, [f"{source} {quoted(path)}: {it}" for it in some(list(found))]
 
     def text(self, source: str, path: str) -> str:

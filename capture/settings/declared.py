@@ -200,7 +200,7 @@ class Settings:
         "--istio-inbound-interception-mode",
         about="How inbound TCP gets to the proxy: REDIRECT, or TPROXY, which keeps the client's address.",
     )
-    inbound_ports: All | tuple[Ports, ...] = setting(
+    inbound_ports: All | Sequence[Ports] = setting(
         parsers.all_or_ports,
         ALL,
         "-b",
@@ -228,7 +228,7 @@ class Settings:
         ours=True,
         about="Interfaces on which nothing that arrives is captured; what leaves there is.",
     )
-    outbound_cidrs: All | tuple[Network, ...] | None = setting(
+    outbound_cidrs: All | Sequence[Network] | None = setting(
         parsers.all_or_cidrs,
         None,
         "-i",
@@ -237,7 +237,7 @@ class Settings:
         about="Outbound destinations to capture: * for all, a list of CIDRs, or empty for none. "
         "By default *, unless -q is given.",
     )
-    outbound_cidrs_exclude: tuple[Network, ...] = setting(
+    outbound_cidrs_exclude: Sequence[Network] = setting(
         parsers.cidrs,
         (),
         "-x",
@@ -371,7 +371,7 @@ class Settings:
         about="[PROTOCOL:]PORTS:UIDS, several separated by semicolons: outbound ports that are not captured for "
         "these users. tcp:80,443:1000-2000; without a protocol both, * for all ports.",
     )
-    exclude_inbound_cidrs: tuple[Network, ...] = setting(
+    exclude_inbound_cidrs: Sequence[Network] = setting(
         parsers.cidrs,
         (),
         "--exclude-inbound-cidrs",
@@ -420,7 +420,7 @@ class Settings:
     nflog_group: int = setting(
         parsers.nflog_group, 5, "--nflog-group", ours=True, about="The nfnetlink_log group, 1 to 65535."
     )
-    owner_groups: All | tuple[int | parsers.Name, ...] = setting(
+    owner_groups: All | Sequence[int | parsers.Name] = setting(
         parsers.owner_groups,
         ALL,
         env=("ISTIO_OUTBOUND_OWNER_GROUPS",),

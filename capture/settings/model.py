@@ -7,6 +7,7 @@ why the init path uses the declarations and leaves this module alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -61,7 +62,7 @@ def plain(value: Any) -> Any:
     """A setting's value as JSON has it: `*`, numbers, strings, lists of them, or null where nothing was said."""
     if isinstance(value, All):
         return "*"
-    if isinstance(value, tuple | list):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(entry) for entry in value]
     if isinstance(value, Name):
         return value.name
@@ -74,7 +75,7 @@ def written(setting: Declaration, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return setting.separator.join(written(setting, entry) for entry in value)
     if setting.is_duration and isinstance(value, int | float):
         return f"{value:g}s" if float(f"{value:g}") == value >= 1e-3 else f"{Decimal(repr(value)):f}s"

@@ -5,10 +5,11 @@ Each reader raises ValueError with a sentence that says what is wrong and what w
 
 from __future__ import annotations
 
-from _socket import AF_INET, inet_pton
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from _socket import AF_INET, AF_INET6, inet_pton
+from ipaddress import IPv4Address, IPv6Address
 
 from capture.text import quoted
+from rules.lists.networks import MANY, V6, Networks, network_of
 from rules.netfilter.values import ALL, All, Ports
 from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
 from rules.plan.names import MOST_OWNER_GROUPS
@@ -16,7 +17,7 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeVar
 
     from rules.netfilter.values import Network
@@ -185,14 +186,20 @@ def interface(text: str) -> str:
 
 def cidr(text: str) -> Network:
     """A network of either family; a bare address is itself alone; host bits are cleared (see `host_bits`)."""
+    return network_of(coded(text))
+
+
+def coded(text: str) -> int:
+    """The same as its number in `Networks`."""
     address, slash, length = text.partition("/")
-    if (slash and not is_decimal(length)) or "%" in text:
+    kind, bits, family = (AF_INET6, 128, V6) if ":" in address else (AF_INET, 32, 0)
+    if slash and not is_decimal(length):
         raise ValueError(NO_CIDR)
+    left = bits - (int(length) if slash else bits)
     try:
-        if ":" in address:
-            return IPv6Network(text, strict=False)
-        return IPv4Network((ipv4_number(address), int(length) if slash else 32), strict=False)
-    except ValueError:
+        number = int.from_bytes(inet_pton(kind, address), "big")
+        return (number >> left << left + 8) + bits - left | family
+    except (OSError, ValueError):
         raise ValueError(NO_CIDR) from None
 
 
@@ -339,14 +346,21 @@ def listed(read: Reader[T]) -> Reader[tuple[T, ...]]:
     return read_list
 
 
-def all_or_listed(read: Reader[T]) -> Reader[All | tuple[T, ...]]:
+def all_or(read_list: Reader[Sequence[T]]) -> Reader[All | Sequence[T]]:
     """`*` alone for everything, or a list."""
-    read_list = listed(read)
 
-    def read_all_or_list(text: str) -> All | tuple[T, ...]:
+    def read_all_or_list(text: str) -> All | Sequence[T]:
         return ALL if text.strip(" ") == "*" else read_list(text)
 
     return read_all_or_list
+
+
+def cidrs(text: str) -> Sequence[Network]:
+    """A list of networks, in `Networks` if it is long."""
+    given = entries(text)
+    if len(given) < MANY:
+        return tuple(each(cidr, entry, text) for entry in given)
+    return Networks(each(coded, entry, text) for entry in given)
 
 
 def entries(text: str) -> list[str]:
@@ -366,9 +380,8 @@ def each(read: Reader[T], entry: str, whole: str) -> T:
 
 
 ports = listed(port_range)
-all_or_ports = all_or_listed(port_range)
-cidrs = listed(cidr)
-all_or_cidrs = all_or_listed(cidr)
+all_or_ports = all_or(ports)
+all_or_cidrs = all_or(cidrs)
 interfaces = listed(interface)
 owners = listed(owner)
 uid_ranges = listed(uid_range)
@@ -383,9 +396,9 @@ def addresses(text: str) -> tuple[IPv4Address | IPv6Address, ...]:
     return found
 
 
-def owner_groups(text: str) -> All | tuple[int | Name, ...]:
+def owner_groups(text: str) -> All | Sequence[int | Name]:
     """`*`, or the gids whose outbound traffic is captured."""
-    groups = all_or_listed(owner)(text)
+    groups = all_or(owners)(text)
     if not isinstance(groups, All) and len(groups) > MOST_OWNER_GROUPS:
         raise ValueError(f"has {len(groups)} groups; at most {MOST_OWNER_GROUPS} can be included")
     return groups

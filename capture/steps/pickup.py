@@ -25,7 +25,7 @@ from rules.connections.flow import (
     connections,
     uses_conntrack,
 )
-from rules.live.changes import Append, NewChain
+from rules.live.changes import Fill, NewChain
 from rules.meaning.tracking import needs_conntrack
 from rules.netfilter.values import BUILT_IN, Family
 from rules.ours.recognition import holds_ours, ours_in
@@ -167,4 +167,4 @@ def tracked_for_ours(live: Live, family: Family) -> bool:
 
 def makes_a_chain(table: str, command: Command) -> bool:
     """Whether this brings a chain of ours, or fills it, and leads nobody there."""
-    return isinstance(command, NewChain) or (isinstance(command, Append) and command.chain not in BUILT_IN[table])
+    return isinstance(command, NewChain) or (isinstance(command, Fill) and command.chain not in BUILT_IN[table])

@@ -25,8 +25,6 @@ class Restore(Value):
 
     tool: Iptables
     changes: tuple[Change, ...]
-    text: str
-    """The changes as iptables-restore is given them."""
     planned: Ruleset
     before: Ruleset
     """All that was there, so that undoing it finds every jump's place."""
@@ -43,6 +41,11 @@ class Restore(Value):
         return self.tool.family
 
     @property
+    def text(self) -> str:
+        """The changes as iptables-restore is given them."""
+        return restore_text(self.changes)
+
+    @property
     def families(self) -> tuple[Family]:
         return (self.tool.family,)
 
@@ -53,10 +56,10 @@ class Restore(Value):
             for change in self.changes
         )
         some = tuple(part for part in parts if part.commands)
-        return self.but(changes=some, text=restore_text(some)) if some else None
+        return self.but(changes=some) if some else None
 
     def do(self, log: Log) -> None:
-        self.tool.restore(self.changes, self.text, log.warn)
+        self.tool.restore(self.changes, log.warn)
 
     def judged(self, saved: Saved) -> Saved:
         """What was read just now; whose it is does not change with what we do."""
@@ -72,7 +75,7 @@ class Restore(Value):
                 details=[("missing", restore_text(missing))],
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
-        log.info(f"{self.tool.teller} says:", *now.lines())
+        now.said_by(self.tool.teller, log)
 
     def undo(self, log: Log) -> None:
         """Put back what was in the tables of this step."""
@@ -81,7 +84,7 @@ class Restore(Value):
         back = tuple(change for change in back if change.table in mine)
         if back:
             back, waiting = with_stand_ins(back)
-            self.tool.restore(back, restore_text(back), log.warn)
+            self.tool.restore(back, log.warn)
             if waiting:
                 self.replace(waiting, log)
 

@@ -174,7 +174,7 @@ def captured(intent: Intent, family: Family, port: int) -> Iterator[tuple[Addres
         included = outbound.included_destinations(intent, family)
         if isinstance(intent.outbound_cidrs, All):
             for address in islice(elsewhere(intent, family), 1):
-                yield address, port, next(included)
+                yield address, port, next(iter(included))
         else:
             for network, rule in zip(outbound.captured_networks(intent, family), included, strict=True):
                 address = an_address(network)

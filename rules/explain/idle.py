@@ -6,6 +6,7 @@ this entry of it? If nothing changes, it is said, with the reason where one is k
 
 from __future__ import annotations
 
+from _collections_abc import Sequence  # what `collections.abc` wraps, and loaded already
 from itertools import groupby
 
 from rules.analysis.reachability import Outcomes, unmet
@@ -19,7 +20,7 @@ from rules.plan.plan import plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from typing import Any, TypeAlias
 
     from rules.analysis.reachability import Unmet
@@ -149,8 +150,10 @@ class Idle:
     def entries_without_effect(self, reported: set[str]) -> Iterator[Finding]:
         for name in self.given:
             entries = getattr(self.intent, name, ())
-            if isinstance(entries, tuple) and len(entries) > 1 and name not in reported:
-                yield from self.idle_entry_findings(name, entries, list(self.idle_entries(name, entries)))
+            is_list = isinstance(entries, Sequence) and not isinstance(entries, str)
+            if is_list and len(entries) > 1 and name not in reported:
+                listed = tuple(entries)
+                yield from self.idle_entry_findings(name, listed, list(self.idle_entries(name, listed)))
 
     def idle_entries(self, name: str, entries: tuple[Any, ...]) -> Iterator[Any]:
         """Those that could go, tried from the narrowest to the widest and from the last to the first."""

@@ -1,15 +1,14 @@
-"""How iptables-save prints a rule that is planned: what reads so, to the letter, need not be taken apart."""
+"""How iptables-save prints what is planned: what reads so, to the letter, need not be taken apart."""
 
 from __future__ import annotations
 
-from rules.iptables import reading
-from rules.iptables.writing import match_text, rule_text, target_text
+from rules.iptables.writing import match_text, rule_text, rule_texts, target_text
 from rules.netfilter import matches as m
 from rules.netfilter.rulesets import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping, Sequence
 
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Ruleset
@@ -38,16 +37,35 @@ def place(match: Match) -> int:
     return GENERAL.index(kind) if kind in GENERAL else len(GENERAL)
 
 
-def expect(rulesets: Iterable[Ruleset]) -> None:
-    """Have the reader know these rules at sight. It reads the same without, only not as soon.
+class Expected:
+    """What will probably be read, chain by chain. It is read the same without, only not as soon."""
 
-    Not before there is something to read: in a new namespace that is after iptables-restore, which takes memory, too.
-    """
+    def __init__(self, planned: Ruleset, ours: Mapping[str, frozenset[str]]) -> None:
+        self.tables = {table.table: table for table in planned.tables}
+        self.ours = ours
+        """The names that chains of ours can have, by table: their lists are read when they are asked for."""
 
-    def tell() -> None:
-        for ruleset in rulesets:
-            for _, _, rule in ruleset.rules():
-                text = printed(rule)
-                reading.remember(text, Rule(rule.matches, rule.target, "", "", text))
+    def declared(self, table: str) -> tuple[str, ...]:
+        """The chains without which none of this table is as expected."""
+        return self.tables[table].declared if table in self.tables else ()
 
-    reading.when_needed(tell)
+    def chains(self, table: str) -> dict[str, Sequence[Rule]]:
+        return self.tables[table].chains() if table in self.tables else {}
+
+
+def chain_text(chain: str, rules: Sequence[Rule]) -> str:
+    """All lines of a chain."""
+    return "".join(f"-A {chain} {text}\n" for text in rule_texts(rules, printed))
+
+
+def read(rules: Sequence[Rule]) -> Sequence[Rule]:
+    """These rules as if they had been read from their text."""
+    if isinstance(rules, tuple):
+        return tuple(map(as_read, rules))
+    from rules.lists.long import Read
+
+    return Read(rules, as_read)
+
+
+def as_read(rule: Rule) -> Rule:
+    return Rule(rule.matches, rule.target, "", "", printed(rule))

@@ -18,6 +18,8 @@ NEVER_QUOTED = frozenset({"-A", "-N", "-D", "-I", "-i", "-o", "-j", "-g", "-m", 
 """What stands behind these is printed as it is."""
 FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--string", "--helper", "--name"})
 """What stands behind these may read like anything, an option or a target too, and have no quotes."""
+MANY = 64
+"""Lines of a list from which on they are not read one by one."""
 LONGEST_RULE = 10240
 """Bytes that a rule may take in iptables-restore's own reading (xshared.h); what is longer is no rule."""
 
@@ -28,21 +30,79 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
     Nothing but a line feed ends a line: the kernel takes every other character in a comment (str.splitlines would end
     one at a form feed, too).
     """
-    every = text.split("\n")
-    at = 0
-    while at < len(every):
-        line, number = every[at], at + 1
-        at += 1
+    reader = Lines(text)
+    while (line := reader.next()) is not None:
+        yield reader.number, line
+
+
+class Lines:
+    """The same line by line, for who may know what comes next without looking at it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.number = 0
+        """Of the line that was read last."""
+        self.start = 0
+        """Where that begins."""
+        self.behind = 0
+        """Where the next one begins."""
+        self.through = 0
+        """The number of the last line feed before that."""
+
+    def next(self) -> str | None:
+        """The next line; None behind the last one."""
+        self.start, self.number = self.behind, self.through + 1
+        if self.start > len(self.text):
+            return None
+        line = self.taken()
         if '"' in line and line[0] in "-[" and is_open(line):
-            whole = line
-            for behind, following in enumerate(every[at:], 1):
+            whole, at = line, (self.behind, self.through)
+            while self.behind <= len(self.text) and len(whole) <= LONGEST_RULE:
+                following = self.taken()
                 whole = f"{whole}\n{following}"
                 if '"' in following and not is_open(whole):
-                    line, at = whole, at + behind
-                    break
-                if len(whole) > LONGEST_RULE:
-                    break
-        yield number, line
+                    return whole
+            self.behind, self.through = at
+        return line
+
+    def taken(self) -> str:
+        end = self.text.find("\n", self.behind)
+        end = len(self.text) if end < 0 else end
+        line = self.text[self.behind : end]
+        self.behind, self.through = end + 1, self.through + 1
+        return line
+
+    def listed(self, chain: str, words: str) -> tuple[int, int, int] | None:
+        """Where many lines of one chain begin and end that differ in a network alone, and how many these are.
+
+        `words` are those of the first, which was read; None if there are few. They are passed over.
+        """
+        if words[:3] not in ("-d ", "-s ") or words.count(" ") != 3:
+            return None
+        _, _, behind = words.split(" ", 2)
+        before, behind = f"-A {chain} {words[:3]}", f" {behind}"
+        at, count = self.behind, 1
+        while self.text.startswith(before, at):
+            end = self.text.find("\n", at)
+            target = end - len(behind)
+            if self.text.find(" ", at + len(before)) != target or not self.text.startswith(behind, target):
+                break
+            at, count = end + 1, count + 1
+        if count < MANY:
+            return None
+        self.behind, self.through = at, self.through + count - 1
+        return self.start, at, count
+
+    def comes(self, known: str, but: tuple[str, ...]) -> bool:
+        """Whether the line that was read last and those behind it are these, and the next one does not begin so.
+
+        Then they are passed over.
+        """
+        end = self.start + len(known)
+        if not self.text.startswith(known, self.start) or self.text.startswith(but, end):
+            return False
+        self.behind, self.through = end, self.number - 1 + known.count("\n")
+        return True
 
 
 def command(line: str) -> tuple[str, str, str]:

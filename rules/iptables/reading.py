@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from rules.iptables.quoting import FREE_TEXT, MARKER, command, lines, tokens, unquoted
+from rules.iptables.printed import chain_text, read
+from rules.iptables.quoting import FREE_TEXT, MARKER, Lines, command, tokens, unquoted
 from rules.netfilter import matches as m
 from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Block, Rule, TableRules
@@ -16,9 +17,10 @@ from rules.netfilter.values import Ports, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Sequence
     from typing import Any
 
+    from rules.iptables.printed import Expected
     from rules.netfilter.matches import Match, Plain
     from rules.netfilter.targets import Target
     from rules.netfilter.values import Network
@@ -28,17 +30,17 @@ class NotSaveText(ValueError):
     """The text is not what iptables-save prints; says the line."""
 
 
-def tables(text: str) -> tuple[TableRules, ...]:
+def tables(text: str, expected: Expected | None = None) -> tuple[TableRules, ...]:
     """The tables in this text, in its order. Raises NotSaveText for what iptables-save would not print."""
-    while _awaited:
-        _awaited.pop()()
     found: list[TableRules] = []
     name = ""
     declared: dict[str, None] = {}
     policies: list[tuple[str, str]] = []
     blocks: list[Block] = []
     chain, rules = "", list[Rule]()
-    for number, line in lines(text):
+    reader = Lines(text)
+    while (line := reader.next()) is not None:
+        number = reader.number
         if not line or line[0] == "#":
             continue
         if line[0] == "*" and not name:
@@ -69,6 +71,17 @@ def tables(text: str) -> tuple[TableRules, ...]:
                 if rules:
                     blocks.append(Block(chain, tuple(rules)))
                 chain, rules = of, []
+                sight = known_at_sight(reader, name, of, declared, expected) if expected else None
+                if sight:
+                    blocks.append(Block(of, sight))
+                    chain = ""
+                    continue
+            listed = expected and of in expected.ours.get(name, ()) and reader.listed(of, words)
+            if listed:
+                chains = frozenset(declared)
+                blocks.append(Block(chain, long_list(rules, reader.text, listed, chains)))
+                rules = []
+                continue
             try:
                 rules.append(known(words, declared))
             except IndexError:
@@ -78,30 +91,44 @@ def tables(text: str) -> tuple[TableRules, ...]:
     return tuple(found)
 
 
+def known_at_sight(
+    reader: Lines, table: str, chain: str, declared: Container[str], expected: Expected
+) -> Sequence[Rule] | None:
+    """The rules of this chain, whose first line was read, if they and no others are as expected."""
+    rules = expected.chains(table).get(chain)
+    # Where other chains are, the same words may mean another thing.
+    as_planned = all(name in declared for name in expected.declared(table)) and not any(
+        map(declared.__contains__, TARGETS)
+    )
+    if not (rules and as_planned and reader.comes(chain_text(chain, rules), (f"-A {chain} ", f"-A {chain}\n"))):
+        return None
+    return read(rules)
+
+
 def known(text: str, chains: Container[str]) -> Rule:
     """The rule of these words. One that was read before is the same value, which costs nothing to compare."""
-    read, alone = _known.get(text, (None, ""))
-    if read is None or (alone in chains) is not isinstance(read.target, t.Jump):
-        read = rule(tokens(unmarked(text)), chains, text)
-        remember(text, read)
-    return read
+    found, alone = _known.get(text, (None, ""))
+    if found is None or (alone in chains) is not isinstance(found.target, t.Jump):
+        found = rule(tokens(unmarked(text)), chains, text)
+        if len(_known) >= MOST_KNOWN:
+            _known.clear()
+        # What leads to a chain here may name a target where there is no chain of that name.
+        last = text.rpartition("-j ")[2]
+        _known[text] = found, "" if " " in last else last
+    return found
 
 
-def remember(text: str, read: Rule) -> None:
-    """Know a rule when it is met again."""
-    if len(_known) >= MOST_KNOWN:
-        _known.clear()
-    # What leads to a chain here may name a target where there is no chain of that name.
-    last = text.rpartition("-j ")[2]
-    _known[text] = read, "" if " " in last else last
+def long_list(before: list[Rule], text: str, listed: tuple[int, int, int], chains: frozenset[str]) -> Sequence[Rule]:
+    """Rules that were read, and behind them those of a list, whose lines are read when they are asked for."""
+    from rules.lists.long import Joined, Lines, Made
+
+    def read_line(line: str) -> Rule:
+        words = command(line)[2]
+        return rule(tokens(words), chains, words)
+
+    return Joined((tuple(before), Made(Lines(text, *listed), read_line)))
 
 
-def when_needed(tell: Callable[[], None]) -> None:
-    """Have this called before the next text is read, to `remember` what it will hold."""
-    _awaited.append(tell)
-
-
-_awaited: list[Callable[[], None]] = []
 MOST_KNOWN = 100_000
 _known: dict[str, tuple[Rule, str]] = {}
 """Rules by their words, and what stands alone behind `-j`."""

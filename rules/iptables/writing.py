@@ -9,6 +9,8 @@ from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from rules.netfilter.matches import Match, Plain
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
@@ -37,6 +39,23 @@ def native_target_text(target: Target) -> str:
             return text.replace("-g ", "goto ", 1)
         case _:
             return target_text(target)
+
+
+def rule_texts(rules: Sequence[Rule], text: Callable[[Rule], str]) -> Iterator[str]:
+    """How each of these rules reads, where `text` tells it of one."""
+    if isinstance(rules, tuple):
+        yield from map(text, rules)
+        return
+    from rules.lists.long import Made, parts_of
+    from rules.lists.networks import Networks
+
+    for part in parts_of(rules):
+        if isinstance(part, Made) and isinstance(part.items, Networks):
+            # They differ in the network alone.
+            before, _, behind = text(next(part.anew())).partition(next(part.items.texts()))
+            yield from (f"{before}{network}{behind}" for network in part.items.texts())
+        else:
+            yield from map(text, part)
 
 
 def restore_rule(rule: Rule) -> str:

@@ -5,7 +5,7 @@ Within one table iptables-restore commits everything at once, so no packet ever 
 
 from __future__ import annotations
 
-from rules.iptables.writing import COMMENT, is_restorable, reads_back, restore_rule
+from rules.iptables.writing import COMMENT, is_restorable, reads_back, restore_rule, rule_texts
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
 from rules.netfilter.targets import ForeignTarget
@@ -15,7 +15,7 @@ from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
@@ -48,6 +48,13 @@ class Append(Value):
     rule: Rule
 
 
+class Fill(Value):
+    """`-A` for each of these."""
+
+    chain: str
+    rules: Sequence[Rule]
+
+
 class Insert(Value):
     """`-I`: so that it becomes the rule at this position, counted from 1."""
 
@@ -65,7 +72,8 @@ class Delete(Value):
 
 
 if TYPE_CHECKING:
-    Command: TypeAlias = NewChain | Redeclare | RemoveChain | Append | Insert | Delete
+    OneByOne: TypeAlias = NewChain | Redeclare | RemoveChain | Append | Insert | Delete
+    Command: TypeAlias = OneByOne | Fill
 
 
 class Change(Value):
@@ -78,7 +86,8 @@ class Change(Value):
         """Each line of the restore input, with the command that it is, if it is one."""
         yield f"*{self.table}", None
         for command in self.commands:
-            yield command_text(command), command
+            for each in one_by_one(command):
+                yield command_text(each), each
         yield "COMMIT", None
 
 
@@ -122,7 +131,7 @@ def changes_back(live: Ruleset, before: Ruleset, also: frozenset[str] = NOBODY) 
 
 
 def changed(
-    live: Ruleset, planned: Ruleset, also: frozenset[str], becomes: Callable[[str, str], tuple[Rule, ...]]
+    live: Ruleset, planned: Ruleset, also: frozenset[str], becomes: Callable[[str, str], Sequence[Rule]]
 ) -> tuple[Change, ...]:
     """The changes, where `becomes` tells what a built-in chain of a table is to hold.
 
@@ -138,7 +147,7 @@ def commands(
     live: TableRules,
     planned: TableRules,
     also: frozenset[str],
-    becomes: Callable[[str, str], tuple[Rule, ...]],
+    becomes: Callable[[str, str], Sequence[Rule]],
 ) -> Iterator[Command]:
     now, wanted = live.chains(), planned.chains()
     ours = [chain for chain in live.declared if is_ours(live, chain, also)]
@@ -151,7 +160,7 @@ def commands(
     is_fresh = not ours
     for block in planned.blocks:
         if block.chain in differing or (is_fresh and not now.get(block.chain)):
-            yield from (Append(block.chain, rule) for rule in block.rules)
+            yield Fill(block.chain, block.rules)
     for chain in dict.fromkeys((*wanted, *now)):
         if live.is_built_in(chain) and (now.get(chain) or not is_fresh):
             yield from hook_commands(chain, live, now.get(chain, ()), becomes(live.table, chain), also)
@@ -159,7 +168,7 @@ def commands(
 
 
 def hook_commands(
-    chain: str, table: TableRules, now: tuple[Rule, ...], wanted: tuple[Rule, ...], also: frozenset[str]
+    chain: str, table: TableRules, now: Sequence[Rule], wanted: Sequence[Rule], also: frozenset[str]
 ) -> Iterator[Command]:
     """Take our jumps out of a built-in chain and put them where they are wanted among the rules of others."""
     if now == wanted:
@@ -173,7 +182,7 @@ def hook_commands(
             behind_all += 1
 
 
-def placed(live: TableRules, chain: str, planned: Ruleset, company: Company = ALONE) -> tuple[Rule, ...]:
+def placed(live: TableRules, chain: str, planned: Ruleset, company: Company = ALONE) -> Sequence[Rule]:
     """What a built-in chain is to hold: the rules of others as they are, and our jumps among them.
 
     Jumps that are as planned stay where they are; others take the place of the first that was there, or stand
@@ -234,7 +243,7 @@ def with_stand_ins(changes: tuple[Change, ...]) -> tuple[tuple[Change, ...], dic
     """
     waiting: dict[Rule, Rule] = {}
 
-    def written(command: Command) -> Command:
+    def written(command: OneByOne) -> OneByOne:
         if not isinstance(command, Append | Insert) or is_restorable(command.rule):
             return command
         comment = Foreign(f'{COMMENT}"capture puts a rule back here: {len(waiting) + 1}"')
@@ -242,10 +251,18 @@ def with_stand_ins(changes: tuple[Change, ...]) -> tuple[tuple[Change, ...], dic
         waiting[stand_in] = command.rule
         return command.but(rule=stand_in)
 
-    return tuple(change.but(commands=tuple(map(written, change.commands))) for change in changes), waiting
+    return tuple(
+        change.but(commands=tuple(written(each) for command in change.commands for each in one_by_one(command)))
+        for change in changes
+    ), waiting
 
 
-def command_text(command: Command) -> str:
+def one_by_one(command: Command) -> Iterable[OneByOne]:
+    """The commands of a line each that it stands for."""
+    return (Append(command.chain, rule) for rule in command.rules) if isinstance(command, Fill) else (command,)
+
+
+def command_text(command: OneByOne) -> str:
     """The command as iptables-restore reads it."""
     match command:
         case NewChain(chain):
@@ -271,4 +288,17 @@ def joined(verb: str, place: str, rule: Rule) -> str:
 
 def restore_text(changes: tuple[Change, ...]) -> str:
     """The input of `iptables-restore --noflush` that makes these changes."""
-    return "".join(f"{line}\n" for change in changes for line, _ in change.lines())
+    return "".join(f"{line}\n" for line in restore_lines(changes))
+
+
+def restore_lines(changes: Sequence[Change]) -> Iterator[str]:
+    """The same line by line."""
+    for change in changes:
+        yield f"*{change.table}"
+        for command in change.commands:
+            if isinstance(command, Fill):
+                before = f"-A {command.chain} "
+                yield from (f"{before}{text}".rstrip(" ") for text in rule_texts(command.rules, restore_rule))
+            else:
+                yield command_text(command)
+        yield "COMMIT"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.live.changes import Append, Delete, Insert, NewChain, Redeclare, RemoveChain
+from rules.live.changes import Append, Delete, Fill, Insert, NewChain, Redeclare, RemoveChain
 from rules.netfilter.rulesets import Block, Ruleset, TableRules
 from rules.value import assert_never
 
@@ -31,6 +31,8 @@ def changed(table: TableRules, change: Change) -> TableRules:
                 del held[chain]
             case Append(chain, rule):
                 held.setdefault(chain, []).append(rule)
+            case Fill(chain, rules):
+                held.setdefault(chain, []).extend(rules)
             case Insert(chain, position, rule):
                 held.setdefault(chain, []).insert(position - 1, rule)
             case Delete(chain, _, position):

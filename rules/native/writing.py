@@ -9,15 +9,15 @@ from rules.netfilter.values import BUILT_IN, OUTPUT, PREROUTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.values import Family
 
 
-def chains_of(ruleset: Ruleset) -> dict[tuple[str, str], tuple[Rule, ...]]:
+def chains_of(ruleset: Ruleset) -> dict[tuple[str, str], Sequence[Rule]]:
     """Every chain with its rules, by table of iptables and name, those that are jumped to first."""
-    found: dict[tuple[str, str], tuple[Rule, ...]] = {}
+    found: dict[tuple[str, str], Sequence[Rule]] = {}
     for table in ruleset.tables:
         held = table.chains()
         for chain in (*table.declared, *(chain for chain in held if is_base(table.table, chain))):

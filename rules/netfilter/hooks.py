@@ -79,7 +79,7 @@ class NativeTable(Value):
     """Whether it has the flag by which none of its chains is asked."""
     base_chains: tuple[BaseChain, ...]
     """Those that are not iptables' own."""
-    chains: tuple[tuple[str, tuple[Rule, ...]], ...]
+    chains: tuple[tuple[str, Sequence[Rule]], ...]
     """Its chains; of a table of iptables only those that have a rule that iptables does not speak."""
     spoken: frozenset[tuple[str, int]] = frozenset()
     """Of a table of iptables, the rules of these chains that iptables shows as they are, by chain and place from 0."""
@@ -142,7 +142,7 @@ class Station(Value):
     drops: bool
     handle: int
     device: str
-    rules: Mapping[str, tuple[Rule, ...]]
+    rules: Mapping[str, Sequence[Rule]]
     """All chains of its table."""
 
 

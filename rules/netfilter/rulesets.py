@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rules.lists import joined
 from rules.netfilter.values import BUILT_IN
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rules.netfilter.matches import Match
     from rules.netfilter.targets import Target
@@ -64,12 +65,12 @@ class Block(Value):
     """Consecutive rules of one chain, as text has them. A chain is all its blocks, in order."""
 
     chain: str
-    rules: tuple[Rule, ...]
+    rules: Sequence[Rule]
 
     @classmethod
     def of(cls, chain: str, *answers: Iterable[Rule]) -> Block:
         """The rules of several questions, asked one after the other."""
-        return cls(chain, tuple(rule for answer in answers for rule in answer))
+        return cls(chain, joined(*answers))
 
 
 class TableRules(Value):
@@ -94,13 +95,13 @@ class TableRules(Value):
     held: frozenset[str] = frozenset()
     """Chains of ours that something of others leads to, so that the kernel lets none of them go (`rules.ours.held`)."""
 
-    def chains(self) -> dict[str, tuple[Rule, ...]]:
+    def chains(self) -> dict[str, Sequence[Rule]]:
         """Every user-defined chain, and every built-in one that has rules, with its rules in order."""
-        chains: dict[str, tuple[Rule, ...]] = dict.fromkeys(self.declared, ())
+        chains: dict[str, Sequence[Rule]] = dict.fromkeys(self.declared, ())
         for block in self.blocks:
             if block.rules:
                 before = chains.get(block.chain, ())
-                chains[block.chain] = before + block.rules if before else block.rules
+                chains[block.chain] = joined(before, block.rules) if before else block.rules
         return chains
 
     def is_built_in(self, chain: str) -> bool:

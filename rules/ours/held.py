@@ -6,6 +6,7 @@ gone, the next run or removal takes it away.
 
 from __future__ import annotations
 
+from rules.lists.long import lots
 from rules.netfilter.targets import ForeignTarget, Jump, NativeTarget
 from rules.ours.recognition import is_our_rule, is_ours
 
@@ -31,8 +32,12 @@ def held_in(table: TableRules, uses: Mapping[str, int]) -> frozenset[str]:
     found = {chain for chain, _, _ in holders(table)}
     if any(chain in uses for chain in ours):
         chains = table.chains()
-        shown = [to for rules in chains.values() for rule in rules for to in counted(rule.target)]
-        found.update(chain for chain in ours if uses.get(chain, 0) > len(chains[chain]) + shown.count(chain))
+        shown = dict.fromkeys(ours, 0)
+        for rules in chains.values():
+            for rule, count in lots(rules):
+                for to in counted(rule.target):
+                    shown[to] = shown.get(to, 0) + count
+        found.update(chain for chain in ours if uses.get(chain, 0) > len(chains[chain]) + shown[chain])
     return frozenset(found)
 
 

@@ -19,7 +19,7 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal
 
     from rules.netfilter.matches import Match
@@ -102,7 +102,7 @@ def named(field: int, owners: Iterable[Match]) -> Iterator[int]:
         yield from points(span, MOST_OWNERS_IN_A_RULE) or ()
 
 
-def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...]]]:
+def reached(table: TableRules, hook: str) -> Iterator[tuple[str, Sequence[Rule]]]:
     """Our chains that packets get to from a built-in one, with their rules."""
     chains = table.chains()
     waiting = [
@@ -118,22 +118,22 @@ def reached(table: TableRules, hook: str) -> Iterator[tuple[str, tuple[Rule, ...
             waiting += [rule.target.chain for rule in rules if isinstance(rule.target, Jump)]
 
 
-def port_in(chains: dict[str, tuple[Rule, ...]], chain: str) -> int | None:
+def port_in(chains: dict[str, Sequence[Rule]], chain: str) -> int | None:
     return next((rule.target.port for rule in chains.get(chain, ()) if isinstance(rule.target, Redirect)), None)
 
 
-def first_port(chains: dict[str, tuple[Rule, ...]], kind: type[Tproxy]) -> int | None:
+def first_port(chains: dict[str, Sequence[Rule]], kind: type[Tproxy]) -> int | None:
     return next(
         (rule.target.port for rules in chains.values() for rule in rules if isinstance(rule.target, kind)), None
     )
 
 
-def takes_all(chains: dict[str, tuple[Rule, ...]]) -> bool:
+def takes_all(chains: dict[str, Sequence[Rule]]) -> bool:
     """Whether a chain ends with a rule that asks for no port: everything that was not excluded before."""
     return any(isinstance(rules[-1].target, Jump) and len(rules[-1].matches) == 1 for rules in chains.values() if rules)
 
 
-def dns(rules: tuple[Rule, ...]) -> str:
+def dns(rules: Sequence[Rule]) -> str:
     for rule in rules:
         match rule.target:
             case Redirect(port):

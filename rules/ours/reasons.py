@@ -178,7 +178,7 @@ OTHER_PORTS = (Ports.one(4001), Ports(6000, 6010))
 POLICIES = ("leave", "reject", "drop")
 SOME: dict[str, tuple[object, ...]] = {
     "tuple[Ports, ...]": SOME_PORTS,
-    "tuple[Network, ...]": SOME_NETWORKS,
+    "Sequence[Network]": SOME_NETWORKS,
     "tuple[Uids, ...]": SOME_USERS,
     "tuple[PortsOfUsers, ...]": (
         PortsOfUsers(("tcp", "udp"), OTHER_PORTS, OTHER_USERS),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from rules.lists.networks import Networks
 from rules.netfilter.values import ALL, All, Family, Ports
 from rules.plan.names import DNS_CAPTURE_PORT, LOOPBACK, MOST_OWNER_GROUPS, MOST_OWNERS_IN_A_RULE
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     from rules.netfilter.values import Network
@@ -58,9 +59,11 @@ class UdpPolicy(Value):
         return f"{self.ports}={self.policy}"
 
 
-def of_family(networks: Iterable[Network], family: Family) -> Iterator[Network]:
+def of_family(networks: Iterable[Network], family: Family) -> Iterable[Network]:
     """Those networks that this family's tables can hold, each once."""
     version = 4 if family is Family.V4 else 6
+    if isinstance(networks, Networks):
+        return networks.of(version)
     return (network for network in dict.fromkeys(networks) if network.version == version)
 
 
@@ -103,12 +106,12 @@ class Intent(Value):
     """Whether `ssh_ports` are captured as any other."""
     ssh_ports: tuple[Ports, ...] = ()
     """Ports by which somebody may be logged in to this host."""
-    exclude_inbound_cidrs: tuple[Network, ...] = ()
+    exclude_inbound_cidrs: Sequence[Network] = ()
     """Sources whose connections to the pod are not captured."""
 
-    outbound_cidrs: All | tuple[Network, ...] = ALL
+    outbound_cidrs: All | Sequence[Network] = ALL
     """Destinations to capture."""
-    outbound_cidrs_exclude: tuple[Network, ...] = ()
+    outbound_cidrs_exclude: Sequence[Network] = ()
     """Destinations that are not captured, whatever the port."""
     outbound_ports: tuple[Ports, ...] = ()
     """Ports captured for every destination that is not excluded."""

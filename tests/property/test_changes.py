@@ -12,6 +12,7 @@ from rules.live.changes import (
     Append,
     Company,
     Delete,
+    Fill,
     Insert,
     NewChain,
     Redeclare,
@@ -31,7 +32,7 @@ from tests.property import strategies
 from tests.property.strategies import table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rules.live.changes import Command
     from rules.plan.intent import Intent
@@ -59,6 +60,9 @@ def carried_out(table: TableRules, commands: Iterable[Command]) -> TableRules:
             case Append(chain, rule):
                 assert may_hold(chains, rule)
                 chains[chain].append(rule)
+            case Fill(chain, rules):
+                assert all(may_hold(chains, rule) for rule in rules)
+                chains[chain] += rules
             case Insert(chain, position, rule):
                 assert may_hold(chains, rule)
                 assert 1 <= position <= len(chains[chain]) + 1
@@ -82,9 +86,9 @@ def converged(live: Ruleset, planned: Ruleset, company: Company = ALONE) -> Rule
     return Ruleset(live.family, tuple(carried_out(live.table(name), asked.get(name, ())) for name in names))
 
 
-def ours(table: TableRules) -> dict[str, tuple[Rule, ...]]:
+def ours(table: TableRules) -> dict[str, Sequence[Rule]]:
     """Our chains, and our jumps in each built-in one that has any."""
-    found = {}
+    found: dict[str, Sequence[Rule]] = {}
     for chain, rules in table.chains().items():
         if is_ours(table, chain):
             found[chain] = rules

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
 from capture.kernel.process import run
 from capture.log import Log
-from rules.live.changes import changes, restore_text
+from rules.live.changes import changes
 from rules.native.compiled import as_held
 from rules.native.writing import transaction
 from rules.netfilter.rulesets import Ruleset
@@ -44,7 +44,7 @@ def converge(tool: Iptables, planned: Ruleset) -> None:
         done = run(tool.command(""), "-f", "-", text=text)
         assert done.status == 0, done.stderr
     elif asked:
-        tool.restore(asked, restore_text(tuple(asked)), Log().warn)
+        tool.restore(asked, Log().warn)
     assert changes(tool.save().ruleset, planned) == ()
 
 

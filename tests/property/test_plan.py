@@ -24,6 +24,8 @@ from rules.plan.plan import plan, ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rules.netfilter.rulesets import Rule
 
 
@@ -97,7 +99,7 @@ def test_the_proxy_is_never_captured_beyond_loopback(intent: Intent, family: Fam
             assert Not(Dst(intent.loopback(family))) in rule.matches
 
 
-def captured_output(intent: Intent, family: Family) -> tuple[Rule, ...]:
+def captured_output(intent: Intent, family: Family) -> Sequence[Rule]:
     """ISTIO_OUTPUT of the nat table, in a family that is captured."""
     return ruleset(intent.but(families=(family,)), family).table("nat").chains()[ISTIO_OUTPUT]
 
@@ -107,7 +109,7 @@ def owners_of(intent: Intent) -> set[OwnerUid | OwnerGid]:
     return {*map(OwnerUid, intent.proxy_uid), *map(OwnerGid, intent.proxy_gid)}
 
 
-def rules_that_only_ask(rules: tuple[Rule, ...], owner: OwnerUid | OwnerGid) -> list[int]:
+def rules_that_only_ask(rules: Sequence[Rule], owner: OwnerUid | OwnerGid) -> list[int]:
     """Where the rules are that let this owner go, whatever else is true."""
     return [at for at, rule in enumerate(rules) if rule.matches == (owner,) and rule.target == Return()]
 

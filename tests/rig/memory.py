@@ -297,6 +297,7 @@ class Memory:
         program: str,
         *arguments: str,
         text: str = "",
+        lines: Iterable[str] = (),
         environ: Mapping[str, str] | None = None,  # noqa: ARG002 # it has no lock file
     ) -> Completed:
         name = program.rpartition("/")[2]
@@ -307,6 +308,7 @@ class Memory:
         family = next(family for family, its in PROGRAM.items() if its == command)
         if verb == "save":
             return Completed(0, self.saved(backend, family, counters="-c" in arguments), "")
+        text += "".join(f"{line}\n" for line in lines)
         for table in text.split("COMMIT\n")[:-1]:
             title = table.partition("\n")[0].removeprefix("*")
             try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 THINKING = sorted((ROOT / "rules").rglob("*.py"))
-PURE = {"rules", "__future__", "bisect", "enum", "ipaddress", "itertools", "operator"}
+PURE = {"_collections_abc", "rules", "__future__", "bisect", "enum", "ipaddress", "itertools", "operator"}
 FOR_THE_TYPE_CHECKER = PURE | {"typing", "types", "collections.abc"}
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 SLOW = {

@@ -7,18 +7,18 @@ built-in chain is a jump that can be known by its name.
 
 from __future__ import annotations
 
-from rules.netfilter.matches import DPort, DPorts
+from rules.lists.networks import fewest
+from rules.netfilter.matches import DPort, DPorts, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import PREROUTING, All, Ports
-from rules.plan.flows.words import BYPASS, TCP, arriving_on, coming_from, going_to, port_matches
+from rules.plan.flows.words import BYPASS, TCP, arriving_on, for_each, going_to, port_matches
 from rules.plan.intent import of_family
-from rules.plan.lists import fewest
 from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_INBOUND, ISTIO_REDIRECT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule
@@ -102,9 +102,9 @@ def tunnel(intent: Intent) -> Iterator[Rule]:
     )
 
 
-def excluded_sources(intent: Intent, family: Family) -> Iterator[Rule]:
-    for network in fewest(of_family(intent.exclude_inbound_cidrs, family)):
-        yield when(*coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
+def excluded_sources(intent: Intent, family: Family) -> Iterable[Rule]:
+    networks = fewest(of_family(intent.exclude_inbound_cidrs, family))
+    return for_each(networks, Src, BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
 
 
 def ssh(intent: Intent) -> Iterator[Rule]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rules.lists.networks import fewest, outside
 from rules.netfilter.matches import DPort, DPorts, Dst, Mark, Not, OwnerGid, Proto, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Jump
@@ -12,7 +13,7 @@ from rules.plan.flows.words import (
     ON_LO,
     TCP,
     UDP,
-    going_to,
+    for_each,
     leaving_on,
     not_the_proxy,
     port_matches,
@@ -20,7 +21,6 @@ from rules.plan.flows.words import (
     user_match,
 )
 from rules.plan.intent import of_family
-from rules.plan.lists import fewest, outside
 from rules.plan.names import (
     DNS_PORT,
     ISTIO_IN_REDIRECT,
@@ -33,7 +33,7 @@ from rules.plan.names import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rules.netfilter.matches import Match, Owner
     from rules.netfilter.rulesets import Rule
@@ -70,7 +70,7 @@ def of_captured_groups(intent: Intent, family: Family) -> Block:
     return Block.of(ISTIO_OUTPUT_GROUPS, *destinations(intent, family))
 
 
-def destinations(intent: Intent, family: Family) -> tuple[Iterator[Rule], ...]:
+def destinations(intent: Intent, family: Family) -> tuple[Iterable[Rule], ...]:
     """What is asked of those whose traffic is captured: where it goes."""
     return (
         dns.jump(intent, family),
@@ -237,12 +237,12 @@ def loopback(intent: Intent, family: Family) -> Iterator[Rule]:
     )
 
 
-def excluded_destinations(intent: Intent, family: Family, *before: Network) -> Iterator[Rule]:
-    for network in excluded_networks(intent, family, *before):
-        yield when(*going_to(network)).then(BYPASS, why="an excluded destination", setting="outbound_cidrs_exclude")
+def excluded_destinations(intent: Intent, family: Family, *before: Network) -> Iterable[Rule]:
+    why = "an excluded destination"
+    return for_each(excluded_networks(intent, family, *before), Dst, BYPASS, why=why, setting="outbound_cidrs_exclude")
 
 
-def excluded_networks(intent: Intent, family: Family, *before: Network) -> list[Network]:
+def excluded_networks(intent: Intent, family: Family, *before: Network) -> Sequence[Network]:
     """The excluded networks, as few as they can be, but for those that are decided before."""
     return outside(fewest(of_family(intent.outbound_cidrs_exclude, family)), before)
 
@@ -254,18 +254,15 @@ def included_ports(intent: Intent) -> Iterator[Rule]:
         )
 
 
-def included_destinations(intent: Intent, family: Family) -> Iterator[Rule]:
+def included_destinations(intent: Intent, family: Family) -> Iterable[Rule]:
+    to_proxy = Jump(ISTIO_REDIRECT)
     if isinstance(intent.outbound_cidrs, All):
-        why = "everything else goes to the proxy"
-        yield when().then(Jump(ISTIO_REDIRECT), why=why, setting="outbound_cidrs")
-    else:
-        for network in captured_networks(intent, family):
-            yield when(*going_to(network)).then(
-                Jump(ISTIO_REDIRECT), why="a captured destination", setting="outbound_cidrs"
-            )
+        return iter((when().then(to_proxy, why="everything else goes to the proxy", setting="outbound_cidrs"),))
+    networks = captured_networks(intent, family)
+    return for_each(networks, Dst, to_proxy, why="a captured destination", setting="outbound_cidrs")
 
 
-def captured_networks(intent: Intent, family: Family) -> list[Network]:
+def captured_networks(intent: Intent, family: Family) -> Sequence[Network]:
     """The listed networks, as few as they can be, but for those that are let go before."""
     if isinstance(intent.outbound_cidrs, All):
         return []

@@ -7,14 +7,14 @@ answers of the application, which are addressed to the client, come back to the 
 
 from __future__ import annotations
 
+from rules.lists.networks import fewest
 from rules.netfilter.matches import ConnMark, CtState, Dst, InIface, Mark, Not, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Accept, Jump, RestoreMark, SaveMark, SetMark, Tproxy
 from rules.netfilter.values import OUTPUT, PREROUTING, All
 from rules.plan.flows import inbound, outbound
-from rules.plan.flows.words import BYPASS, ON_LO, TCP, coming_from, logged, port_matches, proxy_owners
+from rules.plan.flows.words import BYPASS, ON_LO, TCP, for_each, logged, port_matches, proxy_owners
 from rules.plan.intent import of_family
-from rules.plan.lists import fewest
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_INBOUND,
@@ -27,7 +27,7 @@ from rules.plan.names import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule
@@ -54,7 +54,8 @@ def arriving(intent: Intent, family: Family) -> Block:
         inbound.excluded_interfaces(intent),
         of_the_proxy(intent),
         over_lo(family),
-        excluded(intent, family),
+        excluded_sources(intent, family),
+        excluded(intent),
         captured(intent),
     )
 
@@ -75,9 +76,12 @@ def over_lo(family: Family) -> Iterator[Rule]:
     )
 
 
-def excluded(intent: Intent, family: Family) -> Iterator[Rule]:
-    for network in fewest(of_family(intent.exclude_inbound_cidrs, family)):
-        yield when(TCP, *coming_from(network)).then(BYPASS, why="an excluded source", setting="exclude_inbound_cidrs")
+def excluded_sources(intent: Intent, family: Family) -> Iterable[Rule]:
+    networks = fewest(of_family(intent.exclude_inbound_cidrs, family))
+    return for_each(networks, Src, BYPASS, TCP, why="an excluded source", setting="exclude_inbound_cidrs")
+
+
+def excluded(intent: Intent) -> Iterator[Rule]:
     yield from inbound.ssh(intent)
     yield from inbound.excluded_ports(intent)
 

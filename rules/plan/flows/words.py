@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rules.lists.networks import Networks
 from rules.netfilter.matches import (
     MULTIPORT_PLACES,
     DPort,
@@ -26,10 +27,11 @@ from rules.plan.names import LOOPBACK_INTERFACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rules.netfilter.matches import Match, Owner
     from rules.netfilter.rulesets import Rule
+    from rules.netfilter.targets import Target
     from rules.netfilter.values import Network
     from rules.plan.intent import Intent
 
@@ -44,14 +46,25 @@ of its own and reads as it was written. A longer one is packed: its order means 
 pay for every rule with every new connection."""
 
 
+def for_each(
+    networks: Sequence[Network], asked: type[Dst | Src], target: Target, *beside: Match, why: str, setting: str
+) -> Iterable[Rule]:
+    """A rule for each network, which asks for something beside it."""
+
+    def made(network: Network) -> Rule:
+        # All of a family (`0.0.0.0/0`) is no match: the kernel would not keep it.
+        return when(*beside, *((asked(network),) if network.prefixlen else ())).then(target, why=why, setting=setting)
+
+    if isinstance(networks, Networks) and len(networks) > 1:
+        from rules.lists.long import Made  # of a list that is not long a tuple is made
+
+        return Made(networks, made)
+    return map(made, networks)
+
+
 def going_to(network: Network) -> tuple[Match, ...]:
     """The match for a destination. All of a family (`0.0.0.0/0`) is no match: the kernel would not keep it."""
     return (Dst(network),) if network.prefixlen else ()
-
-
-def coming_from(network: Network) -> tuple[Match, ...]:
-    """The match for a source, with the same exception."""
-    return (Src(network),) if network.prefixlen else ()
 
 
 def port_matches(ports: tuple[Ports, ...], but: tuple[Ports, ...] = ()) -> Iterator[DPort | DPorts]:

@@ -28,7 +28,7 @@ from tests.property import strategies
 from tests.property.test_simulate import LOCAL, packets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rules.netfilter.rulesets import Rule
 
@@ -40,7 +40,7 @@ def held(intent: Intent, family: Family = Family.V4) -> Ruleset:
     return compiled(ruleset(intent, family))
 
 
-def rules_of(intent: Intent, table: str, chain: str) -> tuple[Rule, ...]:
+def rules_of(intent: Intent, table: str, chain: str) -> Sequence[Rule]:
     return held(intent).table(table).chains()[chain]
 
 

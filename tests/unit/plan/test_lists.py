@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.analysis.reachability import unmet
+from rules.lists.networks import fewest, outside
 from rules.netfilter.values import Family, Ports
 from rules.plan.intent import Intent, Uids
-from rules.plan.lists import fewest, outside, widest, widest_names
+from rules.plan.lists import widest, widest_names
 from rules.plan.plan import ruleset
 from tests.property.strategies import ipv4_networks, ipv6_networks, port_lists
 from tests.rig.work import growth
