@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 COMMANDS = {
-    "apply": "Put the rules in place: what no command does.",
+    "apply": "Put the rules in place; so does `capture` with no command.",
     "check": "Will a run work here, and what would it lack?",
-    "clean": "Remove everything of ours.",
-    "completion": "Print what completes our commands in a shell.",
+    "clean": "Remove all that capture put here.",
+    "completion": "Print the completion script of a shell.",
     "diff": "What would a run change?",
     "escapes": "What does not reach the proxy, and why?",
     "explain": "What do these settings mean, in words?",
     "graph": "Draw the chains as a picture.",
-    "inject": "Write our init container into manifests.",
+    "inject": "Write the init container into manifests.",
     "render": "Print the rules that these settings mean.",
-    "report": "Write an archive for an issue.",
+    "report": "Gather all that a bug report needs in one archive.",
     "schema": "Print the JSON schema of what a command prints.",
     "settings": "List the settings, and where each came from.",
     "status": "What is installed here now?",

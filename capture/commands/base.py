@@ -188,7 +188,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
 @click.version_option(__version__, prog_name="capture")
 def group() -> None:
-    """Bend a pod's TCP to its proxy, as istio-iptables does, and with its flags.
+    """Send a pod's TCP connections to its proxy, as istio-iptables does, and with its flags.
 
     Without a command, `capture -p 15001 -z 15006 -u 1337` applies the rules; with -n it prints what it would do.
     """

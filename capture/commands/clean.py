@@ -23,7 +23,7 @@ from rules.plan.plan import NOTHING
 @click.command(cls=SettingsCommand, uses=REMOVING)
 @output_option("what was removed and what was left alone", Cleaned)
 def command(output: str) -> None:
-    """Remove everything of ours, and say what that was, what was left alone, and why.
+    """Remove all that capture put into this namespace, and say what that was, what was left alone, and why.
 
     Needs no settings: what is ours is known by itself, in both backends, whatever settings or version put it there.
     The same as --cleanup-only, which tells the log. Ends with 1 if anything of ours remains.

@@ -23,7 +23,7 @@ class Shell(click.Choice[str]):
 @click.argument("shell", type=Shell(list(SHELLS)), metavar="bash|zsh|fish")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="")
 def command(shell: str, words: tuple[str, ...]) -> None:
-    """Print what completes our commands, settings and their values in this shell.
+    """Print the script that completes commands, settings and their values in this shell.
 
     bash: `source <(capture completion bash)`. zsh: `source <(capture completion zsh)`. fish:
     `capture completion fish | source`. Packages and pip put the same files where the shells look for them.

@@ -46,7 +46,7 @@ ASKED = (
 @click.command(cls=SettingsCommand, needs=lambda _: False)
 @click.option("--file", "path", metavar="FILE", help="Where to; by default capture-report-TIME.tar.gz, here.")
 def command(path: str | None) -> None:
-    """Write an archive for an issue: versions, check, status, settings, live rules, routes, processes, kernel log.
+    """Gather all that a bug report needs: versions, check, status, settings, live rules, routes, processes, kernel log.
 
     Give it the flags of the run that went wrong. Changes nothing; takes the rights of a run to see everything, and says
     what it could not see. What is in it and what was left out is printed, and stands in its README; nothing is blacked

@@ -231,7 +231,7 @@ NO_CIDR = "is no network of IPv4 or IPv6; give for example 10.0.0.0/8, 2001:db8:
 
 def ipv4_loopback(text: str) -> Network:
     """An IPv4 network inside 127.0.0.0/8."""
-    if ":" not in text:
+    if text and ":" not in text:
         network = cidr(text)
         if network.prefixlen >= 8 and network.network_address.is_loopback:
             return network
