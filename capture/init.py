@@ -201,7 +201,8 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     if others or transaction.uses_nft(doing):
         from capture.steps.load import DeleteTables, Load
 
-        doing, by_nft = transacted(doing, live, others), (Load, DeleteTables)
+        by_nft = (Load, DeleteTables)
+    doing = transacted(doing, live, planned, others)
     for step in doing:
         if isinstance(step, Restore):
             heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"

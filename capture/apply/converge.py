@@ -97,7 +97,7 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))
     doing, release = letting_go(doing, live, planned, settings, log)
-    doing = transacted(doing, live, others)
+    doing = transacted(doing, live, planned, others)
     if doing:
         transaction.apply(doing, live, log)
         if planned is not NOTHING:
@@ -202,13 +202,18 @@ def without_other_meshes(live: Live, settings: Settings, planned: Plan) -> tuple
     return those_to_go(live)
 
 
-def transacted(doing: list[Act], live: Live, others: Sequence[str]) -> list[Act]:
-    """The same acts: what is done in our own tables is one transaction, and these tables of other meshes go."""
-    if not others and not transaction.uses_nft(doing):
-        return doing
-    from capture.steps.load import in_transactions, with_tables_gone
+def transacted(doing: list[Act], live: Live, planned: Plan, others: Sequence[str]) -> list[Act]:
+    """The same acts: what is done in our own tables is one transaction, these tables of other meshes go, and what is
+    half open where TPROXY ends is forgotten."""
+    if others or transaction.uses_nft(doing):
+        from capture.steps.load import in_transactions, with_tables_gone
 
-    return with_tables_gone(in_transactions(doing, live.unsound), others)
+        doing = with_tables_gone(in_transactions(doing, live.unsound), others)
+    if doing and (live.nft or live.legacy or live.natives):
+        from capture.steps.half_open import without_half_open  # where a pod starts nothing captures
+
+        doing = without_half_open(doing, live, planned)
+    return doing
 
 
 def refuse(live: Live, settings: Settings) -> None:

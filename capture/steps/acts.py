@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from capture.iptables.leaving import TakeAway
+    from capture.steps.half_open import ForgetHalfOpen
     from capture.steps.load import Load
     from capture.steps.other_meshes import DeleteTables
     from capture.steps.passing import LetPacketsPass
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from capture.steps.routing import SetPassthroughAddress, SetRouting
 
     Step: TypeAlias = (
-        Restore | Load | DeleteTables | SetRouting | SetPassthroughAddress | LetPacketsPass | PickUp | Release
+        Restore
+        | Load
+        | DeleteTables
+        | SetRouting
+        | SetPassthroughAddress
+        | LetPacketsPass
+        | ForgetHalfOpen
+        | PickUp
+        | Release
     )
     """Each says what it does, of which families, does it, has it checked, and undoes it."""
     Act: TypeAlias = Step | TakeAway

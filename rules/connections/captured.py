@@ -31,6 +31,10 @@ UNDER_WAY = frozenset({2, 3, 4, 5})
 """Conntrack's states of TCP in which something may still be said: SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT."""
 
 
+UNANSWERED = 1
+"""The state in which nothing was said but the first SYN: SYN_SENT."""
+
+
 class Entry(Value):
     """What conntrack has in its book of a connection."""
 
@@ -103,6 +107,20 @@ def is_outdated(entry: Entry, open_now: Container[Flow], sends: Container[Flow],
         and (entry.began in open_now or entry.began.answered() in open_now)
         and (entry.answers.source.is_loopback or entry.answers.source in here)
         and entry.answers not in sends
+    )
+
+
+def is_half_open(entry: Entry, here: Container[Ip], families: Container[Family]) -> bool:
+    """Whether this came from outside in one of these families, no rule has changed where it goes, and nobody has
+    answered yet."""
+    began = entry.began
+    is_inbound = began.source not in here and not began.source.is_loopback
+    return (
+        began.protocol == TCP
+        and began.family in families
+        and entry.state == UNANSWERED
+        and is_inbound
+        and not entry.is_changed
     )
 
 

@@ -38,6 +38,7 @@ from capture.kernel.process import SUPERUSER_PATH
 from capture.netlink import routing
 from capture.output import open_streams
 from capture.settings.declared import Settings
+from capture.steps.half_open import ForgetHalfOpen
 from capture.steps.load import Load, in_transactions
 from capture.steps.other_meshes import DeleteTables
 from capture.steps.passing import LetPacketsPass
@@ -146,7 +147,7 @@ def atoms_of(doing: Iterable[Act]) -> list[Atom]:
             case Load():
                 families = " and ".join(each.family.value for each in step.restores)
                 found.append(Loading(families, 1 + sum(isinstance(atom, Loading) for atom in found)))
-            case LetPacketsPass() | PickUp() | Release():
+            case LetPacketsPass() | ForgetHalfOpen() | PickUp() | Release():
                 # Nothing of ours happens in it. To be killed there is to be killed behind the act before.
                 continue
             case SetRouting():
