@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,18 +128,31 @@ def test_colours_are_for_terminals_whose_owner_wants_them(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("argument", "more"), [("demo", False), ("", True)])
 def test_only_what_the_demo_needs_is_installed_for_it(tmp_path: Path, argument: str, more: bool) -> None:
     """On a machine that has nothing but apt: the tests' compiler and container runtime are none of it."""
-    for name, said in {"id": "echo 0", "apt-get": 'echo "$@"', "python3": "exit 1"}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{said}\n")
-        (tmp_path / name).chmod(0o755)
-    script = (ROOT / "tests/setup/system-packages").read_text(encoding="utf-8").replace(":/usr/sbin:/sbin", "")
-    done = subprocess.run(
-        ["/bin/sh", "-c", script, "sh", argument],
-        env={"PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    script = bare_machine(tmp_path, 'echo "$@"')
+    done = subprocess.run([script, argument], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True)
     wanted = done.stdout.splitlines()[0].split()
     assert {"iptables", "nftables", "iproute2", "python3-venv"} <= set(wanted)
     assert ({"podman", "crun", "gcc"} <= set(wanted)) == more
     assert more or not {"podman", "crun", "gcc", "conntrack"} & set(wanted)
+
+
+def test_two_at_once_do_not_both_install(tmp_path: Path) -> None:
+    """apt refuses the second: it waits."""
+    script = bare_machine(tmp_path, f"mkdir {tmp_path}/lock || exit 100; sleep 0.3; rmdir {tmp_path}/lock")
+    for program in ("flock", "mkdir", "sleep", "rmdir"):
+        (tmp_path / program).symlink_to(shutil.which(program) or pytest.skip(f"not installed: {program}"))
+    both = [
+        subprocess.Popen([script, "demo"], env={"PATH": str(tmp_path)}, stdout=subprocess.DEVNULL) for _ in range(2)
+    ]
+    assert [process.wait(60) for process in both] == [0, 0]
+
+
+def bare_machine(folder: Path, apt: str) -> Path:
+    """The script that installs packages, beside an apt-get that does this; nothing else is found on the PATH."""
+    for name, said in {"id": "echo 0", "apt-get": apt, "python3": "exit 1"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{said}\n")
+        (folder / name).chmod(0o755)
+    script = folder / "system-packages"
+    script.write_text((ROOT / "tests/setup" / script.name).read_text(encoding="utf-8").replace(":/usr/sbin:/sbin", ""))
+    script.chmod(0o755)
+    return script
