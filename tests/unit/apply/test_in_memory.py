@@ -131,6 +131,24 @@ def test_a_table_that_hands_over_waits_for_packets_on_their_way(kernel: Memory) 
     assert commits == ["iptables-nft-restore mangle", "let packets pass", "iptables-nft-restore nat"]
 
 
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_half_open_is_forgotten_when_redirect_is_there_and_tproxy_still_is(
+    backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind the pause after nat's commit, before mangle's; on no other change."""
+    force, told = f"--force-iptables-binary={backend}", {**ENVIRON, "LOG_OUTPUT_LEVEL": "info"}
+    for before, after, forgets in ((DUAL_TPROXY, PLAIN, 1), (PLAIN, DUAL_TPROXY, 0), (DUAL_TPROXY, SETTINGS[3], 1)):
+        assert init.run([force, *before], ENVIRON) == DONE
+        capsys.readouterr()
+        assert init.run([force, *after], told) == DONE
+        said = capsys.readouterr().err
+        assert (said.count("conntrack -D, for each inbound IPv4") > 0) is bool(forgets)
+        if forgets:
+            of_ipv4 = said[said.index(f"iptables-{backend}-restore --noflush") :]
+            assert of_ipv4.index("*nat") < of_ipv4.index("conntrack -D") < of_ipv4.index("*mangle")
+
+
 def test_conntrack_is_told_of_what_is_open_between_the_chains_and_the_jumps(kernel: Memory) -> None:
     """Where a connection is open; where sockets only listen, or rules of ours are there, all is as in a new pod."""
     listening = (LISTEN, 80, 0)

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from rules.connections.captured import UNANSWERED, Entry, is_half_open
 from rules.connections.flow import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -23,6 +24,7 @@ from rules.netfilter.effects import Nothing
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.targets import NativeTarget
+from rules.netfilter.values import Family
 
 
 def flow(source: int, destination: int) -> Flow:
@@ -39,6 +41,28 @@ def test_a_connection_went_to_the_port_that_somebody_listens_on(state: int) -> N
 def test_what_has_ended_and_what_listens_is_not_open() -> None:
     """A listener, a socket that waits for late packets, and one of UDP that is not connected (7)."""
     assert list(connections([Socket(flow(80, 0), LISTEN), Socket(flow(1, 2), TIME_WAIT), Socket(flow(3, 0), 7)])) == []
+
+
+HERE, CALLER = ip_address("10.0.0.2"), ip_address("10.0.0.1")
+WAITING = Entry(flow(5000, 80), flow(5000, 80).answered(), UNANSWERED)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (WAITING, True),
+        (WAITING.but(state=3), False),
+        (WAITING.but(answers=flow(5000, 15006).answered()), False),
+        (WAITING.but(began=WAITING.answers, answers=WAITING.began), False),
+        (WAITING.but(began=WAITING.began.but(protocol=17)), False),
+    ],
+    ids=["inbound", "answered", "redirected", "outbound", "udp"],
+)
+def test_half_open_is_what_came_from_outside_and_nobody_has_answered(entry: Entry, *, expected: bool) -> None:
+    """And what no rule has sent elsewhere, in a family that is asked about."""
+    assert is_half_open(entry, {HERE}, {Family.V4}) is expected
+    assert not is_half_open(entry, {HERE}, {Family.V6})
+    assert not is_half_open(entry, {HERE, CALLER}, {Family.V4})
 
 
 NEEDING = """\
