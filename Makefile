@@ -83,10 +83,10 @@ root:
 	@[ "$$(id -u)" = 0 ] || { echo "This makes network namespaces, which takes root: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
 
 packages:
-	@PYTHON=$(PYTHON) tests/setup/system-packages
+	@exec env PYTHON=$(PYTHON) tests/setup/system-packages
 
 few-packages:
-	@PYTHON=$(PYTHON) tests/setup/system-packages demo
+	@exec env PYTHON=$(PYTHON) tests/setup/system-packages demo
 
 # What the program itself needs, which is all that the demo takes. Made anew when that changed.
 $(RUNS): requirements.lock | few-packages
