@@ -82,6 +82,12 @@ def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
         assert not fetched
 
 
+def test_no_code_on_the_site_shows_an_escape_of_markdown(site: Path) -> None:
+    """A bar in the code of a table is a bar, as on GitHub."""
+    for page in site.rglob("*.html"):
+        assert not re.search(r"<code>[^<]*\\\|[^<]*</code>", page.read_text(encoding="utf-8")), page
+
+
 def test_every_page_is_listed() -> None:
     """In the site's navigation, once, and on the README."""
     listed = re.findall(r": ([\w/-]+\.md)$", CONFIG.read_text(encoding="utf-8"), re.MULTILINE)
