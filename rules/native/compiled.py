@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
+    from rules.lists.networks import Networks
     from rules.netfilter.matches import Match
     from rules.netfilter.spans import Span
     from rules.netfilter.values import Family
@@ -51,6 +52,31 @@ def of_table(table: TableRules, family: Family) -> TableRules:
 
 def of_chain(rules: Sequence[Rule], table: str, family: Family) -> Iterator[Rule]:
     """The rules of a chain: of neighbours that do the same for the same reason, as few as may be."""
+    if isinstance(rules, tuple):
+        yield from of_some(rules, table, family)
+        return
+    from rules.lists.long import Made, parts_of
+    from rules.lists.networks import Networks
+
+    for part in parts_of(rules):
+        if isinstance(part, Made) and isinstance(part.items, Networks):
+            yield from of_networks(next(part.anew()), part.items, table, family)
+        else:
+            yield from of_some(part, table, family)
+
+
+def of_networks(first: Rule, networks: Networks, table: str, family: Family) -> Iterator[Rule]:
+    """The rule for all of these networks in the place of the one that the first of such rules asks for."""
+    from rules.lists.networks import ends
+
+    asked, _ = asked_of(first)
+    field = DESTINATION if any(isinstance(match, Dst) for match in first.matches) else SOURCE
+    asked[field] = joined(sorted(map(ends, networks.codes())))
+    yield with_words(first.but(matches=tuple(match_of(*each, family) for each in asked.items())), table, family)
+
+
+def of_some(rules: Sequence[Rule], table: str, family: Family) -> Iterator[Rule]:
+    """The same for rules one by one."""
     for run in runs(rules):
         first = run[0]
         for asked, limits in merged([asked_of(rule) for rule in run], first):

@@ -78,7 +78,7 @@ def networks(count: int, apart: int = 0) -> str:
     return "\n".join(f"{1 + at // 20_000}.{at // 100 % 200}.{at % 100}.{apart}/25" for at in range(count))
 
 
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
+@pytest.mark.parametrize("backend", ["nft", "legacy", "native"])
 @pytest.mark.parametrize(("count", "limit"), [(20_000, POD), (1_000, 20 << 20)])
 def test_a_long_list_fits_into_a_pod(pod: Pod, tmp_path: Path, backend: str, count: int, limit: int) -> None:
     """First apply, a change of every entry, and clean, with all the memory that they, iptables and the kernel take.
