@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.settings.declared import Settings
-    from capture.watch.watch import Drift, Tick
+    from capture.watch.watch import Tick
+    from rules.plan.plan import Plan
 
 
 SHORTEST = 0.05
@@ -69,13 +70,13 @@ def command(interval: float, most: int | None, for_: float | None, limit: int | 
     with reporting(), woken_by_signals() as wake:
         settings = settings_given()
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
-        facts, drifted = facts_and_drift(settings)
-        watch = Watch(facts, log)
+        facts, planned = facts_and_plan(settings)
+        watch = Watch(facts, log, planned)
         try:
-            drift = drifted or against_start(watch.start)
+            drift = against_plan(settings, planned) if planned else against_start(watch.start)
             until = None if for_ is None else time.monotonic() + for_
             where = netns.described(settings.network_namespace)
-            view = views(output)(watch.notes, "the settings" if drifted else "the start", where, limit)
+            view = views(output)(watch.notes, "the settings" if planned else "the start", where, limit)
             with keys() if view.has_keys else nullcontext() as typed:
                 ticks = watch.ticks(max(interval, SHORTEST), drift, until=until, wake=wake, typed=typed)
                 left = follow(ticks, view, most)
@@ -84,11 +85,11 @@ def command(interval: float, most: int | None, for_: float | None, limit: int | 
     sys.exit(DIFFERS if left else DONE)
 
 
-def facts_and_drift(settings: Settings) -> tuple[Facts, Drift | None]:
-    """What the host answers, and what drift is measured against, if settings say it."""
+def facts_and_plan(settings: Settings) -> tuple[Facts, Plan | None]:
+    """What the host answers, and what is planned, if settings say it."""
     if is_meant(settings):
         settings, facts, resolved = looked_up_or_without(settings)
-        return facts, against_plan(settings, plan(resolved.intent)) if is_meant(settings) else None
+        return facts, plan(resolved.intent) if is_meant(settings) else None
     if settings.network_namespace:
         netns.enter(settings.network_namespace)
     return read_facts(os.environ), None

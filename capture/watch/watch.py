@@ -23,6 +23,7 @@ from capture.watch.keys import ends
 from rules.connections.attribution import Decision, decided_by, decisions, is_outbound
 from rules.iptables.counters import Count
 from rules.live.drift import Finding, Kind, compare, not_tracked
+from rules.native.compiled import as_held
 from rules.netfilter.values import Family
 from rules.ours.reasons import explained
 from rules.ours.recognition import ours_in
@@ -297,9 +298,10 @@ def tools() -> Iterator[Tool]:
 class Watch:
     """One watch over the namespace we are in. Use as a context manager, then iterate over `ticks`."""
 
-    def __init__(self, facts: Facts, log: Log) -> None:
-        """Raises CaptureError if the rules cannot be read."""
+    def __init__(self, facts: Facts, log: Log, planned: Plan | None = None) -> None:
+        """`planned` knows what its rules are for. Raises CaptureError if the rules cannot be read."""
         self.log = log
+        self.planned = {ruleset.family: ruleset for ruleset in planned.rulesets} if planned else {}
         self.start = self.live = read(log, counters=True)
         self.notes: list[str] = []
         self.connections = self.subscribed(events.connections, "new connections are not seen")
@@ -439,7 +441,8 @@ class Watch:
         for tool in tools():
             ruleset = self.live.saved(Iptables(*tool)).ruleset
             if self.explained.get(tool) != ruleset:
-                self.explained[tool] = explained(ruleset)
+                wanted = self.planned.get(tool[1])
+                self.explained[tool] = explained(ruleset, as_held(tool[0], wanted) if wanted else None)
             yield tool, self.explained[tool]
 
     def rows(self, recently: dict[tuple[Tool, Place], int]) -> tuple[Row, ...]:

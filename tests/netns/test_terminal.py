@@ -174,9 +174,12 @@ def test_a_watch_ends_by_a_key(pod: Pod, key: str, env: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_a_watch_leaves_out_no_word_where_the_terminal_is_narrow(pod: Pod, columns: int) -> None:
-    """What does not fit stands on the next line; no line is wider than the terminal, and none too many for it."""
+    """What does not fit stands on the next line; no line is wider than the terminal, and none too many for it.
+
+    Where settings are given, a rule has the very reason for which they ask for it.
+    """
     pod.applied("-u", "1337")
-    told = "9.9.9.9:80 tcp, answered by 127.0.0.1:15001; ISTIO_OUTPUT 9: one of these: everything else"
+    told = "9.9.9.9:80 tcp, answered by 127.0.0.1:15001; ISTIO_OUTPUT 9: everything else goes to the proxy"
     frames = [""]
     done = False
 
@@ -189,7 +192,9 @@ def test_a_watch_leaves_out_no_word_where_the_terminal_is_narrow(pod: Pod, colum
             done = os.write(terminal, b"q") > 0
 
     pod.open_listeners()
-    status, _ = at_a_terminal(pod, "watch", "--interval", "100ms", columns=columns, meanwhile=call_and_read)
+    status, _ = at_a_terminal(
+        pod, "watch", "-u", "1337", "--interval", "100ms", columns=columns, meanwhile=call_and_read
+    )
     assert done, frames[-1]
     assert status == 0
     for frame in frames[1:-1]:
