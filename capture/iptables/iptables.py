@@ -221,7 +221,7 @@ class Iptables(Value):
                 count = len(printed_rules.get(table, {}).get(chain, ()))
                 if count != len(in_kernel) and not self.is_hidden(table, chain):
                     raise NotAllTold(f"rules of {chain} in {table}: of {len(in_kernel)} it prints {count}")
-                needs_more |= count != len(in_kernel) or any(map(may_leave_out, in_kernel))
+                needs_more |= count != len(in_kernel) or may_leave_out(b"".join(in_kernel))
         if not (needs_more or unprinted):
             return Saved(ruleset, text)
         from capture.iptables.unprinted import completed, native_among_ours
@@ -350,7 +350,7 @@ class NotAllTold(InterruptedError):
 
 
 def may_leave_out(raw: bytes) -> bool:
-    """Whether iptables-nft-save may have left out a part of this rule without a word: a native set, or a range.
+    """Whether iptables-nft-save may have left out a part of these rules without a word: a native set, or a range.
 
     Told in a moment, and of some rules too many; `capture.iptables.nft_words.left_out` tells exactly.
     """

@@ -61,11 +61,12 @@ def dump(protocol: int, question: int, payload: bytes) -> Sequence[bytes]:
 
     Raises OSError if the kernel does not answer, after some attempts where it only cannot for the moment.
     """
-    return patiently(lambda: list(dumped(protocol, question, payload)))
+    return patiently(lambda: dumped(protocol, question, payload))
 
 
-def dumped(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
+def dumped(protocol: int, question: int, payload: bytes) -> list[bytes]:
     """The same, tried once. Raises InterruptedError where others changed what was being told."""
+    found: list[bytes] = []
     with talking(protocol) as kernel:
         kernel.send(HEADER.pack(HEADER.size + len(payload), question, REQUEST_DUMP, 1, 0) + payload)
         while True:
@@ -76,8 +77,8 @@ def dumped(protocol: int, question: int, payload: bytes) -> Iterator[bytes]:
                     error = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
                     if error:
                         raise OSError(error, os.strerror(error))
-                    return
-                yield body
+                    return found
+                found.append(body)
 
 
 @contextmanager
@@ -147,19 +148,20 @@ def attribute(kind: int, value: bytes) -> bytes:
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def messages(received: bytes) -> list[tuple[int, int, int, bytes]]:
     """Each message in what was received: its type, its flags, the number of the request it answers, and its body.
 
     Raises OSError for what is cut off.
     """
-    at = 0
-    while at < len(received):
-        is_whole = at + HEADER.size <= len(received)
-        length, kind, flags, number, _ = HEADER.unpack_from(received, at) if is_whole else (0, 0, 0, 0, 0)
-        if length < HEADER.size or at + length > len(received):
+    found = []
+    at, end, header, read = 0, len(received), HEADER.size, HEADER.unpack_from  # a list may have very many
+    while at < end:
+        length, kind, flags, number, _ = read(received, at) if at + header <= end else (0, 0, 0, 0, 0)
+        if length < header or at + length > end:
             raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
-        yield kind, flags, number, received[at + HEADER.size : at + length]
+        found.append((kind, flags, number, received[at + header : at + length]))
         at += length + 3 & ~3
+    return found
 
 
 def attributes(raw: bytes) -> dict[int, bytes]:

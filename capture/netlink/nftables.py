@@ -81,20 +81,19 @@ def nft_rules(family: Family) -> dict[tuple[str, str], list[dict[int, bytes]]]:
 
 
 def taken_apart(raw: Mapping[tuple[str, str], list[bytes]]) -> dict[tuple[str, str], list[dict[int, bytes]]]:
-    return {place: list(map(attributes, rules)) for place, rules in raw.items()}
+    return {place: [attributes(rule[4:]) for rule in rules] for place, rules in raw.items()}
 
 
 def raw_rules(family: Family) -> dict[tuple[str, str], list[bytes]]:
-    """The same with each rule's attributes as they came: of long lists, most are counted and never taken apart."""
+    """The same with each rule's message as it came: of long lists, most are counted and never taken apart."""
     found: dict[tuple[str, str], list[bytes]] = {}
     place, rules = b"", list[bytes]()
     for message in dump(NETLINK_NETFILTER, NFT_MSG_GETRULE, bytes([NUMBERS[family], 0, 0, 0])):
-        raw = message[4:]
         # The kernel names table and chain first (nf_tables_fill_rule_info), and tells chain by chain.
-        if not (place and raw.startswith(place)):
-            read = attributes(raw)
+        if not (place and message.startswith(place, 4)):
+            read = attributes(message[4:])
             table, chain = read[NFTA_RULE_TABLE], read[NFTA_RULE_CHAIN]
             place = attribute(NFTA_RULE_TABLE, table) + attribute(NFTA_RULE_CHAIN, chain)
             rules = found.setdefault((text(table), text(chain)), [])
-        rules.append(raw)
+        rules.append(message)
     return found

@@ -18,14 +18,27 @@ else:
 class Long(Sequence[T]):
     """What a tuple of the same values would be, and equal to it. Who goes through them finds the same objects again."""
 
-    __slots__ = ()
+    __slots__ = ("kept",)
+    kept: tuple[T, ...]
+    """All of them, once somebody went through them."""
 
     def anew(self) -> Iterator[T]:
         """The values, of which none is kept."""
-        return iter(self)
+        raise NotImplementedError
+
+    def whole(self) -> tuple[T, ...]:
+        """The values, which are kept."""
+        try:
+            return self.kept
+        except AttributeError:
+            self.kept = tuple(self.anew())
+            return self.kept
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.whole())
 
     def __getitem__(self, at: Any) -> Any:
-        return tuple(self)[at]
+        return self.whole()[at]
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -36,33 +49,26 @@ class Long(Sequence[T]):
         return all(one == its for one, its in zip(self.anew(), others, strict=True))
 
     def __hash__(self) -> int:
-        return hash(tuple(self))
+        return hash(self.whole())
 
     def __repr__(self) -> str:
-        return repr(tuple(self))
+        return repr(self.whole())
 
 
 class Made(Long[T]):
     """A value of each item, all of them alike but for that."""
 
-    __slots__ = ("items", "kept", "made")
+    __slots__ = ("items", "made")
 
     def __init__(self, items: Sequence[Any], made: Callable[[Any], T]) -> None:
         self.items = items
         self.made = made
-        self.kept: tuple[T, ...] | None = None
-        """All of them, once somebody went through them."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     def anew(self) -> Iterator[T]:
-        return map(self.made, self.items)
-
-    def __iter__(self) -> Iterator[T]:
-        if self.kept is None:
-            self.kept = tuple(self.anew())
-        return iter(self.kept)
+        return map(self.made, self.items.anew() if isinstance(self.items, Long) else self.items)
 
 
 class Read(Made[T]):
@@ -92,10 +98,6 @@ class Joined(Long[T]):
         for part in self.parts:
             yield from part.anew() if isinstance(part, Long) else part
 
-    def __iter__(self) -> Iterator[T]:
-        for part in self.parts:
-            yield from part
-
 
 class Lines(Long[str]):
     """The lines of a part of a text."""
@@ -112,7 +114,7 @@ class Lines(Long[str]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[str]:
+    def anew(self) -> Iterator[str]:
         at = self.start
         while at < self.end:
             behind = self.text.index("\n", at)

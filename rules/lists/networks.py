@@ -53,7 +53,10 @@ class Networks(Sequence[Network]):
         return map(network_of, self.codes())
 
     def __getitem__(self, at: Any) -> Any:
-        return tuple(self)[at]
+        if isinstance(at, slice):
+            return tuple(self)[at]
+        place = WIDTH * range(len(self))[at]
+        return network_of(int.from_bytes(self.packed[place : place + WIDTH], "big"))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Networks):
@@ -68,9 +71,11 @@ class Networks(Sequence[Network]):
 
     def of(self, version: int) -> Networks:
         """Those of one family, each once."""
-        codes = list(self.codes())
-        left = [code for code in dict.fromkeys(codes) if (code >= V6) is (version == 6)]
-        return self if len(left) == len(codes) else Networks(left)
+        packed, is_v6 = self.packed, version == 6
+        apart = {packed[at : at + WIDTH] for at in range(0, len(packed), WIDTH)}
+        if len(apart) == len(self) and {*packed[::WIDTH]} == {is_v6}:  # the first byte of each tells its family
+            return self
+        return Networks(code for code in dict.fromkeys(self.codes()) if (code >= V6) is is_v6)
 
     def texts(self) -> Iterator[str]:
         return map(text_of, self.codes())
@@ -149,9 +154,15 @@ def ends(code: int) -> tuple[int, int]:
 def outside(networks: Sequence[Network], others: Iterable[Network]) -> Sequence[Network]:
     """Those of the networks that the others, of the same family, do not hold whole."""
     ranges = sorted(ends(code_of(each)) for each in fewest(others))
+    if not ranges:
+        return networks
     firsts = [first for first, _ in ranges]
+    family = V6 if networks and code_of(networks[0]) >= V6 else 0
+    low, high = ranges[0][0] << 8 | family, ranges[-1][1] << 8 | family
 
     def is_held(code: int) -> bool:
+        if not low <= code < high:  # as most of a list are not
+            return False
         first, end = ends(code)
         at = bisect_right(firsts, first) - 1
         return at >= 0 and end <= ranges[at][1]
