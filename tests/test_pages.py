@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.rig.pod import ROOT
+from tests.rig.pod import ROOT, readable_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,9 @@ NOT_RUN = {
     "docker ": "there is no engine here: tests/test_image.py builds and runs the image with other tools",
     "buildah build ": "tests/test_image.py does",
     "kubectl ": "there is no cluster here",
+    "useradd ": "it changes a host: tests/netns/test_hosts.py starts the units in one of its own",
+    "install -m ": "likewise",
+    "systemctl ": "likewise",
     "setpriv --reuid 1337 --regid 1337 --clear-groups envoy": "tests/envoy runs Envoy so",
     "capture completion fish | source": "it is fish's: tests/netns/test_completion.py drives the shell",
     "source <(capture completion zsh)": "it is zsh's: likewise",
@@ -38,7 +41,9 @@ NOT_RUN = {
 RELEASE = "docs/releasing.md"
 """Its steps need an index of packages, and are walked at a release."""
 
-COMMAND = re.compile(r"(\w+=\S+ )*(capture|istio-iptables|capture-cni|make|source|docker|buildah|kubectl|setpriv) \S")
+COMMAND = re.compile(
+    r"(\w+=\S+ )*(capture|istio-iptables|capture-cni|make|source|docker|podman|buildah|kubectl|setpriv|systemctl) \S"
+)
 """How a command begins that stands in a block or a sentence, whether a test runs it or not."""
 IN_A_SENTENCE = re.compile(r"(\w+=\S+ )*(capture|istio-iptables|capture-cni|make|source) \S")
 OTHER_TOOLS = re.compile(r"nft list |ip6?tables-\w+-save|ip rule$|ip route show |ip netns list|conntrack -L")
@@ -119,6 +124,11 @@ def examples(block: str) -> Iterator[Example]:
     yield Example(command, tuple(shown), status)
 
 
+def reason(command: str) -> str:
+    """Why a command is not run, or nothing."""
+    return next((why for begins, why in NOT_RUN.items() if command.startswith(begins)), "")
+
+
 def shown_blocks() -> Iterator[object]:
     for page in PAGES:
         name, found = str(page.relative_to(ROOT)), tuple(blocks(page))
@@ -127,6 +137,8 @@ def shown_blocks() -> Iterator[object]:
             yield pytest.param(Block(name, "", walk), id=name)
         elif name not in OWN_TESTS:
             for block in found:
+                if all(reason(example.command) for example in block.examples):
+                    continue
                 yield pytest.param(block, id=f"{name}: {block.examples[0].command[:60]}")
 
 
@@ -142,22 +154,18 @@ def test_a_block_prints_what_the_page_shows(tmp_path: Path, block: Block) -> Non
         assert_shown(example, printed)
 
 
-def reason(command: str) -> str:
-    """Why a command is not run, or nothing."""
-    return next((why for begins, why in NOT_RUN.items() if command.startswith(begins)), "")
-
-
 def done(prepared: str, commands: list[str], folder: Path) -> Iterator[tuple[int, str]]:
     """The status of each command and what it printed, in one shell in a namespace that nobody else sees."""
     (folder / "resolv.conf").write_text("nameserver 10.96.0.10\n")
     each = "\n".join(f"(\n{command.replace(ELISION, '-u 1337')}\n)\nprintf '\\036%s\\036' $?" for command in commands)
     script = f"exec </dev/null 2>&1\nset -e\n{prepared}\nset +e\nprintf '\\036'\n{each}"
+    env = readable() if any("--reuid" in command for command in commands) else environ()
     ran = subprocess.run(
         ["unshare", "--net", "--mount", "bash", "-c", script],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=environ(),
+        env=env,
         timeout=120,
         check=False,
     )
@@ -170,6 +178,18 @@ def done(prepared: str, commands: list[str], folder: Path) -> Iterator[tuple[int
 def environ() -> dict[str, str]:
     """One in which `capture` is the one that belongs to this Python."""
     return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"}
+
+
+def readable() -> dict[str, str]:
+    """One in which every user may run `capture`, also where the checkout is in somebody's home."""
+    source = readable_source()
+    if source == str(ROOT):
+        return environ()
+    programs = Path(source) / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "capture").write_text(f'#!/bin/sh\nexec {Path(sys.executable).resolve()} -m capture "$@"\n')
+    (programs / "capture").chmod(0o755)
+    return {"PATH": f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin", "PYTHONPATH": source}
 
 
 def assert_shown(example: Example, printed: str) -> None:
