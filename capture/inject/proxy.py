@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import CaptureError
@@ -81,9 +82,14 @@ def proxy_from(text: str, path: str) -> Proxy:
     except ImportError:
         hint = "pip install 'traffic-capture[yaml]'"
         raise BadProxy(f"{path} is read with PyYAML, which is not installed", hint=hint) from None
+    timestamp = "tag:yaml.org,2002:timestamp"  # which is a text to Kubernetes
+    resolvers = yaml.SafeLoader.yaml_implicit_resolvers
+    known = {first: [each for each in its if each[0] != timestamp] for first, its in resolvers.items()}
+    loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": known})
     try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        found = yaml.load(text, loader)  # noqa: S506 # a safe one
+        json.dumps(found, allow_nan=False)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise BadProxy(f"{path} is no container in YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("name", "image")):
         hint = "it holds what stands below `- ` in a pod's `containers`: name, image, args, …"

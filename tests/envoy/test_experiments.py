@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import re
+import shlex
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +13,7 @@ import pytest
 
 from tests.netns.test_watch import watching
 from tests.rig.discovery import discovering
-from tests.rig.envoy import SECOND, V1, V2, Envoy, SecondPod, get, serving
+from tests.rig.envoy import CONFIGURATIONS, SECOND, V1, V2, Envoy, SecondPod, get, serving
 from tests.rig.namespace import entered
 from tests.rig.pod import ADDRESSES, APP, GATEWAY, PROXY, Pod
 from tests.rig.traffic import open_socket
@@ -365,3 +368,20 @@ def test_watch_shows_a_loop(pod: Pod, envoy: Started) -> None:
         counted = watch.event("counters")
         assert (counted["rule"]["chain"], counted["since_start"] > 100) == ("ISTIO_OUTPUT", True)
         watch.ended()
+
+
+PAGE = (CONFIGURATIONS / "README.md").read_text()
+
+
+def test_the_page_has_the_arguments_of_the_tests() -> None:
+    """Each row with a configuration and our arguments is what a test runs; every configuration has a row."""
+    tried = set()
+    for name, function in globals().items():
+        if name.startswith("test_"):
+            source = inspect.getsource(function)
+            given = re.search(r"captured\(pod(?:, )?(.*)\)", source)
+            for started in re.findall(r'envoy\("([\w-]+)"', source):
+                tried.add((started, tuple(re.findall(r'"([^"]*)"', given[1]) if given else ())))
+    rows = re.findall(r"^\| \[([\w-]+)\]\(\1\.yaml\)[^|]* \| (.*?) ?\|", PAGE, re.M)
+    assert {(name, tuple(shlex.split(given.strip("`")))) for name, given in rows} <= tried
+    assert {name for name, _ in rows} == {path.stem for path in CONFIGURATIONS.glob("*.yaml")}

@@ -259,6 +259,24 @@ def test_a_proxy_that_contradicts_the_pod_is_refused(name: str) -> None:
     assert str(refused.value.refusals[0]).startswith("Pod web, line ")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        "env: [{name: BUILT, value: 2026-11-26}]\n",
+        "args:\n- |\n  # 不是注释\n  a: b\n- 'it''s: {x}'\n- \"\\u0007\\\"\"\n",
+        "env: &e [{name: A, value: '1'}]\nx: *e\n",
+        "livenessProbe: {tcpSocket: {port: 15021}, periodSeconds: 0x10}\n",
+        "resources: {limits: {cpu: 1.5}, requests: null}\n",
+    ],
+)
+def test_whatever_a_proxys_container_holds(more: str) -> None:
+    """Dates as texts, blocks of text, aliases, numbers: what is written means what the file means."""
+    for name in ("pod", "JSON", "init containers between brackets", "pod with the lines of Windows", "cron job"):
+        check_proxy(GOOD[name], PROXY + more)
+        check_proxy(GOOD[name], SIDECAR + more)
+    assert "2026-11-26" not in more or '"2026-11-26"' in injected(POD, PLAIN, IMAGE, proxy_from(PROXY + more, "f"))
+
+
 def test_a_port_of_another_protocol_and_a_proxy_of_another_uid_are_none() -> None:
     """UDP is not TCP; -u says who the proxy is; a volume that is there may be mounted."""
     udp = "  - {name: web, image: nginx, ports: [{containerPort: 15090, protocol: UDP}]}\n"
@@ -271,7 +289,9 @@ def test_a_port_of_another_protocol_and_a_proxy_of_another_uid_are_none() -> Non
 @pytest.mark.parametrize(
     "text",
     ["", "a: [", "- {name: a, image: b}", "name: a", "{name: 1, image: b}", "{name: a, image: b, ports: 5}", "[" * 2000,
-     "{name: a, image: b, ports: [5]}", "{name: a, image: b, securityContext: 5}", f"{PROXY}---\n{PROXY}"],
+     "{name: a, image: b, ports: [5]}", "{name: a, image: b, securityContext: 5}", f"{PROXY}---\n{PROXY}",
+     "&a {name: a, image: b, args: [*a]}", "{name: a, image: b, x: .nan}", "{name: a, image: b, x: !!binary aGk=}",
+     "\x00"],
 )  # fmt: skip
 def test_a_file_that_is_no_container_is_told(text: str) -> None:
     """By its path, and with no traceback."""
