@@ -23,12 +23,13 @@ from rules.iptables.reading import NotSaveText, tables
 from rules.iptables.writing import rule_text
 from rules.live.changes import Append, Delete, Insert, command_text
 from rules.netfilter.values import Family
+from tests.rig.chance import share
 from tests.rig.neighbours import CASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NUMBER = int(os.environ.get("CAPTURE_FUZZ_CASES", "2000"))
+NUMBER = int(os.environ.get("CAPTURE_FUZZ_CASES") or share(8000))
 """Of cases in all."""
 TEXTS, PROGRAMS = NUMBER * 3 // 4, NUMBER // 4
 SEED = int(os.environ.get("CAPTURE_FUZZ_SEED", random.randrange(1 << 32)))

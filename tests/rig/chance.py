@@ -14,8 +14,10 @@ SEED = int(
 """CAPTURE_SEED draws the same again."""
 ALL = os.environ.get("CAPTURE_TESTS") == "all"
 """Whether every case is wanted of which a sample is drawn otherwise: `make test-all`."""
+QUICK = os.environ.get("CAPTURE_TESTS") == "quick"
+"""Whether somebody waits for the answer: `make quick`."""
 
 
 def share(count: int) -> int:
-    """How many examples of a property are drawn where that many are in `make test-all`: a quarter."""
-    return count if ALL else count // 4
+    """How many are drawn where that many are in `make test-all`: a quarter in `make test`, fewer in `make quick`."""
+    return count if ALL else max(count // 16, 3) if QUICK else count // 4

@@ -99,8 +99,8 @@ def test_it_is_explained(setting: str) -> None:
 
 @pytest.mark.parametrize("setting", DECLARED_BY_NAME)
 def test_it_has_a_place_in_the_reference(setting: str) -> None:
-    """In `GROUPS` of tests/write_reference.py."""
-    assert any(setting in group for group in GROUPS.values()), f"no group of tests/write_reference.py has {setting}"
+    """And in the help and the man page."""
+    assert any(setting in group for group in GROUPS.values()), f"no group of capture/settings/groups.py has {setting}"
 
 
 @pytest.mark.parametrize("setting", SHAPING)
