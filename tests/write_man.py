@@ -59,7 +59,7 @@ def page() -> str:
 def lines() -> Iterator[str]:
     yield '.\\" Written by `make docs` from the code. Changes made here are lost.'
     yield f'.TH CAPTURE 1 "" "capture {__version__}" "User Commands"\n.nh\n.ad l'
-    yield ".SH NAME\ncapture, istio\\-iptables \\- bend a pod's TCP to its proxy"
+    yield ".SH NAME\ncapture, istio\\-iptables \\- send a pod's TCP connections to its proxy"
     yield ".SH SYNOPSIS\n.B capture\n[\\fIsetting\\fR ...]\n.br"
     yield ".B capture\n\\fIcommand\\fR [\\fIoption\\fR ...] [\\fIsetting\\fR ...]"
     yield f".SH DESCRIPTION\n{paragraphs(inspect.cleandoc(group.help or ''))}"
