@@ -90,7 +90,7 @@ class Asked:
     """What the rules of one table ask for, those of a list together."""
 
     def __init__(self, table: TableRules, family: Family) -> None:
-        self.chains = {chain: tuple(rules) for chain, rules in table.chains().items()}
+        self.chains = table.chains()
         self.of: dict[str, tuple[tuple[List, Box | None, tuple[Match, ...]], ...]] = {
             chain: tuple((each, *box_of(each.rule.matches, family)) for each in lists(rules))
             for chain, rules in self.chains.items()
@@ -497,7 +497,6 @@ def concerned(walk: Walk, other: TableRules) -> Iterator[Box]:
 
 def unlike(mine: Sequence[Rule], its: Sequence[Rule]) -> tuple[Sequence[Rule], Sequence[Rule]]:
     """The rules of two chains that are between what they begin with and what they end with together."""
-    mine, its = tuple(mine), tuple(its)
     fewest = min(len(mine), len(its))
     first = next((at for at in range(fewest) if mine[at] != its[at]), fewest)
     last = next((at for at in range(fewest - first) if mine[-1 - at] != its[-1 - at]), fewest - first)

@@ -51,7 +51,6 @@ class List(Value):
 
 def lists(rules: Sequence[Rule]) -> Iterator[List]:
     """These rules of a chain, lists as one rule each, in an order in which every packet fares the same."""
-    rules = tuple(rules)  # of a long list they may be made only now
     start = 0
     while start < len(rules):
         end, found = start + 1, None

@@ -10,8 +10,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.analysis.reachability import Outcomes, Walk, same_walks, unmet
-from rules.lists.long import Joined
+from rules.analysis.reachability import Walk, same_walks, unmet
 from rules.meaning import lists as meaning
 from rules.meaning.lists import Members, lists, those_met
 from rules.netfilter.matches import DPort, DPorts, Dst, Limit, Mark, Not, OwnerUid, Proto, Src
@@ -19,15 +18,12 @@ from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.spans import joined, less, meet
 from rules.netfilter.targets import Accept, Drop, Jump, Redirect, Return, SetMark
 from rules.netfilter.values import OUTPUT, Family, Ports
-from rules.plan.plan import Plan
 from rules.proof.escapes import escapes
 from tests.rig import predicted
 from tests.rig.chance import share
 from tests.rig.sets import is_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rules.netfilter.matches import Match
     from rules.netfilter.targets import Target
 
@@ -127,24 +123,3 @@ def test_what_escapes_by_a_list_escapes_by_its_rules(rules: tuple[Rule, ...]) ->
         for outcome in {each.outcome for each in (*apart, *together)}:
             of_each = [[each for each in told if each.outcome == outcome] for told in (apart, together)]
             assert len({is_listed(packet, its) for its in of_each}) == 1, (packet, outcome)
-
-
-class Passes(Joined[Rule]):
-    """Rules that are made when somebody goes through them, which is counted."""
-
-    passes = 0
-
-    def __iter__(self) -> Iterator[Rule]:
-        type(self).passes += 1
-        return super().__iter__()
-
-
-def test_rules_that_are_made_when_they_are_asked_for_are_gone_through_a_few_times() -> None:
-    """However many they are: for each to be looked up by its place, all would be gone through again."""
-    rules = Passes([[Rule((Dst(IPv4Network((at, 32))),), Drop()) for at in range(300)]])
-    hook = Block(OUTPUT, (Rule((), Jump("ISTIO_OUTPUT")),))
-    held = TableRules("nat", ("ISTIO_OUTPUT",), (hook, Block("ISTIO_OUTPUT", rules)))
-    assert len(list(lists(rules))) == 1
-    assert list(unmet(Ruleset(Family.V4, (held,)))) == []
-    assert not Outcomes(Plan((Ruleset(Family.V4),))).same_table(Ruleset(Family.V4, (held,)), Ruleset(Family.V4), "nat")
-    assert Passes.passes < 12
