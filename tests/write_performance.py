@@ -34,9 +34,10 @@ rule of its own, and restoring and saving those alone is most of what a long lis
 one set.
 
 What keeps a run short: nothing is loaded but what it takes ([developing.md](developing.md)); one `iptables-restore` and
-one `iptables-save` for each family, and one nft for both in tables of our own; what iptables-save prints as planned is
-known at sight and not read word by word; and a run ends without taking apart what Python has loaded. One command for
-many namespaces ([applying.md](applying.md)) pays for Python once.
+one `iptables-save` for each family, and one nft for both in tables of our own; networks of a long list are numbers, and
+its rules are made only when somebody asks for them; a chain that iptables-save prints as planned is compared as text
+and not read; and a run ends without taking apart what Python has loaded. One command for many namespaces
+([applying.md](applying.md)) pays for Python once.
 """
 
 
