@@ -153,15 +153,22 @@ def build(suite: str = SUITE, say: Say = lambda _: None) -> Image:
 
 def build_once(run: str, suite: str = SUITE) -> Image:
     """The image that this run of the tests has built; whoever comes first builds it, and the others wait."""
-    STORE.mkdir(exist_ok=True)
     built = STORE / "built.json"
-    with (STORE / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone():
         known = json.loads(built.read_text()) if built.exists() else {}
         if known.get("run") != [run, suite]:
             known = {"run": [run, suite], "image": asdict(build(suite))}
             built.write_text(json.dumps(known))
     return Image(**known["image"])
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Whoever builds has the store to himself, for a build begins by removing what others have left."""
+    STORE.mkdir(exist_ok=True)
+    with (STORE / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -337,7 +344,9 @@ def main(suite: str = SUITE) -> int:
         print(f"apt-get install --no-install-recommends {' '.join(missing)}", file=sys.stderr)
         return 1
     try:
-        return 0 if show(build(suite, lambda step: print(step, flush=True))) else 1
+        with alone():
+            built = build(suite, lambda step: print(step, flush=True))
+        return 0 if show(built) else 1
     except ToolFailedError as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -7,7 +7,6 @@ import copy
 import re
 from typing import Any
 
-import cel
 import pytest
 import yaml
 
@@ -20,6 +19,7 @@ from tests.unit.inject.manifests import POD, pod_with
 from tests.unit.inject.test_inject import IMAGE, PLAIN
 from tests.unit.inject.test_schemas import problems
 
+cel = pytest.importorskip("cel", reason="not installed: requirements-kubernetes.lock")
 POLICIES = {
     each["kind"]: each["spec"] for each in yaml.safe_load_all((ROOT / "docs/kubernetes/policy.yaml").read_text())
 }
