@@ -293,3 +293,21 @@ def test_clean_says_of_legacy_tables_only_that_it_may_not_see_them(kernel: Memor
     assert [(it["where"], it["what"]) for it in answer["left"] if it["where"] == "legacy"] == (
         [("legacy", "tables, if there are any")] if unreadable else []
     )
+
+
+def test_clean_tells_what_it_left_and_says_no_more_in_the_log(
+    kernel: Memory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rules of others, by table and number. Its answer is on stdout, so the log has what went wrong alone."""
+    kernel.load(NFT, Family.V4, OTHERS)
+    assert run(*PLAIN) == DONE
+    with patch.dict(ENVIRON, {"LOG_OUTPUT_LEVEL": "info"}):
+        told = command("clean").stdout
+    left = told.partition("left alone\n")[2].splitlines()
+    assert [line for line in left if "nat" in line and "3 rules (of others)" in line]
+    assert [line for line in left if "filter" in line and "1 rule (of others)" in line]
+    assert "Running" not in capsys.readouterr().err
+    assert run(*PLAIN) == DONE
+    with patch.dict(ENVIRON, {"LOG_OUTPUT_LEVEL": "debug"}):
+        command("clean")
+    assert "Running" in capsys.readouterr().err

@@ -169,6 +169,10 @@ def ends(flags: int, first: int, last: int) -> bytes:
     return bytes(4) + native(flags, 4) + bytes(8) + struct.pack(">HH", first, last)
 
 
+def of_ipv6(flags: int, first: int, last: int) -> bytes:
+    return native(flags, 4) + bytes(32) + struct.pack(">HH", first, last)
+
+
 def asked_states(flags: int, inverted: int, states: int) -> bytes:
     return bytes(146) + native(flags, 2) + native(inverted, 2) + native(states, 2) + bytes(8)
 
@@ -179,6 +183,8 @@ def asked_states(flags: int, inverted: int, states: int) -> bytes:
         (extension("target", "REDIRECT", ends(2, 15001, 15001)), "-j REDIRECT --to-ports 15001"),
         (extension("target", "REDIRECT", ends(2, 80, 90)), "-j REDIRECT --to-ports 80-90"),
         (extension("target", "REDIRECT", ends(0, 0, 0)), "-j REDIRECT"),
+        (extension("target", "REDIRECT", of_ipv6(2, 80, 90)), "-j REDIRECT --to-ports 80-90"),
+        (extension("target", "REDIRECT", bytes(12)), "-j REDIRECT [options]"),
         (extension("target", "TRACE", b""), "-j TRACE"),
         (extension("target", "LOG", bytes(8)), "-j LOG [options]"),
         (extension("match", "comment", b"to be kept\0" + bytes(16)), '-m comment --comment "to be kept"'),

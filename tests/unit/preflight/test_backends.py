@@ -10,15 +10,16 @@ import pytest
 from capture.errors import DONE
 from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
 from capture.netlink import messages
-from capture.preflight.backends import backends
+from capture.preflight.backends import backends, lock
 from capture.preflight.facts import Fact, Here
-from capture.preflight.modules import MISSING, OK, UNKNOWN
+from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.declared import Settings
 from rules.netfilter.values import MANGLE, NAT, RAW, Family
 from tests.unit.apply.test_in_memory import ENVIRON, OTHERS, kernel, run
 from tests.unit.preflight.test_evidence import Node, node
 
 if TYPE_CHECKING:
+    from capture.preflight.modules import Verdict
     from tests.rig.memory import Memory
 
 __all__ = ["kernel", "node"]
@@ -94,3 +95,31 @@ def test_what_a_backend_holds_is_told_apart(kernel: Memory, backend: str) -> Non
     assert held() == ("ours, as planned: a run changes nothing", "no rules")
     kernel.tables[(backend, Family.V4, NAT)].chains["ISTIO_REDIRECT"].clear()
     assert held() == ("ours, and a run would change it", "no rules")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_lockable", "holders", "verdict", "said"),
+    [
+        ("", True, [], OK, "nobody holds it"),
+        ("", False, [], OK, "a run uses one of its own"),
+        ("/no/lock", False, [], MISSING, "(XTABLES_LOCKFILE) cannot be opened"),
+        ("", True, [None], WARN, "is held by"),
+    ],
+)
+def test_the_lock_of_iptables_is_told_of(
+    kernel: Memory,  # noqa: ARG001 # it stands in
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str,
+    is_lockable: bool,
+    holders: list[None],
+    verdict: Verdict,
+    said: str,
+) -> None:
+    """One that cannot be opened matters where somebody named it; a run on nft does not need it at all."""
+    monkeypatch.setattr("capture.preflight.backends.is_lockable", lambda _: is_lockable)
+    monkeypatch.setattr("capture.preflight.backends.locks.holders_of", lambda _: holders)
+    environ = {**ENVIRON, "XTABLES_LOCKFILE": chosen}
+    for argv, needed in ((PLAIN, False), (LEGACY_PLAIN, True), ((*LEGACY_PLAIN, "-n"), False)):
+        (fact,) = lock(Here(Settings.load(argv, environ), environ, rehearse=False))
+        assert (fact.verdict, fact.needed) == (verdict, needed)
+        assert said in fact.value
