@@ -8,7 +8,7 @@ from rules.netfilter.rulesets import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Ruleset
@@ -41,31 +41,32 @@ class Expected:
     """What will probably be read, chain by chain. It is read the same without, only not as soon."""
 
     def __init__(self, planned: Ruleset, ours: Mapping[str, frozenset[str]]) -> None:
-        self.tables = {table.table: table for table in planned.tables}
+        self.tables = {table.table: table.declared for table in planned.tables}
+        self.rules = {table.table: table.chains() for table in planned.tables}
         self.ours = ours
         """The names that chains of ours can have, by table: their lists are read when they are asked for."""
 
     def declared(self, table: str) -> tuple[str, ...]:
         """The chains without which none of this table is as expected."""
-        return self.tables[table].declared if table in self.tables else ()
+        return self.tables.get(table, ())
 
     def chains(self, table: str) -> dict[str, Sequence[Rule]]:
-        return self.tables[table].chains() if table in self.tables else {}
+        return self.rules.get(table, {})
 
 
-def chain_text(chain: str, rules: Sequence[Rule]) -> str:
-    """All lines of a chain."""
-    return "".join(f"-A {chain} {text}\n" for text in rule_texts(rules, printed))
-
-
-def read(rules: Sequence[Rule]) -> Sequence[Rule]:
-    """These rules as if they had been read from their text."""
+def read_from(chain: str, rules: Sequence[Rule]) -> tuple[str, Sequence[Rule]]:
+    """All lines of a chain with these rules, and the rules as they are read from them."""
     if isinstance(rules, tuple):
-        return tuple(map(as_read, rules))
+        texts = list(map(printed, rules))
+        pairs = zip(rules, texts, strict=True)
+        return lines_of(chain, texts), tuple(Rule(rule.matches, rule.target, "", "", text) for rule, text in pairs)
     from rules.lists.long import Read
 
-    return Read(rules, as_read)
+    def as_read(rule: Rule) -> Rule:
+        return Rule(rule.matches, rule.target, "", "", printed(rule))
+
+    return lines_of(chain, rule_texts(rules, printed)), Read(rules, as_read)
 
 
-def as_read(rule: Rule) -> Rule:
-    return Rule(rule.matches, rule.target, "", "", printed(rule))
+def lines_of(chain: str, texts: Iterable[str]) -> str:
+    return "".join(f"-A {chain} {text}\n" for text in texts)

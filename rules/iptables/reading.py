@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from rules.iptables.printed import chain_text, read
+from rules.iptables.printed import read_from
 from rules.iptables.quoting import FREE_TEXT, MARKER, Lines, command, tokens, unquoted
 from rules.netfilter import matches as m
 from rules.netfilter import targets as t
@@ -100,9 +100,10 @@ def known_at_sight(
     as_planned = all(name in declared for name in expected.declared(table)) and not any(
         map(declared.__contains__, TARGETS)
     )
-    if not (rules and as_planned and reader.comes(chain_text(chain, rules), (f"-A {chain} ", f"-A {chain}\n"))):
+    if not (rules and as_planned):
         return None
-    return read(rules)
+    text, found = read_from(chain, rules)
+    return found if reader.comes(text, (f"-A {chain} ", f"-A {chain}\n")) else None
 
 
 def known(text: str, chains: Container[str]) -> Rule:
