@@ -158,6 +158,8 @@ def asked_of(field: int, matches: Iterable[Match]) -> Iterator[Span]:
 def owners_named(matches: Iterable[Match]) -> tuple[list[int], list[int]]:
     """The uids and gids by which these matches name an owner, or deny one; of a range both ends."""
     bare = [match.match if isinstance(match, Not) else match for match in matches if not isinstance(match, Dst)]
+    if not bare:
+        return [], []  # a list may have ten thousands of these
     uids, gids = ([end for s in asked_of(field, bare) for end in (s[0], s[-1] - 1)] for field in (UID, GID))
     return uids, gids
 

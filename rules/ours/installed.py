@@ -78,14 +78,13 @@ def installed(live: Ruleset) -> Installed:
     transparent = dict(reached(mangle, PREROUTING))
     tproxy = first_port(transparent, Tproxy)
     inbound = tproxy or port_in(into, ISTIO_IN_REDIRECT)
-    owners = [
-        asked for rule in out.get(ISTIO_OUTPUT, ()) if rule.target == Jump(ISTIO_IN_REDIRECT) for asked in rule.matches
-    ]
+    to_proxy, to_itself = Jump(ISTIO_REDIRECT), Jump(ISTIO_IN_REDIRECT)
+    owners = [asked for rule in out.get(ISTIO_OUTPUT, ()) if rule.target == to_itself for asked in rule.matches]
     refused = [rule for rules in dict(reached(refusing, OUTPUT)).values() for rule in rules]
     return Installed(
         live.family,
         port_in(out, ISTIO_REDIRECT),
-        any(rule.target == Jump(ISTIO_REDIRECT) and not rule.matches for rules in out.values() for rule in rules),
+        any(not rule.matches and rule.target == to_proxy for rules in out.values() for rule in rules),
         inbound,
         takes_all(transparent if tproxy else into),
         "" if inbound is None else "TPROXY" if tproxy else "REDIRECT",
