@@ -87,6 +87,7 @@ def test_what_was_assumed_is_said() -> None:
     assert "taken to be uid 1001" in trace("9.9.9.9:80", "-u", "1000").stdout
     assert "taken to be" not in trace("9.9.9.9:80", "--uid", "7").stdout
     assert "a client taken to be 192.0.2.1" in trace("--in", "10.1.2.3:80").stdout
+    assert "net9 has no address here; taken to have one" in trace("--in", "10.1.2.3:80", "--iface", "net9").stdout
 
 
 def test_all_rules_are_shown_on_demand() -> None:
