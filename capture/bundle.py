@@ -98,8 +98,10 @@ def make(*, is_checked: bool = True) -> int:
     """
     from importlib import import_module
 
+    from rules import __name__ as thinking  # which is capture.rules where we are installed
+
     for each in ("capture.init", *LATER):
-        import_module(each)
+        import_module(each.replace("rules", thinking, 1) if each.startswith("rules.") else each)
     kept: dict[str, Kept] = {}
     for name, module in list(sys.modules.items()):
         spec, source = module.__spec__, getattr(module, "__file__", None)

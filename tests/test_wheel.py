@@ -91,6 +91,19 @@ def test_what_is_installed_runs_beside_a_package_called_rules(
     assert done.stdout
 
 
+def test_the_file_of_a_runs_modules_is_made_where_we_are_installed(wheel: Path, tmp_path: Path) -> None:
+    """As the build of the image does: with the modules that only some runs load, by the names that they have there."""
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(tmp_path)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from capture.bundle import make; make(is_checked=False)"
+    code += "; print(*sorted(name for name in sys.modules if 'rules' in name.split('.')))"
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {name.split(".")[0] for name in done.stdout.split()} == {"capture"}
+
+
 def test_imports_are_renamed_and_nothing_else() -> None:
     """Wherever they stand; not in a sentence that begins alike."""
     source = '"""Says:\nfrom rules.x import y\n"""\nif a:\n    from rules.x import (\n        y,\n    )\n'
