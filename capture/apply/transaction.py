@@ -134,9 +134,8 @@ def refuse_if_used(tool: Iptables, before: Ruleset, needed: Sequence[Change], al
         table = before.table(change.table)
         going = {command.chain for command in change.commands if isinstance(command, RemoveChain)}
         for block in table.blocks if going else ():
-            for rule in block.rules:
-                theirs = not is_ours(table, block.chain, also)
-                target = chain_named(rule.target) if theirs else ""
+            for rule in block.rules if not is_ours(table, block.chain, also) else ():
+                target = chain_named(rule.target)
                 if target in going and not (table.is_built_in(block.chain) and is_our_jump(table, rule, also)):
                     what = f"a rule of others leads to {target}, which is to be removed; nothing was touched"
                     hint = f"delete that rule first: {deleting(tool, table, block.chain, rule)}"

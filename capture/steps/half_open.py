@@ -62,8 +62,8 @@ def without_half_open(doing: Sequence[Act], live: Live, planned: Plan) -> list[A
     families = tuple(
         ruleset.family
         for ruleset in planned.rulesets
-        if any(isinstance(rule.target, Redirect) for _, _, rule in ruleset.rules())
-        and not any(isinstance(rule.target, Tproxy) for _, _, rule in ruleset.rules())
+        if any(isinstance(rule.target, Redirect) for rule in ruleset.kinds())
+        and not any(isinstance(rule.target, Tproxy) for rule in ruleset.kinds())
         and any(isinstance(rule.target, Tproxy) for rule in rules_in(live, ruleset.family))
     )
     if not families:

@@ -153,9 +153,9 @@ def beside_what_is_open(
 
 
 def rules_in(live: Live, family: Family) -> Iterator[Rule]:
-    """All that packets of this family can meet."""
+    """All kinds of rules that packets of this family can meet."""
     for backend in BACKENDS:
-        yield from (rule for _, _, rule in live.saved(Iptables(backend, family)).ruleset.rules())
+        yield from live.saved(Iptables(backend, family)).ruleset.kinds()
     for table in (*live.natives.get(family, ()), *live.leaving.get(family, ())):
         yield from (rule for _, rules in table.chains for rule in rules)
 

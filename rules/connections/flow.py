@@ -93,4 +93,4 @@ def connections(sockets: Iterable[Socket]) -> Iterator[tuple[Flow, int]]:
 
 def uses_conntrack(ruleset: Ruleset) -> bool:
     """Whether any rule here does."""
-    return any(needs_conntrack(rule) for _, _, rule in ruleset.rules())
+    return any(map(needs_conntrack, ruleset.kinds()))

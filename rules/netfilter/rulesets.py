@@ -127,6 +127,17 @@ class Ruleset(Value):
                 return table
         return TableRules(name, (), ())
 
+    def kinds(self) -> Iterator[Rule]:
+        """Every rule, but of those of a long list, which differ in their network alone, only one."""
+        for table in self.tables:
+            for block in table.blocks:
+                if isinstance(block.rules, tuple):
+                    yield from block.rules
+                else:
+                    from rules.lists.long import lots
+
+                    yield from (rule for rule, _ in lots(block.rules))
+
     def rules(self) -> Iterator[tuple[str, str, Rule]]:
         """Every rule with its table and chain, in the order of the text."""
         for table in self.tables:

@@ -104,8 +104,8 @@ def dns(live: Ruleset) -> Iterator[Place]:
     chains = live.table(NAT).chains()
     rules = chains.get(OUTPUT, ())
     proxies = owners_of_zones(live)
-    let_go = {frozenset(rule.matches) for rule in chains.get(ISTIO_OUTPUT, ()) if rule.target == Return()}
     if proxies or any(map(asks_the_agent, rules)):
+        let_go = {frozenset(rule.matches) for rule in chains.get(ISTIO_OUTPUT, ()) if rule.target == Return()}
         for rule in rules:
             owners = beside(rule, UDP, TO_DNS) if rule.target == Return() else None
             if asks_the_agent(rule) or (owners and owners in proxies | let_go):
