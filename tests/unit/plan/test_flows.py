@@ -6,10 +6,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from rules.netfilter.targets import Dnat, Redirect
-from rules.netfilter.values import NAT, Family
+from rules.netfilter.matches import Proto
+from rules.netfilter.targets import Dnat, Redirect, Reject
+from rules.netfilter.values import FILTER, NAT, Family
 from rules.plan.intent import Intent
-from rules.plan.names import ISTIO_OUTPUT_DNS
+from rules.plan.names import ISTIO_OUTPUT, ISTIO_OUTPUT_DNS
 from rules.plan.plan import ruleset
 
 ADDRESSES = {Family.V4: ip_address("192.0.2.53"), Family.V6: ip_address("2001:db8::53")}
@@ -40,3 +41,12 @@ def test_a_family_without_a_resolver_of_its_own_is_sent_to_loopback(family: Fami
     )
     targets = {rule.target for rule in ruleset(intent, family).table(NAT).chains()[ISTIO_OUTPUT_DNS]}
     assert targets == {Redirect(15053)}
+
+
+def test_ipv6_that_is_refused_is_answered_in_both_protocols() -> None:
+    """TCP by a reset and UDP by an error, so that nobody waits; no other family is refused."""
+    intent = Intent(families=(Family.V4,), ipv6="reject")
+    chain = ruleset(intent, Family.V6).table(FILTER).chains()[ISTIO_OUTPUT]
+    refused = {rule.matches[0]: rule.target for rule in chain if isinstance(rule.target, Reject)}
+    assert refused == {Proto("tcp"): Reject("tcp-reset"), Proto("udp"): Reject("icmp6-port-unreachable")}
+    assert not ruleset(intent, Family.V4).table(FILTER).chains()
