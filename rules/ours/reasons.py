@@ -230,7 +230,7 @@ def kinds() -> Iterator[Intent]:
     yield excluding.but(exclude_inbound_cidrs=PASSED_ON)
     yield from (made.but(inbound_tunnel_port=DNS_PORT) for made in (excluding, dns))
     yield Intent(families=BOTH, ipv4_loopback_cidr=IPv4Network("127.0.0.6/32"), inbound_ports=(Ports.one(53),))
-    yield excluding.but(outbound_cidrs=LOOPBACK)
+    yield excluding.but(outbound_cidrs=LOOPBACK, outbound_cidrs_exclude=())
     # Queries go to one nameserver or to any, on loopback or elsewhere, and to the resolver by port or by address.
     for captured in (dns, dns.but(nameservers=LOOPBACK), dns.but(capture_all_dns=True)):
         yield from (captured, captured.but(dns_capture_address=addresses))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hypothesis import example, given
 
@@ -53,6 +53,7 @@ ASKED_AT_53 = Intent(
 
 @given(intent=intents, family=families)
 @example(intent=ASKED_AT_53, family=Family.V4)
+@example(intent=Intent(outbound_cidrs=(IPv4Network("127.0.0.0/8"),)), family=Family.V4)
 @example(intent=ASKED_AT_53.but(capture_all_dns=False, nameservers=(IPv6Network("fd00::a"),)), family=Family.V6)
 def test_without_the_plan_the_true_why_is_among_those_that_are_named(intent: Intent, family: Family) -> None:
     """And a setting is named only if it is the right one."""
