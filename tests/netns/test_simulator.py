@@ -290,13 +290,16 @@ def compare(
 
 
 def packets_of_the_kernel() -> Iterator[Packet]:
-    """What it says by itself at any time: to find its neighbours (RFC 4861), of its groups (RFC 3810)."""
-    own, neighbour = ip_address("fe80::5"), ip_address("fe80::9")
-    others = (neighbour, *(ip_address(group) for group in ("ff02::1", "ff02::2", "ff02::16", "ff02::1:ff00:9")))
-    for state in (NEW, "INVALID", "UNTRACKED"):
-        for other in others:
-            yield Packet(Direction.OUT, Family.V6, "ipv6-icmp", own, other, 0, "eth0", state=state)
-            yield Packet(Direction.IN, Family.V6, "ipv6-icmp", neighbour, other, 0, "eth0", state=state)
+    """What it says by itself at any time: to find its neighbours (RFC 4861), from whichever address asks for one, and
+    of its groups (RFC 3810)."""
+    groups = [ip_address(group) for group in ("ff02::1", "ff02::2", "ff02::16", "ff02::1:ff00:9")]
+    local, ours = ("fe80::5", "fe80::9"), (ADDRESSES[6], GATEWAY[6])
+    for own, neighbour in (tuple(map(ip_address, ends)) for ends in (local, ours)):
+        for state in (NEW, "INVALID", "UNTRACKED"):
+            for sent_to in (neighbour, *groups):
+                yield Packet(Direction.OUT, Family.V6, "ipv6-icmp", own, sent_to, 0, "eth0", state=state)
+            for arrives_at in (own, *groups):
+                yield Packet(Direction.IN, Family.V6, "ipv6-icmp", neighbour, arrives_at, 0, "eth0", state=state)
 
 
 def met_later(traces: Iterable[Trace], held: Held, here: Host) -> set[Counted]:
