@@ -267,6 +267,9 @@ class Choice(Value):
     """The other backend, if ours are there and are to come over."""
 
 
+ONLY_NFT = "nft is installed, and no iptables that can be used"
+
+
 def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: bool = False) -> Choice:
     """The backend for what is planned in this namespace. Decides from what was read; probes nothing.
 
@@ -305,14 +308,20 @@ def preferred(live: Live) -> Choice:
         return Choice(LEGACY, f"the chain {taken} of others keeps iptables-nft from having its own there")
     if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:
         return Choice(NFT, "the kernel has nf_tables")
-    without = not (live.legacy_is_known and Iptables(LEGACY, Family.V4).is_installed)
-    if live.nft_error is None and without and Iptables(NATIVE, Family.V4).is_installed:
-        return Choice(NATIVE, "nft is installed, and no iptables that can be used")
+    if has_only_nft(live):
+        return Choice(NATIVE, ONLY_NFT)
     why = "iptables-nft is not installed"
     if live.nft_error:
         why = f"the kernel has no nf_tables ({live.nft_error.strerror})"
     require(live, LEGACY, why)
     return Choice(LEGACY, why)
+
+
+def has_only_nft(live: Live) -> bool:
+    """Whether there is no iptables here that can be used, and nft."""
+    is_legacy = live.legacy_is_known and Iptables(LEGACY, Family.V4).is_installed
+    is_iptables = is_legacy or Iptables(NFT, Family.V4).is_installed
+    return live.nft_error is None and not is_iptables and Iptables(NATIVE, Family.V4).is_installed
 
 
 def is_usable(live: Live, backend: str) -> bool:

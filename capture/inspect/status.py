@@ -6,6 +6,7 @@ import struct
 import time
 
 from capture.host.listening import heard
+from capture.host.live import has_only_nft
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import messages, rtnetlink
@@ -147,9 +148,12 @@ class Status(Value):
     """Chains of other meshes."""
     native_tables: tuple[str, ...]
     """Tables of nf_tables that another mesh programs without iptables."""
+    only_nft: bool = False
+    """Whether nft is installed here and no iptables that can be used, so that a run takes tables of its own."""
 
     TOLD: ClassVar = (
         "installed",
+        "only_nft",
         "captures",
         "chains",
         "ip_rules",
@@ -189,6 +193,7 @@ def status_of(live: Live, facts: Facts) -> Status:
         tuple(in_the_way),
         tuple(meshes),
         tuple(native_tables(live.table_names())),
+        has_only_nft(live),
     )
 
 

@@ -164,7 +164,9 @@ def test_without_iptables_it_is_chosen_and_said(pod: Pod, tmp_path: Path) -> Non
     assert status == 0, said
     assert "Using the native backend: nft is installed, and no iptables that can be used" in said
     status, told, said = ours("status", "--output=json")
-    assert (status, json.loads(told)["captures"][0]["backend"]) == (0, "native"), said
+    found = json.loads(told)
+    assert (status, found["captures"][0]["backend"], found["only_nft"]) == (0, "native", True), said
+    assert "uses the native backend: nft is installed, and no iptables that can be used" in ours("status")[1]
     status, told, said = ours("trace", "--live", "9.9.9.9:80", "--uid", str(APP))
     assert (status, "15001" in told) == (0, True), (told, said)
     assert ours("verify", "-u", str(PROXY))[0] == 0
