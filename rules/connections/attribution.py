@@ -26,7 +26,7 @@ from rules.netfilter.fields import (
 )
 from rules.netfilter.spans import less, one
 from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
 from rules.ours.recognition import is_our_jump
 from rules.plan.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_REDIRECT, ISTIO_TPROXY, LOOPBACK_INTERFACE
 from rules.value import Value
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from rules.netfilter.fields import Known
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.targets import Target
-    from rules.netfilter.values import Family
     from rules.routing.policy import Route
 
     Ip: TypeAlias = IPv4Address | IPv6Address
@@ -179,9 +178,10 @@ def decided_by(
 
 
 def is_outbound(made: Connection, local: Container[Ip], *, is_kept: bool = False) -> bool:
-    """Whether a process of this namespace made it. Who sends to an address that no interface has, and that a route
-    delivers here (`is_kept`), may send from it."""
-    return made.source in local or made.source.is_loopback or (is_kept and made.source == made.destination)
+    """Whether a process of this namespace made it. Who sends by IPv4 to an address that no interface has, and that a
+    route delivers here (`is_kept`), may send from it; what arrives with such a source is dropped."""
+    is_lent = is_kept and made.family is Family.V4 and made.source == made.destination
+    return is_lent or made.source in local or made.source.is_loopback
 
 
 def stays(made: Connection, local: Container[Ip]) -> bool:
