@@ -79,6 +79,12 @@ def test_a_rule_that_only_remarks_takes_nothing() -> None:
     assert never("-j NFLOG --nflog-group 5 --nflog-prefix x", "-p tcp -j ACCEPT", "-p tcp -j DROP") == [("A", 3, (2,))]
 
 
+@pytest.mark.parametrize("target", ["NFQUEUE --queue-num 1", "WHAT-NOBODY-KNOWS"])
+def test_behind_what_nobody_can_tell_all_may_come(target: str) -> None:
+    """A program that answers, a target of others: what follows may be met, and nothing is shadowed by it."""
+    assert never(f"-p tcp -j {target}", "-p tcp -j DROP") == []
+
+
 def test_a_jump_takes_what_does_not_come_back() -> None:
     """What the other chain lets go comes back to the rule behind the jump."""
     assert never("-p tcp -j B", "-p tcp -j DROP", "-A B -p tcp -j RETURN") == []
