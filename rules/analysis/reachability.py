@@ -34,7 +34,7 @@ from rules.value import Value, assert_never
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, TypeAlias
+    from typing import Any, TypeAlias, TypeVar
 
     from rules.analysis.boxes import Box
     from rules.meaning.lists import List
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     Done: TypeAlias = tuple[Target, tuple[Match, ...]]
     """What was done to a packet on its way, with the matches of which it is not known whether they held."""
+    T = TypeVar("T")
     Moving: TypeAlias = tuple[Box, tuple[Done, ...]]
     LookedInto: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
     """A rule with its position, the packets it asks for, the matches that no box can tell, and all that it may do."""
@@ -242,20 +243,28 @@ _walked: list[tuple[TableRules, Family, Walk]] = []
 
 def asked_by(table: TableRules, family: Family) -> Asked:
     """What the rules of this table ask for; worked out once for all walks."""
-    for known, its_family, asked in _asked:
-        if known is table and its_family is family:
-            return asked
-    asked = Asked(table, family)
-    _asked.append((table, family, asked))
-    del _asked[:-MOST_KNOWN]
-    return asked
+    return once(_asked, Asked, table, family)
 
 
 def walked(table: TableRules, family: Family) -> Walk:
     """All packets, sent through this table; worked out once for whoever asks several things about it."""
-    for known, its_family, walk in _walked:
-        if known is table and its_family is family:
-            return walk
+    return once(_walked, Walk, table, family)
+
+
+def once(
+    known: list[tuple[TableRules, Family, T]],
+    work_out: Callable[[TableRules, Family], T],
+    table: TableRules,
+    family: Family,
+) -> T:
+    """What was worked out of this very table, or is now."""
+    for its_table, its_family, found in known:
+        if its_table is table and its_family is family:
+            return found
+    made = work_out(table, family)
+    known.append((table, family, made))
+    del known[:-MOST_KNOWN]
+    return made
     walk = Walk(table, family)
     _walked.append((table, family, walk))
     del _walked[:-MOST_KNOWN]

@@ -24,7 +24,7 @@ class Long(Sequence[T]):
 
     def anew(self) -> Iterator[T]:
         """The values, of which none is kept."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind below says how it makes them
 
     def whole(self) -> tuple[T, ...]:
         """The values, which are kept."""

@@ -212,7 +212,7 @@ def test_endpoints_by_rest(pod: Pod, envoy: Started) -> None:
         assert get(pod.inside, "9.9.9.9", 8080).by == "v1"
         for endpoints, wanted in (([V2], "v2"), ([], "")):
             control.endpoints = endpoints
-            until(lambda wanted=wanted: get(pod.inside, "9.9.9.9", 8080).by == wanted)  # type: ignore[misc] # its default
+            until(lambda wanted=wanted: get(pod.inside, "9.9.9.9", 8080).by == wanted)  # type: ignore[misc] # bound here
         assert get(pod.inside, "9.9.9.9", 8080).status == 503
         released(pod)
         assert get(pod.inside, "9.9.9.9", 8080).status == 0
@@ -239,8 +239,8 @@ def test_endpoints_by_grpc(pod: Pod, envoy: Started) -> None:
         assert get(pod.inside, "9.9.9.9", 8080).by == "v1"
         for endpoints, wanted in (([V2], "v2"), ([], "")):
             version = control.tell(*endpoints)
-            until(lambda version=version: version in control.taken)  # type: ignore[misc] # its default
-            until(lambda wanted=wanted: get(pod.inside, "9.9.9.9", 8080).by == wanted)  # type: ignore[misc] # likewise
+            until(lambda version=version: version in control.taken)  # type: ignore[misc] # bound here
+            until(lambda wanted=wanted: get(pod.inside, "9.9.9.9", 8080).by == wanted)  # type: ignore[misc] # bound here
         assert get(pod.inside, "9.9.9.9", 8080).status == 503
         assert (control.taken, control.refused) == (["1", "2", "3"], [])
         released(pod)
@@ -354,7 +354,7 @@ def test_a_proxy_that_is_set_up_wrongly_is_seen(pod: Pod, envoy: Started, how: s
                 opened.setblocking(False)
                 opened.connect_ex((host, port))
             for command in (["status"], ["check", "-u", str(PROXY), *wrong.arguments]):
-                until(lambda command=command: wrong.said in pod.capture(*command).stdout)  # type: ignore[misc] # its default
+                until(lambda command=command: wrong.said in pod.capture(*command).stdout)  # type: ignore[misc] # bound here
         assert {get(sender, host, port).status for sender, host, port in calls} != {200}
 
 

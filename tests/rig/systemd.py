@@ -80,7 +80,7 @@ class Systemd:
         self.process.wait()
         groups = sorted((path for path in self.group.rglob("*") if path.is_dir()), key=str, reverse=True)
         for group in (*groups, self.group):
-            until(lambda group=group: not (group / "cgroup.procs").read_text())  # type: ignore[misc] # its default
+            until(lambda group=group: not (group / "cgroup.procs").read_text())  # type: ignore[misc] # bound here
             group.rmdir()
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
