@@ -1,7 +1,7 @@
 """One command line for many network namespaces: all pods of a node, in one process that is loaded once.
 
 A few workers, copies of this process, take the namespaces one after the other. Each gets what it would get from a run
-of its own, and one line that says how that ended; what fails in one is no other's business.
+of its own, and one line that says how that ended; what fails in one changes nothing for the others.
 """
 
 from __future__ import annotations

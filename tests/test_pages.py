@@ -30,11 +30,11 @@ NOT_RUN = {
     "buildah build ": "tests/test_image.py does",
     "kubectl ": "there is no cluster here",
     "useradd ": "it changes a host: tests/netns/test_hosts.py starts the units in one of its own",
-    "install -m ": "likewise",
-    "systemctl ": "likewise",
+    "install -m ": "it changes a host: tests/netns/test_hosts.py reads the units from where they lie",
+    "systemctl ": "it changes a host: tests/netns/test_hosts.py asks a systemd of its own",
     "setpriv --reuid 1337 --regid 1337 --clear-groups envoy": "tests/envoy runs Envoy so",
     "capture completion fish | source": "it is fish's: tests/netns/test_completion.py drives the shell",
-    "source <(capture completion zsh)": "it is zsh's: likewise",
+    "source <(capture completion zsh)": "it is zsh's: tests/netns/test_completion.py drives the shell",
     "capture-cni ": "it takes a node: tests/netns/test_cni_node.py runs it on one of its own",
 }
 """What a page shows and this file does not run, by how it begins."""

@@ -83,7 +83,7 @@ def page(found: dict[str, Any]) -> Iterator[str]:
             [name, f"{its['wall_ms']['median']:.0f} ms", f"{its['wall_ratio']['median']:.1f}"]
             for name, its in found["quota"].items()
         ]
-        yield from table(["", "wall time", "× python, likewise limited"], rows)
+        yield from table(["", "wall time", "× python with the same limit"], rows)
         yield ""
     yield "## Growth\n"
     rows = []

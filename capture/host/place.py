@@ -120,7 +120,7 @@ def processes() -> Iterator[Process]:
             if pid != os.getpid() and namespace_of(pid) == ours:
                 yield process(pid)
         except (OSError, KeyError, ValueError):
-            continue  # it ended meanwhile, or is none of our business
+            continue  # it ended meanwhile, or we may not look at it
 
 
 def running() -> list[int]:
@@ -142,7 +142,7 @@ def remember_who_lives_where() -> None:
         try:
             _residents.setdefault(namespace_of(pid), []).append(pid)
         except OSError:
-            continue  # likewise
+            continue  # it ended meanwhile
 
 
 def process(pid: int) -> Process:
@@ -227,7 +227,7 @@ def of_ancestors() -> Iterator[tuple[dict[str, str], str]]:
             it = process(pid)
             variables = read_text(f"/proc/{pid}/environ").split("\0")
         except (OSError, KeyError, ValueError):
-            return  # it ended meanwhile, or is none of our business
+            return  # it ended meanwhile, or we may not look at it
         environ = dict(variable.partition("=")[::2] for variable in variables)
         yield environ, f"the SSH session of {it.name} (pid {pid}), which began this, came in there"
         pid = it.parent

@@ -136,7 +136,7 @@ class Status(Value):
     ip_rules: tuple[PolicyRule, ...]
     """Those that carry our signature."""
     routes: tuple[Route, ...]
-    """Likewise."""
+    """Those that carry our signature."""
     passthrough: Passthrough | None
     """`::6`; None if it is on no interface."""
     heard: Heard

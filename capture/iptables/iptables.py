@@ -84,7 +84,7 @@ class Iptables(Value):
 
     @property
     def teller(self) -> str:
-        """What tells what is there, likewise."""
+        """What tells what is there, as a log names it."""
         return f"{self} {NATIVE_TABLE}" if self.backend == NATIVE else f"{self}-save"
 
     def path(self, verb: str) -> str | None:

@@ -25,7 +25,7 @@ class Saved(Value):
 
     By table and handle.
     """
-    counts: Mapping[Place, tuple[int, int]] = {}  # likewise
+    counts: Mapping[Place, tuple[int, int]] = {}  # a default that nobody changes
     """Packets and bytes, by table, chain and position, where they are not in the text."""
 
     def counted(self) -> dict[Place, Count]:

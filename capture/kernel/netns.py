@@ -143,7 +143,7 @@ def inhabitants(path: str) -> Iterator[int]:
             if lives_here and not os.path.samestat(os.stat(f"/proc/{pid}/ns/mnt"), home):
                 yield pid
         except OSError:
-            continue  # it ended meanwhile, or is none of our business
+            continue  # it ended meanwhile, or we may not look at it
 
 
 def setns(handle: int) -> None:

@@ -131,7 +131,7 @@ def policy_rule(message: bytes, read: dict[int, bytes]) -> PolicyRule:
 
 def routes(*, passed_over: frozenset[int] = KERNEL_TABLES) -> tuple[Route, ...]:
     """The routes of this namespace, in the kernel's order, but for those tables. Needs no privilege. Raises OSError
-    likewise.
+    if the kernel does not answer.
     """
     found = []
     for message in dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):

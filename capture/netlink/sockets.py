@@ -45,7 +45,7 @@ class Socket(Value):
     uid: int
     """Who opened it; 0 for one that the kernel keeps after its end, or that nobody has accepted yet."""
     inode: int
-    """0 likewise."""
+    """0 for one that the kernel keeps after its end, or that nobody has accepted yet."""
     only_ipv6: bool = False
     """Whether a listener of IPv6 hears no IPv4 (IPV6_V6ONLY)."""
     is_transparent: bool = False

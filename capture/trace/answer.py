@@ -96,7 +96,7 @@ class Answered(Value):
 
     @property
     def to_port(self) -> int | None:
-        """To which port; None likewise."""
+        """To which port; None if nowhere, or if that depends."""
         return self.trace.port
 
     @property

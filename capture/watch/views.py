@@ -76,7 +76,7 @@ class View(ABC):
     def __enter__(self) -> None:  # noqa: B027 # most views need nothing before and after
         pass
 
-    def __exit__(self, *_: object) -> None:  # noqa: B027 # likewise
+    def __exit__(self, *_: object) -> None:  # noqa: B027 # most views need nothing before and after
         pass
 
     @abstractmethod

@@ -80,7 +80,7 @@ class Finding(Value):
     table: str = ""
     """raw, mangle, nat or filter; of a native table its family and name; empty for ip rules, routes and addresses."""
     chain: str = ""
-    """The chain; empty likewise."""
+    """The chain; empty for ip rules, routes and addresses."""
     position: int | None = None
     """Where in the live chain, counted from 1; None for what is not there."""
     planned_position: int | None = None

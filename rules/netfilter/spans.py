@@ -132,7 +132,7 @@ def in_both(mine: Span, other: Span) -> Span:
 
 
 def in_the_first(mine: Span, other: Span) -> Span:
-    """What is in the first of two long spans alone, likewise."""
+    """What is in the first of two long spans alone, in one walk over both."""
     ends: list[Any] = []
     beside = 0
     for at in range(0, len(mine), 2):

@@ -38,7 +38,7 @@ class Installed(Value):
     inbound_port: int | None
     """Where inbound TCP goes; None if none is captured."""
     all_inbound: bool
-    """Likewise."""
+    """Whether that is all that is not excluded, and not only listed ports."""
     mode: Literal["REDIRECT", "TPROXY", ""]
     """How inbound TCP gets there; empty if none is captured."""
     dns: str

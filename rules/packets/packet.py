@@ -60,7 +60,7 @@ class Packet(Value):
     uid: int | None = None
     """Whose socket sends it; None if no socket does: the kernel made it, or it comes from outside."""
     gid: int | None = None
-    """The group that it is sent with, likewise."""
+    """The group that it is sent with; None if no socket sends it."""
     mark: int = 0
     """The fwmark that it has from the start."""
     state: str = NEW

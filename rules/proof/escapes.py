@@ -83,7 +83,7 @@ class Packets(Value):
     source_ports: tuple[str, ...] | None
     """Ports and ranges of ports; what has no port is in no such list."""
     ports: tuple[str, ...] | None
-    """Destination ports, likewise."""
+    """Destination ports and ranges of them; what has no port is in no such list."""
     uids: tuple[str, ...] | None
     """Who opened the socket, by uid."""
     gids: tuple[str, ...] | None
@@ -122,7 +122,7 @@ class Escape(Value):
     packets: tuple[Packets, ...] = ()
     """Which packets."""
     option: str = ""
-    """The setting as it is given, with its value and where that came from; empty likewise."""
+    """The setting as it is given, with its value and where that came from; empty where `setting` is."""
 
     TOLD: ClassVar = (
         "family",

@@ -64,11 +64,11 @@ class Difference(Value):
     to_address: Address | None
     """Where it goes; None if nowhere, or if that depends."""
     to_port: int | None
-    """To which port; None likewise."""
+    """To which port; None if nowhere, or if that depends."""
     backend: str = ""
     """nft or legacy, of the rule; empty where no rule takes it."""
     table: str = ""
-    """The table of the rule that takes it, or on which it depends; empty likewise."""
+    """The table of the rule that takes it, or on which it depends; empty where no rule takes it."""
     chain: str = ""
     """Its chain."""
     position: int | None = None

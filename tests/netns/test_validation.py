@@ -355,7 +355,7 @@ def accepting(listeners: Sequence[socket.socket]) -> Iterator[None]:
                             open_now.register(taken, selectors.EVENT_READ)
                         else:
                             open_now.unregister(ready.fileobj)
-                            ready.fileobj.close()  # type: ignore[union-attr] # likewise
+                            ready.fileobj.close()  # type: ignore[union-attr] # a socket
 
     serving = threading.Thread(target=serve)
     serving.start()

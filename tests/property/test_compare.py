@@ -89,9 +89,9 @@ def test_findings_account_for_every_rule(now: list[int], wanted: list[int]) -> N
     for kind, position, _, rule in found:
         if kind in (Kind.RULE_UNEXPECTED, Kind.RULE_DOUBLED):
             left.remove(rule.matches[0].ports.first)  # type: ignore[union-attr] # a DPort
-            assert now[position - 1] == rule.matches[0].ports.first  # type: ignore[union-attr] # likewise
+            assert now[position - 1] == rule.matches[0].ports.first  # type: ignore[union-attr] # a DPort
         elif kind is Kind.RULE_MISSING:
-            left.append(rule.matches[0].ports.first)  # type: ignore[union-attr] # likewise
+            left.append(rule.matches[0].ports.first)  # type: ignore[union-attr] # a DPort
     assert sorted(left) == sorted(wanted)
     assert (found == []) == (now == wanted)
 

@@ -204,7 +204,7 @@ class Fault(Enum):
     RESTORE_GONE = "restore gone"
     """It vanishes before the act."""
     SAVE_GONE = "save gone"
-    """Likewise."""
+    """It vanishes before the act."""
     LOCK = "xtables lock"
     """Somebody takes the lock of iptables before the act and keeps it."""
     RUNS_LOCK = "other run"

@@ -87,7 +87,7 @@ def tricks(locks: Sequence[str]) -> list[Callable[[], None]]:
     found: list[Callable[[], None]] = [be_sshd, squat_netlink_numbers, join_the_runs]
     for path in locks:
         found += [lambda path=path: lock_by_a_child(path), lambda path=path: lock_as_root_of_its_own(path)]  # type: ignore[misc] # bound here
-        found.append(lambda path=path: lock(path, fcntl.LOCK_SH))  # type: ignore[misc] # likewise
+        found.append(lambda path=path: lock(path, fcntl.LOCK_SH))  # type: ignore[misc] # bound here
     names = (b"\x1b[2Jx", b"a\nb\tc", b"\xff\xfe", "\u202ee".encode(), FORGED[:15].encode())
     return found + [lambda name=name: called(name) for name in names]
 

@@ -60,7 +60,7 @@ def refused_family(intent: Intent) -> Block:
 
 def allowed(intent: Intent) -> Iterator[Rule]:
     """Whoever is not captured on purpose is not refused either."""
-    yield when(ON_LO).then(BYPASS, why="what stays in the pod is nobody's business")
+    yield when(ON_LO).then(BYPASS, why="what stays in the pod needs no proxy")
     for owner, setting in proxy_owners(intent):
         yield when(owner).then(BYPASS, why="the proxy may send anything", setting=setting)
     yield from outbound.excluded_interfaces(intent)
