@@ -399,8 +399,10 @@ class _Walk:
         flow = self.flow()
         is_known = self.packet.is_bound or self.packet.answers
         way = self.routed(flow if is_known else flow.but(source=address_of_family(flow.family, 0)))
-        if not is_known and flow.family is Family.V4:
-            way = way if self.is_lent(way) else self.routed(flow)
+        if way and not is_known:
+            self.source = self.source_by(way)
+            if flow.family is Family.V4 and not self.is_lent(way):
+                way = self.routed(flow.but(source=self.source))
         if way and way.is_kept:
             return LOOPBACK_INTERFACE
         goes = way.device if way and way.device else self.goes
@@ -410,18 +412,27 @@ class _Walk:
             raise _Ended(Became.DROPPED, None, STRAYED)  # __mkroute_output, before anything is sent
         return goes
 
-    def is_lent(self, way: Way | None) -> bool:
+    def source_by(self, way: Way) -> Address | None:
+        """The source that the kernel chooses: what the route names; where it delivers here, in IPv4 the destination
+        itself; else an address of the interface, which is the packet's own where that is as stated."""
+        if way.source or (way.is_kept and self.packet.family is Family.V4):
+            return way.source or self.destination
+        goes = LOOPBACK_INTERFACE if way.is_kept else way.device
+        if goes in ("", self.goes):
+            return self.source
+        return self.host.address_of(goes, self.packet.family, self.destination) or self.source
+
+    def is_lent(self, way: Way) -> bool:
         """Whether IPv4 sends it from an address that no interface has: the one it goes to, which a route of others
         delivers here. Raises _Ended if a connection needs a second look at the ip rules, where that is refused
         (ip_route_output_key_hash_rcu of net/ipv4/route.c); a datagram without one is sent.
         """
-        lent = way and way.is_kept and (way.source or self.destination)
-        if not lent or within(self.host.types(Family.V4)["LOCAL"], int(lent), int(lent) + 1):
+        lent = int(self.source or 0)
+        if not way.is_kept or within(self.host.types(Family.V4)["LOCAL"], lent, lent + 1):
             return False
-        why = f"it would be sent from {lent}, which no interface has: connect() fails"
+        why = f"it would be sent from {self.source}, which no interface has: connect() fails"
         if self.packet.protocol == "tcp" or not self.choose(why, 2):
             raise _Ended(Became.DROPPED, None, why)
-        self.source = lent
         return True
 
     def turn(self) -> None:

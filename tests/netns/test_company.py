@@ -149,7 +149,8 @@ def is_unnamed(live: Live, here: Host, trace: Trace, wanted: Trace, found: tuple
     is_asleep = status == DIFFERS and any(finding.get("kind") == Kind.TABLE_DORMANT.value for finding in found[1])
     if is_asleep or not wanted.became.is_captured or is_dropped_anyway(live, trace.packet, here):
         return False
-    if any(finding.get("kind") == Kind.IP_RULE_BY_UID.value for finding in found[1]):
+    by_uid = {kind.value for kind in (Kind.IP_RULE_BY_UID, Kind.PROXY_REFUSED)}
+    if any(finding.get("kind") in by_uid for finding in found[1]):
         named.add("which ip rule decides")
     return not any(text.startswith(tuple(named)) for text in met(trace))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rules.journeys.journeys import Journeys, universe
+from rules.meaning.lists import LONG
 from rules.netfilter.effects import Choice
 from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among
 from rules.netfilter.hooks import BaseChain, NativeTable
@@ -89,3 +90,23 @@ def test_all_rules_of_a_long_chain_that_name_an_address_are_asked(port: int, out
         for each in (address, *(address + further for further in range(1, 30)))
     ]
     assert outcomes(rules, port=port, uid=1000, to=address) == {outcome}
+
+
+@pytest.mark.parametrize("others", [LONG, LONG * 2])
+@pytest.mark.parametrize("reordered", [False, True])
+def test_of_a_long_chain_every_rule_for_an_address_is_met(others: int, *, reordered: bool) -> None:
+    """One that the first rule for its address misses meets the second, between rules for others and for any address."""
+    ours = [
+        Rule((Proto("tcp"), Dst(ip_network("10.96.0.1/32")), DPort(Ports(port, port))), Drop())
+        for port in (80, 443, 8080)
+    ]
+    theirs = [Rule((Dst(ip_network(f"10.97.0.{number}/32")),), Accept()) for number in range(1, others + 1)]
+    everybodys = Rule((Proto("tcp"), DPort(Ports(22, 22))), Drop())
+    half = len(theirs) // 2
+    rules = [*ours[:1], *theirs[:half], ours[1], everybodys, *theirs[half:], ours[2]]
+    rules = rules[::-1] if reordered else rules
+    to = IPv4Address("10.96.0.1")
+    for port in (80, 443, 8080, 22):
+        assert outcomes(rules, port=port, uid=1000, to=to) == {Became.DROPPED}, port
+    assert outcomes(rules, port=81, uid=1000, to=to) == {Became.BYPASSED}
+    assert outcomes(rules, port=80, uid=1000, to=IPv4Address("10.97.0.1")) == {Became.BYPASSED}

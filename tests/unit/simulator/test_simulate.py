@@ -733,3 +733,38 @@ def test_what_has_a_source_is_asked_with_it_and_ipv6_asks_but_once() -> None:
     assert simulate((), to, host).became is Became.DELIVERED
     assert simulate((), to.but(is_bound=False), host).became is Became.BYPASSED
     assert followed("", OUT.but(is_bound=False), beside(KEPT.but(source=ip_network("10.244.0.5")))).address == SERVICE
+
+
+@pytest.mark.parametrize(
+    ("named", "first", "to"), [("10.244.0.5", "127.0.0.6", "9.9.9.9"), ("fd00::5", "::6", "fd01::1")]
+)
+def test_the_source_that_a_route_names_is_that_of_packets_that_have_none_yet(named: str, first: str, to: str) -> None:
+    """Also where the interface by which they leave has other addresses (ip_route_connect, ip6_dst_lookup_tail)."""
+    family = Family.V4 if "." in to else Family.V6
+    host = beside(KEPT.but(family=family), family=family)
+    assert host.policy
+    routes = tuple(route.but(source=ip_address(named)) for route in host.policy.routes)
+    own = Local("eth0", ip_address(named), 24)
+    host = host.but(addresses=(*host.addresses, own), policy=host.policy.but(routes=routes))
+    rules = Ruleset(family, tables(f"*filter\n-A OUTPUT -s {named} -j DROP\nCOMMIT\n"))
+    sent = OUT.but(family=family, source=ip_address(first), destination=ip_address(to), interface="lo")
+    assert simulate((rules,), sent.but(is_bound=False), host).became is Became.DROPPED
+    assert simulate((rules,), sent.but(is_bound=True), host).became is Became.DELIVERED
+
+
+def test_where_an_ip_rule_sends_it_over_another_interface_its_source_is_of_that_one() -> None:
+    """In IPv6 also where it is delivered here: `::6` of lo, from which the proxy passes on what came in."""
+    to = ip_address("fd01::1")
+    kept = beside(KEPT.but(family=Family.V6), family=Family.V6)
+    host = kept.but(addresses=(Local("lo", ip_address("::6"), 128), Local("eth0", ip_address("fd00::5"), 64)))
+    rules = Ruleset(Family.V6, tables("*filter\n-A OUTPUT -s ::6 -j DROP\nCOMMIT\n"))
+    sent = OUT.but(family=Family.V6, source=ip_address("fd00::5"), destination=to, is_bound=False)
+    assert simulate((rules,), sent, host).became is Became.DROPPED
+    assert simulate((rules,), sent.but(is_bound=True), host).became is Became.DELIVERED
+    assert host.policy
+    away = tuple(route.but(kind="unicast", device="eth1") for route in host.policy.routes)
+    second = (*host.addresses, Local("eth1", ip_address("fd02::5"), 64))
+    rules = Ruleset(Family.V6, tables("*filter\n-A OUTPUT -s fd02::5 -o eth1 -j DROP\nCOMMIT\n"))
+    host = host.but(addresses=second, policy=host.policy.but(routes=away))
+    assert simulate((rules,), sent, host).became is Became.DROPPED
+    assert simulate((rules,), sent.but(is_bound=True), host).became is Became.BYPASSED
