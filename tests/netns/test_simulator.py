@@ -136,8 +136,12 @@ def later_packets(trace: Trace, here: Host) -> Iterable[Packet]:
     yield own
     yield own.but(uid=None, gid=None)
     if packet.direction is Direction.IN:
-        # Where an ip rule keeps the answers here, the kernel refuses them as if it were the one who called.
-        yield own.but(direction=Direction.OUT, interface="lo")
+        # Where an ip rule keeps the answers here, the kernel refuses them as if it were the one who called: in raw and
+        # mangle as the call was sent, behind nat to where it was sent on.
+        refused = own.but(direction=Direction.OUT, interface="lo", uid=None, gid=None)
+        yield refused
+        if trace.translated:
+            yield refused.but(destination=trace.translated[0], port=trace.translated[1])
     if trace.became is Became.REFUSED:
         yield from refusals(trace, here)
     if trace.address is None or trace.port is None:
