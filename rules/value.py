@@ -8,7 +8,7 @@ takes as long as a dozen modules of ours.
 
 from __future__ import annotations
 
-from operator import attrgetter
+from _operator import attrgetter  # what `operator` wraps, which takes its time to import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

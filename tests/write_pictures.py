@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from capture.commands.graph import live_picture, planned_pictures
@@ -11,6 +10,7 @@ from capture.host.facts import Facts
 from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
+from rules.addresses import IPv4Address
 from rules.iptables.counters import counters
 from rules.iptables.reading import tables
 from rules.netfilter.rulesets import Ruleset

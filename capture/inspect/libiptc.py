@@ -15,13 +15,13 @@ import json
 import os
 import sys
 from difflib import SequenceMatcher
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.iptables.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
 from capture.kernel.process import read_words, run
 from capture.kernel.rights import legacy_unseen_hint
+from rules.addresses import ip_network
 from rules.iptables import reading
 from rules.iptables.writing import rule_text
 from rules.meaning.spoken import conditions

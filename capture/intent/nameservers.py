@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
-
 from capture.settings.parsers import cidr
+from rules.addresses import IPv4Address, IPv6Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

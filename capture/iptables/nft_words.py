@@ -8,9 +8,9 @@ and is a match that nobody knows: such a rule is never said to take this packet 
 from __future__ import annotations
 
 import sys
-from ipaddress import IPv4Address, IPv6Address
 
 from capture.netlink.messages import attributes, pairs
+from rules.addresses import IPv4Address, IPv6Address
 from rules.iptables.quoting import MARKER, OPTIONS_UNREAD, as_saved
 from rules.netfilter.values import Family
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 
 from capture.errors import NamespaceUnusable
 from capture.kernel.files import open_regular
@@ -104,7 +103,6 @@ def is_our_lock(path: str) -> bool:
         return False
 
 
-@cache
 def resolv_conf(namespace: str) -> str:
     """The resolv.conf(5) of those who live in a namespace, as a path that we can read; ours for no namespace.
 
@@ -115,6 +113,17 @@ def resolv_conf(namespace: str) -> str:
     """
     if not namespace:
         return RESOLV_CONF
+    if namespace not in _resolv_confs:
+        _resolv_confs[namespace] = resolv_conf_of(namespace)
+    return _resolv_confs[namespace]
+
+
+_resolv_confs: dict[str, str] = {}
+"""By namespace. To import `functools` for its cache takes a pod's start as long as all of `capture.kernel`."""
+
+
+def resolv_conf_of(namespace: str) -> str:
+    """The same, looked up."""
     path = path_of(namespace)
     real = path if path.startswith("/proc/") else os.path.realpath(path)
     process, is_of_process, _ = real.rpartition("/ns/")

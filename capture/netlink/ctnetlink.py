@@ -7,9 +7,9 @@ on (net/netfilter/nf_conntrack_netlink.c). Needs CAP_NET_ADMIN.
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_address
 
 from capture.netlink.messages import CREATE, NETLINK_NETFILTER, NUMBERS, acknowledged, attribute, attributes, big, dump
+from rules.addresses import ip_address
 from rules.connections.captured import Entry
 from rules.connections.flow import IN_CONNTRACK, SYN_SENT, TCP, Flow
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import _socket
-from ipaddress import ip_address, ip_network
 
 from capture.netlink.messages import FAMILIES, NETLINK_ROUTE, attributes, dump, number, text
+from rules.addresses import ip_address, ip_network
 from rules.netfilter.values import Family
 from rules.plan.names import PASSTHROUGH
 from rules.routing.policy import (
@@ -25,7 +25,7 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+    from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 # linux/rtnetlink.h, linux/if_addr.h
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34

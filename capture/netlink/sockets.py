@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import _socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
 
 from capture.netlink import messages
+from rules.addresses import IPv4Address, IPv6Address
 from rules.value import Value
 
 TYPE_CHECKING = False

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from operator import attrgetter
 from typing import Any
 
+from rules.addresses import IPv4Address, IPv6Address
 from rules.iptables.writing import rule_text
 from rules.netfilter.rulesets import Rule
 from rules.value import Enum, Value

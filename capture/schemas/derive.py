@@ -13,7 +13,6 @@ import re
 import typing
 from functools import cache, reduce
 from importlib import import_module
-from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 from operator import or_
 from types import GenericAlias, NoneType, UnionType
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from capture.schemas.answers import fields_of
+from rules.addresses import IPv4Address, IPv6Address
 from rules.netfilter.rulesets import Rule
 from rules.value import Enum, Value
 

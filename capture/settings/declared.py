@@ -19,10 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
-    from ipaddress import IPv4Address, IPv6Address
     from typing import Any, TypeVar
 
     from capture.lists.files import Lists
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Network, Ports
     from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
 

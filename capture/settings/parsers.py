@@ -6,9 +6,9 @@ Each reader raises ValueError with a sentence that says what is wrong and what w
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
-from ipaddress import IPv4Address, IPv6Address
 
 from capture.text import quoted
+from rules.addresses import IPv4Address, IPv6Address
 from rules.lists.networks import MANY, V6, Networks, network_of
 from rules.netfilter.values import ALL, All, Ports
 from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings, CaptureError, Refusal
@@ -19,6 +18,7 @@ from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from capture.style import style
 from capture.trace.question import Question, is_outside, quoted
+from rules.addresses import ip_address
 from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
 from rules.native.compiled import as_held

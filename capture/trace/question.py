@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import BadSettings, Refusal
 from capture.host import facts
 from capture.settings import parsers
+from rules.addresses import ip_address
 from rules.netfilter.values import Family
 from rules.packets.packet import Direction
 from rules.plan.names import PASSTHROUGH

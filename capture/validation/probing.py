@@ -14,10 +14,10 @@ import socket
 import struct
 import time
 from contextlib import contextmanager
-from ipaddress import ip_address
 
 from capture.host.listening import surroundings
 from capture.netlink import sockets
+from rules.addresses import ip_address
 from rules.netfilter.values import Family
 from rules.simulator.expected import expected
 from rules.value import Value
@@ -25,11 +25,11 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
     from capture.host.facts import Facts
     from capture.netlink.events import Subscription
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.analysis.probes import Path, Sender
     from rules.plan.intent import Intent
     from rules.plan.plan import Plan

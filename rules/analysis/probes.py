@@ -9,9 +9,9 @@ their proof needs a second host, or the comparison of rules that `capture.valida
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 
+from rules.addresses import IPv4Address, IPv6Address
 from rules.netfilter.matches import DPort, DPorts, OwnerGid, OwnerUid
 from rules.netfilter.values import All, Family, Ports
 from rules.plan.flows import dns, outbound

@@ -37,9 +37,9 @@ DEEPEST = 8
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.iptables.counters import Place
     from rules.netfilter.fields import Known
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules

@@ -15,9 +15,9 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.rulesets import Ruleset
 
     Ip: TypeAlias = IPv4Address | IPv6Address

@@ -6,8 +6,7 @@ traffic is captured, makes a capture that is in place and does not work.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
+from rules.addresses import ip_address
 from rules.meaning.spoken import asked_of
 from rules.netfilter.fields import DESTINATION
 from rules.netfilter.targets import Zone
@@ -22,9 +21,9 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, Literal, TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.rulesets import Ruleset
     from rules.ours.installed import Installed
     from rules.packets.packet import Host

@@ -6,8 +6,7 @@ compared, shown and deleted by their own words, and are never mistaken for ours.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
+from rules.addresses import ip_address
 from rules.iptables.printed import read_from
 from rules.iptables.quoting import FREE_TEXT, MARKER, Lines, command, tokens, unquoted
 from rules.netfilter import matches as m

@@ -7,9 +7,9 @@ cut, and each part goes its way. What no box can tell goes both ways, and is sai
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
 from itertools import permutations
 
+from rules.addresses import IPv6Address
 from rules.analysis.boxes import FEW, fewer
 from rules.analysis.probes import ELSEWHERE
 from rules.meaning.lists import LONG, lists

@@ -7,8 +7,8 @@ is left keeps the order in which it was given.
 from __future__ import annotations
 
 from _collections_abc import Sequence  # what `collections.abc` wraps, and loaded already
-from bisect import bisect_right
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+
+from rules.addresses import IPv4Network, IPv6Address, IPv6Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,6 +156,8 @@ def outside(networks: Sequence[Network], others: Iterable[Network]) -> Sequence[
     ranges = sorted(ends(code_of(each)) for each in fewest(others))
     if not ranges:
         return networks
+    from bisect import bisect_right  # few pods exclude networks that they do not capture anyway
+
     firsts = [first for first, _ in ranges]
     family = V6 if networks and code_of(networks[0]) >= V6 else 0
     low, high = ranges[0][0] << 8 | family, ranges[-1][1] << 8 | family

@@ -16,9 +16,9 @@ from rules.value import Value, assert_never
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.live.precedence import Precedent
     from rules.netfilter.rulesets import Ruleset
 

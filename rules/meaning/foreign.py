@@ -6,8 +6,7 @@ iptables-extensions(8); the arithmetic of marks is that of net/netfilter/xt_mark
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
-
+from rules.addresses import ip_address, ip_network
 from rules.iptables.quoting import OPTIONS_UNREAD
 from rules.netfilter.effects import (
     Bind,

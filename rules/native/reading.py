@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
-
+from rules.addresses import IPv4Address, IPv6Address
 from rules.iptables.writing import NFT_WORDS
 from rules.meaning.foreign import WHOLE
 from rules.native.names import TABLE, hooked, place_of

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
-
+from rules.addresses import IPv4Network, IPv6Address, IPv6Network
 from rules.meaning.spoken import conditions
 from rules.native.names import chain_name
 from rules.netfilter.fields import (
@@ -221,7 +220,7 @@ def addresses_words(first: int, end: int, family: Family) -> str:
 
 
 def dotted(address: int) -> str:
-    """An IPv4 address; a list may have ten thousands of them, and `ipaddress` takes its time."""
+    """An IPv4 address; a list may have ten thousands of them, and one by one takes its time."""
     return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
 
 

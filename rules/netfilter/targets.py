@@ -6,9 +6,9 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
     from typing import TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.effects import Effect
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-
+from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from rules.value import Enum, Value
 
 TYPE_CHECKING = False

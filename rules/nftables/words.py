@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, summarize_address_range
-
+from rules.addresses import IPv4Address, IPv6Address, ip_address, summarize_address_range
 from rules.netfilter.effects import Bind
 from rules.netfilter.fields import DESTINATION, SOURCE
 from rules.netfilter.values import Family

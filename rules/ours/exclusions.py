@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import summarize_address_range
 from itertools import islice
 
+from rules.addresses import summarize_address_range
 from rules.meaning.spoken import asked_of
 from rules.netfilter.fields import (
     ARRIVED_ON,

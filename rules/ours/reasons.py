@@ -7,8 +7,7 @@ plans that have every kind, so a new flow is known here as soon as some example 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-
+from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from rules.netfilter.matches import (
     ConnMark,
     CtState,

@@ -15,9 +15,9 @@ from rules.value import Enum, Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.fields import OfType
     from rules.netfilter.spans import Span
     from rules.plan.plan import Routing

@@ -6,9 +6,9 @@ from rules.value import Enum, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar, TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.rulesets import Rule
     from rules.packets.packet import Packet
 

@@ -10,8 +10,8 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from ipaddress import IPv4Address, IPv6Address
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Network
 
 REDIRECT, TPROXY = "REDIRECT", "TPROXY"

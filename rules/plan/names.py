@@ -7,8 +7,7 @@ of these chains, so nothing of ours depends on remembering the settings that mad
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
-
+from rules.addresses import IPv4Network, IPv6Network
 from rules.netfilter.values import Family
 
 TYPE_CHECKING = False

@@ -6,8 +6,7 @@ wide as can be, so they may overlap; what is in two is let go by the rule of eit
 
 from __future__ import annotations
 
-from ipaddress import summarize_address_range
-
+from rules.addresses import summarize_address_range
 from rules.analysis.boxes import fewer, remainder
 from rules.iptables.words import listed
 from rules.iptables.writing import rule_text

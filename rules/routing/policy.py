@@ -13,9 +13,9 @@ from rules.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
     from typing import ClassVar
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Network
 
 LOOKUP, GOTO, NOP = "lookup", "goto", "nop"

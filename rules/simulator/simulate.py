@@ -97,9 +97,9 @@ from rules.value import assert_never
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
     from typing import NoReturn, TypeAlias
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.effects import Effect
     from rules.netfilter.fields import Condition, Known
     from rules.netfilter.hooks import NativeTable

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from capture.errors import DIFFERS
 from capture.iptables.iptables import BACKENDS, Iptables
+from rules.addresses import ip_address, ip_network
 from rules.iptables.writing import rule_text
 from rules.live.drift import Kind
 from rules.packets.packet import Direction

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from rules.addresses import ip_address, ip_network
 from rules.netfilter.fields import ADDRESSES
 from rules.netfilter.values import address_of_family
 from rules.packets.packet import Direction, Packet
@@ -27,8 +27,8 @@ from tests.rig.sets import is_in, is_listed, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from ipaddress import IPv4Address, IPv6Address
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Family
     from rules.packets.packet import Host
     from rules.proof.escapes import Escape, Packets

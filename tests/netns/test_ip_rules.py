@@ -6,13 +6,13 @@ import os
 import socket
 import struct
 import time
-from ipaddress import ip_address
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.netlink import messages, rtnetlink
+from rules.addresses import ip_address
 from rules.netfilter.values import Family
 from rules.routing.policy import Flow, Policy
 from tests.rig import Call, Pod

@@ -12,7 +12,6 @@ import random
 import socket
 import struct
 from collections import Counter
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +20,7 @@ from capture.host.live import read_live
 from capture.host.neighbours import host_of, proofs
 from capture.iptables.iptables import BACKENDS, OF_IPTABLES, Iptables
 from capture.netlink import rtnetlink
+from rules.addresses import ip_address
 from rules.netfilter.values import Family
 from rules.packets.packet import Direction
 from rules.packets.trace import Became

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from capture.host.live import read_live
 from capture.intent.resolve import resolve
 from capture.iptables.iptables import Iptables
 from capture.settings.declared import Settings
+from rules.addresses import ip_address
 from rules.iptables import reading
 from rules.iptables.counters import counters
 from rules.iptables.writing import rule_text

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
+from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from rules.netfilter.matches import (
     CtState,
     DPort,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
 from random import Random
 from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rules.addresses import ip_address, ip_network
 from rules.journeys.journeys import Journeys, packet_of, universe
 from rules.netfilter.fields import DESTINATION, SOURCE, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
 from itertools import product
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -10,6 +9,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rules.addresses import IPv4Network
 from rules.analysis.reachability import Walk, same_walks, unmet
 from rules.meaning import lists as meaning
 from rules.meaning.lists import Members, lists, those_met

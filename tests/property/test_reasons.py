@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-
 from hypothesis import example, given
 
+from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.targets import Return

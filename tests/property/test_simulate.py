@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rules.addresses import IPv4Address, IPv6Address
 from rules.netfilter.fields import STATES
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules

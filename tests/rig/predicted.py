@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from rules.addresses import ip_address
 from rules.netfilter.values import Family
 from rules.packets.packet import Direction, Host, Local, Packet
 from rules.packets.trace import Became
@@ -14,8 +14,8 @@ from tests.rig.pod import ADDRESSES, PROXY_PORTS, TCP_PORTS, UDP_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from ipaddress import IPv4Address, IPv6Address
 
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.packets.trace import Trace
     from rules.plan.plan import Routing
 

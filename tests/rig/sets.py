@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from rules.addresses import ip_address, ip_network
 from rules.netfilter.fields import PROTOCOLS
 from rules.packets.packet import Direction
 

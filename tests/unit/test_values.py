@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rules.addresses import IPv4Network
 from rules.netfilter.matches import DPort, DPorts, Dst, Not, OwnerGid, OwnerUid, Proto, Src
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules, when
 from rules.netfilter.targets import Accept, Drop, Jump, Return

@@ -6,8 +6,7 @@ they are refused here. TCP is answered with a reset, so that a client falls back
 
 from __future__ import annotations
 
-from ipaddress import IPv6Network
-
+from rules.addresses import IPv6Network
 from rules.netfilter.matches import CtState, DPort, Dst
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Drop, Jump, Reject

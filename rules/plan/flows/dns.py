@@ -11,8 +11,7 @@ answers is heard, and only that of the proxy has a zone of its own.
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-
+from rules.addresses import ip_network
 from rules.netfilter.matches import DPort, Dst, SPort, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Dnat, Jump, Redirect, Zone

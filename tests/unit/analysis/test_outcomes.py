@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
-
 import pytest
 
+from rules.addresses import IPv4Network
 from rules.analysis.boxes import everything, outside, overlap, remainder
 from rules.analysis.reachability import Outcome, Outcomes, Walk, unmet
 from rules.iptables.reading import tables

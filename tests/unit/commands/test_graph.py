@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +20,7 @@ from capture.errors import DONE, NOTHING_HERE
 from capture.iptables.iptables import LEGACY
 from capture.kernel.seam import standing_in
 from capture.settings.declared import Settings
+from rules.addresses import IPv4Network
 from rules.netfilter.values import Family, Ports
 from rules.plan.intent import Intent
 from rules.plan.plan import plan

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 
+from rules.addresses import ip_address
 from rules.connections.captured import UNANSWERED, Entry, is_half_open
 from rules.connections.flow import (
     CLOSE_WAIT,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED_BY_FLAG, DECLARED_BY_NAME, FLAGS, SWITCHES, Settings
+from rules.addresses import ip_address
 from rules.analysis.reachability import Outcomes
 from rules.netfilter.values import Family
 from rules.plan.plan import plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,7 @@ from capture.inspect.explanation import alternatives, explanation
 from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
+from rules.addresses import ip_address
 from rules.analysis.reachability import Outcomes
 from rules.explain import lint
 from rules.explain.cost import FIGURES

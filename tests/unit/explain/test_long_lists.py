@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from capture.inspect.explanation import explanation
 from capture.screen.explain import text
 from capture.settings.declared import Settings
+from rules.addresses import IPv4Network
 from rules.explain.summary import summary
 from rules.native.compiled import compiled
 from rules.netfilter.values import Family, Ports

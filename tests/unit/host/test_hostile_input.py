@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from capture.host.place import Process, ssh_ports
 from capture.intent.nameservers import nameserver, nameservers_in
 from capture.kernel import files, netns
 from capture.netlink.rtnetlink import Address
+from rules.addresses import ip_address, ip_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 
+from rules.addresses import ip_address
 from rules.iptables.reading import tables
 from rules.iptables.words import becomes, listed, port_words, rule_words
 from rules.netfilter.targets import Dnat, Redirect

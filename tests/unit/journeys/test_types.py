@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
-
 import pytest
 
+from rules.addresses import ip_address, ip_network
 from rules.journeys.journeys import Journeys, universe
 from rules.netfilter.fields import DESTINATION, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable

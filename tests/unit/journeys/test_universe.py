@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 
+from rules.addresses import ip_address
 from rules.journeys.journeys import universe
 from rules.netfilter.fields import DESTINATION, SOURCE
 from rules.netfilter.spans import meet, one

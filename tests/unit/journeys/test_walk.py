@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rules.addresses import IPv4Address, ip_address, ip_network
 from rules.journeys.journeys import Journeys, universe
 from rules.meaning.lists import LONG
 from rules.netfilter.effects import Choice

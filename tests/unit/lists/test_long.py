@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.settings.parsers import cidrs
+from rules.addresses import IPv4Network
 from rules.iptables import reading
 from rules.iptables.printed import Expected
 from rules.iptables.writing import restore_rule, rule_texts

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
-
 import pytest
 
+from rules.addresses import ip_address, ip_network
 from rules.analysis.boxes import everything
 from rules.analysis.reachability import Reachable
 from rules.iptables.reading import tables

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rules.addresses import IPv4Network
 from rules.live.changes import changes
 from rules.meaning.spoken import conditions
 from rules.native.applied import applied

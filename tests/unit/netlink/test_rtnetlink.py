@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from capture.netlink.messages import attribute, attributes
 from capture.netlink.rtnetlink import policy_rule
+from rules.addresses import ip_network
 from rules.netfilter.values import Family
 from rules.routing.policy import PolicyRule
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from rules.addresses import ip_address
 from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
 from rules.meaning.tracking import needs_conntrack

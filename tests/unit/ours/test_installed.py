@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
-
 import pytest
 
+from rules.addresses import IPv4Network
 from rules.netfilter.values import Family, Ports
 from rules.ours.installed import installed
 from rules.plan.intent import Intent

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
 
+from rules.addresses import IPv4Network
 from rules.iptables.counters import Count, counters
 from rules.iptables.reading import tables
 from rules.netfilter.matches import (

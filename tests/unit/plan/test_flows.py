@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 
+from rules.addresses import ip_address
 from rules.netfilter.matches import Proto
 from rules.netfilter.targets import Dnat, Redirect, Reject
 from rules.netfilter.values import FILTER, NAT, Family

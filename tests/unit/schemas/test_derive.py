@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ from capture.commands import COMMANDS
 from capture.inspect.hunks import ChainDiff, Diff, Hunk, Line
 from capture.schemas.answers import as_json
 from capture.schemas.derive import DIALECT, VERSION, model, schema
+from rules.addresses import IPv4Address
 from rules.live.drift import Finding, Kind
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.targets import Return

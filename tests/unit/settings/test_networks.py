@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.settings.parsers import cidr, host_bits
+from rules.addresses import IPv4Address, IPv4Network
 
 PARTS = st.integers(0, 300).map(str) | st.sampled_from(["", "01", "1 ", "+1", "x", "0x1", "\u0661"])
 ADDRESSES = st.lists(PARTS, min_size=3, max_size=5).map(".".join) | st.ip_addresses(v=4).map(str)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from capture.settings.declared import (
 )
 from capture.settings.model import SettingsModel, config_schema
 from capture.settings.parsers import Name
+from rules.addresses import IPv4Network, IPv6Network
 from rules.netfilter.values import ALL, Ports
 from tests.rig.pod import ROOT
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rules.addresses import ip_address, ip_network
 from rules.iptables.reading import tables
 from rules.iptables.writing import match_text
 from rules.netfilter.matches import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from capture.host.facts import Facts
 from capture.intent.resolve import resolve
 from capture.netlink.rtnetlink import Address
 from capture.settings.declared import Settings
+from rules.addresses import ip_address
 from rules.packets.trace import Became
 from rules.plan.plan import plan
 from rules.proof.escapes import escapes
@@ -35,9 +35,9 @@ PROXY_PORTS = (15001, 15006, 16001, 16006)
 
 def planned(case: dict[str, Any]) -> Plan:
     """What a case's command line means in the pod in which it was recorded."""
-    addresses = [Address(ipaddress.ip_address(ADDRESSES[4]), 24)]
+    addresses = [Address(ip_address(ADDRESSES[4]), 24)]
     if case["v6"]:
-        addresses.append(Address(ipaddress.ip_address(ADDRESSES[6]), 64))
+        addresses.append(Address(ip_address(ADDRESSES[6]), 64))
     settings = Settings.load(case["args"], case["env"])
     facts = Facts(tuple(addresses), has_ipv6=True, lo_has_ipv6=case["v6"], resolv_conf=case["resolv"])
     return plan(resolve(settings, facts).intent)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-
 import pytest
 
 from capture.errors import CaptureError
 from capture.log import Log
 from capture.steps.acts import ENDING_SIGNALS
 from capture.steps.release import BETWEEN, Release
+from rules.addresses import IPv4Address
 from rules.connections.flow import TCP, Flow
 
 FLOW = Flow(TCP, IPv4Address("10.244.0.5"), 40000, IPv4Address("9.9.9.9"), 80)

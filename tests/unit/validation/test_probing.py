@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -25,6 +24,7 @@ from capture.validation.probing import (
     ports_to_try,
     tried,
 )
+from rules.addresses import IPv4Address, IPv6Address
 from rules.analysis.probes import Path, Sender
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.targets import Jump

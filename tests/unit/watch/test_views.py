@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,7 @@ from capture.watch import views
 from capture.watch.flows import added
 from capture.watch.views import Lines, Screen
 from capture.watch.watch import Row, Seen, Tick
+from rules.addresses import IPv4Address
 from rules.connections.attribution import Connection, Decision
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.targets import Jump

@@ -6,7 +6,6 @@ import errno
 import os
 import time
 from contextlib import contextmanager
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +32,7 @@ from capture.watch.watch import (
     events_of,
     routing_since,
 )
+from rules.addresses import IPv4Address
 from rules.connections.attribution import Connection, Decision
 from rules.iptables.counters import Count
 from rules.live.drift import Kind
