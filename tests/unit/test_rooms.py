@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROOMS = (
     "rules.value",
+    "rules.addresses",
     "rules.lists",
     "rules.netfilter",
     "rules.routing",
