@@ -12,7 +12,7 @@ from rules.meaning.lists import LONG
 from rules.netfilter.effects import Choice
 from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among
 from rules.netfilter.hooks import BaseChain, NativeTable
-from rules.netfilter.matches import DPort, Dst, Proto
+from rules.netfilter.matches import DPort, Dst, OwnerUid, Proto
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import meet, one
 from rules.netfilter.targets import Accept, Drop, NativeTarget, SetMark
@@ -110,3 +110,19 @@ def test_of_a_long_chain_every_rule_for_an_address_is_met(others: int, *, reorde
         assert outcomes(rules, port=port, uid=1000, to=to) == {Became.DROPPED}, port
     assert outcomes(rules, port=81, uid=1000, to=to) == {Became.BYPASSED}
     assert outcomes(rules, port=80, uid=1000, to=IPv4Address("10.97.0.1")) == {Became.BYPASSED}
+
+
+@pytest.mark.parametrize("hook", ["PREROUTING", "INPUT"])
+def test_what_arrives_over_lo_has_no_owner_any_more(hook: str) -> None:
+    """The socket that sent it is forgotten on the way (loopback_xmit), so that a rule by uid does not meet it there."""
+    rules = (Rule((OwnerUid(1000),), Drop()),)
+    table = NativeTable(
+        "ip", "theirs", False, (BaseChain("ip", "theirs", "c", "filter", hook, 0, handle=1),), (("c", rules),)
+    )
+    journeys = Journeys((), V4, HOST, (table,))
+    ends = [
+        end
+        for end in journeys.ends(journeys.started(universe(V4, HOST, passing=False)))
+        if end.now.direction is Direction.OUT and end.now.is_local
+    ]
+    assert {end.became for end in ends if any(meet(box[UID], one(1000)) for box in end.boxes)} == {Became.DELIVERED}
