@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 1
 JUDGES = (
+    "tests/unit/netfilter",
     "tests/unit/journeys",
     "tests/unit/analysis",
     "tests/unit/proof",
