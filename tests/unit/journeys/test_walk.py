@@ -15,7 +15,7 @@ from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import DPort, Dst, OwnerUid, Proto
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import meet, one
-from rules.netfilter.targets import Accept, Drop, NativeTarget, SetMark
+from rules.netfilter.targets import Accept, Drop, NativeTarget, Redirect, SetMark
 from rules.netfilter.values import Family, Ports
 from rules.packets.packet import Direction, Host, Local
 from rules.packets.trace import Became
@@ -23,6 +23,8 @@ from rules.routing.policy import Policy, PolicyRule, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rules.analysis.boxes import Box
 
 V4 = Family.V4
 TCP = one(PROTOCOLS["tcp"])
@@ -126,3 +128,29 @@ def test_what_arrives_over_lo_has_no_owner_any_more(hook: str) -> None:
         if end.now.direction is Direction.OUT and end.now.is_local
     ]
     assert {end.became for end in ends if any(meet(box[UID], one(1000)) for box in end.boxes)} == {Became.DELIVERED}
+
+
+@pytest.mark.parametrize(("to", "becomes"), [("fd00::6", "fd00::5"), ("fe80::6", "fe80::5"), ("febf::6", "fe80::5")])
+def test_what_is_redirected_on_its_way_in_gets_an_address_of_its_own_scope(to: str, becomes: str) -> None:
+    """The first of the interface that it came in by; link-local ones of IPv6 apart (nf_nat_redirect_ipv6)."""
+    addresses = ("fe80::5", "fd00::5", "fd00::6", "fe80::6", "febf::6")
+    host = Host(tuple(Local("eth0", ip_address(address), 64) for address in addresses), "eth0")
+    bases = (
+        BaseChain("ip6", "theirs", "first", "nat", "PREROUTING", -100, handle=1),
+        BaseChain("ip6", "theirs", "then", "filter", "INPUT", 0, handle=2),
+    )
+    redirect = Rule((Proto("tcp"),), Redirect(15006))
+    drop = Rule((Proto("tcp"), Dst(ip_network(f"{becomes}/128"))), Drop())
+    table = NativeTable("ip6", "theirs", False, bases, (("first", (redirect,)), ("then", (drop,))))
+    journeys = Journeys((), Family.V6, host, (table,))
+    arriving = [
+        end
+        for end in journeys.ends(journeys.started(universe(Family.V6, host, passing=False)))
+        if end.now.direction is Direction.IN and any(asked_of(box, to) for box in end.boxes)
+    ]
+    assert {end.became for end in arriving} == {Became.DROPPED}
+
+
+def asked_of(box: Box, to: str) -> bool:
+    """Whether TCP to this address is in the box, as it was sent."""
+    return meet(box[PROTOCOL], TCP) and meet(box[DESTINATION], one(int(ip_address(to))))
