@@ -44,6 +44,7 @@ docs: $(READY) ## Write the pages and pictures that are generated from the code.
 	@$(RUN) -m tests.write_reference
 	@$(RUN) -m tests.write_pictures
 	@$(RUN) -m tests.write_man
+	@$(RUN) -m tests.write_envoy
 
 site: $(READY) ## Build the pages as a site, in site/, with warnings as errors.
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet

@@ -23,12 +23,17 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SHELL, ELISION = "$ ", "…"
 WALKED = "docs/start.md"
 """The page that is walked: its blocks follow each other. Those of other pages each have a namespace of their own."""
-OWN_TESTS = {"docs/envoy/symptoms.md": "tests/envoy/test_symptoms.py"}
+OWN_TESTS = {"docs/envoy/symptoms.md": "tests/envoy/test_symptoms.py"} | {
+    str(page.relative_to(ROOT)): "tests/envoy/test_walks.py"
+    for page in PAGES
+    if page.parent.name == "envoy" and page.stem not in ("README", "symptoms")
+}
 """Pages whose commands are run by a test of their own, which reads them there."""
 NOT_RUN = {
     "docker ": "there is no engine here: tests/test_image.py builds and runs the image with other tools",
     "buildah build ": "tests/test_image.py does",
     "kubectl ": "there is no cluster here",
+    "python3 place.py": "it goes on until Ctrl-C: tests/envoy/test_walks.py walks each page in what it makes",
     "useradd ": "it changes a host: tests/netns/test_hosts.py starts the units in one of its own",
     "install -m ": "it changes a host: tests/netns/test_hosts.py reads the units from where they lie",
     "systemctl ": "it changes a host: tests/netns/test_hosts.py asks a systemd of its own",
@@ -225,10 +230,11 @@ def test_what_is_not_run_stands_on_a_page(begins: str) -> None:
     assert any(command.startswith(begins) for command in [*shown, *sentences()])
 
 
-@pytest.mark.parametrize("page", OWN_TESTS)
-def test_a_page_with_a_test_of_its_own_is_read_by_it(page: str) -> None:
-    """It names the page."""
-    assert page in (ROOT / OWN_TESTS[page]).read_text(encoding="utf-8")
+@pytest.mark.parametrize("test", sorted(set(OWN_TESTS.values())))
+def test_a_page_with_a_test_of_its_own_is_read_by_it(test: str) -> None:
+    """It names the page, or asks here for its pages."""
+    text = (ROOT / test).read_text(encoding="utf-8")
+    assert "OWN_TESTS" in text or [page for page, its in OWN_TESTS.items() if its == test and page in text]
 
 
 # --- sentences --------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.envoy.test_experiments import HOST, WAITED, asked, captured
+from tests.envoy.test_experiments import captured
 from tests.rig.envoy import Envoy, get, serving
-from tests.rig.pod import ADDRESSES, ROOT, Pod
+from tests.rig.namespace import entered
+from tests.rig.pod import ADDRESSES, APP, ROOT, Pod
+from tests.rig.traffic import open_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 PAGE = (ROOT / "docs/envoy/symptoms.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+
+HOST = {"Host": "app.shadow.com"}
+WAITED = 1.5
+"""Seconds that an answer of a nameserver is waited for."""
 
 
 def refused(pod: Pod, envoy: Started) -> Envoy:
@@ -90,6 +96,21 @@ def slow_names(pod: Pod, envoy: Started) -> Envoy:
     assert asked(pod, "web") == b""
     assert time.monotonic() - began >= WAITED
     return started
+
+
+def asked(pod: Pod, name: str) -> bytes:
+    """What 9.9.9.9 answers to a question for an address, if anything (RFC 1035)."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    with entered(pod.inside):
+        opened = open_socket("9.9.9.9", "udp", APP, APP)
+    with opened:
+        opened.settimeout(WAITED)
+        try:
+            opened.connect(("9.9.9.9", 53))
+            opened.send(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + labels + b"\x00\x00\x01\x00\x01")
+            return opened.recv(512)
+        except OSError:
+            return b""
 
 
 SYMPTOMS: dict[str, Callable[[Pod, Started], Envoy]] = {
