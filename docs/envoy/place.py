@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socketserver
 import subprocess
 import sys
@@ -124,11 +125,14 @@ def serve(*described: str) -> None:
 
 
 def ip(*arguments: str, lines: str = "") -> None:
-    subprocess.run(["ip", *arguments], input=lines, text=True, check=True)
+    if subprocess.run(["ip", *arguments], input=lines, text=True, check=False).returncode:
+        sys.exit(1)  # it said why
 
 
 def main() -> None:
-    """Make it all, and wait."""
+    """Make it all, and wait for a signal."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit())
     made: list[str] = []
     servers: list[subprocess.Popen[str]] = []
     try:
@@ -139,15 +143,18 @@ def main() -> None:
             ip("-n", name, "-batch", "-", lines=lines)
         ip("netns", "exec", "outside", "sysctl", "-qw", "net.ipv4.ip_forward=1")
         for name, services in SERVICES.items():
-            command = ["ip", "netns", "exec", name, sys.executable, __file__, *services]
-            server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            server = subprocess.Popen(
+                ["ip", "netns", "exec", name, sys.executable, __file__, *services],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for this process, which ends them
+            )
             servers.append(server)
             if server.stdout is None or server.stdout.readline() != "ready\n":
                 sys.exit(f"the services in {name} did not start")
         print(READY, flush=True)
         servers[0].wait()
-    except KeyboardInterrupt:
-        pass
     finally:
         for server in servers:
             server.kill()

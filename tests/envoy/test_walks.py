@@ -125,3 +125,29 @@ def test_every_configuration_has_a_page_that_shows_it() -> None:
     assert {f"docs/envoy/{path.stem}.md" for path in CONFIGURATIONS.glob("*.yaml")} <= set(WALKED)
     listed = re.findall(r"\]\(([\w-]+\.md)\)", (CONFIGURATIONS / "README.md").read_text())
     assert set(WALKED) == {f"docs/envoy/{name}" for name in listed} - {"docs/envoy/symptoms.md"}
+
+
+@pytest.mark.parametrize("signal", ["INT", "TERM", "HUP"])
+def test_the_place_is_removed(tmp_path: Path, signal: str) -> None:
+    """By Ctrl-C, by who ends it, and with its terminal; names that others gave are left alone, and told of."""
+    script = f"""
+        set -e
+        mount -t tmpfs none /run/netns
+        mkfifo made
+        "$PYTHON" "$CONFIGURATIONS/place.py" > made 2>&1 &
+        read -r _ < made
+        ip netns list | wc -l
+        kill -{signal} $!
+        wait $! || echo status $?
+        ip netns list
+        ip netns add other-pod
+        "$PYTHON" "$CONFIGURATIONS/place.py" 2>&1 || echo status $?
+        ip netns list
+    """
+    env = readable() | {"CONFIGURATIONS": str(CONFIGURATIONS), "PYTHON": sys.executable}
+    command = [*PLACE, "bash", "-c", script]
+    said = subprocess.run(
+        command, stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=env, timeout=60, check=False
+    ).stdout
+    exists = 'Cannot create namespace file "/run/netns/other-pod": File exists'
+    assert said.splitlines() == ["3", exists, "status 1", "other-pod"]
