@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from rules.addresses import IPv4Network, IPv6Address, IPv6Network
 from rules.meaning.spoken import conditions
 from rules.native.names import chain_name
@@ -24,6 +26,7 @@ from rules.netfilter.fields import (
     UID,
     Among,
     domain,
+    width,
 )
 from rules.netfilter.matches import (
     ConnMark,
@@ -67,6 +70,7 @@ from rules.value import assert_never
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from rules.netfilter.matches import Match, Plain
@@ -100,6 +104,10 @@ REJECTS = {
     "tcp-reset": "tcp reset",
 }
 """iptables' names of answers, in those of nft."""
+MANY = 64
+"""Intervals from which on a hash is looked up faster than a tree of them."""
+MOST = 20_000
+"""Intervals up to which a run has the time to write and read what they have in common besides."""
 NAMES = {number: name for name, number in reversed(PROTOCOLS.items())}
 
 
@@ -178,11 +186,60 @@ def span_words(field: int, span: Span, family: Family) -> str:
     name = FIELDS[field] if field in FIELDS else f"{ADDRESS[family]} {'saddr' if field == SOURCE else 'daddr'}"
     rest = less(everything(field, family), span)
     is_denied = field != STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))
+    in_blocks, is_all = ("", False) if is_denied else block_words(name, field, span, family)
+    if is_all:
+        return in_blocks
     values = [value_words(field, first, end, family) for first, end in intervals(rest if is_denied else span)]
     some = values[0] if len(values) == 1 else f"{{ {', '.join(values)} }}"
     if field == STATE:
         some = ",".join(values)
-    return f"{name} {'!= ' if is_denied else ''}{some}"
+    return f"{in_blocks}{' ' if in_blocks else ''}{name} {'!= ' if is_denied else ''}{some}"
+
+
+def block_words(name: str, field: int, span: Span, family: Family) -> tuple[str, bool]:
+    """That this field is in a block that has any of a long span, and whether that says all; empty where it is no use.
+
+    Blocks of one size are looked up in a hash by their first bits, which takes a new connection a fraction of the way
+    down a tree of intervals. Networks of one length are such blocks, and single addresses or ports, also where some
+    that adjoin have become one interval. Of networks of many lengths the tree is asked for what is in one of the
+    blocks, unless there are very many. There are never more blocks than ends of intervals.
+    """
+    if len(span) < 2 * MANY or field not in (SOURCE, DESTINATION, SPORT, DPORT):
+        return "", False
+    is_address = field in (SOURCE, DESTINATION)
+    in_all = 0
+    for end in span:
+        in_all |= end
+    bits = (in_all & -in_all).bit_length() - 1 if is_address else 0
+    is_exact = sum(span[1::2]) - sum(span[::2]) >> bits <= len(span)
+    if not is_exact and (not is_address or len(span) > 2 * MOST):
+        return "", False
+    if not is_exact:
+        sizes = range(length_of(family))
+        bits = bisect_left(sizes, -len(span), key=lambda bits: -sum(map(size_of, blocks(span, bits))))
+    firsts = (value << bits for some in blocks(span, bits) for value in some)
+    values = (address_words(value, family) for value in firsts) if is_address else map(str, firsts)
+    mask = f" & {address_words((1 << length_of(family)) - (1 << bits), family)}" if bits else ""
+    return f"{name}{mask} {{ {', '.join(values)} }}", is_exact
+
+
+def blocks(span: Span, bits: int) -> Iterator[range]:
+    """The blocks of this size that have any of a span, each once: what they have in common, interval by interval."""
+    before = -1
+    for first, end in intervals(span):
+        last = end - 1 >> bits
+        yield range(max(first >> bits, before + 1), last + 1)
+        before = last
+
+
+def size_of(some: range) -> int:
+    """Its length, which may be more than `len` can tell."""
+    return some.stop - some.start
+
+
+def length_of(family: Family) -> int:
+    """The bits of an address."""
+    return width(DESTINATION, family)
 
 
 def is_one(span: Span) -> bool:
@@ -209,14 +266,15 @@ def addresses_words(first: int, end: int, family: Family) -> str:
     """An interval of addresses, as a network if it is one."""
     size = end - first
     is_network = not (size & (size - 1) or first & (size - 1))
-    if family is Family.V6:
-        length = 129 - size.bit_length()
-        words = str(IPv6Address(first))
-        behind = f"/{length}" if length < 128 else ""
-        return f"{words}{behind}" if is_network else f"{words}-{IPv6Address(end - 1)}"
-    words = dotted(first)
-    length = 33 - size.bit_length()
-    return f"{words}{f'/{length}' if length < 32 else ''}" if is_network else f"{words}-{dotted(end - 1)}"
+    words = address_words(first, family)
+    highest = length_of(family)
+    length = highest + 1 - size.bit_length()
+    behind = f"/{length}" if length < highest else ""
+    return f"{words}{behind}" if is_network else f"{words}-{address_words(end - 1, family)}"
+
+
+def address_words(address: int, family: Family) -> str:
+    return dotted(address) if family is Family.V4 else str(IPv6Address(address))
 
 
 def dotted(address: int) -> str:

@@ -626,14 +626,22 @@ class _Program:
         return (Among(loaded.field, between(int.from_bytes(first, "big"), end)),)
 
     def all_at_once(self, keys: Sequence[Loaded], held: Elements) -> Span:
-        """What a set of intervals of numbers asks for, all at once; empty for any other."""
+        """What a set of numbers asks for, or of their intervals, all at once; empty for any other."""
         loaded = keys[0]
-        if len(keys) != 1 or not held.is_interval or loaded.special or not loaded.is_whole or loaded.field < 0:
+        if len(keys) != 1 or loaded.special or loaded.field < 0 or loaded.field in (ARRIVED_ON, LEAVES_ON):
             return ()
-        if loaded.field in (ARRIVED_ON, LEAVES_ON) or not all(first for first, _, _ in held.elements):
+        if not all(first for first, _, _ in held.elements):
             return ()
         end = domain(loaded.field, self.reader.family)[-1]
         number_of = int.from_bytes
+        if not held.is_interval:
+            left = (1 << width(loaded.field, self.reader.family)) - 1 & ~loaded.mask
+            starts = sorted(number_of(first, loaded.order) for first, _, _ in held.elements)
+            # The mask leaves the lowest bits open, and no value asks for one of them.
+            is_plain = left & left + 1 == 0 and not any(start & left for start in starts)
+            return joined((start, start + left + 1) for start in starts) if is_plain else ()
+        if not loaded.is_whole:
+            return ()
         return joined(
             sorted(
                 (number_of(first, "big"), end if beyond is None else number_of(beyond, "big"))

@@ -52,16 +52,19 @@ class Sets:
         return self.known.get(place)
 
     def read(self, lists: Sequence[bytes], flags: int) -> Elements:
-        if flags & INTERVAL and not flags & IS_MAP:
-            ends = plain_ends(lists, self.order)
-            if ends is not None:
-                return Elements(True, tuple(intervals(ends)))
+        ends = None if flags & IS_MAP else plain_ends(lists, self.order)
+        if ends is not None and flags & INTERVAL:
+            return Elements(True, tuple(intervals(ends)))
+        if ends is not None and all(begins for _, begins in ends):
+            return Elements(False, tuple((key, None, None) for key, _ in ends))
         raw = [dict(attributes(each, self.order)) for some in lists for _, each in attributes(some, self.order)]
         return elements_of(raw, flags, self.order)
 
 
 def plain_ends(lists: Sequence[bytes], order: Order) -> list[tuple[bytes, bool]] | None:
     """Each end of the intervals of a set, in order, and whether one begins there; None if there is more to it.
+
+    A set without intervals is read in the same way: each of its elements begins, and none ends.
 
     Of an element nothing but its key, and a flag where an interval ends: so the kernel tells of each
     (`nf_tables_fill_setelem`), in so many bytes as the first. 50,000 networks are 100,000 of them.

@@ -242,3 +242,39 @@ def test_many_networks_are_one_rule_that_the_kernel_reads_back(pod: Pod) -> None
     assert str(pod.dial(OUTSIDE[4][0], 80, uid=APP, gid=APP)) == "pod:15001"
     assert str(pod.dial("10.0.7.7", 80, uid=APP, gid=APP)) == "pod:15001"
     pod.applied("--cleanup-only")
+
+
+LISTS = {
+    "networks of one length": [f"192.{at >> 7}.{at % 128 * 2}.0/24" for at in range(400)],
+    "addresses, some of which adjoin": [*(f"192.0.{at >> 6}.{at % 64 * 2}" for at in range(400)), "192.0.0.1"],
+    "networks of every length": [f"192.{at}.{at * 7 % 256}.128/{25 + at % 8}" for at in range(200)],
+    "IPv6 networks of one length": [f"2001:db9:{at * 2:x}::/48" for at in range(400)],
+    "IPv6 addresses": [f"2001:db9::{at * 2:x}" for at in range(400)],
+    "IPv6 networks of every length": [f"2001:{at * 2 + 0x1000:x}::/{33 + at % 90}" for at in range(400)],
+}
+
+
+@pytest.mark.parametrize("more", [(), ("1.1.1.1", "2001:db8::/48")], ids=["alone", "and one more"])
+@pytest.mark.parametrize("networks", LISTS.values(), ids=list(LISTS))
+def test_a_long_list_is_one_rule_whatever_is_in_it(
+    pod: Pod, tmp_path: Path, networks: list[str], more: tuple[str, ...]
+) -> None:
+    """Looked up by what its networks have in common, or as intervals too: applied, read as planned, and obeyed."""
+    (tmp_path / "networks").write_text("\n".join([*networks, *more]))
+    settings = [*DUAL, NATIVE, "-x", f"@{tmp_path}/networks"]
+    pod.applied(*settings)
+    family = "ip6" if ":" in networks[0] else "ip"
+    listed = pod.inside.output("nft", "list", "table", family, "istio-capture")
+    assert len([line for line in listed.splitlines() if f"{family} daddr" in line and "{" in line]) == 1
+    assert "nothing was changed" in pod.applied(*settings).stderr
+    assert pod.capture("verify", *settings).status == 0
+    nft(pod, "flush ruleset", *listed.splitlines())
+    assert pod.inside.output("nft", "list", "table", family, "istio-capture") == listed
+    pod.applied(*settings)
+    pod.open_listeners()
+    inside = networks[7].partition("/")[0]
+    for address in ("1.1.1.1", "2001:db8::1", "9.9.9.9", "2001:db8:5::7"):
+        arrived = str(pod.dial(address, 80, uid=APP, gid=APP))
+        assert arrived == ("ext:80" if more and address in ("1.1.1.1", "2001:db8::1") else "pod:15001")
+    told = pod.capture("trace", *settings, f"[{inside}]:80" if ":" in inside else f"{inside}:80").stdout
+    assert "it leaves the pod" in told

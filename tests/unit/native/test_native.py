@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +15,11 @@ from rules.live.changes import changes
 from rules.meaning.spoken import conditions
 from rules.native.applied import applied
 from rules.native.compiled import NOBODY_LISTENS, compiled
-from rules.native.words import rule_words
+from rules.native.words import MANY, rule_words, span_words
 from rules.native.writing import transaction
-from rules.netfilter.fields import NOBODY, UID, Among, all_hold, domain
+from rules.netfilter.fields import DESTINATION, DPORT, NOBODY, SOURCE, UID, Among, all_hold, domain
 from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.spans import common, joined
 from rules.netfilter.targets import Drop, Jump, Return, Tproxy
 from rules.netfilter.values import Family, Ports
 from rules.ours.reasons import examples
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rules.netfilter.rulesets import Rule
+    from rules.netfilter.spans import Span
 
 LONGEST_COMMENT = 127
 """Bytes that a rule may carry as a comment (libnftnl, NFTNL_UDATA_COMMENT_MAXLEN, with a zero behind it)."""
@@ -98,9 +102,69 @@ def test_a_list_is_one_rule() -> None:
     assert [line[:60] for line in told] == [
         "meta l4proto { tcp, udp } th dport { 1, 3, 5, 7, 9, 11, 13, ",
         'meta l4proto tcp oifname "lo" ip daddr != 127.0.0.1 th dport',
-        "ip daddr { 10.0.0.0/24, 10.0.2.0/24, 10.0.4.0/24, 10.0.6.0/2",
+        "ip daddr & 255.255.255.0 { 10.0.0.0, 10.0.2.0, 10.0.4.0, 10.",
     ]
-    assert [line.count(",") for line in told if "daddr {" in line] == [999]
+    assert [line.count(",") for line in told if "daddr &" in line] == [999]
+
+
+def asked_in(words: str) -> Span:
+    """What nft understands by `ip daddr & MASK { … } ip daddr { … }` and the like: what each of these asks for."""
+    found: Span = (0, 1 << 128)
+    for asked in words.removesuffix(" }").split(" }"):
+        mask = asked.partition(" & ")[2].partition(" ")[0]
+        size = (1 << ip_address(mask).max_prefixlen) - int(ip_address(mask)) if mask else 1
+        some = []
+        for value in (asked.partition("{ ")[2] or asked.split()[-1]).split(", "):
+            first, _, last = value.partition("-")
+            network = None if first.isdigit() else ip_network(first)
+            low = int(network[0]) if network else int(first)
+            high = int(network[-1]) if network else low
+            some.append((low, (int(ip_address(last)) if network else int(last)) + 1 if last else high + size))
+        found = common(found, joined(sorted(some)))
+    return found
+
+
+@given(
+    family=strategies.families,
+    field=st.sampled_from([SOURCE, DESTINATION, DPORT]),
+    seed=st.integers(0, 1 << 32),
+    bits=st.integers(0, 12),
+    wider=st.lists(st.tuples(st.integers(2, 300), st.integers(0, 4)), max_size=10),
+)
+def test_a_long_list_says_what_it_asks_for(
+    family: Family, field: int, seed: int, bits: int, wider: list[tuple[int, int]]
+) -> None:
+    """Networks or ports of one size, some of which adjoin, and some more that are wider: these and nothing else.
+
+    There are never more blocks than intervals have ends, and those of one size alone need no interval.
+    """
+    bits, wider = (0, []) if field == DPORT else (bits, wider)
+    chance = Random(seed)
+    numbers = chance.sample(range(1, 1000), chance.randint(MANY, 4 * MANY))
+    span = joined(
+        sorted(
+            [(at << bits, at + 1 << bits) for at in numbers]
+            + [(at << bits + more, at + 1 << bits + more) for at, more in wider]
+        )
+    )
+    words = span_words(field, span, family)
+    assert asked_in(words) == span
+    if len(span) >= 2 * MANY:
+        in_blocks, *rest = words.removesuffix(" }").split(" }")
+        assert in_blocks.count(",") < len(span)
+        assert "/" not in in_blocks
+        assert not rest or wider or sum(span[1::2]) - sum(span[::2]) >> bits > len(span)
+
+
+@given(seed=st.integers(0, 1 << 32))
+def test_networks_of_any_size_are_looked_up_in_blocks_first(seed: int) -> None:
+    """The widest of them may be wider than any machine can count."""
+    chance = Random(seed)
+    span = tuple(sorted({chance.randrange(1, 1 << chance.randint(20, 128)) for _ in range(3 * MANY)}))
+    span = span[: len(span) // 2 * 2]
+    words = span_words(DESTINATION, span, Family.V6)
+    assert asked_in(words) == span
+    assert words.count("ip6 daddr") in (1, 2)
 
 
 def test_lists_are_merged_and_sorted() -> None:
