@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import TypeAlias
 
-    Kept: TypeAlias = tuple[str, bool, tuple[int, int] | None, bytes]
+    Kept: TypeAlias = tuple[str, bool, tuple[int, int] | None, int, int]
     """A module's source below the folder of our packages, whether it is a package, the source's time in nanoseconds and
-    its size (None: not looked at), and its code, marshalled."""
+    its size (None: not looked at), and where in the file its code begins, marshalled, and how long that is."""
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.dirname(PACKAGE)
@@ -28,17 +28,22 @@ VERSION = sys.hexversion
 """Byte code is for one version of Python only."""
 
 
-class Bundle:
-    """Finds modules in the file, and loads them."""
+LENGTH = 4
+"""Bytes at the beginning that tell how long the list of modules behind them is. Then comes the code."""
 
-    def __init__(self, kept: dict[str, Kept]) -> None:
+
+class Bundle:
+    """Finds modules in the file, and loads them. Only what is loaded is read."""
+
+    def __init__(self, file: int, kept: dict[str, Kept]) -> None:
+        self.file = file
         self.kept = kept
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002 # importlib's signature
         found = self.kept.get(name)
         if found is None:
             return None
-        below, is_package, stamp, _ = found
+        below, is_package, stamp, _, _ = found
         source = f"{FOLDER}/{below}"
         if stamp is not None and stamp != stamp_of(source):
             return None
@@ -52,8 +57,9 @@ class Bundle:
         """As Python does."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code, and give up what it was made from: a tenth of the memory of a run."""
-        exec(marshal.loads(self.kept.pop(module.__name__)[3]), module.__dict__)  # noqa: S102, S302 # what importing is
+        """Run the module's code."""
+        *_, at, length = self.kept[module.__name__]
+        exec(marshal.loads(os.pread(self.file, length, at)), module.__dict__)  # noqa: S102, S302 # what importing is
 
 
 def stamp_of(source: str) -> tuple[int, int] | None:
@@ -68,15 +74,23 @@ def stamp_of(source: str) -> tuple[int, int] | None:
 def use() -> None:
     """From now on, find modules of ours in the file, if there is one of this version of Python."""
     try:
-        with open(FILE, "rb", buffering=0) as file:
-            version, kept = marshal.loads(file.read())  # noqa: S302 # our own, where our code is
-    except (OSError, EOFError, ValueError, TypeError):
+        file = os.open(FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return
-    if version == VERSION and not sys.flags.optimize:
-        sys.meta_path.insert(0, Bundle(kept))
+    try:
+        length = int.from_bytes(os.pread(file, LENGTH, 0), "big")
+        version, whole, kept = marshal.loads(os.pread(file, length, LENGTH))  # noqa: S302 # our own, where our code is
+    except (OSError, EOFError, ValueError, TypeError):
+        version = whole = None
+    if version == VERSION and whole == os.fstat(file).st_size and not sys.flags.optimize:
+        sys.meta_path.insert(0, Bundle(file, kept))
+    else:
+        os.close(file)
 
 
 LATER = (
+    "capture.apply.converge",
+    "capture.dry_run",
     "capture.host.native",
     "capture.host.neighbours",
     "capture.netlink.routing",
@@ -86,7 +100,7 @@ LATER = (
     "rules.ours.exemptions",
     "rules.ours.held",
 )
-"""What `capture.init` does not load, but a rerun does, or a run by TPROXY or with IPv6."""
+"""What `capture.init` does not load, but a run that changes something does, or one by TPROXY or with IPv6."""
 
 # --- making it ----------------------------------------------------------------------------------------------
 
@@ -103,6 +117,7 @@ def make(*, is_checked: bool = True) -> int:
     for each in ("capture.init", *LATER):
         import_module(each.replace("rules", thinking, 1) if each.startswith("rules.") else each)
     kept: dict[str, Kept] = {}
+    codes = bytearray()
     for name, module in list(sys.modules.items()):
         spec, source = module.__spec__, getattr(module, "__file__", None)
         if name == "__main__" or spec is None or not source or not source.startswith(f"{FOLDER}/"):
@@ -112,13 +127,27 @@ def make(*, is_checked: bool = True) -> int:
             code: CodeType = reader(name)
             stamp = stamp_of(source) if is_checked else None
             below = os.path.relpath(source, FOLDER)
-            kept[name] = below, spec.submodule_search_locations is not None, stamp, marshal.dumps(code)
+            marshalled = marshal.dumps(code)
+            kept[name] = below, spec.submodule_search_locations is not None, stamp, len(codes), len(marshalled)
+            codes += marshalled
     os.makedirs(os.path.dirname(FILE), exist_ok=True)
     beside = f"{FILE}.{os.getpid()}"
     with open(beside, "wb") as file:
-        marshal.dump((VERSION, kept), file)
+        file.write(listed(kept, len(codes)) + codes)
     os.replace(beside, FILE)
     return len(kept)
+
+
+def listed(kept: dict[str, Kept], size: int) -> bytes:
+    """The beginning of the file, with places counted from there. `size` is that of all code."""
+    length = 0
+    while True:
+        begins = LENGTH + length
+        moved = {name: (*about, at + begins, long) for name, (*about, at, long) in kept.items()}
+        written = marshal.dumps((VERSION, begins + size, moved))
+        if len(written) == length:
+            return length.to_bytes(LENGTH, "big") + written
+        length = len(written)
 
 
 if __name__ == "__main__":
