@@ -9,8 +9,8 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import struct
 import sys
+from _struct import Struct, unpack_from  # what `struct` wraps, which takes its time to import
 
 from capture.kernel.blocks import contextmanager
 from capture.kernel.process import patiently
@@ -33,8 +33,8 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NLMSGERR_ATTR_MSG = 270, 10, 11, 1
 CREATE = 0x200 | 0x400
 """NLM_F_EXCL and NLM_F_CREATE."""
-HEADER = struct.Struct("=IHHII")
-ATTRIBUTE = struct.Struct("=HH")
+HEADER = Struct("=IHHII")
+ATTRIBUTE = Struct("=HH")
 FAMILIES = {2: Family.V4, 10: Family.V6}
 """AF_INET and AF_INET6, which are also NFPROTO_IPV4 and NFPROTO_IPV6."""
 NUMBERS = {family: number for number, family in FAMILIES.items()}
@@ -74,7 +74,7 @@ def dumped(protocol: int, question: int, payload: bytes) -> list[bytes]:
                 if flags & DUMP_INTERRUPTED:
                     raise InterruptedError(errno.EINTR, "it changes faster than it can be read")
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
-                    error = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+                    error = -unpack_from("=i", body)[0] if len(body) >= 4 else 0
                     if error:
                         raise OSError(error, os.strerror(error))
                     return found
@@ -138,7 +138,7 @@ def refusal(answer: bytes) -> OSError | None:
 
     The answer is struct nlmsgerr, without the request's payload (NETLINK_CAP_ACK), and its attributes.
     """
-    error = -struct.unpack_from("=i", answer)[0]
+    error = -unpack_from("=i", answer)[0]
     words = text(attributes(answer[4 + HEADER.size :]).get(NLMSGERR_ATTR_MSG, b""))
     return OSError(error, words or os.strerror(error)) if error else None
 

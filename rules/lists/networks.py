@@ -153,7 +153,7 @@ def ends(code: int) -> tuple[int, int]:
 
 def outside(networks: Sequence[Network], others: Iterable[Network]) -> Sequence[Network]:
     """Those of the networks that the others, of the same family, do not hold whole."""
-    ranges = sorted(ends(code_of(each)) for each in fewest(others))
+    ranges = sorted(ends(code_of(each)) for each in fewest(others)) if networks else []
     if not ranges:
         return networks
     from bisect import bisect_right  # few pods exclude networks that they do not capture anyway
