@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import os
 
-from capture.apply import transaction
-from capture.apply.converge import (
-    converge,
-    letting_go,
-    refuse,
-    transacted,
-    warn_of_others_routing,
-    warn_who_goes_first,
-    without_other_meshes,
-)
-from capture.errors import DONE, CaptureError, KernelRefused, OtherMesh, OthersFirst, WrongPlace, in_words
+from capture.errors import DONE, CaptureError, KernelRefused, in_words
+from capture.host import place
 from capture.host.facts import read_facts
-from capture.host.live import Live, choose_backend, read_live
 from capture.intent.resolve import resolve
-from capture.iptables.iptables import LEGACY_TABLES, NATIVE, NFT
 from capture.kernel import netns
 from capture.kernel.files import write_text
+from capture.kernel.locks import locked
 from capture.log import TERMINATION_LOG, Log
-from capture.output import print_for_programs
 from capture.settings.declared import DECLARED, DECLARED_BY_NAME, VARIABLES, Settings, asks_for_json, origin_of
-from capture.steps.restore import Restore
+from capture.sight.in_place import is_in_place
 from capture.text import on_one_line
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
@@ -38,7 +27,6 @@ if TYPE_CHECKING:
 
     from capture.host.facts import Facts
     from capture.intent.resolve import Resolved
-    from capture.steps.load import DeleteTables, Load
     from rules.plan.plan import Plan
 
 LONGEST_TERMINATION_MESSAGE = 2048
@@ -100,6 +88,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
         for warning in settings.warnings:
             log.warn(str(warning))
         if settings.dry_run:
+            from capture.dry_run import dry_run
+
             dry_run(settings, NOTHING, log)
         else:
             remove(settings, log)
@@ -113,6 +103,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
     if facts.processes and (settings.dry_run or not settings.run_validation):
         warn_of_listeners(facts, planned, log)
     if settings.dry_run:
+        from capture.dry_run import dry_run
+
         dry_run(settings, planned, log)
         return
     if settings.skip_rule_apply:
@@ -176,76 +168,28 @@ def converge_or_leave_ipv6(settings: Settings, resolved: Resolved, planned: Plan
     return planned
 
 
-def warn_of_a_refusal(live: Live, settings: Settings, planned: Plan, log: Log) -> None:
-    """Say that a run would be refused here, and what it would say of others."""
-    try:
-        refuse(live, settings)
-        warn_of_others_routing(live, planned, log)
-    except (WrongPlace, OtherMesh, OthersFirst) as refused:
-        first, *more = refused.lines()
-        log.warn(f"a run would be refused: {first}", *more)
+def converge(settings: Settings, planned: Plan, log: Log) -> None:
+    """Make the namespace hold what is planned, and nothing else of ours.
 
-
-def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
-    """Print what would be given to each iptables-restore, and nothing else, to stdout."""
-    live, backend, others = live_if_permitted(settings, planned, log)
-    planned = live.beside(planned)
-    if not live.legacy_is_known:
-        log.warn(f"only uid 0 may read {LEGACY_TABLES[Family.V4]}: whether legacy tables hold anything is not known")
-    sections = []
-    ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
-    warn_who_goes_first(live, planned, backend, log, take_over=take_over, ours_first=ours_first)
-    doing = list(transaction.steps(live, planned, backend, take_over=take_over, ours_first=ours_first))
-    doing, _ = letting_go(doing, live, planned, settings, log)
-    by_nft: tuple[type[Load | DeleteTables], ...] = ()
-    if others or transaction.uses_nft(doing):
-        from capture.steps.load import DeleteTables, Load
-
-        by_nft = (Load, DeleteTables)
-    doing = transacted(doing, live, planned, others)
-    for step in doing:
-        if isinstance(step, Restore):
-            heading = f"# {step.tool.family.value}: {step.tool}-restore --noflush"
-            sections.append(f"{heading}\n{step.text}")
-        elif isinstance(step, by_nft):
-            sections.append(f"# nft -f -\n{step.text}")
-        else:
-            log.info(f"Would run {step}")
-    text = "\n".join(sections)
-    if not text:
-        log.info("No rule of ours would change")
-    print_for_programs(text)
-    if settings.dry_run_file:
-        try:
-            write_text(settings.dry_run_file, text)
-        except OSError as error:
-            raise CaptureError(
-                f"cannot write the rules to {settings.dry_run_file}: {error.strerror}",
-                hint="environment DRY_RUN_FILE_PATH names that file",
-            ) from error
-
-
-def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live, str, tuple[str, ...]]:
-    """What is there, and the backend that would be used; in a dry run that may look at neither, an empty namespace.
-
-    Last the tables of other meshes that would be taken over.
-
-    Raises CaptureError or OSError if that would say that there is nothing to remove.
+    A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
     """
-    forced, native = settings.force_iptables_binary, settings.native_nftables
-    try:
-        live = read_live()
-        if not settings.cleanup_only:
-            warn_of_a_refusal(live, settings, planned, log)
-        live, others = without_other_meshes(live, settings, planned)
-        return live, choose_backend(live, forced, planned, native=native).backend, others
-    except (CaptureError, OSError) as error:
-        if planned is NOTHING:
-            raise
-        what = error.what if isinstance(error, CaptureError) else error
-        log.info(f"The rules are those for a namespace without any of ours, because: {what}")
-        nothing = {family: frozenset[str]() for family in Family}
-        return Live({}, {}, nothing, None), forced or (NATIVE if native else NFT), ()
+    with locked(log.warn):
+        if may_be_in_place(settings) and is_in_place(planned):
+            asked = settings.force_iptables_binary
+            why = "--force-iptables-binary asks for it" if asked else "the namespace holds our chains there"
+            log.info(f"Using the nft backend of iptables: {why}")
+            log.info("The capture is already in place: nothing was changed")
+            return
+        from capture.apply.converge import converge_locked  # a run that finds all in place changes nothing
+
+        converge_locked(settings, planned, log)
+
+
+def may_be_in_place(settings: Settings) -> bool:
+    """Whether a capture could be as these settings ask for it where iptables-nft holds it."""
+    if settings.native_nftables or settings.force_iptables_binary not in ("", "nft"):
+        return False
+    return settings.allow_host or not place.signs_of_a_node((), ())  # which is to be refused, whatever it holds
 
 
 def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:

@@ -33,11 +33,12 @@ figures, with minimum and maximum. The list of excluded networks has none that c
 rule of its own, and restoring and saving those alone is most of what a long list costs; in tables of our own they are
 one set.
 
-What keeps a run short: nothing is loaded but what it takes ([developing.md](developing.md)); one `iptables-restore` and
-one `iptables-save` for each family, and one nft for both in tables of our own; networks of a long list are numbers, and
-its rules are made only when somebody asks for them; a chain that iptables-save prints as planned is compared as text
-and not read; and a run ends without taking apart what Python has loaded. One command for many namespaces
-([applying.md](applying.md)) pays for Python once.
+What keeps a run short: nothing is loaded but what it takes ([developing.md](developing.md)), and nothing of the library
+that costs more than it does; one `iptables-restore` for each family, and one nft for both in tables of our own; what
+nf_tables holds is compared with what is planned byte by byte, without a program; networks of a long list are numbers,
+and its rules are made only when somebody asks for them; where iptables-save is asked, a chain that it prints as planned
+is compared as text and not read; and a run ends without taking apart what Python has loaded. One command for many
+namespaces ([applying.md](applying.md)) pays for Python once.
 """
 
 

@@ -6,10 +6,10 @@ from capture.apply.converge import converge_locked
 from capture.apply.transaction import deleting
 from capture.errors import CaptureError
 from capture.host.live import read_live
-from capture.iptables.iptables import BACKENDS, LEGACY, LEGACY_TABLES, OUR_TABLES, Iptables, expect
+from capture.iptables.iptables import BACKENDS, LEGACY, OUR_TABLES, Iptables, expect
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
 from capture.kernel.locks import locked
-from capture.kernel.process import read_words
+from capture.kernel.process import LEGACY_TABLES, read_words
 from rules.iptables.quoting import typed
 from rules.iptables.writing import rule_text
 from rules.netfilter.hooks import NAME

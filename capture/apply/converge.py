@@ -7,7 +7,6 @@ from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, Wr
 from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.place import signs_of_a_node
 from capture.iptables.iptables import BACKENDS, NATIVE, Iptables, expect
-from capture.kernel.locks import locked
 from rules.netfilter.values import RAW, Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_others
@@ -31,19 +30,11 @@ ATTEMPTS = 3
 """How often we look and write, if others change the rules in between."""
 
 
-def converge(settings: Settings, planned: Plan, log: Log) -> None:
-    """Make the namespace hold what is planned, and nothing else of ours.
-
-    A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
-    """
-    with locked(log.warn):
-        converge_locked(settings, planned, log)
-
-
 def converge_locked(settings: Settings, planned: Plan, log: Log, read: Live | None = None) -> tuple[Flow, ...]:
-    """The same for a caller that keeps other runs out itself, and may have read what is there.
+    """Make the namespace hold what is planned, and nothing else of ours; other runs are kept out by the caller.
 
-    The result are captured connections that it reset.
+    He may have read what is there. The result are captured connections that were reset. A refusal is final, unless
+    others changed the rules between our looking and our writing: then we look again.
     """
     if planned is not NOTHING and not settings.allow_host:
         refuse_a_node(*names_at_sight())  # its rules can be very many

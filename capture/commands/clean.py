@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from capture import init
 from capture.apply.clean import Cleaned, clean, foreseen
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.dry_run import dry_run
 from capture.errors import DONE, FAILED
 from capture.host.live import read_live
 from capture.kernel import netns
@@ -38,7 +38,7 @@ def command(output: str) -> None:
             say_json(as_json(foreseen(read_live())))
             return
         if settings.dry_run:
-            init.dry_run(settings, NOTHING, log)
+            dry_run(settings, NOTHING, log)
             return
         # The answer is on stdout: of the log, what went wrong is enough from here.
         level = "warn" if settings.log_output_level == "info" else settings.log_output_level

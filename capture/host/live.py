@@ -6,18 +6,9 @@ import os
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
-from capture.iptables.iptables import (
-    BACKENDS,
-    LEGACY,
-    LEGACY_TABLES,
-    NATIVE,
-    NFT,
-    OF_IPTABLES,
-    OUR_TABLES,
-    Iptables,
-)
+from capture.iptables.iptables import BACKENDS, LEGACY, NATIVE, NFT, OF_IPTABLES, OUR_TABLES, Iptables
 from capture.iptables.saved import Saved
-from capture.kernel.process import read_words
+from capture.kernel.process import LEGACY_TABLES, read_words
 from capture.netlink import messages, nftables, rtnetlink
 from rules.live.changes import Company
 from rules.netfilter.rulesets import Ruleset

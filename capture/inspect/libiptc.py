@@ -18,8 +18,8 @@ from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
-from capture.kernel.process import read_words, run
+from capture.iptables.iptables import LEGACY, OUR_TABLES
+from capture.kernel.process import LEGACY_TABLES, read_words, run
 from capture.kernel.rights import legacy_unseen_hint
 from rules.addresses import ip_network
 from rules.iptables import reading

@@ -8,7 +8,8 @@ from __future__ import annotations
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, read_live
 from capture.host.neighbours import findings_of_others, proofs
-from capture.iptables.iptables import BACKENDS, LEGACY_TABLES, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables
+from capture.kernel.process import LEGACY_TABLES
 from capture.kernel.rights import not_permitted
 from capture.netlink.early import early
 from rules.live.drift import Finding, Kind, compare, not_tracked

@@ -13,7 +13,7 @@ from capture.errors import BackendUnusable, KernelRefused, LiveStateUnreadable
 from capture.iptables.saved import Saved
 from capture.kernel import netns
 from capture.kernel.locks import flocked
-from capture.kernel.process import FOR_THE_MOMENT, anonymous, locate, patiently, read_words, run
+from capture.kernel.process import FOR_THE_MOMENT, LEGACY_TABLES, anonymous, locate, patiently, read_words, run
 from capture.netlink import nftables
 from rules.iptables import reading
 from rules.iptables.printed import Expected
@@ -46,12 +46,6 @@ OF_IPTABLES = (NFT, LEGACY)
 PROGRAM = {Family.V4: "iptables", Family.V6: "ip6tables"}
 OUR_TABLES = frozenset(OURS)
 """The tables in which anything of ours can be."""
-
-LEGACY_TABLES = {
-    Family.V4: "/proc/thread-self/net/ip_tables_names",
-    Family.V6: "/proc/thread-self/net/ip6_tables_names",
-}
-"""Where the kernel names the legacy tables of a namespace, to uid 0."""
 
 CANNOT_PARSE = "Parsing nftables rule failed"
 """What iptables-nft-save says, and ends, at a rule with an expression that it does not know."""

@@ -10,6 +10,7 @@ from itertools import islice
 
 from capture.kernel.files import read_text
 from capture.kernel.seam import primitive
+from rules.netfilter.values import Family
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
     R = TypeVar("R")
 
+LEGACY_TABLES = {
+    Family.V4: "/proc/thread-self/net/ip_tables_names",
+    Family.V6: "/proc/thread-self/net/ip6_tables_names",
+}
+"""Where the kernel names the legacy tables of a namespace, to uid 0."""
 SUPERUSER_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Where iptables is, whatever PATH an unprivileged user was given."""
 LONGEST_CHILD = 30

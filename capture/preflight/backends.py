@@ -6,19 +6,9 @@ from typing import TYPE_CHECKING
 
 from capture.apply.transaction import steps
 from capture.errors import CaptureError
-from capture.iptables.iptables import (
-    BACKENDS,
-    LEGACY,
-    LEGACY_TABLES,
-    LOCK_FILE,
-    LOCK_WAIT,
-    NATIVE,
-    NFT,
-    Iptables,
-    is_lockable,
-)
+from capture.iptables.iptables import BACKENDS, LEGACY, LOCK_FILE, LOCK_WAIT, NATIVE, NFT, Iptables, is_lockable
 from capture.kernel import locks, netns
-from capture.kernel.process import read_words
+from capture.kernel.process import LEGACY_TABLES, read_words
 from capture.kernel.rights import denied_hint
 from capture.preflight import modules
 from capture.preflight.facts import Fact, Here, worst

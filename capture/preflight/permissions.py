@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from capture.iptables.diagnosis import unmapped_hint
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, OUR_TABLES
-from capture.kernel.process import read_words
+from capture.iptables.iptables import LEGACY, OUR_TABLES
+from capture.kernel.process import LEGACY_TABLES, read_words
 from capture.kernel.rights import (
     FROM_OUTSIDE,
     NAMES,

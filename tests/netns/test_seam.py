@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import init
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT, Iptables
+from capture.iptables.iptables import LEGACY, NFT, Iptables
 from capture.kernel import netns
-from capture.kernel.process import read_words, run
+from capture.kernel.process import LEGACY_TABLES, read_words, run
 from capture.kernel.seam import standing_in
 from capture.netlink import nftables, routing, rtnetlink, tidying
 from rules.iptables.reading import tables

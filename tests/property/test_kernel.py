@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
 from capture.kernel.process import run
 from capture.log import Log
+from capture.sight import in_place
+from capture.sight.compiled import NotTold, compiled
 from rules.live.changes import changes
 from rules.native.compiled import as_held
 from rules.native.writing import transaction
 from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import Log as LogTarget
+from rules.netfilter.targets import Nflog, Reject
 from rules.netfilter.values import Family
 from rules.plan.intent import Intent
 from rules.plan.names import MOST_OWNER_GROUPS
@@ -46,6 +50,20 @@ def converge(tool: Iptables, planned: Ruleset) -> None:
     elif asked:
         tool.restore(asked, Log().warn)
     assert changes(tool.save().ruleset, planned) == ()
+    if tool.backend == NFT:
+        assert in_place.chains_are([planned])
+        assert in_place.rules_are(planned) == is_told(planned)
+
+
+def is_told(planned: Ruleset) -> bool:
+    """Whether all of it is known at sight: neither LOG nor REJECT are."""
+    try:
+        for _, _, rule in planned.rules():
+            compiled(rule, planned.family)
+    except NotTold:
+        assert {LogTarget, Nflog, Reject} & {type(rule.target) for _, _, rule in planned.rules()}, planned
+        return False
+    return True
 
 
 @pytest.mark.parametrize("family", Family, ids=str)
@@ -60,7 +78,10 @@ def converge(tool: Iptables, planned: Ruleset) -> None:
 def test_the_kernel_holds_what_was_planned(
     namespace: Namespace, backend: str, family: Family, first: Intent, second: Intent
 ) -> None:
-    """From nothing to one drawn plan, to another, and to nothing: each time the kernel prints it back as planned."""
+    """From nothing to one drawn plan, to another, and to nothing: each time the kernel prints it back as planned.
+
+    And where iptables-nft wrote it, nf_tables tells each rule as it is known at sight.
+    """
     tool = Iptables(backend, family)
     with entered(namespace):
         converge(tool, Ruleset(family))

@@ -17,8 +17,8 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 from capture.host.place import SOCKET_COUNTS
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT, PROGRAM
-from capture.kernel.process import Completed
+from capture.iptables.iptables import LEGACY, NFT, PROGRAM
+from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.netlink import messages, nftables, rtnetlink, sockets, tidying
 from rules.iptables import reading
 from rules.iptables.quoting import tokens

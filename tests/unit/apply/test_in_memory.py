@@ -18,8 +18,8 @@ import pytest
 from capture import init
 from capture.commands.base import main
 from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE, CaptureError
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
-from capture.kernel.process import Completed
+from capture.iptables.iptables import LEGACY, NFT
+from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
 from capture.netlink import messages
 from capture.output import Output

@@ -11,8 +11,8 @@ import pytest
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host.live import read_live
 from capture.inspect.libiptc import differences, libiptc_differences, tables_of, with_prefix_length, words_of
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
-from capture.kernel.process import Completed
+from capture.iptables.iptables import LEGACY, NFT
+from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
 from rules.iptables.reading import tables
 from rules.netfilter.values import Family

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.errors import DONE
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
+from capture.iptables.iptables import LEGACY, NFT
+from capture.kernel.process import LEGACY_TABLES
 from capture.netlink import messages
 from capture.preflight.backends import backends, lock
 from capture.preflight.facts import Fact, Here
