@@ -7,8 +7,12 @@ from rules.plan.intent import PortsOfUsers, UdpPolicy, Uids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
+
+
+MOST_COMPARED = 64
+"""Entries of a list that are compared each with all others."""
 
 
 def shown(entry: Any) -> str:
@@ -45,13 +49,24 @@ def widest_first(entry: Any) -> tuple[int, ...]:
     return entry.version, int(entry.network_address), entry.prefixlen
 
 
-def contained(entries: tuple[Any, ...]) -> Iterator[Any]:
-    """The entries of a long list that another of them contains, without comparing each with all others."""
-    if not (hasattr(entries[0], "subnet_of") or isinstance(entries[0], Ports | Uids)):
+def holders(entries: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """The entries of a list that another of them contains, each with the widest one that does.
+
+    Networks and ranges are not compared each with all others, because a list may have ten thousands; interfaces and all
+    else of which there are few are.
+    """
+    listed = list(entries)
+    if not all(hasattr(entry, "subnet_of") or isinstance(entry, Ports | Uids) for entry in listed):
+        yield from (
+            (entry, wider)
+            for entry in (listed if len(listed) <= MOST_COMPARED else ())
+            for wider in [next((other for other in listed if other != entry and holds(other, entry)), None)]
+            if wider is not None
+        )
         return
     widest = None
-    for entry in sorted(entries, key=widest_first):
+    for entry in sorted(listed, key=widest_first):
         if widest is not None and holds(widest, entry):
-            yield entry
+            yield entry, widest
         else:
             widest = entry

@@ -7,10 +7,11 @@ this entry of it? If nothing changes, it is said, with the reason where one is k
 from __future__ import annotations
 
 from _collections_abc import Sequence  # what `collections.abc` wraps, and loaded already
+from collections import Counter
 from itertools import groupby
 
 from rules.analysis.reachability import Outcomes, unmet
-from rules.explain.entries import contained, holds, shown, width
+from rules.explain.entries import MOST_COMPARED, holders, holds, shown, width
 from rules.explain.finding import NOTE, SURPRISE, Finding, named_in
 from rules.explain.summary import captures_outbound, named, network_family
 from rules.iptables.words import listed, rule_words
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from rules.plan.plan import Plan
 
     Given: TypeAlias = Mapping[str, Intent | None]
-
-MOST_ENTRIES = 64
-"""Entries of one setting that are tried one by one. Longer lists are only looked through for what another entry of
-the same list contains."""
 
 INBOUND = frozenset({"inbound_ports_exclude", "exclude_inbound_cidrs", "capture_ssh", "drop_invalid"})
 OUTBOUND = frozenset(
@@ -156,9 +153,12 @@ class Idle:
                 yield from self.idle_entry_findings(name, listed, list(self.idle_entries(name, listed)))
 
     def idle_entries(self, name: str, entries: tuple[Any, ...]) -> Iterator[Any]:
-        """Those that could go, tried from the narrowest to the widest and from the last to the first."""
-        if len(entries) > MOST_ENTRIES:
-            yield from contained(entries)
+        """Those that could go, tried from the narrowest to the widest and from the last to the first.
+
+        A long list is only looked through for what another entry of it contains.
+        """
+        if len(entries) > MOST_COMPARED:
+            yield from (entry for entry, _ in holders(entries))
             return
         kept = list(entries)
         later_first = list(reversed(entries))
@@ -170,22 +170,26 @@ class Idle:
                 yield entry
 
     def idle_entry_findings(self, name: str, entries: tuple[Any, ...], idle: list[Any]) -> Iterator[Finding]:
-        explained = sorted(((self.why_entry_idle(name, entries, entry), entry) for entry in idle), key=lambda it: it[0])
+        twice = {entry for entry, count in Counter(entries).items() if count > 1} if idle else set()
+        wider = dict(holders(entries)) if idle else {}
+        reasons = (
+            "it is listed twice" if entry in twice else self.why_entry_idle(name, entry, wider.get(entry))
+            for entry in idle
+        )
+        explained = sorted(zip(reasons, idle, strict=True), key=lambda it: it[0])
         for reason, group in groupby(explained, key=lambda it: it[0]):
             texts = [shown(entry) for _, entry in group]
             verb = "has" if len(texts) == 1 else "have"
             text = f"of {{{name}}}, {listed(texts, 6)} {verb} no effect: {reason}"
             yield Finding(SURPRISE, "no-effect", (name, *named_in(reason, name)), text, "leave it out", tuple(texts))
 
-    def why_entry_idle(self, name: str, entries: tuple[Any, ...], entry: Any) -> str:
+    def why_entry_idle(self, name: str, entry: Any, wider: Any) -> str:
+        """The reason why an entry has no effect, of which this other one is wider, if there is one."""
         intent = self.intent
-        if entries.count(entry) > 1:
-            return "it is listed twice"
         if name in ("proxy_uid", "proxy_gid"):
             return "no connection fares differently without it"
         if name in OF_NETWORKS and network_family(entry) not in intent.families:
             return f"{network_family(entry).value} is not captured"
-        wider = next((other for other in entries if other != entry and holds(other, entry)), None)
         if wider is not None:
             return f"{shown(wider)} contains it"
         if name in ("inbound_ports", "inbound_ports_exclude") and entry == Ports.one(intent.inbound_tunnel_port):

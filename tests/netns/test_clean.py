@@ -69,6 +69,22 @@ MEANS_SOMETHING = {
 }
 
 
+def test_whatever_was_applied_natively_a_removal_leaves_the_namespace_as_it_was(pod: Pod) -> None:
+    """27 times on and off, beside rules of others: each setting alone, and with another in between, to the byte."""
+    pod.inside.set_resolv_conf(NAMESERVERS)
+    pod.inside.output("nft", "add table inet theirs; add chain inet theirs in { type filter hook input priority 0; }")
+    pod.inside.output("iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT")
+    before = pod.state()
+    for number in range(27):
+        pod.applied(*SETTINGS[number % len(SETTINGS)], "--native-nftables")
+        if number >= len(SETTINGS):
+            pod.applied(*SETTINGS[(number + 5) % len(SETTINGS)])
+        assert pod.state() != before
+        cleaned(pod)
+        assert pod.state() == before, SETTINGS[number % len(SETTINGS)]
+        assert cleaned(pod)["removed"] == []
+
+
 @pytest.mark.parametrize("planted", MEANS_NOTHING.values(), ids=list(MEANS_NOTHING))
 def test_a_table_in_which_nothing_is_goes(pod: Pod, planted: list[str]) -> None:
     """Whoever made it, and whether anything of ours was in it: no rule, no policy, nothing that others could miss."""

@@ -9,7 +9,7 @@ import pytest
 from capture.inspect.explanation import explanation
 from capture.screen.explain import text
 from capture.settings.declared import Settings
-from rules.addresses import IPv4Network
+from rules.addresses import IPv4Address, IPv4Network
 from rules.explain.summary import summary
 from rules.native.compiled import compiled
 from rules.netfilter.values import Family, Ports
@@ -101,5 +101,20 @@ def test_the_explanation_of_a_long_list(flag: str) -> None:
         entries = ports(size) if flag in ("-o", "-q", "-d", "-b") else networks(size)
         said = Settings.load(["-u", "1337", flag, ",".join(map(str, entries))], {})
         assert sum(1 for _ in text(explanation(said, POD, tuple(Family))))
+
+    assert growth(explained, *SIZES) < 2.4
+
+
+@pytest.mark.parametrize("flag", ["-x", "-o"])
+def test_the_explanation_of_a_long_list_of_which_half_has_no_effect(flag: str) -> None:
+    """Each entry that another one contains is named with that one, and nobody compares it with all others."""
+
+    def explained(size: int) -> None:
+        entries = [f"{at}-{at + 1},{at}" for at in range(1, 12 * size, 3)]
+        if flag == "-x":
+            entries = [f"{address}/31,{address}" for address in map(IPv4Address, range(0, 8 * size, 4))]
+        said = Settings.load(["-u", "1337", flag, ",".join(entries)], {})
+        told = [line for line in text(explanation(said, POD, tuple(Family))) if "contains it" in line]
+        assert len(told) == len(entries)
 
     assert growth(explained, *SIZES) < 2.4
