@@ -7,7 +7,6 @@ this entry of it? If nothing changes, it is said, with the reason where one is k
 from __future__ import annotations
 
 from _collections_abc import Sequence  # what `collections.abc` wraps, and loaded already
-from collections import Counter
 from itertools import groupby
 
 from rules.analysis.reachability import Outcomes, unmet
@@ -170,7 +169,10 @@ class Idle:
                 yield entry
 
     def idle_entry_findings(self, name: str, entries: tuple[Any, ...], idle: list[Any]) -> Iterator[Finding]:
-        twice = {entry for entry, count in Counter(entries).items() if count > 1} if idle else set()
+        once: set[object] = set()
+        twice: set[object] = set()
+        for entry in entries:
+            (twice if entry in once else once).add(entry)
         wider = dict(holders(entries)) if idle else {}
         reasons = (
             "it is listed twice" if entry in twice else self.why_entry_idle(name, entry, wider.get(entry))
