@@ -63,7 +63,7 @@ def places(command: F) -> F:
     return click.option("--bin-dir", default="/opt/cni/bin", show_default=True, help="Where the plugins are.")(command)
 
 
-@group.command()
+@group.command(short_help="Put the plugin into a node's chain.")
 @places
 @click.option(
     "--conf-name", default="", help="The file to stand in. By default the first, which is what runtimes read."
@@ -92,8 +92,8 @@ def install(
 ) -> None:
     """Put the executable into --bin-dir, and behind the last plugin of the chain in --conf-dir.
 
-    SETTINGS are flags as an init container has them, behind `--`: they are checked, and written there. Doing it again
-    changes nothing but what is to be changed.
+    SETTINGS are flags as an init container has them, behind `--`: they are checked, and written there. A second
+    run with the same settings changes nothing.
     """
     if in_container and not watch:
         raise click.UsageError("--in-container goes with --watch: the plugin works while this process does")
@@ -132,7 +132,7 @@ def keep(bin_dir: str, conf_dir: str, conf_name: str, ours: dict[str, Any], *, i
         folder.wait(LOOK_AGAIN)
 
 
-@group.command()
+@group.command(short_help="Take the plugin out of every chain.")
 @places
 def uninstall(bin_dir: str, conf_dir: str) -> None:
     """Take the plugin out of every chain in --conf-dir, then its executable out of --bin-dir.
@@ -154,7 +154,7 @@ def removed(bin_dir: str, conf_dir: str) -> list[str]:
     return out or ["not installed: nothing was changed"]
 
 
-@group.command()
+@group.command(short_help="Find pods that came before it, and capture them.")
 @click.option("--conf-dir", default="/etc/cni/net.d", show_default=True, help="Where the plugin's settings are read.")
 @click.option("--capture", "captures", is_flag=True, help="Capture them. Without it they are only reported.")
 @click.option("--netns", multiple=True, help="Look into this namespace only, by its path. May be repeated.")

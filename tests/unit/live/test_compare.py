@@ -109,7 +109,7 @@ def test_jumps(lines: list[str], kind: Kind) -> None:
     assert found.kind is kind
 
 
-def test_rules_of_others_that_take_nothing_are_none_of_our_business() -> None:
+def test_rules_of_others_that_take_nothing_are_not_told() -> None:
     """Above or below our jump."""
     text = text_of(PLANNED)
     place = at(text, HOOK)

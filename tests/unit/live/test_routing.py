@@ -24,7 +24,7 @@ def kinds(*routes: Route) -> list[Kind]:
 
 
 def test_a_route_counts_in_our_table_alone() -> None:
-    """Of our family, and in our table: what others have elsewhere is their business."""
+    """Of our family, and in our table: what others have elsewhere changes nothing for our packets."""
     assert kinds(route("unicast"), route("local", metric=5)) == [Kind.ROUTE_TAKES_ALL]
     assert kinds(route("unicast", table=254), route("unicast", family=Family.V6)) == []
 

@@ -82,7 +82,7 @@ def test_a_base_chain_that_is_asked_before_ours_is_named(
     ids=["behind ours", "accepts", "drops some", "of what passes through", "empty", "asleep"],
 )
 def test_one_that_takes_nothing_of_ours_is_not(neighbour: NativeTable) -> None:
-    """Accept in one chain of type nat keeps no other from being asked; and what a firewall drops is its business."""
+    """Accept in one chain of type nat keeps no other from being asked; and what a firewall drops is not our doing."""
     assert found(neighbour) == ()
 
 
