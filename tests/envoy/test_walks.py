@@ -76,7 +76,7 @@ def walked(page: str, folder: Path, *, before: str = "", patience: int = 20) -> 
         "PYTHON": sys.executable,
     }
     command = [*PLACE, "bash", "-c", script]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=60, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=120, check=False)
     prologue, *said = ran.stdout.split("\036")
     assert len(said) == 2 * len(shown) + 1, f"{prologue}{ran.stdout}{ran.stderr}"
     return differing(shown, said)
