@@ -95,6 +95,8 @@ LATER = (
     "capture.host.neighbours",
     "capture.netlink.routing",
     "capture.steps.routing",
+    "rules.iptables.printed",
+    "rules.iptables.reading",
     "rules.lists.long",
     "rules.netfilter.hooks",
     "rules.ours.exemptions",

@@ -15,8 +15,6 @@ from capture.kernel import netns
 from capture.kernel.locks import flocked
 from capture.kernel.process import FOR_THE_MOMENT, LEGACY_TABLES, anonymous, locate, patiently, read_words, run
 from capture.netlink import nftables
-from rules.iptables import reading
-from rules.iptables.printed import Expected
 from rules.iptables.quoting import MARKER, arguments, for_shell, lines, typed
 from rules.iptables.writing import rule_text
 from rules.live.changes import restore_lines
@@ -177,8 +175,12 @@ class Iptables(Value):
 
     def parsed(self, text: str) -> Ruleset:
         """Raises NotAllTold for what is cut off."""
+        from rules.iptables import reading  # what is known at sight is not read
+        from rules.iptables.printed import Expected
+
+        planned = _expected.get(self.family)
         try:
-            return Ruleset(self.family, reading.tables(text, _expected.get(self.family)))
+            return Ruleset(self.family, reading.tables(text, Expected(planned, OURS) if planned else None))
         except reading.NotSaveText as error:
             raise NotAllTold(str(error)) from error
 
@@ -366,10 +368,10 @@ NOT_EQUAL = b"\1"
 
 def expect(rulesets: Iterable[Ruleset]) -> None:
     """From now on, know at sight what is as planned."""
-    _expected.update((ruleset.family, Expected(ruleset, OURS)) for ruleset in rulesets)
+    _expected.update((ruleset.family, ruleset) for ruleset in rulesets)
 
 
-_expected: dict[Family, Expected] = {}
+_expected: dict[Family, Ruleset] = {}
 
 
 def named_in(note: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.iptables.native import handle_in, natives
 from capture.iptables.nft_words import counted, handle, led_to, left_out, marked, text_of
 from capture.kernel.process import run
-from capture.netlink.tidying import ACCEPT, HOOKS, built_in
+from capture.netlink.nftables import ACCEPT, HOOKS, built_in
 from rules.iptables import reading
 from rules.iptables.quoting import MARKER, command, lines, tokens
 from rules.netfilter.hooks import MISNAMED

@@ -19,6 +19,22 @@ NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS = 1, 2, 4
 
 
+HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
+"""linux/netfilter.h, enum nf_inet_hooks."""
+PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
+SOURCE_NAT = 100
+"""linux/netfilter_ipv4.h, NF_IP_PRI_NAT_SRC: of INPUT and POSTROUTING in nat."""
+ACCEPT = 1
+"""NF_ACCEPT, as a policy."""
+
+
+def built_in(table: str, chain: str) -> tuple[str, int, int]:
+    """The type, hook and priority that iptables-nft gives a built-in chain."""
+    kind = "nat" if table == "nat" else "route" if (table, chain) == ("mangle", "OUTPUT") else "filter"
+    priority = SOURCE_NAT if table == "nat" and chain in ("INPUT", "POSTROUTING") else PRIORITIES[table]
+    return kind, HOOKS[chain], priority
+
+
 def nft_tables() -> tuple[dict[Family, frozenset[str]], frozenset[str]]:
     """The names of the nf_tables tables of this namespace: of the families that iptables has, and of all others.
 

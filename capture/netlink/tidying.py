@@ -13,6 +13,7 @@ import struct
 
 from capture.kernel.seam import primitive
 from capture.netlink.messages import ATTRIBUTE, HEADER, NETLINK_NETFILTER, NLMSG_ERROR, NUMBERS, messages, talking
+from capture.netlink.nftables import ACCEPT, built_in
 from rules.netfilter.values import BUILT_IN
 
 TYPE_CHECKING = False
@@ -22,24 +23,11 @@ if TYPE_CHECKING:
     from capture.netlink.nftables import NftChain
     from rules.netfilter.values import Family
 
-HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
-"""linux/netfilter.h, enum nf_inet_hooks."""
-PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
-SOURCE_NAT = 100
-"""linux/netfilter_ipv4.h, NF_IP_PRI_NAT_SRC: of INPUT and POSTROUTING in nat."""
-ACCEPT = 1
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 NFT_SUBSYSTEM = 10
 NFT_MSG_DELTABLE, NFT_MSG_DELCHAIN = 2, 5
 NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME = 1, 1, 3
 REQUEST, REQUEST_ACK, NONREC = 0x001, 0x005, 0x100
-
-
-def built_in(table: str, chain: str) -> tuple[str, int, int]:
-    """The type, hook and priority that iptables-nft gives a built-in chain."""
-    kind = "nat" if table == "nat" else "route" if (table, chain) == ("mangle", "OUTPUT") else "filter"
-    priority = SOURCE_NAT if table == "nat" and chain in ("INPUT", "POSTROUTING") else PRIORITIES[table]
-    return kind, HOOKS[chain], priority
 
 
 def is_as_made(table: str, name: str, chain: NftChain) -> bool:

@@ -8,7 +8,6 @@ from capture.netlink.messages import FAMILIES, NETLINK_NETFILTER, attributes, bi
 from capture.sight.compiled import COUNTED, NotTold, compiled
 from rules.lists.networks import V6, Networks, network_of
 from rules.live.routing_changes import routing_to_add, routing_to_remove
-from rules.netfilter.hooks import HOOKS, kind_of, priority_of
 from rules.netfilter.values import BUILT_IN, Family
 from rules.plan.names import PASSTHROUGH, PROTOCOL
 from rules.routing.policy import LOCAL
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 RTPROT_KERNEL = 2
 """linux/rtnetlink.h"""
-ACCEPT = 1
 HANDLE = 12
 """Bytes of the attributes that tell a rule's handle, and, behind it, that of the rule before."""
 
@@ -104,8 +102,7 @@ def chains_are(rulesets: Sequence[Ruleset]) -> bool:
             declared = set(table.declared)
             for name, chain in found.get((ruleset.family, table.table), {}).items():
                 if name in BUILT_IN[table.table]:
-                    made = kind_of(table.table, name), HOOKS.index(name), priority_of(table.table, name), ACCEPT
-                    if chain.base != made:
+                    if chain.base != (*nftables.built_in(table.table, name), nftables.ACCEPT):
                         return False
                 elif chain.base or name not in declared:
                     return False

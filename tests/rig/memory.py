@@ -434,7 +434,7 @@ def number(value: int) -> bytes:
 
 def base_chain(table: str, chain: str, policy: str) -> bytes:
     """What a built-in chain has besides its name, as iptables-nft makes it."""
-    kind, hook, priority = tidying.built_in(table, chain)
+    kind, hook, priority = nftables.built_in(table, chain)
     at = attribute(nftables.NFTA_HOOK_HOOKNUM, struct.pack(">I", hook))
     at += attribute(nftables.NFTA_HOOK_PRIORITY, struct.pack(">i", priority))
     answer = attribute(nftables.NFTA_CHAIN_POLICY, struct.pack(">I", policy == "ACCEPT"))
