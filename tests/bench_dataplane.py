@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SIZES = (0, 10, 100, 1_000, 10_000, 50_000)
 BACKENDS = {"native": "native", "nft": "iptables-nft", "legacy": "iptables-legacy"}
 COLOURS = {"native": "#1a7f37", "nft": "#bc4c00", "legacy": "#6639ba"}
-PAIRS, BATCH = 300, 20
+PAIRS, BATCH = 2_000, 20
 """Batches beside each other, and connections in each: short ones, which are seldom interrupted."""
 PAGE, PLOT = ROOT / "docs" / "dataplane.md", ROOT / "docs" / "pictures" / "dataplane.svg"
 DIALLER = """
