@@ -76,6 +76,9 @@ MORE = (
     "tcp flags & (fin|syn|rst|ack) == syn",
     "fib saddr type local",
 )
+OF_THE_FIRST = ("ct state", "ct mark", "tcp flags")
+"""What is so of the first packet of a connection and not of others: a rule that asks for it may not spare that one from
+a rule behind it, which takes all others, and no answer is about these."""
 PRIORITIES = {
     "nat": (-199, -101, -100, -99, 0, 50),
     "filter": (-310, -250, -160, -120, -50, 0, 20),
@@ -144,7 +147,10 @@ def rule(chance: random.Random, family: str, kind: str, hook: str, chain: str) -
         done += ["drop", "meta mark set 0x8", "meta mark set mark xor 0x9", "ct mark set 0x1", "counter", "log"]
     if chain:
         done += [f"jump {chain}", f"goto {chain}", f"{proto} dport vmap {{ 80 : jump {chain}, 443 : accept }}"]
-    return " ".join([*asked, chance.choice(done)])
+    what = chance.choice(done)
+    if kind != "nat" and asked[-1].startswith(OF_THE_FIRST) and what not in ("drop", "log"):
+        what = "counter"
+    return " ".join([*asked, what])
 
 
 def live_in(pod: Pod) -> Live:
