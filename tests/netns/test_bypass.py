@@ -239,7 +239,9 @@ def test_ipv6_choices_that_contradict_are_refused(pod: Pod) -> None:
 def test_auto_leaves_ipv6_alone_where_there_is_none(ipv4_pod: Pod, backend: str) -> None:
     """A pod without an IPv6 address gets no IPv6 rules, and no warning."""
     result = ipv4_pod.applied(*forced(backend, "--ipv6", "auto"))
-    assert "warn" not in result.stderr
+    warned = [line for line in result.stderr.splitlines() if "\twarn\t" in line]
+    # The legacy backend's lock is the whole host's, and others may hold it.
+    assert [line for line in warned if "waiting for the lock of iptables" not in line] == []
     assert not any("ISTIO" in line for line in ipv4_pod.saved(backend, version=6))
 
 
