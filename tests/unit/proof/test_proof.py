@@ -118,6 +118,26 @@ def test_what_cannot_be_told_is_named() -> None:
     assert "it depends on rule 1 of OUTPUT" in told.untold[0].sentence
 
 
+@pytest.mark.parametrize(
+    ("table", "hook", "answer"),
+    [
+        ("raw", "OUTPUT", "cannot be told"),
+        ("mangle", "OUTPUT", "cannot be told"),
+        ("nat", "OUTPUT", "cannot be told"),
+        ("filter", "OUTPUT", "proved"),
+        ("nat", "PREROUTING", "cannot be told"),
+        ("nat", "INPUT", "proved"),
+        ("filter", "INPUT", "proved"),
+    ],
+)
+def test_what_nobody_knows_does_not_take_what_we_let_go_once_its_destination_is_decided(
+    table: str, hook: str, answer: str
+) -> None:
+    """Before that it may send it to the proxy."""
+    let_go = "! -o lo -p tcp -m owner --uid-owner 1337" if hook == "OUTPUT" else "-p tcp -m tcp --dport 15008"
+    assert proof(REDIRECTED, among(REDIRECTED, table, f"-A {hook} {let_go} -j UNKNOWN --to 1")).answer == answer
+
+
 def node(services: int, *, jumps_first: bool) -> list[str]:
     """A nat table with kube-proxy's rules and ours, and which jumps stand first."""
     theirs = kube.nat_table(services).splitlines()[1:-1]
