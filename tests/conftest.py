@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig.chance import ALL, SEED
+from tests.rig.chance import ALL, QUICK, SEED
 from tests.rig.namespace import made_by, remove_those_of_the_dead
 from tests.rig.pod import Pod, has, is_root
 
@@ -57,6 +57,34 @@ DRAWN = ("test_faults", "test_scenarios")
 """Where the third backend is asked about many cases, of which one in three is drawn."""
 
 
+DRAWN_WHERE_SOMEBODY_WAITS = (
+    "test_whichever_act_is_refused_all_is_as_it_was",
+    "test_exactly_the_settings_without_effect_are_found",
+    "test_entries_without_effect_can_go_together",
+    "test_packets_fare_alike",
+    "test_our_own_tables_are_proved_to_do_what_is_planned",
+    "test_what_is_injected_passes_the_schemas",
+    "test_a_proxy_is_put_in_and_taken_out_to_the_byte",
+    "test_a_manifest_is_injected_and_undone_to_the_byte",
+    "test_the_policy_writes_what_inject_writes",
+    "test_what_escapes_by_a_long_list",
+    "test_the_proof_of_a_long_list",
+    "test_the_explanation_of_a_long_list",
+    "test_what_was_read_by_hand_is_what_is_found",
+)
+"""Tests that ask the same about many cases, of which `make quick` runs one in five: most of its time was theirs."""
+
+
+def left_for_later(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """The cases that `make test` runs and `make quick` does not."""
+    chance, later = random.Random(SEED), set[pytest.Item]()
+    for name in DRAWN_WHERE_SOMEBODY_WAITS if QUICK else ():
+        cases = [item for item in items if item.name.partition("[")[0] == name]
+        if len(cases) > 4:  # whoever names a few wants those
+            later.update(chance.sample(cases, len(cases) * 4 // 5))
+    return later
+
+
 def drawn_away(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The cases of our own tables that are left out of this run, each file's others being run."""
     chance, away = random.Random(SEED), list[pytest.Item]()
@@ -67,8 +95,12 @@ def drawn_away(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     return away
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests below tests/netns ask the kernel, whether they say so or not."""
+    later = left_for_later(items)
+    if later:
+        config.hook.pytest_deselected(items=list(later))
+        items[:] = [item for item in items if item not in later]
     missing = has(*NEEDED)
     if os.environ.get("CI") and (missing or not is_root()):
         raise pytest.UsageError(f"CI is to ask the kernel: as root, and with {', '.join(missing) or 'all programs'}")

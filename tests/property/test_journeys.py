@@ -290,7 +290,7 @@ def test_what_escapes_is_exactly_what_the_simulator_does_not_capture(intent: Int
             assert is_listed(packet, told) is not trace.became.is_captured, (packet, trace.became)
 
 
-@settings(max_examples=15)
+@settings(max_examples=share(60))
 @given(data=st.data(), intent=strategies.intents, family=strategies.families, seed=st.integers(0, 1 << 32))
 def test_what_escapes_beside_rules_of_others_is_what_the_simulator_does_not_capture(
     data: st.DataObject, intent: Intent, family: Family, seed: int

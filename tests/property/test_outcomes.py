@@ -229,7 +229,7 @@ spans = st.lists(st.integers(0, 40), unique=True, max_size=24).map(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=share(1600))
 @given(one=spans, other=spans)
 def test_spans_are_sets(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     """What is common, and what is left, is that of the numbers inside; ends ascend, so that equal sets are equal."""
@@ -391,7 +391,7 @@ def test_a_rule_of_others_can_be_said(rule: Rule) -> None:
     assert rule_words(rule)
 
 
-@settings(max_examples=100)
+@settings(max_examples=share(400))
 @given(pairs=st.lists(st.tuples(spans, spans, spans), max_size=12))
 def test_fewer_boxes_hold_the_same_packets(pairs: list[tuple[tuple[int, ...], ...]]) -> None:
     """Those that are joined hold neither less nor more."""

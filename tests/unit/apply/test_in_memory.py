@@ -25,6 +25,7 @@ from capture.netlink import messages
 from capture.output import Output
 from rules.connections.flow import ESTABLISHED, LISTEN
 from rules.netfilter.values import Family
+from tests.rig.chance import QUICK, SEED
 from tests.rig.memory import Memory, everything
 
 if TYPE_CHECKING:
@@ -233,21 +234,28 @@ def test_clean_leaves_what_was_there(backend: str, settings: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_verify_sees_every_rule_that_is_gone(settings: tuple[str, ...]) -> None:
-    """It ends with 0 behind a run, with 4 when any one rule of ours was deleted, and with 3 where nothing is."""
+    """It ends with 0 behind a run, with 4 when any one rule of ours was deleted, and with 3 where nothing is.
+
+    Where somebody waits, every fifth rule is deleted.
+    """
     with standing_in(Memory(*POD)) as kernel:
         assert isinstance(kernel, Memory)
         assert command("verify", *settings).exit_code == NOTHING_HERE
         assert run(*settings) == DONE
         verified = command("verify", *settings)
         assert verified.exit_code == DONE, verified.stdout
-        for (_, family, name), table in kernel.tables.items():
-            for chain, rules in table.chains.items():
-                for at, rule in enumerate(rules):
-                    del rules[at]
-                    found = command("verify", "--output=json", *settings)
-                    assert found.exit_code == DIFFERS, (family, name, chain, rule)
-                    assert chain in found.stdout
-                    rules.insert(at, rule)
+        every = [
+            (name, chain, rules, at)
+            for name, table in kernel.tables.items()
+            for chain, rules in table.chains.items()
+            for at in range(len(rules))
+        ]
+        for name, chain, rules, at in every[SEED % 5 :: 5] if QUICK else every:
+            rule = rules.pop(at)
+            found = command("verify", "--output=json", *settings)
+            assert found.exit_code == DIFFERS, (name, chain, rule)
+            assert chain in found.stdout
+            rules.insert(at, rule)
         assert command("verify", *settings).exit_code == DONE
 
 

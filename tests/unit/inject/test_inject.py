@@ -16,6 +16,7 @@ from capture.inject.injecting import injected, undone
 from capture.inject.manifests import BadManifest, NotRead
 from capture.inject.proxy import BadProxy, proxy_from
 from capture.settings.declared import Settings
+from tests.rig.chance import share
 from tests.unit.inject.manifests import GOOD, POD, REFUSED, pod_with
 
 IMAGE = "registry.example/traffic-capture:1"
@@ -93,7 +94,7 @@ DUMPS = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=share(160), deadline=None)
 @given(spec=SPECS, dump=st.sampled_from(DUMPS), order=st.permutations(("a", "initContainers", "containers", "z")))
 def test_whatever_layout_a_library_writes(spec: dict[str, Any], dump: dict[str, Any], order: list[str]) -> None:
     """Drawn specs, as PyYAML lays them out in block style, between braces, or mixed, and as JSON."""
@@ -209,7 +210,7 @@ def pods_of(text: str) -> list[dict[str, Any]]:
     return found
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=share(80), deadline=None)
 @given(spec=SPECS, dump=st.sampled_from(DUMPS), proxy=st.sampled_from([PROXY, SIDECAR]))
 def test_a_proxy_in_whatever_layout_a_library_writes(spec: dict[str, Any], dump: dict[str, Any], proxy: str) -> None:
     """In block style, between braces, or mixed, and as JSON."""

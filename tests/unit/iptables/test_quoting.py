@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.iptables.quoting import arguments, as_saved, for_shell, lines, quoted, restorable, tokens, typed, unquoted
+from tests.rig.chance import share
 
 values = st.binary(max_size=40).map(lambda raw: raw.replace(b"\0", b"").decode(errors="surrogateescape"))
 hard = st.lists(
@@ -17,7 +18,7 @@ hard = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(max_examples=share(1200))
 @given(comments=st.lists(values | hard, min_size=1, max_size=4))
 def test_any_value_is_one_word_and_itself_again(comments: list[str]) -> None:
     """Whatever bytes it has: what reads like an option is none, and line breaks are part of it."""

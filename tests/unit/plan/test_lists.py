@@ -17,6 +17,7 @@ from rules.plan.intent import Intent, Uids
 from rules.plan.lists import widest, widest_names
 from rules.plan.plan import ruleset
 from tests.property.strategies import ipv4_networks, ipv6_networks, port_lists
+from tests.rig.chance import share
 from tests.rig.work import growth
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def test_users_and_interfaces() -> None:
     assert widest_names(["eth0", "eth+", "lo", "eth1+", "lo"]) == ["eth+", "lo"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=share(240))
 @given(
     included=st.lists(near, min_size=1, max_size=6),
     excluded=st.lists(near, max_size=6),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from capture.settings import parsers
 from capture.settings.declared import DECLARED
 from capture.text import quoted
+from tests.rig.chance import share
 
 anything = st.one_of(
     st.text(max_size=30),
@@ -21,7 +22,7 @@ anything = st.one_of(
 READERS = sorted({setting.read for setting in DECLARED}, key=str)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=share(1600))
 @given(read=st.sampled_from(READERS), text=anything)
 def test_a_reader_answers_or_raises_a_sentence(read: Any, text: str) -> None:
     """Nothing but ValueError, whose words follow upon the name of the value."""
@@ -33,7 +34,7 @@ def test_a_reader_answers_or_raises_a_sentence(read: Any, text: str) -> None:
         assert not said.startswith(("invalid literal", "not enough values", "could not convert"))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=share(1600))
 @given(text=anything)
 def test_nothing_but_one_word_reaches_a_rule_as_an_interface(text: str) -> None:
     """No space, quote, backslash, control character or leading dash or exclamation mark."""
@@ -47,7 +48,7 @@ def test_nothing_but_one_word_reaches_a_rule_as_an_interface(text: str) -> None:
         assert name.isprintable()
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=share(1600))
 @given(text=anything)
 def test_a_number_is_read_from_digits_alone(text: str) -> None:
     """A port and an id are decimal; a mark and a table take Go's notations, and nothing around them."""

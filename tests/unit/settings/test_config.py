@@ -18,6 +18,7 @@ from capture.intent.listing import filed
 from capture.settings.argv import read_argv
 from capture.settings.declared import DECLARED, FILED, FLAGS, SWITCHES, Declaration, Settings
 from capture.settings.model import config_schema, plain
+from tests.rig.chance import share
 from tests.unit.settings.test_settings import fits
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json"])
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=share(800))
 @given(said=st.dictionaries(st.sampled_from(FILED), texts, max_size=5))
 def test_what_is_written_as_a_file_means_the_same(
     kind: str, said: dict[Declaration, str], tmp_path_factory: pytest.TempPathFactory

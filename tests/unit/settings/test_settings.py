@@ -34,6 +34,7 @@ from capture.settings.model import SettingsModel, config_schema
 from capture.settings.parsers import Name
 from rules.addresses import IPv4Network, IPv6Network
 from rules.netfilter.values import ALL, Ports
+from tests.rig.chance import share
 from tests.rig.pod import ROOT
 
 CONTRACT: list[tuple[str, str, str, Any]] = [
@@ -402,7 +403,7 @@ texts = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=share(1200))
 @given(setting=st.sampled_from(FILED), text=texts)
 def test_the_model_reads_what_the_command_line_reads(setting: Declaration, text: str) -> None:
     """The same value from the same text, or the same sentence why not."""
@@ -425,7 +426,7 @@ def read_or_refused(setting: Declaration, text: str) -> tuple[Any, str]:
         return None, str(refused)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=share(1200))
 @given(setting=st.sampled_from(FILED), text=texts)
 def test_what_the_model_writes_it_reads_again(setting: Declaration, text: str) -> None:
     """Through JSON and back a value is the same: lists, names, ranges, durations and all."""

@@ -17,6 +17,7 @@ from rules.proof.escapes import escapes
 from rules.simulator.simulate import simulate
 from tests.netns.test_conformance import USERS
 from tests.rig import predicted
+from tests.rig.chance import QUICK
 from tests.rig.pod import ADDRESSES, GATEWAY
 from tests.rig.sets import is_listed
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 FEWEST = 12_000
 """Recorded connections. If there are fewer, the test says less than it claims."""
+EVERY = 4 if QUICK else 1
+"""Which cases are asked about."""
 PROXY_LISTENERS = ("15001", "15006", "16001", "16006", "15053")
 PROXY_PORTS = (15001, 15006, 16001, 16006)
 
@@ -73,10 +76,10 @@ def landed(trace: Trace) -> str:
 
 @cache
 def records(folder: Path) -> list[tuple[dict[str, Any], dict[str, str]]]:
-    """Each case, and where its connections landed."""
+    """Each of the cases that are asked about, and where its connections landed."""
     results = {r["id"]: r for r in map(json.loads, (folder / "reference.jsonl").read_text().splitlines())}
     cases = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
-    return [(case, results[case["id"]].get("landed", {})) for case in cases]
+    return [(case, results[case["id"]].get("landed", {})) for case in cases[::EVERY]]
 
 
 def test_the_simulator_says_where_every_recorded_connection_landed(shared: Path) -> None:
@@ -92,7 +95,7 @@ def test_the_simulator_says_where_every_recorded_connection_landed(shared: Path)
             if landed(trace) != expected:
                 wrong.append((case["id"], label, expected, landed(trace)))
     assert wrong == []
-    assert count > FEWEST
+    assert count > FEWEST // EVERY
 
 
 def test_what_escapes_is_what_did_not_land_at_the_proxy(shared: Path) -> None:
