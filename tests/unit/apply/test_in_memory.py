@@ -232,6 +232,18 @@ def test_clean_leaves_what_was_there(backend: str, settings: tuple[str, ...]) ->
         assert "nothing of ours was here" in command("clean").stdout
 
 
+def test_a_node_is_captured_where_that_is_allowed_and_can_always_be_cleaned(kernel: Memory) -> None:
+    """What was done there with --allow-host is removed without it."""
+    kernel.load(NFT, Family.V4, "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n")
+    was = everything(kernel)
+    assert run(*PLAIN) == FAILED
+    assert everything(kernel) == was
+    assert run(*PLAIN, "--allow-host") == DONE
+    assert everything(kernel) != was
+    assert run("--cleanup-only") == DONE
+    assert "ISTIO" not in kernel.saved(NFT, Family.V4)
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_verify_sees_every_rule_that_is_gone(settings: tuple[str, ...]) -> None:
     """It ends with 0 behind a run, with 4 when any one rule of ours was deleted, and with 3 where nothing is.

@@ -12,6 +12,7 @@ import pytest
 from capture.errors import BadSettings
 from capture.intent.listing import listing
 from capture.intent.resolve import resolve
+from capture.lists import files
 from capture.settings import parsers
 from capture.settings.declared import DECLARED, Settings
 from rules.netfilter.values import ALL
@@ -19,6 +20,7 @@ from tests.rig.pod import ROOT, is_root
 from tests.unit.explain.test_lint import POD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 IN_LISTS: dict[str, tuple[str, str]] = {
@@ -166,3 +168,20 @@ def test_it_is_said_where_a_value_came_from(tmp_path: Path) -> None:
     assert (listed.text, listed.source) == ("192.0.2.7/32,10.9.0.0/16", f"flag -x, from {file}")
     done = run(["-x", f"@{file}"], {}, "")
     assert f"--istio-service-exclude-cidr=@{file} (flag -x)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda _: None, "No such file or directory"),
+        (lambda file: file.mkdir(), "it is a directory, not a regular file"),
+        (lambda file: file.write_bytes(b"1" * (files.MOST_BYTES + 1)), f"it is larger than {files.MOST_BYTES} bytes"),
+    ],
+    ids=["no file", "a folder", "too large"],
+)
+def test_why_a_file_cannot_be_read_is_told_in_words(tmp_path: Path, make: Callable[[Path], None], why: str) -> None:
+    """As the kernel says it, without its number; or in our own."""
+    make(tmp_path / "list")
+    with pytest.raises(BadSettings) as refused:
+        Settings.load(["-x", f"@{tmp_path / 'list'}"], {})
+    assert f"cannot be read: {why}; " in str(refused.value)

@@ -9,9 +9,9 @@ import pytest
 
 from capture.errors import NamespaceUnusable
 from capture.host.place import Process
-from capture.iptables.iptables import LEGACY, LEGACY_TABLES, NFT
+from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks
-from capture.kernel.process import Completed
+from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
 from capture.preflight import company, permissions, programs, routes, trial
 from capture.preflight.facts import Fact, Here
