@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capture.inspect.verify import DIFFERENT, NOTHING, in_the_way
+from capture.iptables.iptables import NATIVE, Iptables
 from capture.style import style
 from rules.live.drift import Kind, count
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from capture.inspect.verify import Comparison
     from rules.live.drift import Finding
     from rules.netfilter.values import Family
-    from rules.plan.plan import Plan
 
 COLOURS = {NOTHING: "yellow", DIFFERENT: "red"}
 MOST_OF_A_KIND = 20
@@ -43,13 +43,14 @@ def verdict(found: Comparison) -> str:
         return f"differs in {count(len(found.findings), 'place')}{more}"
     kept = sum(finding.kind is Kind.NARROWER_ABOVE for finding in found.findings)
     but = f"; but {count(kept, 'rule')} of others, asked before ours" if kept else ""
-    return f"as planned: {summary(found.planned, found.backend)}{but}"
+    return f"as planned: {summary(found)}{but}"
 
 
-def summary(planned: Plan, backend: str) -> str:
-    """What is planned, counted."""
-    parts = []
-    for ruleset in planned.rulesets:
+def summary(found: Comparison) -> str:
+    """What is planned, counted as it is held: natively a list is one rule."""
+    planned, backend, parts = found.planned, found.backend, []
+    for each in planned.rulesets:
+        ruleset = found.live.saved(Iptables(backend, each.family)).ruleset if backend == NATIVE else each
         if ruleset.tables:
             chains = sum(len(table.declared) for table in ruleset.tables)
             rules = sum(len(block.rules) for table in ruleset.tables for block in table.blocks)

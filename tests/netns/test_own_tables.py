@@ -238,6 +238,7 @@ def test_many_networks_are_one_rule_that_the_kernel_reads_back(pod: Pod) -> None
     pod.applied(*asked)
     assert "nothing was changed" in pod.applied(*asked).stderr
     assert len([line for line in pod.saved("native") if line.startswith("-A ISTIO_OUTPUT ")]) == 11
+    assert "IPv4 4 chains with 17 rules" in pod.capture("verify", *asked).stdout
     pod.open_listeners()
     assert str(pod.dial(OUTSIDE[4][0], 80, uid=APP, gid=APP)) == "pod:15001"
     assert str(pod.dial("10.0.7.7", 80, uid=APP, gid=APP)) == "pod:15001"
