@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -18,6 +18,9 @@ from capture.inject.proxy import BadProxy, proxy_from
 from capture.settings.declared import Settings
 from tests.rig.chance import share
 from tests.unit.inject.manifests import GOOD, POD, REFUSED, pod_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IMAGE = "registry.example/traffic-capture:1"
 PLAIN = Settings.load(["-o", "22"], {})
@@ -34,25 +37,21 @@ def without_ours(value: Any) -> Any:
     return value
 
 
+def mappings(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in a value, itself included, outer ones first."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from mappings(each)
+
+
 def containers_of(text: str) -> list[dict[str, Any]]:
     """Every container of ours, and that it is the last of its pod's init containers."""
-    found = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            listed = value.get("initContainers")
-            if isinstance(listed, list) and listed:
-                assert [each["name"] for each in listed].index(NAME) == len(listed) - 1
-                found.append(listed[-1])
-            for each in value.values():
-                walk(each)
-        elif isinstance(value, list):
-            for each in value:
-                walk(each)
-
-    for document in yaml.safe_load_all(text):
-        walk(document)
-    return found
+    lists = [listed for each in mappings(list(yaml.safe_load_all(text))) if (listed := each.get("initContainers"))]
+    lists = [listed for listed in lists if isinstance(listed, list)]
+    assert all([each["name"] for each in listed].index(NAME) == len(listed) - 1 for listed in lists)
+    return [listed[-1] for listed in lists]
 
 
 def check(text: str) -> None:
@@ -193,21 +192,7 @@ def check_proxy(text: str, proxy: str) -> None:
 
 def pods_of(text: str) -> list[dict[str, Any]]:
     """The specs of all pods in a text."""
-    found = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            if isinstance(value.get("containers"), list):
-                found.append(value)
-            for each in value.values():
-                walk(each)
-        elif isinstance(value, list):
-            for each in value:
-                walk(each)
-
-    for document in yaml.safe_load_all(text):
-        walk(document)
-    return found
+    return [each for each in mappings(list(yaml.safe_load_all(text))) if isinstance(each.get("containers"), list)]
 
 
 @settings(max_examples=share(80), deadline=None)
