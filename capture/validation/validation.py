@@ -56,8 +56,13 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
         say(str(outcome))
     for line in unproved(intent, differences):
         log.info(f"{NOT_PROVED}: {line}")
+    judge(outcomes, differences)
+    log.info(conclusion(outcomes, list(without_proof(intent, outcomes)), bool(who.warnings)))
+
+
+def judge(outcomes: Sequence[Outcome], differences: list[tuple[str, str]] | None) -> None:
+    """Raises ValidationFailed if a path failed, if the live rules differ from the planned, or if nothing was proved."""
     failed = [outcome for outcome in outcomes if outcome.result == FAILED]
-    proved = [outcome for outcome in outcomes if outcome.result == PROVED]
     if failed or differences:
         details = [detail for outcome in failed for detail in failure(outcome)] + (differences or [])
         what = f"the capture does not work: {len(failed)} of {len(outcomes)} paths failed"
@@ -70,19 +75,22 @@ def validate(intent: Intent, planned: Plan, facts: Facts, probe_port: int, timeo
             # Another run would change nothing.
             hint = "`capture trace --live` shows which rule, ours or of others, decides such a connection"
         raise ValidationFailed(what, details=details, hint=hint)
-    if not proved:
+    if all(outcome.result != PROVED for outcome in outcomes):
         reasons = sorted({outcome.seen for outcome in outcomes}) or ["there is nothing to capture"]
         raise ValidationFailed("nothing could be proved", details=[("because", reason) for reason in reasons])
-    unseen = list(without_proof(intent, outcomes))
+
+
+def conclusion(outcomes: Sequence[Outcome], unseen: Sequence[str], has_warnings: bool) -> str:
+    """What a validation without a failure says in the end. `unseen`: what is to be captured and no path proved."""
+    proved = [outcome for outcome in outcomes if outcome.result == PROVED]
     counted = f"{len(proved)} of {len(outcomes)} paths proved"
     if unseen:
-        log.info(
+        return (
             f"Nothing failed, and it is not proved that the capture works: {counted}; not proved: {', '.join(unseen)}"
         )
-        return
     untried = f", the other {len(outcomes) - len(proved)} could not be tried here" if proved != outcomes else ""
-    but = "; see the warnings about who listens" if who.warnings else ""
-    log.info(f"The capture works: {counted}{untried}{but}")
+    but = "; see the warnings about who listens" if has_warnings else ""
+    return f"The capture works: {counted}{untried}{but}"
 
 
 def without_proof(intent: Intent, outcomes: Sequence[Outcome]) -> Iterator[str]:
