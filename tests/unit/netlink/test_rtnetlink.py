@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from capture.netlink import rtnetlink
 from capture.netlink.messages import attribute, attributes
-from capture.netlink.rtnetlink import policy_rule
+from capture.netlink.rtnetlink import policy_rule, routes
 from rules.addresses import ip_network
 from rules.netfilter.values import Family
 from rules.routing.policy import PolicyRule
@@ -70,3 +71,15 @@ def test_what_an_ip_rule_does_is_its_action(number: int, action: str) -> None:
     """FR_ACT_* of linux/fib_rules.h; one that nobody knows is named by its number."""
     header = bytes((2, 0, 0, 0, 254, 0, 0, number)) + struct.pack("=I", 0)
     assert policy_rule(header, {}).action == action
+
+
+@pytest.mark.parametrize(("header", "told", "table"), [(100, None, 100), (252, 1000, 1000), (100, 0, 100)])
+def test_a_table_that_a_byte_can_name_may_stand_in_the_header_alone(
+    monkeypatch: pytest.MonkeyPatch, header: int, told: int | None, table: int
+) -> None:
+    """RTA_TABLE is for the others (rtm_get_table of net/netlink.h)."""
+    message = struct.pack("=BBBBBBBBI", 2, 0, 0, 0, header, 4, 0, 1, 0)
+    message += b"" if told is None else attribute(15, struct.pack("=I", told))
+    monkeypatch.setattr(rtnetlink, "dump", lambda *_: [message])
+    (route,) = routes()
+    assert (route.table, route.protocol, route.destination) == (table, 4, None)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from capture.support.gathered import processes
+from capture.support.gathered import processes, versions
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_a_process_is_told_by_its_effective_user() -> None:
@@ -13,3 +18,18 @@ def test_a_process_is_told_by_its_effective_user() -> None:
     own = next(line.split() for line in processes().splitlines() if line.startswith(f"{os.getpid()} "))
     name = Path("/proc/self/comm").read_text().strip()
     assert own == [str(os.getpid()), str(os.getppid()), str(os.geteuid()), *name.split()]
+
+
+def test_every_library_is_told_with_its_version_or_that_it_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a run needs, and those that it can do without."""
+    assert f"click {metadata.version('click')}" in versions().splitlines()
+
+    def nowhere(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", nowhere)
+    told = versions().splitlines()
+    for package in ("click", "pydantic", "pyroute2", "python-iptables", "pyyaml"):
+        assert f"{package} is not installed" in told
+    assert any(line.startswith("CapEff:") for line in told)
+    assert f"uid {os.geteuid()}, gid {os.getegid()}" in "\n".join(told)
