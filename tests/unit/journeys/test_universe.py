@@ -58,3 +58,16 @@ def can_send(source: str, destination: str, *, goes: str) -> bool:
 def test_who_sends_what(source: str, destination: str, goes: str, is_there: bool) -> None:
     """From any address of ours that is good outside; between our own, over lo, from each of them."""
     assert can_send(source, destination, goes=goes) is is_there
+
+
+@pytest.mark.parametrize(("to", "is_ours"), [("10.244.0.5", True), ("192.0.2.1", False)])
+@pytest.mark.parametrize("passing", [False, True])
+def test_what_comes_from_others_is_for_us_or_on_its_way_through(to: str, *, is_ours: bool, passing: bool) -> None:
+    """What is for others is asked about only where that is wanted."""
+    comes = [
+        now.is_local
+        for now, box in universe(Family.V4, HOST, passing=passing)
+        if now.direction is Direction.IN and meet(box[DESTINATION], one(int(ip_address(to))))
+    ]
+    assert bool(comes) is (is_ours or passing)
+    assert set(comes) <= {is_ours}

@@ -10,9 +10,9 @@ from rules.addresses import IPv4Address, ip_address, ip_network
 from rules.journeys.journeys import Journeys, universe
 from rules.meaning.lists import LONG
 from rules.netfilter.effects import Choice
-from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among
+from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among, AnyOf
 from rules.netfilter.hooks import BaseChain, NativeTable
-from rules.netfilter.matches import DPort, Dst, OwnerUid, Proto
+from rules.netfilter.matches import DPort, Dst, Native, OwnerUid, Proto
 from rules.netfilter.rulesets import Rule
 from rules.netfilter.spans import meet, one
 from rules.netfilter.targets import Accept, Drop, NativeTarget, Redirect, SetMark
@@ -154,3 +154,14 @@ def test_what_is_redirected_on_its_way_in_gets_an_address_of_its_own_scope(to: s
 def asked_of(box: Box, to: str) -> bool:
     """Whether TCP to this address is in the box, as it was sent."""
     return meet(box[PROTOCOL], TCP) and meet(box[DESTINATION], one(int(ip_address(to))))
+
+
+@pytest.mark.parametrize(
+    ("port", "uid", "outcome"),
+    [(80, 1000, Became.DROPPED), (22, 5, Became.DROPPED), (80, 5, Became.DROPPED), (22, 1000, Became.BYPASSED)],
+)
+def test_what_meets_none_of_several_goes_on(port: int, uid: int, outcome: Became) -> None:
+    """A rule that asks for one thing or another; what follows in it is asked of those alone that meet one."""
+    either = AnyOf(((Among(DPORT, one(80)),), (Among(UID, one(5)),)))
+    for asked in ((either,), (either, Among(PROTOCOL, TCP)), (Among(PROTOCOL, TCP), either)):
+        assert outcomes([Rule((Native(asked, "either"),), Drop())], port=port, uid=uid) == {outcome}

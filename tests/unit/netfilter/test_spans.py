@@ -53,6 +53,17 @@ def test_two_spans_are_joined_cut_and_compared_as_their_numbers_are(ours: int, t
         assert of_any((mine, other, mine)) == results["united"]
 
 
+def test_what_is_remembered_of_long_spans_is_of_both() -> None:
+    """What came of one pair is not taken for what comes of another that shares a span with it, nor for another act."""
+    chance = Random(1)
+    spans = [drawn(chance, LONG // 2, 5) for _ in range(3)]
+    for _ in range(2):
+        for mine in spans:
+            for other in spans:
+                assert numbers(common(mine, other)) == numbers(mine) & numbers(other)
+                assert numbers(less(mine, other)) == numbers(mine) - numbers(other)
+
+
 def test_intervals_that_touch_or_overlap_are_one() -> None:
     """In ascending order, whether the longer of two comes first or last."""
     assert joined([(1, 3), (3, 4), (6, 9), (7, 8), (20, 21)]) == (1, 4, 6, 9, 20, 21)
