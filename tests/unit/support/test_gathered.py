@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from capture.support.gathered import processes, versions
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
+from capture.support.gathered import printed, processes, versions
 
 
 def test_a_process_is_told_by_its_effective_user() -> None:
@@ -33,3 +32,18 @@ def test_every_library_is_told_with_its_version_or_that_it_is_not_there(monkeypa
         assert f"{package} is not installed" in told
     assert any(line.startswith("CapEff:") for line in told)
     assert f"uid {os.geteuid()}, gid {os.getegid()}" in "\n".join(told)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("print('told')", "told\n"),
+        ("import sys; print('told'); sys.exit(3)", "told\n# exit status 3\n"),
+        ("import sys; sys.exit('refused')", "# it complained:\nrefused\n# exit status 1\n"),
+        ("import sys; print('told'); sys.stderr.write('warned\\n')", "told\n# it complained:\nwarned\n"),
+    ],
+    ids=["well", "failed", "complained and failed", "complained"],
+)
+def test_what_a_program_says_stands_with_its_complaint_and_its_failure(code: str, expected: str) -> None:
+    """Its status only where it failed, lest a good answer is taken for a bad one or the other way round."""
+    assert printed(sys.executable, "-c", code) == expected

@@ -47,6 +47,15 @@ def test_what_is_refused_says_what_failed_and_what_to_do(
     assert [detail for detail in details if detail in LACKING] == differences
 
 
+@pytest.mark.parametrize("differences", [None, []], ids=["rules that nobody may read", "rules as planned"])
+@pytest.mark.parametrize("results", [(), (NOT_PROVED,), [NOT_PROVED] * (len(PATHS) - 1)], ids=["all", "but one", "one"])
+def test_one_proved_path_without_a_fault_is_enough(
+    results: list[str], differences: list[tuple[str, str]] | None
+) -> None:
+    judge(outcomes(*results), differences)
+    judge(outcomes(*results)[::-1], differences)
+
+
 def test_where_there_is_nothing_to_try_nothing_is_proved() -> None:
     """And that is why."""
     with pytest.raises(ValidationFailed, match="nothing could be proved") as refused:
