@@ -106,10 +106,14 @@ def native_tables(dump: Dump, family: Family, apart: Container[tuple[str, str]] 
             for at, each in enumerate(steps)
             if native.is_of_iptables and is_spoken_by_iptables(each)
         }
+        # iptables-save shows no base chain but its own, so what it would say of the rules of any other is said nowhere.
+        unseen = {chain.name for chain in of_table}
         read_chains = tuple(
             (chain, tuple(reader.rule(*place, each) for each in steps))
             for chain, steps in held.items()
-            if not native.is_of_iptables or any((chain, at) not in spoken for at in range(len(steps)))
+            if not native.is_of_iptables
+            or chain in unseen
+            or any((chain, at) not in spoken for at in range(len(steps)))
         )
         native = native.but(chains=read_chains, spoken=frozenset(spoken))
         if not native.is_of_iptables or native.is_dormant or native.base_chains or native.chains:

@@ -248,6 +248,17 @@ def test_native_tables_of_others_act_as_the_simulator_says(
     assert set(seen) >= {Became.REDIRECTED, Became.CAPTURED_OUTBOUND, Became.BYPASSED}, seen
 
 
+def test_a_base_chain_in_a_table_of_iptables_keeps_the_rules_that_iptables_would_print(pod: Pod) -> None:
+    """iptables-nft-save shows no such chain; its jump leads to a rule that takes what our legacy rules may take too."""
+    pod.applied("-u", str(PROXY), "--force-iptables-binary=legacy")
+    more = "chain more { tcp dport 53 redirect to :16001; }"
+    base = "chain base { type nat hook output priority -100; tcp dport 53 jump more; }"
+    pod.inside.output("nft", "-f", "-", text=f"table ip nat {{ {more}; {base}; }}\n")
+    told = pod.capture("trace", "--live", "9.9.9.9:53").stdout
+    assert "it depends on whether the table ip nat was made before or after the others" in told
+    assert "16001" in told
+
+
 # --- with counters ----------------------------------------------------------------------------------------
 
 SETS = 10
