@@ -319,6 +319,8 @@ def met_later(traces: Iterable[Trace], held: Held, here: Host) -> set[Counted]:
 def of_the_kernel(packet: Packet, held: Held, here: Host) -> Trace:
     """What becomes of what no process sends: rules find no owner, and ip rules take it for root's (sock_net_uid of
     include/net/sock.h)."""
+    if packet.family is Family.V6 and (packet.destination.is_loopback or packet.destination.is_link_local):
+        here = here.but(policy=None)  # it keeps the interface, and so only its routes count (tcp_v6_send_response)
     fate = held.trace(packet, here)
     return held.trace(packet.but(uid=0, gid=0), here) if fate.became is Became.DEPENDS else fate
 
