@@ -28,6 +28,7 @@ VERSION = sys.hexversion
 """Byte code is for one version of Python only."""
 
 
+STDERR = 2
 LENGTH = 4
 """Bytes at the beginning that tell how long the list of modules behind them is. Then comes the code."""
 
@@ -76,6 +77,9 @@ def use() -> None:
     try:
         file = os.open(FILE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
+        return
+    if file <= STDERR:  # one of those was closed, and what is said or read there must not be our code
+        os.close(file)
         return
     try:
         length = int.from_bytes(os.pread(file, LENGTH, 0), "big")

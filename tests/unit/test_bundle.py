@@ -90,3 +90,23 @@ def test_unchecked_it_is_used_wherever_it_was_moved(installed: Path, tmp_path_fa
     for package in ("capture", "rules"):
         shutil.copytree(installed / package, moved / package, copy_function=shutil.copyfile)
     assert run(moved, LOADED)[0] == f"capture.init Bundle {moved}/capture/init.py"
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_the_file_never_stands_where_a_stream_was_closed(installed: Path, closed: int) -> None:
+    """What is printed would go into it, or what is in it be read as a list of somebody's."""
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(installed)!r})
+os.close({closed})
+from capture.bundle import Bundle, use
+use()
+from capture.output import open_streams
+open_streams()
+told = [os.readlink("/proc/self/fd/" + str(number)) for number in range(3)]
+os.write({2 if closed == 1 else 1}, " ".join(told).encode())
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    told = (done.stdout or done.stderr).split()
+    assert told[closed] == "/dev/null"
+    assert not any("bundle" in each for each in told)
