@@ -1,8 +1,9 @@
 """What iptables-nft-restore makes of a rule of ours, to the byte, as nf_tables tells it again.
 
-It is that of iptables 1.8.8 to 1.8.11 (nft_ipv4_add, nft_ipv6_add and add_match in iptables/nft*.c). Where another
-version writes another thing, or a rule asks what is not told here, nothing is known at sight: then iptables-save is
-asked, and what it prints is read. So nothing can be taken for what is planned but what is that to the last byte.
+It is that of iptables 1.8.8 to 1.8.11 (nft_ipv4_add, nft_ipv6_add and add_match in iptables/nft*.c); the last asks
+for addresses first, and for the protocol of IPv4 in the header. Where another version writes another thing, or a rule
+asks what is not told here, nothing is known at sight: then iptables-save is asked, and what it prints is read. So
+nothing can be taken for what is planned but what is that to the last byte.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ WHOLE = 0xFFFFFFFF
 
 
 OWNER_UID, OWNER_GID = 1, 2
-OF_MODULE = 0
-"""The place of what a module asks: behind what any rule can ask, in the order of the rule."""
+OF_MODULE, ARRIVES, LEAVES, PROTOCOL, SOURCE, DESTINATION = range(6)
+"""What is asked: by a module, behind what any rule can ask and in the order of the rule; or what any rule can."""
+INTERFACES_FIRST = (ARRIVES, LEAVES, PROTOCOL, SOURCE, DESTINATION)
+ADDRESSES_FIRST = (SOURCE, DESTINATION, ARRIVES, LEAVES, PROTOCOL)
+ORDERS = (INTERFACES_FIRST, ADDRESSES_FIRST)
+"""In which iptables asks: up to 1.8.10, and since 1.8.11."""
 
 
 def remembered(make: Callable[[T, Family], R]) -> Callable[[T, Family], R]:
@@ -62,14 +67,17 @@ class NotTold(Exception):
     """A rule of which nobody says here what iptables makes of it."""
 
 
-def compiled(rule: Rule, family: Family) -> tuple[bytes, bytes]:
-    """What stands before and behind the numbers that the rule counted (COUNTED bytes). Raises NotTold."""
-    before = questions(rule.matches, family) + COUNTER
+def compiled(rule: Rule, family: Family, order: Sequence[int]) -> tuple[bytes, bytes]:
+    """What stands before and behind the numbers that the rule counted (COUNTED bytes), in one of ORDERS.
+
+    Raises NotTold.
+    """
+    before = questions(rule.matches, family, order) + COUNTER
     behind = answer(rule.target, family)
     return attribute(NFTA_RULE_EXPRESSIONS, before + bytes(COUNTED) + behind)[: 4 + len(before)], behind
 
 
-def questions(asked: Sequence[Match], family: Family) -> bytes:
+def questions(asked: Sequence[Match], family: Family, order: Sequence[int]) -> bytes:
     """The expressions of all matches: first what any rule can ask, in iptables' order; then by module."""
     general: dict[int, bytes] = {}
     modules: list[bytes] = []
@@ -78,6 +86,8 @@ def questions(asked: Sequence[Match], family: Family) -> bytes:
         place, made = question(match, family)
         if place in general:
             raise NotTold
+        if place == PROTOCOL and family is Family.V4 and order == ADDRESSES_FIRST:
+            made = made.replace(OF_META, OF_HEADER, 1)
         if place == OF_MODULE:
             modules.append(made)
         else:
@@ -86,7 +96,7 @@ def questions(asked: Sequence[Match], family: Family) -> bytes:
             ports[SPORT if isinstance(match, m.SPort) else DPORT] = match.ports
     if len(ports) == 2:
         modules = [both_ports(ports, modules)]
-    return b"".join([*(general[place] for place in sorted(general)), *modules])
+    return b"".join([*(general[place] for place in order if place in general), *modules])
 
 
 @remembered
@@ -95,15 +105,15 @@ def question(match: Match, family: Family) -> tuple[int, bytes]:
     inner, differs = (match.match, True) if isinstance(match, m.Not) else (match, False)
     match inner:
         case m.InIface(name):
-            return 1, meta(NFT_META_IIFNAME) + compared(interface(name), differs=differs)
+            return ARRIVES, meta(NFT_META_IIFNAME) + compared(interface(name), differs=differs)
         case m.OutIface(name):
-            return 2, meta(NFT_META_OIFNAME) + compared(interface(name), differs=differs)
+            return LEAVES, meta(NFT_META_OIFNAME) + compared(interface(name), differs=differs)
         case m.Proto(name) if name in PROTOCOLS:
-            return 3, meta(NFT_META_L4PROTO) + compared(bytes([PROTOCOLS[name]]), differs=differs)
+            return PROTOCOL, OF_META + compared(bytes([PROTOCOLS[name]]), differs=differs)
         case m.Src(network):
-            return 4, of_network(network, ADDRESSES[family][0], differs=differs)
+            return SOURCE, of_network(network, ADDRESSES[family][0], differs=differs)
         case m.Dst(network):
-            return 5, of_network(network, ADDRESSES[family][1], differs=differs)
+            return DESTINATION, of_network(network, ADDRESSES[family][1], differs=differs)
         case m.SPort(ports):
             return OF_MODULE, of_port(ports, SPORT, differs=differs)
         case m.DPort(ports):
@@ -272,3 +282,5 @@ COUNTED = 20
 """Bytes of a counter that move: two numbers of eight, and the head of the second attribute between them."""
 COUNTER = expression("counter", attribute(1, bytes(8)) + attribute(2, bytes(8)))[:-COUNTED]
 """Its expression up to them."""
+OF_META, OF_HEADER = meta(NFT_META_L4PROTO), loaded(NETWORK_HEADER, 9, 1)
+"""The protocol, as it was found behind all headers, and as the header of IPv4 has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.kernel.process import LEGACY_TABLES, read_words
 from capture.netlink import nftables, rtnetlink
 from capture.netlink.messages import FAMILIES, NETLINK_NETFILTER, attributes, big, dump, text
-from capture.sight.compiled import COUNTED, NotTold, compiled
+from capture.sight.compiled import COUNTED, ORDERS, NotTold, compiled
 from rules.lists.networks import V6, Networks, network_of
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.values import BUILT_IN, Family
@@ -14,7 +14,7 @@ from rules.routing.policy import LOCAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.values import Network
@@ -121,19 +121,22 @@ def rules_are(ruleset: Ruleset) -> bool:
     if told.keys() != wanted.keys():
         return False
     try:
-        return all(
-            len(told[place]) == len(rules) and hold(told[place], rules, ruleset.family, *place)
-            for place, rules in wanted.items()
+        return any(
+            all(
+                len(told[place]) == len(rules) and hold(told[place], all_compiled(rules, ruleset.family, order), *place)
+                for place, rules in wanted.items()
+            )
+            for order in ORDERS
         )
     except NotTold:
         return False
 
 
-def hold(told: Sequence[bytes], rules: Sequence[Rule], family: Family, table: str, chain: str) -> bool:
-    """Whether these messages, as many, tell just these rules. Raises NotTold."""
+def hold(told: Sequence[bytes], rules: Iterable[tuple[bytes, bytes]], table: str, chain: str) -> bool:
+    """Whether these messages, as many, tell just these rules, which are compiled. Raises NotTold."""
     # Behind struct nfgenmsg come the names of table and chain, each with its zero, as long as netlink(7) wants it.
     at = 4 + sum(4 + (len(name.encode()) + 4 & ~3) for name in (table, chain)) + HANDLE
-    for message, (before, behind) in zip(told, all_compiled(rules, family), strict=True):
+    for message, (before, behind) in zip(told, rules, strict=True):
         if not (
             message.startswith(before, at)
             and message.endswith(behind)
@@ -145,23 +148,25 @@ def hold(told: Sequence[bytes], rules: Sequence[Rule], family: Family, table: st
     return True
 
 
-def all_compiled(rules: Sequence[Rule], family: Family) -> Iterator[tuple[bytes, bytes]]:
+def all_compiled(rules: Sequence[Rule], family: Family, order: Sequence[int]) -> Iterator[tuple[bytes, bytes]]:
     """Each of these rules compiled. Raises NotTold."""
     if isinstance(rules, tuple):
         for rule in rules:
-            yield compiled(rule, family)
+            yield compiled(rule, family, order)
         return
     from rules.lists.long import Made, parts_of
 
     for part in parts_of(rules):
         if isinstance(part, Made) and isinstance(part.items, Networks):
-            yield from of_networks(part.made, part.items, family)
+            yield from of_networks(part.made, part.items, family, order)
         else:
             for rule in part:
-                yield compiled(rule, family)
+                yield compiled(rule, family, order)
 
 
-def of_networks(made: Callable[[Network], Rule], networks: Networks, family: Family) -> Iterator[tuple[bytes, bytes]]:
+def of_networks(
+    made: Callable[[Network], Rule], networks: Networks, family: Family, order: Sequence[int]
+) -> Iterator[tuple[bytes, bytes]]:
     """The same for rules that differ in their network alone: those of one length differ in the bytes of its address."""
     size, flag = (16, V6) if family is Family.V6 else (4, 0)
     of_length: dict[int, tuple[bytes, bytes, bytes, int]] = {}
@@ -170,7 +175,7 @@ def of_networks(made: Callable[[Network], Rule], networks: Networks, family: Fam
         if length not in of_length:
             bits = (1 << length) - 1 << size * 8 - length
             (one, behind), (other, _) = (
-                compiled(made(network_of(number << 8 | length | flag)), family) for number in (0, bits)
+                compiled(made(network_of(number << 8 | length | flag)), family, order) for number in (0, bits)
             )
             at = next((at for at, (byte, its) in enumerate(zip(one, other, strict=True)) if byte != its), len(one))
             count = (length + 7) // 8

@@ -11,7 +11,7 @@ from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
 from capture.kernel.process import run
 from capture.log import Log
 from capture.sight import in_place
-from capture.sight.compiled import NotTold, compiled
+from capture.sight.compiled import ORDERS, NotTold, compiled
 from rules.live.changes import changes
 from rules.native.compiled import as_held
 from rules.native.writing import transaction
@@ -59,7 +59,7 @@ def is_told(planned: Ruleset) -> bool:
     """Whether all of it is known at sight: neither LOG nor REJECT are."""
     try:
         for _, _, rule in planned.rules():
-            compiled(rule, planned.family)
+            compiled(rule, planned.family, ORDERS[0])
     except NotTold:
         assert {LogTarget, Nflog, Reject} & {type(rule.target) for _, _, rule in planned.rules()}, planned
         return False

@@ -284,10 +284,9 @@ def test_another_namespace_can_be_asked(captured: Pod) -> None:
 def test_tracing_changes_nothing(backend: str, mode: str) -> None:
     """Neither in a captured namespace nor in an empty one."""
     with Pod() as pod:
-        while "tentative" in pod.inside.output("ip", "-6", "addr"):
-            pass  # the kernel is still busy with the addresses itself
         for _ in range(2):
-            before = pod.state()
+            while " tentative" in (before := pod.state()):
+                pass  # the kernel is still busy with the addresses itself, ::6 among them
             live(pod, "9.9.9.9:80")
             live(pod, "--in", ":80")
             pod.capture("trace", "9.9.9.9:80")
