@@ -43,7 +43,7 @@ class _Address:
 
     @staticmethod
     def _read(text: str) -> int:
-        raise NotImplementedError
+        raise NotImplementedError  # each family below reads its own
 
     def __int__(self) -> int:
         return self._number
@@ -198,7 +198,7 @@ class _Network:
 
     @classmethod
     def _address(cls, address: int | bytes | str) -> IPv4Address | IPv6Address:
-        raise NotImplementedError
+        raise NotImplementedError  # each family below names its own
 
     @property
     def _end(self) -> int:

@@ -116,4 +116,4 @@ def test_two_families_are_never_equal_and_have_no_order() -> None:
     assert ours.IPv4Network((0, 8)) != ours.IPv6Network((0, 8))
     assert ours.IPv4Address(1) not in ours.IPv6Network((0, 8))
     with pytest.raises(TypeError):
-        _ = ours.IPv4Address(1) < ours.IPv6Address(1)  # type: ignore[operator]
+        _ = ours.IPv4Address(1) < ours.IPv6Address(1)  # type: ignore[operator] # what is refused
