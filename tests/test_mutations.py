@@ -73,13 +73,13 @@ LINES = (
     Broken(BOXES, "        if not span and mine != its:\n            return None\n", ""),
     Broken(WALK, "coming = (missed if not untold else", "coming = (missed if untold else"),
     Broken(WALK, "missed += ((piece, remarks) for piece in outside(its, box))", "pass"),
-    Broken(SPOKEN, "return Among(UID, (first, last + 1))", "return Among(UID, (first, last))"),
-    Broken(SPOKEN, "return Remark(CONNMARK, 0, WHOLE, 0)", "return Remark(MARK, 0, WHOLE, 0)"),
+    Broken(SPOKEN, "return f.Among(f.UID, (first, last + 1))", "return f.Among(f.UID, (first, last))"),
+    Broken(SPOKEN, "return e.Remark(f.CONNMARK, 0, WHOLE, 0)", "return e.Remark(f.MARK, 0, WHOLE, 0)"),
     Broken(JOURNEYS, "out.append(((*box[:field], less(mine, condition.span), *box[field + 1 :]), False))", "pass"),
     Broken(
-        JOURNEYS, "add(back, now.with_field(UID, one(-1)).with_field(GID, one(-1)), boxes)", "add(back, now, boxes)"
+        JOURNEYS, "add(back, now.with_field(f.UID, one(-1)).with_field(f.GID, one(-1)), boxes)", "add(back, now, boxes)"
     ),
-    Broken(JOURNEYS, "if not now.is_tracked and now.seen[STATE] == INVALID:", "if not now.is_tracked:"),
+    Broken(JOURNEYS, "if not now.is_tracked and now.seen[f.STATE] == INVALID:", "if not now.is_tracked:"),
     Broken(
         JOURNEYS,
         "following = [n for n in (*self.by_address[way], *self.any) if n > at]",

@@ -9,32 +9,7 @@ strings, which makes `eth+` an interval like any other.
 from __future__ import annotations
 
 from rules.meaning.spoken import conditions
-from rules.netfilter.fields import (
-    ADDRESSES,
-    ARRIVED_ON,
-    BOTH,
-    CONNMARK,
-    DESTINATION,
-    DPORT,
-    GID,
-    LEAVES_ON,
-    MARK,
-    NAMES,
-    NOBODY,
-    NOWHERE,
-    OWNERS,
-    PORTS,
-    PROTOCOL,
-    SOMEWHERE,
-    SOURCE,
-    SPORT,
-    STATE,
-    STATES,
-    U32,
-    UID,
-    UNTOUCHED,
-    cut,
-)
+from rules.netfilter import fields as f
 from rules.netfilter.spans import common, less, meet, of_any
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 
@@ -52,20 +27,33 @@ if TYPE_CHECKING:
 
 FEW = 16
 """So many boxes are carried along without an attempt to join them."""
-JOINED = (DESTINATION, DPORT, SOURCE, UID, GID, PROTOCOL, LEAVES_ON, ARRIVED_ON, SPORT, STATE, MARK, CONNMARK)
+JOINED = (
+    f.DESTINATION,
+    f.DPORT,
+    f.SOURCE,
+    f.UID,
+    f.GID,
+    f.PROTOCOL,
+    f.LEAVES_ON,
+    f.ARRIVED_ON,
+    f.SPORT,
+    f.STATE,
+    f.MARK,
+    f.CONNMARK,
+)
 """The fields by which boxes are joined, in this order: first those of which rules name many values."""
 
 
 def everything(family: Family, hook: str = "") -> Box:
     """All packets of a family that this built-in chain can see; without a name, all there are."""
     arrives = hook in (PREROUTING, "INPUT")
-    owners = NOBODY if arrives else OWNERS
-    came = NOWHERE if hook == OUTPUT else SOMEWHERE if arrives else NAMES
-    leaves = NOWHERE if arrives else SOMEWHERE if hook in (OUTPUT, "POSTROUTING") else NAMES
-    anywhere = ADDRESSES[family]
-    states, byte = (0, len(STATES)), (0, 256)
-    ends = (UNTOUCHED, BOTH + 1)
-    return byte, anywhere, anywhere, PORTS, PORTS, owners, owners, came, leaves, states, U32, U32, byte, ends
+    owners = f.NOBODY if arrives else f.OWNERS
+    came = f.NOWHERE if hook == OUTPUT else f.SOMEWHERE if arrives else f.NAMES
+    leaves = f.NOWHERE if arrives else f.SOMEWHERE if hook in (OUTPUT, "POSTROUTING") else f.NAMES
+    anywhere = f.ADDRESSES[family]
+    states, byte = (0, len(f.STATES)), (0, 256)
+    ends = (f.UNTOUCHED, f.BOTH + 1)
+    return byte, anywhere, anywhere, f.PORTS, f.PORTS, owners, owners, came, leaves, states, f.U32, f.U32, byte, ends
 
 
 def box_of(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[Match, ...]]:
@@ -73,7 +61,7 @@ def box_of(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[
     box: Box | None = everything(family)
     untold: list[Match] = []
     for match in matches:
-        cuts = [cut(condition) for condition in conditions(match)]
+        cuts = [f.cut(condition) for condition in conditions(match)]
         if None in cuts:
             untold.append(match)
         for told in cuts:
@@ -88,7 +76,7 @@ def box_of(matches: Iterable[Match], family: Family) -> tuple[Box | None, tuple[
 
 def overlap(one: Box, other: Box) -> Box | None:
     """The packets in both boxes; None if there are none. What neither has, a port say, keeps them apart no more."""
-    if not meet(one[DESTINATION], other[DESTINATION]):
+    if not meet(one[f.DESTINATION], other[f.DESTINATION]):
         return None  # what most often tells two of very many rules apart
     spans = []
     for mine, its in zip(one, other):  # noqa: B905 # as many; saying `strict` costs time

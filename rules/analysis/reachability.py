@@ -9,22 +9,7 @@ from __future__ import annotations
 from rules.analysis.boxes import FEW, box_of, everything, fewer, outside, overlap, remainder
 from rules.meaning.lists import Members, lists, those_met
 from rules.meaning.spoken import effect
-from rules.netfilter.effects import (
-    Bind,
-    BindSource,
-    Choice,
-    Forget,
-    Goto,
-    Hand,
-    Nothing,
-    NoTrack,
-    Queue,
-    Remark,
-    Retag,
-    Then,
-    Unknown,
-    first_of,
-)
+from rules.netfilter import effects as e
 from rules.netfilter.fields import CONNMARK, MARK, U32
 from rules.netfilter.spans import of_any
 from rules.netfilter.spans import one as single
@@ -38,7 +23,6 @@ if TYPE_CHECKING:
 
     from rules.analysis.boxes import Box
     from rules.meaning.lists import List
-    from rules.netfilter.effects import Effect
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.spans import Span
@@ -50,7 +34,7 @@ if TYPE_CHECKING:
     """What was done to a packet on its way, with the matches of which it is not known whether they held."""
     T = TypeVar("T")
     Moving: TypeAlias = tuple[Box, tuple[Done, ...]]
-    LookedInto: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[Effect, ...]]
+    LookedInto: TypeAlias = tuple[int, Rule, Box | None, tuple[Match, ...], tuple[e.Effect, ...]]
     """A rule with its position, the packets it asks for, the matches that no box can tell, and all that it may do."""
 
 MOST_BOXES = 2000
@@ -71,7 +55,7 @@ class Outcome(Value):
     @property
     def captures(self) -> bool:
         """Whether it goes somewhere else than it was sent, or to a transparent listener."""
-        return self.verdict is not None and isinstance(effect(self.verdict), Bind | Hand)
+        return self.verdict is not None and isinstance(effect(self.verdict), e.Bind | e.Hand)
 
 
 class Unmet(Value):
@@ -213,22 +197,22 @@ class Walk:
                     self.comes_back.update(at)
                 if not untold:
                     yield from returning
-            case Accept() | Drop() | Reject() | Bind() | BindSource() | Hand(accepts=True):
+            case Accept() | Drop() | Reject() | e.Bind() | e.BindSource() | e.Hand(accepts=True):
                 for box, remarks in hit:
                     self.decided.setdefault(Outcome(rule.target, remarks), []).append(box)
-            case Remark(onto, keep, taken, flip):
+            case e.Remark(onto, keep, taken, flip):
                 yield from remarked(with_field(hit, onto, U32 if keep or taken else single(flip)), rule.target, untold)
-            case Hand():
+            case e.Hand():
                 yield from remarked(with_field(hit, MARK, U32), rule.target, untold)
-            case Forget(onto):
+            case e.Forget(onto):
                 yield from remarked(with_field(hit, onto, U32), rule.target, untold)
-            case Zone() | NoTrack() | Nothing() | Retag():
+            case Zone() | e.NoTrack() | e.Nothing() | e.Retag():
                 yield from remarked(hit, rule.target, untold)
-            case Goto() | Queue() | Choice() | Then() | Unknown():
+            case e.Goto() | e.Queue() | e.Choice() | e.Then() | e.Unknown():
                 # Rules of others alone do one of several things, or what nobody knows.
                 self.exact = False
-                for each in first_of(does):
-                    if isinstance(each, Jump | Goto):
+                for each in e.first_of(does):
+                    if isinstance(each, Jump | e.Goto):
                         self.enter(each.chain, hit, (*callers, chain))
                 yield from remarked(hit, rule.target, untold)
             case _:
@@ -311,7 +295,7 @@ class Reached(Value):
     """The position of the rule by which they left the chain in which the walk began, or of this one in it."""
     is_first: bool
     """Whether it is in that chain."""
-    does: Effect
+    does: e.Effect
     met: tuple[Match, ...]
     """All that they meet until then, this rule's matches included."""
     box: Box
@@ -330,13 +314,13 @@ class Reachable:
         self,
         chains: Mapping[str, Sequence[Rule]],
         family: Family,
-        matters: Callable[[Effect], bool] | None = None,
+        matters: Callable[[e.Effect], bool] | None = None,
     ) -> None:
         """With `matters`, only rules are looked into that do what matters, lead to such a rule, or end a chain."""
         self.chains = chains
         self.family = family
         self.matters = matters
-        self.done = {chain: [first_of(effect(rule.target)) for rule in rules] for chain, rules in chains.items()}
+        self.done = {chain: [e.first_of(effect(rule.target)) for rule in rules] for chain, rules in chains.items()}
         self.entered = chains if matters is None else leading_to(self.done, matters)
         self.known: dict[str, list[LookedInto]] = {}
         self.answers: dict[object, Any] = {}
@@ -353,13 +337,13 @@ class Reachable:
             ]
         return self.known[chain]
 
-    def counts(self, does: Effect) -> bool:
+    def counts(self, does: e.Effect) -> bool:
         """Whether a rule that does this matters to who asks."""
         if isinstance(does, Jump):
             return does.chain in self.entered
-        return isinstance(does, Return | Goto) or self.matters is None or self.matters(does)
+        return isinstance(does, Return | e.Goto) or self.matters is None or self.matters(does)
 
-    def looked_into(self, position: int, rule: Rule, done: tuple[Effect, ...]) -> LookedInto:
+    def looked_into(self, position: int, rule: Rule, done: tuple[e.Effect, ...]) -> LookedInto:
         """What this rule asks for."""
         return (position, rule, *box_of(rule.matches, self.family), done)
 
@@ -381,21 +365,21 @@ class Reachable:
                 for does in all_done:
                     here = Reached(rule, chain, position, first or position, not path, does, met, both, certain)
                     yield here
-                    if isinstance(does, Jump | Goto) and does.chain in self.entered:
+                    if isinstance(does, Jump | e.Goto) and does.chain in self.entered:
                         above = (chain, *(each.chain for each in path))
                         if does.chain not in above and len(above) <= DEEPEST:
                             yield from self.reached(does.chain, self.of(does.chain), both, (*path, here))
-            if path and any(isinstance(does, Return | Goto) for does in all_done):
+            if path and any(isinstance(does, Return | e.Goto) for does in all_done):
                 is_certain = False
 
 
-def leading_to(done: Mapping[str, Sequence[tuple[Effect, ...]]], matters: Callable[[Effect], bool]) -> set[str]:
+def leading_to(done: Mapping[str, Sequence[tuple[e.Effect, ...]]], matters: Callable[[e.Effect], bool]) -> set[str]:
     """Of chains and what their rules do, those in which something is done that matters, or that lead to such a one."""
     callers: dict[str, list[str]] = {}
     found: dict[str, None] = {}
     for chain, of_rules in done.items():
         for does in (each for of_rule in of_rules for each in of_rule):
-            if isinstance(does, Jump | Goto):
+            if isinstance(does, Jump | e.Goto):
                 callers.setdefault(does.chain, []).append(chain)
             elif matters(does):
                 found[chain] = None
@@ -446,8 +430,10 @@ def takers(walk: Walk, chain: str, at: int) -> tuple[int, ...]:
 def decides(target: Target) -> bool:
     """Whether a packet that meets this target does not go on to the next rule, a jump that is not come back from
     included."""
-    ends = Return | Accept | Drop | Jump | Goto | Reject | Bind | BindSource
-    return all(isinstance(does, ends) or (isinstance(does, Hand) and does.accepts) for does in first_of(effect(target)))
+    ends = Return | Accept | Drop | Jump | e.Goto | Reject | e.Bind | e.BindSource
+    return all(
+        isinstance(does, ends) or (isinstance(does, e.Hand) and does.accepts) for does in e.first_of(effect(target))
+    )
 
 
 # --- rulesets that do the same ----------------------------------------------------------------------------

@@ -8,22 +8,7 @@ where only that would tell, more than one rule remains. What no rule of ours cou
 from __future__ import annotations
 
 from rules.meaning.spoken import conditions
-from rules.netfilter.fields import (
-    ARRIVED_ON,
-    FIRST_FLAGS,
-    GID,
-    LEAVES_ON,
-    NOBODY,
-    NOWHERE,
-    OWNERS,
-    PROTOCOLS,
-    SOMEWHERE,
-    STATES,
-    U32,
-    UID,
-    UNTOUCHED,
-    all_hold,
-)
+from rules.netfilter import fields as f
 from rules.netfilter.spans import less, one
 from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
@@ -41,7 +26,6 @@ if TYPE_CHECKING:
 
     from rules.addresses import IPv4Address, IPv6Address
     from rules.iptables.counters import Place
-    from rules.netfilter.fields import Known
     from rules.netfilter.rulesets import Rule, Ruleset, TableRules
     from rules.netfilter.targets import Target
     from rules.routing.policy import Route
@@ -195,7 +179,7 @@ def leads_to(table: TableRules, decision: Decision, port: int) -> bool:
     return decision.captures and (is_direct or hands_over(table, target) == port)
 
 
-def in_hook(table: TableRules, hook: str, known: Known, counted: Container[Place]) -> Iterator[Decision]:
+def in_hook(table: TableRules, hook: str, known: f.Known, counted: Container[Place]) -> Iterator[Decision]:
     """The rules that decide, as far as this connection can have met them, in order."""
     for position, rule in enumerate(table.chains().get(hook, ()), 1):
         counts = (table.table, hook, position) in counted
@@ -204,10 +188,10 @@ def in_hook(table: TableRules, hook: str, known: Known, counted: Container[Place
 
 
 def in_chain(
-    table: TableRules, chain: str, known: Known, counted: Container[Place], deepest: int
+    table: TableRules, chain: str, known: f.Known, counted: Container[Place], deepest: int
 ) -> Iterator[Decision]:
     for position, rule in enumerate(table.chains().get(chain, ()), 1):
-        holds = all_hold([each for match in rule.matches for each in conditions(match)], known)
+        holds = f.all_hold([each for match in rule.matches for each in conditions(match)], known)
         if holds is False or (table.table, chain, position) not in counted:
             continue
         target = rule.target
@@ -220,33 +204,33 @@ def in_chain(
             yield from in_chain(table, target.chain, known, counted, deepest - 1)
 
 
-def known_of(made: Connection, local: Container[Ip], *, is_kept: bool) -> Known:
+def known_of(made: Connection, local: Container[Ip], *, is_kept: bool) -> f.Known:
     """What each field of a connection's first packet may have been, as far as conntrack knows it; `is_kept` where a
     route may deliver it here."""
-    number = PROTOCOLS.get(made.protocol) if not made.protocol.isdigit() else int(made.protocol)
-    lo, elsewhere = one(LOOPBACK_INTERFACE), less(SOMEWHERE, one(LOOPBACK_INTERFACE))
+    number = f.PROTOCOLS.get(made.protocol) if not made.protocol.isdigit() else int(made.protocol)
+    lo, elsewhere = one(LOOPBACK_INTERFACE), less(f.SOMEWHERE, one(LOOPBACK_INTERFACE))
     outbound = is_outbound(made, local, is_kept=is_kept)
-    leaves = lo if stays(made, local) else SOMEWHERE if is_kept else elsewhere
+    leaves = lo if stays(made, local) else f.SOMEWHERE if is_kept else elsewhere
     return (
         (0, 256) if number is None else one(number),
         one(int(made.source)),
         one(int(made.destination)),
         one(made.source_port),
         one(made.destination_port),
-        OWNERS if outbound else NOBODY,
-        OWNERS if outbound else NOBODY,
-        NOWHERE if outbound else elsewhere,
-        leaves if outbound else NOWHERE,
-        one(STATES.index("NEW")),
-        U32,
-        U32,
-        FIRST_FLAGS if made.protocol == "tcp" else (),
-        one(UNTOUCHED),
+        f.OWNERS if outbound else f.NOBODY,
+        f.OWNERS if outbound else f.NOBODY,
+        f.NOWHERE if outbound else elsewhere,
+        leaves if outbound else f.NOWHERE,
+        one(f.STATES.index("NEW")),
+        f.U32,
+        f.U32,
+        f.FIRST_FLAGS if made.protocol == "tcp" else (),
+        one(f.UNTOUCHED),
     )
 
 
-def known_back(known: Known) -> Known:
+def known_back(known: f.Known) -> f.Known:
     """The same of a packet that left over lo, when it arrives there."""
     fields = dict(enumerate(known))
-    fields |= {UID: NOBODY, GID: NOBODY, ARRIVED_ON: one(LOOPBACK_INTERFACE), LEAVES_ON: NOWHERE}
+    fields |= {f.UID: f.NOBODY, f.GID: f.NOBODY, f.ARRIVED_ON: one(LOOPBACK_INTERFACE), f.LEAVES_ON: f.NOWHERE}
     return tuple(fields.values())

@@ -13,54 +13,8 @@ from rules.addresses import IPv6Address
 from rules.analysis.boxes import FEW, fewer
 from rules.analysis.probes import ELSEWHERE
 from rules.meaning.lists import LONG, lists
-from rules.netfilter.effects import (
-    Bind,
-    BindSource,
-    Choice,
-    Forget,
-    Goto,
-    Hand,
-    Nothing,
-    NoTrack,
-    Queue,
-    Remark,
-    Retag,
-    Then,
-    Unknown,
-)
-from rules.netfilter.fields import (
-    ADDRESSES,
-    ARRIVED_ON,
-    CONNMARK,
-    DESTINATION,
-    DNAT,
-    DPORT,
-    FIRST_FLAGS,
-    GID,
-    LEAVES_ON,
-    MARK,
-    NEVER,
-    NOBODY,
-    PROTOCOL,
-    PROTOCOLS,
-    REWRITTEN,
-    SOURCE,
-    SPORT,
-    STATE,
-    STATES,
-    U32,
-    UID,
-    UNTOUCHED,
-    Among,
-    AnyOf,
-    Masked,
-    OfType,
-    Untold,
-    cut,
-    holds,
-    masked,
-    opposite,
-)
+from rules.netfilter import effects as e
+from rules.netfilter import fields as f
 from rules.netfilter.hooks import (
     CONNTRACK,
     EGRESS,
@@ -88,8 +42,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias, TypeVar
 
     from rules.analysis.boxes import Box
-    from rules.netfilter.effects import Effect
-    from rules.netfilter.fields import Condition
     from rules.netfilter.hooks import NativeTable, Station
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
@@ -102,7 +54,7 @@ if TYPE_CHECKING:
     Routed: TypeAlias = tuple[Box, bool | str | None]
     """Packets, and whether they stay here: True or False, None if that cannot be told, REFUSED if they go nowhere."""
 
-NEW, INVALID, UNTRACKED = (one(STATES.index(name)) for name in ("NEW", "INVALID", "UNTRACKED"))
+NEW, INVALID, UNTRACKED = (one(f.STATES.index(name)) for name in ("NEW", "INVALID", "UNTRACKED"))
 MOST_BOXES = 20_000
 """Boxes that are carried along together. With more it is not told what becomes of all packets."""
 REFUSED = "refused"
@@ -216,21 +168,21 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
     A process sends from the addresses of its host to anybody; others send to us, and with `passing` through us.
     """
     kinds = host.kinds(family)
-    own, everywhere = kinds["LOCAL"], ADDRESSES[family]
+    own, everywhere = kinds["LOCAL"], f.ADDRESSES[family]
     nobody = NOBODY_THERE[family]
     elsewhere = less(less(less(everywhere, own), nobody), kinds.get("BROADCAST", ()))
     local = [at for at in host.addresses if (at.address.version == 4) == (family is Family.V4)]
     outside = [at for at in local if at.interface != LOOPBACK_INTERFACE and not at.address.is_loopback]
-    seen = {STATE: INVALID, MARK: one(0), CONNMARK: one(-1), REWRITTEN: one(UNTOUCHED)}
+    seen = {f.STATE: INVALID, f.MARK: one(0), f.CONNMARK: one(-1), f.REWRITTEN: one(f.UNTOUCHED)}
     users = (0, (1 << 32) - 1)
 
     def packets(now: Now, source: Span, to: Span, owner: Span) -> Iterator[tuple[Now, Box]]:
         now = now.but(seen=tuple(seen.get(field) for field in range(len(NOTHING_SEEN))))
-        numbers = one(PROTOCOLS["tcp"]), one(PROTOCOLS["udp"])
+        numbers = one(f.PROTOCOLS["tcp"]), one(f.PROTOCOLS["udp"])
         for number in (*numbers, less((0, 256), united(*numbers))):
             has_ports = number in numbers
             ports: Span = (1, 1 << 16) if has_ports else ()
-            flags: Span = FIRST_FLAGS if number == numbers[0] else ()
+            flags: Span = f.FIRST_FLAGS if number == numbers[0] else ()
             box = (number, source, to, ports, ports, owner, owner, (), (), (), (), (), flags, ())
             if source and to:
                 yield now, box
@@ -251,9 +203,9 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
         yield from packets(Now(Direction.OUT, goes=host.default_interface), sources, left, users)
     for name in dict.fromkeys(at.interface for at in outside):
         strangers = less(less(everywhere, own), nobody)
-        yield from packets(Now(Direction.IN, is_local=True, goes=name), strangers, reached, NOBODY)
+        yield from packets(Now(Direction.IN, is_local=True, goes=name), strangers, reached, f.NOBODY)
         if passing:
-            yield from packets(Now(Direction.IN, goes=name), strangers, elsewhere, NOBODY)
+            yield from packets(Now(Direction.IN, goes=name), strangers, elsewhere, f.NOBODY)
 
 
 def takes_in_passing(ruleset: Ruleset) -> bool:
@@ -265,45 +217,45 @@ def takes_in_passing(ruleset: Ruleset) -> bool:
 def packet_of(start: Now, box: Box, family: Family, choose: Callable[[int, Span], int]) -> Packet:
     """One of the packets of a box, as it was sent; `choose` takes a value of each field."""
     is_out = start.direction is Direction.OUT
-    number = choose(PROTOCOL, box[PROTOCOL])
-    names = {PROTOCOLS[name]: name for name in ("tcp", "udp")}
-    sport = choose(SPORT, box[SPORT]) if box[SPORT] else 0
+    number = choose(f.PROTOCOL, box[f.PROTOCOL])
+    names = {f.PROTOCOLS[name]: name for name in ("tcp", "udp")}
+    sport = choose(f.SPORT, box[f.SPORT]) if box[f.SPORT] else 0
     return Packet(
         start.direction,
         family,
         names.get(number, str(number)),
-        address_of_family(family, choose(SOURCE, box[SOURCE])),
-        address_of_family(family, choose(DESTINATION, box[DESTINATION])),
-        choose(DPORT, box[DPORT]) if box[DPORT] else 0,
+        address_of_family(family, choose(f.SOURCE, box[f.SOURCE])),
+        address_of_family(family, choose(f.DESTINATION, box[f.DESTINATION])),
+        choose(f.DPORT, box[f.DPORT]) if box[f.DPORT] else 0,
         start.goes,
         sport or None,
-        choose(UID, box[UID]) if is_out else None,
-        choose(GID, box[GID]) if is_out else None,
+        choose(f.UID, box[f.UID]) if is_out else None,
+        choose(f.GID, box[f.GID]) if is_out else None,
     )
 
 
 EVERYDAY: dict[int, tuple[int, ...]] = {
-    PROTOCOL: (PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["icmp"], PROTOCOLS["icmpv6"]),
-    SPORT: (0,),
-    DPORT: (80, 443, 8080),
-    UID: (1000, 1001, 0),
-    GID: (1000, 1001, 0),
+    f.PROTOCOL: (f.PROTOCOLS["tcp"], f.PROTOCOLS["udp"], f.PROTOCOLS["icmp"], f.PROTOCOLS["icmpv6"]),
+    f.SPORT: (0,),
+    f.DPORT: (80, 443, 8080),
+    f.UID: (1000, 1001, 0),
+    f.GID: (1000, 1001, 0),
 }
 
 
 def everyday(family: Family) -> Callable[[int, Span], int]:
     """Takes of each field what comes every day, if there is such a value; of addresses one that is no end."""
     usual = dict(EVERYDAY)
-    usual[SOURCE] = usual[DESTINATION] = tuple(int(address) for address in ELSEWHERE[family])
+    usual[f.SOURCE] = usual[f.DESTINATION] = tuple(int(address) for address in ELSEWHERE[family])
 
     def choose(field: int, span: Span) -> int:
-        if field == SPORT and common(span, EPHEMERAL) == EPHEMERAL:
+        if field == f.SPORT and common(span, EPHEMERAL) == EPHEMERAL:
             return 0  # the kernel chooses
         for value in usual.get(field, ()):
             if meet(span, one(value)):
                 return value
         first: int = span[0]
-        return min(first + 1, span[1] - 1) if field in (SOURCE, DESTINATION) else first
+        return min(first + 1, span[1] - 1) if field in (f.SOURCE, f.DESTINATION) else first
 
     return choose
 
@@ -324,7 +276,7 @@ class Decided:
 
     def __init__(self) -> None:
         self.accepted: Flow = {}
-        self.bound: list[tuple[Spot, Spot, Bind | BindSource, Now, list[Box]]] = []
+        self.bound: list[tuple[Spot, Spot, e.Bind | e.BindSource, Now, list[Box]]] = []
         """The rule that does it, the rule of the base chain that led to it, and what it does to whom."""
         self.through: Spot | None = None
         """The rule of the base chain that is asked just now."""
@@ -374,7 +326,7 @@ class Journeys:
         self.is_over = is_over
         """Whether nothing more is to be known of such packets once somebody sent their connection elsewhere."""
         self.ended: dict[End, list[Box]] = {}
-        self.compiled: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
+        self.compiled: dict[int, tuple[tuple[f.Condition, ...], e.Effect]] = {}
         self.sieves: dict[int, Sieve] = {}
         self.lists: dict[int, tuple[Sequence[Rule], Sequence[int]]] = {}
         self.tables: dict[tuple[int, int | None], tuple[Span, Span, Span]] = {}
@@ -405,12 +357,12 @@ class Journeys:
         flow: Flow = {}
         for now, boxes in coming.items():
             leaving = self.not_strayed_when_turned(now, boxes)
-            add(flow, now.with_field(LEAVES_ON, one(now.goes)).with_field(ARRIVED_ON, one("")), leaving)
+            add(flow, now.with_field(f.LEAVES_ON, one(now.goes)).with_field(f.ARRIVED_ON, one("")), leaving)
         flow = self.hook(OUTPUT, flow)
         by_link: dict[str, Flow] = {}
         for now, boxes in flow.items():
             leaving = self.not_strayed(now, boxes)
-            add(by_link.setdefault(now.goes, {}), now.with_field(LEAVES_ON, one(now.goes)), leaving)
+            add(by_link.setdefault(now.goes, {}), now.with_field(f.LEAVES_ON, one(now.goes)), leaving)
         for link, going in by_link.items():
             out = self.hook(EGRESS, self.hook(POSTROUTING, going), link)
             if link != LOOPBACK_INTERFACE:
@@ -419,14 +371,14 @@ class Journeys:
                 continue
             back: Flow = {}
             for now, boxes in out.items():
-                add(back, now.with_field(UID, one(-1)).with_field(GID, one(-1)), boxes)
+                add(back, now.with_field(f.UID, one(-1)).with_field(f.GID, one(-1)), boxes)
             self.arrived(back, link)
 
     def not_strayed(self, now: Now, boxes: list[Box]) -> list[Box]:
         """Those of these packets that may leave by the interface that is chosen; the others end here."""
-        if now.goes == LOOPBACK_INTERFACE or now.seen[SOURCE]:
+        if now.goes == LOOPBACK_INTERFACE or now.seen[f.SOURCE]:
             return boxes
-        strayed, others = self.split(now, boxes, (Among(SOURCE, LOOP[self.family]),))
+        strayed, others = self.split(now, boxes, (f.Among(f.SOURCE, LOOP[self.family]),))
         self.end(now, strayed, Became.DROPPED, now.bound, STRAYED)
         return others
 
@@ -438,7 +390,7 @@ class Journeys:
         """PREROUTING, and INPUT or FORWARD."""
         coming: Flow = {}
         for now, boxes in flow.items():
-            add(coming, now.with_field(ARRIVED_ON, one(interface)).with_field(LEAVES_ON, one("")), boxes)
+            add(coming, now.with_field(f.ARRIVED_ON, one(interface)).with_field(f.LEAVES_ON, one("")), boxes)
         coming = self.hook(PREROUTING, self.hook(INGRESS, coming, interface))
         kept: Flow = {}
         passing: Flow = {}
@@ -453,7 +405,7 @@ class Journeys:
             elif now.handed:
                 self.end(now, boxes, Became.DROPPED, None, "no ip rule keeps its mark in the pod")
             else:
-                add(passing, now.with_field(LEAVES_ON, one(now.goes)), boxes)
+                add(passing, now.with_field(f.LEAVES_ON, one(now.goes)), boxes)
         for now, boxes in self.hook(INPUT, kept).items():
             self.arrival(now, boxes, kept=True)
         by_link: dict[str, Flow] = {}
@@ -465,7 +417,7 @@ class Journeys:
 
     def arrival(self, now: Now, boxes: list[Box], *, kept: bool) -> None:
         """What became of packets that no rule stopped."""
-        where = (now.seen[DESTINATION] or (), now.seen[DPORT] or ())
+        where = (now.seen[f.DESTINATION] or (), now.seen[f.DPORT] or ())
         if now.handed and kept:
             port = one(now.handed_to) if now.handed_to else ()
             became = Became.CAPTURED_INBOUND if now.handed.is_ours else Became.REDIRECTED
@@ -495,8 +447,8 @@ class Journeys:
             # What is left out of `now` makes no difference to whoever asks what became of them.
             kept = Now(now.direction, now.tag, now.is_local, goes=now.goes, depends=now.depends)
             kept = kept.but(untracked=now.untracked)
-            if self.remembers and now.seen[CONNMARK] not in FORGOTTEN:
-                kept = kept.with_field(CONNMARK, now.seen[CONNMARK] or U32)
+            if self.remembers and now.seen[f.CONNMARK] not in FORGOTTEN:
+                kept = kept.with_field(f.CONNMARK, now.seen[f.CONNMARK] or f.U32)
             kept = kept.but(destination_decided=now.destination_decided) if became is Became.DEPENDS else kept
             kept = kept.but(zoned=now.zoned) if now.bound and now.zoned and not now.zoned.is_ours else kept
             self.ended.setdefault(End(kept, became, by, address, port, reason), []).extend(boxes)
@@ -506,7 +458,7 @@ class Journeys:
     def delivered(self, flow: Flow) -> Iterator[tuple[Now, list[Box], bool]]:
         """The same packets, and whether routing delivers them here; else where they will leave."""
         for now, boxes in flow.items():
-            destination = now.seen[DESTINATION]
+            destination = now.seen[f.DESTINATION]
             if destination is None:
                 is_local = now.is_local
             else:
@@ -531,7 +483,7 @@ class Journeys:
                     self.end(now, [box], Became.DROPPED, None, "an ip rule or a route refuses it")
                 elif kept:
                     yield now.but(goes=LOOPBACK_INTERFACE), [box]
-                elif now.seen[DESTINATION] or now.direction is Direction.IN or now.goes == LOOPBACK_INTERFACE:
+                elif now.seen[f.DESTINATION] or now.direction is Direction.IN or now.goes == LOOPBACK_INTERFACE:
                     yield from ((now.but(goes=link), those) for link, those in self.links(now, [box]))
                 else:
                     yield now, [box]
@@ -543,7 +495,7 @@ class Journeys:
             if is_of_family and at.interface != LOOPBACK_INTERFACE and at.prefix and left:
                 rest = at.address.max_prefixlen - at.prefix
                 first = int(at.address) >> rest << rest
-                near, left = self.split(now, left, (Among(DESTINATION, (first, first + (1 << rest))),))
+                near, left = self.split(now, left, (f.Among(f.DESTINATION, (first, first + (1 << rest))),))
                 if near:
                     yield at.interface, near
         if left:
@@ -554,18 +506,18 @@ class Journeys:
 
         Where OUTPUT has it asked again, IPv4 has forgotten whose they are (ip_route_me_harder of net/ipv4/netfilter.c).
         """
-        host, mark = self.host, now.seen[MARK] or U32
+        host, mark = self.host, now.seen[f.MARK] or f.U32
         if host.policy is None:
             marks = {routing.mark for routing in host.routing if routing.family is self.family}
             is_one = single(mark)
             stays = mark[0] in marks if is_one else None if marks else False
             yield from ((box, stays) for box in boxes)
             return
-        arrived = now.seen[ARRIVED_ON] or ("",)
-        seen = now.with_field(ARRIVED_ON, one(arrived[0] or LOOPBACK_INTERFACE))
+        arrived = now.seen[f.ARRIVED_ON] or ("",)
+        seen = now.with_field(f.ARRIVED_ON, one(arrived[0] or LOOPBACK_INTERFACE))
         is_forgotten = not is_first and self.family is Family.V4
-        if is_forgotten or now.seen[UID] is not None or now.direction is Direction.IN:
-            seen = seen.with_field(UID, one(0))
+        if is_forgotten or now.seen[f.UID] is not None or now.direction is Direction.IN:
+            seen = seen.with_field(f.UID, one(0))
         rules = [rule for rule in host.policy.rules if rule.family is self.family]
         yield from self.by_policy(rules, 0, seen, boxes)
 
@@ -577,8 +529,8 @@ class Journeys:
         rules = [rule for rule in policy.rules if rule.family is self.family]
         left: Flow = {}
         for now, boxes in flow.items():
-            back = now.but(seen=turned_round(now.seen)).with_field(ARRIVED_ON, one(LOOPBACK_INTERFACE))
-            back = back.with_field(MARK, one(0)).with_field(UID, one(0))
+            back = now.but(seen=turned_round(now.seen)).with_field(f.ARRIVED_ON, one(LOOPBACK_INTERFACE))
+            back = back.with_field(f.MARK, one(0)).with_field(f.UID, one(0))
             for piece, is_martian in self.by_policy(rules, 0, back, [turned_round(box) for box in boxes]):
                 if is_martian is True:
                     why = "an ip rule takes its source for one of this host"
@@ -624,7 +576,7 @@ class Journeys:
         for span, stays in zip(self.routes(rule), ENDS, strict=True):
             further: list[Box] = []
             for box in left if span else ():
-                for piece, met in self.parts(now, box, (Among(DESTINATION, span),)):
+                for piece, met in self.parts(now, box, (f.Among(f.DESTINATION, span),)):
                     if met is False:
                         further.append(piece)
                     else:
@@ -635,11 +587,11 @@ class Journeys:
     def alike(self, rules: Sequence[PolicyRule], at: int, now: Now, box: Box, rule: PolicyRule) -> bool | str | None:
         if rule.action == GOTO:
             return None
-        spans = self.routes(rule) if rule.action == LOOKUP else ((), (), ADDRESSES[self.family])
+        spans = self.routes(rule) if rule.action == LOOKUP else ((), (), f.ADDRESSES[self.family])
         answers: set[bool | str | None] = set()
         for piece, stays in self.by_policy(rules, at, now, [box]):
             answers.add(stays)
-            destination = now.seen[DESTINATION] or piece[DESTINATION]
+            destination = now.seen[f.DESTINATION] or piece[f.DESTINATION]
             answers.update(end for span, end in zip(spans, ENDS, strict=True) if meet(destination, span))
         return answers.pop() if len(answers) == 1 else None
 
@@ -650,7 +602,7 @@ class Journeys:
             here: Span = ()
             away: Span = ()
             refused: Span = ()
-            left = ADDRESSES[self.family]
+            left = f.ADDRESSES[self.family]
             routes = [it for it in self.host.policy.routes if (it.family, it.table) == (self.family, rule.table)]
             for route in sorted(routes, key=lambda route: (-route.prefix, route.metric)):
                 span = left
@@ -699,7 +651,7 @@ class Journeys:
         """Where the mark was changed, or TOS, the way is looked up again."""
         flow: Flow = {}
         for before, now, boxes in answers:
-            is_same = (before.seen[MARK], before.tagged) == (now.seen[MARK], now.tagged)
+            is_same = (before.seen[f.MARK], before.tagged) == (now.seen[f.MARK], now.tagged)
             if is_same or (now.is_local and not self.asks_before_local):
                 add(flow, now, boxes)
                 continue
@@ -735,8 +687,8 @@ class Journeys:
             return flow
         seen: Flow = {}
         for now, boxes in flow.items():
-            if not now.is_tracked and now.seen[STATE] == INVALID:
-                now = now.with_field(STATE, NEW).with_field(CONNMARK, one(0)).but(is_tracked=True)
+            if not now.is_tracked and now.seen[f.STATE] == INVALID:
+                now = now.with_field(f.STATE, NEW).with_field(f.CONNMARK, one(0)).but(is_tracked=True)
             add(seen, now, boxes)
         return seen
 
@@ -747,7 +699,7 @@ class Journeys:
         asking: Flow = {}
         for now, boxes in flow.items():
             decided = now.source_decided if for_source else now.destination_decided
-            add(done if decided or not now.is_tracked or now.seen[STATE] != NEW else asking, now, boxes)
+            add(done if decided or not now.is_tracked or now.seen[f.STATE] != NEW else asking, now, boxes)
         for station in self.rules.hooks.get(hook, ()):
             if station.kind != KIND_NAT or not asking:
                 continue
@@ -755,8 +707,8 @@ class Journeys:
             going = self.by_policy_of(station, self.chain(station, station.chain, asking, decided_there, ()))
             add_all(going, decided_there.accepted)
             for spot, through, does, now, boxes in decided_there.bound:
-                if isinstance(does, BindSource):
-                    hidden = now.with_field(SOURCE, ADDRESSES[self.family])
+                if isinstance(does, e.BindSource):
+                    hidden = now.with_field(f.SOURCE, f.ADDRESSES[self.family])
                     hidden = hidden.but(source_decided=True) if for_source else hidden.but(destination_decided=True)
                     add(done, hidden, boxes)
                 elif for_source:
@@ -770,11 +722,11 @@ class Journeys:
         return done
 
     def bind(
-        self, by: tuple[Spot, Spot], does: Bind, now: Now, boxes: list[Box], hook: str
+        self, by: tuple[Spot, Spot], does: e.Bind, now: Now, boxes: list[Box], hook: str
     ) -> Iterator[tuple[Now, list[Box]]]:
         """Send their connection to one of these ends."""
         spot, through = by
-        now = now.but(bound=spot, destination_decided=True).with_field(REWRITTEN, one(DNAT))
+        now = now.but(bound=spot, destination_decided=True).with_field(f.REWRITTEN, one(f.DNAT))
         for here, those in self.redirected_to(hook, now, boxes) if does.is_here else [((), boxes)]:
             if does.is_here and not here:
                 self.end(now, those, Became.DROPPED, spot, "the interface has no address to redirect it to")
@@ -789,9 +741,9 @@ class Journeys:
                 own_ports = own_ports or not at
             its = now
             if addresses or here:
-                its = its.with_field(DESTINATION, united(addresses, here if own_address else ()))
+                its = its.with_field(f.DESTINATION, united(addresses, here if own_address else ()))
             if ports and not own_ports:
-                its = its.with_field(DPORT, ports)
+                its = its.with_field(f.DPORT, ports)
             is_one = len(does.ends) == 1 and all(not it or single(it) for it in (addresses, ports))
             its = its if is_one else its.but(depends=True)
             if not its.handed and self.is_over(its):  # what a transparent listener has stays with it
@@ -807,11 +759,11 @@ class Journeys:
     def routed_anew(self, was: Now, now: Now, boxes: list[Box], hook: str) -> Iterator[tuple[Now, list[Box]]]:
         """Those of them that NAT sent to another address than they had; the others go on as they are
         (nf_nat_ipv4_local_fn and nf_nat_ipv4_pre_routing of net/netfilter/nf_nat_proto.c)."""
-        to = now.seen[DESTINATION]
+        to = now.seen[f.DESTINATION]
         if to is None:
             yield now, boxes
             return
-        kept, moved = self.split(was, boxes, (Among(DESTINATION, to),)) if single(to) else ([], boxes)
+        kept, moved = self.split(was, boxes, (f.Among(f.DESTINATION, to),)) if single(to) else ([], boxes)
         if kept:
             yield now, kept
         if moved and hook != OUTPUT:
@@ -831,9 +783,9 @@ class Journeys:
             return
         near: list[Box] = []
         if self.family is Family.V6:
-            near, boxes = self.split(now, boxes, (Among(DESTINATION, LINK_LOCAL),))
+            near, boxes = self.split(now, boxes, (f.Among(f.DESTINATION, LINK_LOCAL),))
         parts = [(boxes, LOOPBACK[self.family].network_address), (near, IPv6Address(LINK_LOCAL[0]))]
-        name = (now.seen[ARRIVED_ON] or ("",))[0]
+        name = (now.seen[f.ARRIVED_ON] or ("",))[0]
         for those, like in parts:
             address = self.host.address_of(name, self.family, like)
             if those:
@@ -886,10 +838,10 @@ class Journeys:
             station = walk.station
             place = walk.places[at] if walk.places else at
             spot = spot or Spot(station.layer, station.table, walk.path[-1], place + 1, station.hook)
-            if unsure and isinstance(does, Nothing):
+            if unsure and isinstance(does, e.Nothing):
                 missed += unsure
                 unsure = []
-            if walk.sieve and walk.sieve.ways[at] and now.seen[DESTINATION] is None:
+            if walk.sieve and walk.sieve.ways[at] and now.seen[f.DESTINATION] is None:
                 missed = walk.sieve.put_off(at, now, missed, walk.waiting)
             add(further, now, missed)
             if len(walk.path) == 1:
@@ -898,7 +850,7 @@ class Journeys:
         return further
 
     def perform_where(
-        self, walk: Walk, spot: Spot, does: Effect, now: Now, met: list[Box], unsure: list[Box], further: Flow
+        self, walk: Walk, spot: Spot, does: e.Effect, now: Now, met: list[Box], unsure: list[Box], further: Flow
     ) -> None:
         """Do this to those that meet the rule. Where that cannot be told, both become of them."""
         if met:
@@ -908,7 +860,7 @@ class Journeys:
             add(further, doubtful, unsure)
             self.perform(walk, spot, does, doubtful, unsure, further)
 
-    def perform(self, walk: Walk, spot: Spot, does: Effect, now: Now, boxes: list[Box], further: Flow) -> None:
+    def perform(self, walk: Walk, spot: Spot, does: e.Effect, now: Now, boxes: list[Box], further: Flow) -> None:
         """Do to these packets what a rule says: those that go on to its next rule come into `further`."""
         match does:
             case Return():
@@ -924,50 +876,50 @@ class Journeys:
                 self.end(now, boxes, Became.DROPPED, spot)
             case Reject():
                 self.end(now, boxes, Became.REFUSED, spot)
-            case Bind() | BindSource():
+            case e.Bind() | e.BindSource():
                 walk.out.bound.append((spot, walk.out.through or spot, does, now, boxes))
             case Jump(chain):
                 add_all(further, self.chain(walk.station, chain, {now: boxes}, walk.out, walk.path))
-            case Goto(chain):
+            case e.Goto(chain):
                 add_all(walk.back, self.chain(walk.station, chain, {now: boxes}, walk.out, walk.path))
-            case Hand(port, keep, flip, accepts):
-                mark = now.seen[MARK] or U32
-                new = one(mark[0] & keep ^ flip) if single(mark) else one(flip) if not keep else U32
-                handed = now.with_field(MARK, new).but(handed=spot, handed_to=port)
+            case e.Hand(port, keep, flip, accepts):
+                mark = now.seen[f.MARK] or f.U32
+                new = one(mark[0] & keep ^ flip) if single(mark) else one(flip) if not keep else f.U32
+                handed = now.with_field(f.MARK, new).but(handed=spot, handed_to=port)
                 add(walk.out.accepted if accepts else further, handed, boxes)
-            case Remark():
+            case e.Remark():
                 add(further, remarked(now, does), boxes)
-            case Forget(onto):
-                is_known = onto != MARK and not now.is_tracked
-                add(further, now if is_known else now.with_field(onto, U32).but(depends=True), boxes)
+            case e.Forget(onto):
+                is_known = onto != f.MARK and not now.is_tracked
+                add(further, now if is_known else now.with_field(onto, f.U32).but(depends=True), boxes)
             case Zone(zone):
                 is_given = not now.is_tracked and not now.zone
                 add(further, now.but(zone=zone, zoned=spot) if is_given else now, boxes)
-            case NoTrack():
-                off = now if now.is_tracked or now.zone else now.with_field(STATE, UNTRACKED).but(untracked=spot)
+            case e.NoTrack():
+                off = now if now.is_tracked or now.zone else now.with_field(f.STATE, UNTRACKED).but(untracked=spot)
                 add(further, off, boxes)
-            case Retag(text):
+            case e.Retag(text):
                 add(further, now.but(tagged=text), boxes)
-            case Nothing():
+            case e.Nothing():
                 add(further, now, boxes)
-            case Queue():
+            case e.Queue():
                 add(walk.out.accepted, now.but(depends=True), boxes)
                 self.end(now.but(depends=True), boxes, Became.DROPPED, spot)
-            case Choice():
+            case e.Choice():
                 self.choose(walk, spot, does, now, boxes, further)
-            case Then(first, conditions, second):
+            case e.Then(first, conditions, second):
                 between: Flow = {}
                 self.perform(walk, spot, first, now, boxes, between)
                 for its, those in between.items():
                     met, missed, unsure = self.split_in_three(its, those, self.bare(conditions))
                     add(further, its, missed)
                     self.perform_where(walk, spot, second, its, met, unsure, further)
-            case Unknown():
+            case e.Unknown():
                 self.end(now, boxes, Became.DEPENDS, spot)
             case _:
                 assert_never(does)
 
-    def choose(self, walk: Walk, spot: Spot, does: Choice, now: Now, boxes: list[Box], further: Flow) -> None:
+    def choose(self, walk: Walk, spot: Spot, does: e.Choice, now: Now, boxes: list[Box], further: Flow) -> None:
         """Do to each what the first case says whose conditions it meets."""
         for conditions, chosen in does.cases:
             met, boxes, unsure = self.split_in_three(now, boxes, self.bare(conditions))
@@ -990,17 +942,17 @@ class Journeys:
 
     # --- what is met --------------------------------------------------------------------------------------
 
-    def meaning(self, rule: Rule) -> tuple[tuple[Condition, ...], Effect]:
+    def meaning(self, rule: Rule) -> tuple[tuple[f.Condition, ...], e.Effect]:
         known = self.compiled.get(id(rule))
         if known is None:
             conditions, does = self.rules.meaning(rule)
             known = self.compiled[id(rule)] = self.bare(conditions), does
         return known
 
-    def bare(self, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    def bare(self, conditions: Sequence[f.Condition]) -> tuple[f.Condition, ...]:
         """The same conditions, those first of which the answer is known soonest."""
-        known = [cut(each, self.types) or each for each in conditions]
-        return tuple(sorted(known, key=lambda each: not (isinstance(each, Among) and each.field == DESTINATION)))
+        known = [f.cut(each, self.types) or each for each in conditions]
+        return tuple(sorted(known, key=lambda each: not (isinstance(each, f.Among) and each.field == f.DESTINATION)))
 
     def sieve(self, rules: Sequence[Rule]) -> Sieve:
         known = self.sieves.get(id(rules))
@@ -1008,13 +960,13 @@ class Journeys:
             known = self.sieves[id(rules)] = Sieve([self.meaning(rule)[0] for rule in rules])
         return known
 
-    def split(self, now: Now, boxes: Iterable[Box], conditions: tuple[Condition, ...]) -> tuple[list[Box], list[Box]]:
+    def split(self, now: Now, boxes: Iterable[Box], conditions: tuple[f.Condition, ...]) -> tuple[list[Box], list[Box]]:
         """Those that meet this, and those that do not; what cannot be told counts as met."""
         met, missed, unsure = self.split_in_three(now, boxes, conditions)
         return [*met, *unsure], missed
 
     def split_in_three(
-        self, now: Now, boxes: Iterable[Box], conditions: tuple[Condition, ...]
+        self, now: Now, boxes: Iterable[Box], conditions: tuple[f.Condition, ...]
     ) -> tuple[list[Box], list[Box], list[Box]]:
         met: list[Box] = []
         missed: list[Box] = []
@@ -1024,13 +976,13 @@ class Journeys:
                 (met if answer else unsure if answer is None else missed).append(piece)
         return met, missed, unsure
 
-    def parts(self, now: Now, box: Box, conditions: Sequence[Condition]) -> list[Piece]:
+    def parts(self, now: Now, box: Box, conditions: Sequence[f.Condition]) -> list[Piece]:
         """The box in parts of which each meets all of this, or does not, or of which it cannot be told."""
         seen = now.seen
         out: list[Piece] = []
         is_sure = True
         for at, condition in enumerate(conditions):
-            if isinstance(condition, Among):
+            if isinstance(condition, f.Among):
                 field = condition.field
                 own = seen[field]
                 mine = box[field] if own is None else own
@@ -1065,13 +1017,13 @@ class Journeys:
         out.append((box, True if is_sure else None))
         return out
 
-    def other_parts(self, now: Now, box: Box, condition: Condition) -> list[Piece]:
+    def other_parts(self, now: Now, box: Box, condition: f.Condition) -> list[Piece]:
         match condition:
-            case Masked(field, mask, value, negated):
+            case f.Masked(field, mask, value, negated):
                 own = now.seen[field]
                 mine = box[field] if own is None else own
                 known = tuple(mine if at == field else () for at in range(len(box)))
-                answer = holds(condition, known)
+                answer = f.holds(condition, known)
                 numbers = points(mine, 128) if answer is None and own is None else None
                 if answer is not None or numbers is None:
                     return [(box, answer)]
@@ -1080,7 +1032,7 @@ class Journeys:
                     ((*box[:field], those, *box[field + 1 :]), True),
                     ((*box[:field], less(mine, those), *box[field + 1 :]), False),
                 ]
-            case AnyOf(ways):
+            case f.AnyOf(ways):
                 out: list[Piece] = []
                 left: list[tuple[Box, bool]] = [(box, False)]
                 for way in ways:
@@ -1093,30 +1045,30 @@ class Journeys:
                                 further.append((rest, is_unsure or met is None))
                     left = further
                 return [*out, *((rest, None if is_unsure else False) for rest, is_unsure in left)]
-            case OfType():
+            case f.OfType():
                 return list(self.of_type(now, box, condition))
-            case Untold():
+            case f.Untold():
                 return [(box, None)]
-            case Among():
+            case f.Among():
                 return self.parts(now, box, (condition,))
             case _:
                 assert_never(condition)
 
-    def of_type(self, now: Now, box: Box, asked: OfType) -> Iterator[Piece]:
+    def of_type(self, now: Now, box: Box, asked: f.OfType) -> Iterator[Piece]:
         """The same for the kind of an address that the ip rules tell: see `Host.is_of_type`."""
         policy, many = self.host.policy, self.types["MULTICAST"]
         if policy is None or self.family is Family.V4 or not {"LOCAL", "UNICAST"}.issuperset(asked.kinds):
             yield box, None
             return
-        is_source = asked.field == SOURCE
+        is_source = asked.field == f.SOURCE
         asking = now.but(seen=turned_round(now.seen)) if is_source else now
-        fixed = {ARRIVED_ON: one(LOOPBACK_INTERFACE), UID: one(0), SPORT: one(0), DPORT: one(0)}
-        fixed |= {} if asked.with_mark else {MARK: one(0)}
-        fixed |= {} if asked.by_fib else {PROTOCOL: one(0), SOURCE: one(0)}
+        fixed = {f.ARRIVED_ON: one(LOOPBACK_INTERFACE), f.UID: one(0), f.SPORT: one(0), f.DPORT: one(0)}
+        fixed |= {} if asked.with_mark else {f.MARK: one(0)}
+        fixed |= {} if asked.by_fib else {f.PROTOCOL: one(0), f.SOURCE: one(0)}
         for field, span in fixed.items():
             asking = asking.with_field(field, span)
         rules = [rule for rule in policy.rules if rule.family is self.family]
-        alone = (Among(DESTINATION, less(ADDRESSES[self.family], united(many, one(0)))),)
+        alone = (f.Among(f.DESTINATION, less(f.ADDRESSES[self.family], united(many, one(0)))),)
         # That no route is there at all is not told apart from one that leads away.
         has_way = policy.has_default(self.family) or None
         for piece, stays in self.by_policy(rules, 0, asking, [turned_round(box) if is_source else box]):
@@ -1137,11 +1089,11 @@ def every(*answers: bool | None) -> bool | None:
 class Sieve:
     """Which rules of a long chain ask for which addresses, so that a packet meets only those that it can."""
 
-    def __init__(self, of_rules: Sequence[Sequence[Condition]]) -> None:
+    def __init__(self, of_rules: Sequence[Sequence[f.Condition]]) -> None:
         self.ways: list[Span] = []
         """The addresses that each rule asks for; empty for one that asks for any, or for very many."""
         for conditions in of_rules:
-            spans = [each.span for each in conditions if isinstance(each, Among) and each.field == DESTINATION]
+            spans = [each.span for each in conditions if isinstance(each, f.Among) and each.field == f.DESTINATION]
             self.ways.append(spans[0] if len(spans) == 1 and len(spans[0]) == 2 else ())
         self.any = [at for at, way in enumerate(self.ways) if not way]
         self.by_address: dict[Span, list[int]] = {}
@@ -1160,7 +1112,7 @@ class Sieve:
         kept = []
         following = [n for n in (*self.by_address[way], *self.any) if n > at]
         for box in boxes:
-            if common(box[DESTINATION], way) != box[DESTINATION]:
+            if common(box[f.DESTINATION], way) != box[f.DESTINATION]:
                 kept.append(box)
             else:
                 add(waiting.setdefault(min(following, default=len(self.ways)), {}), now, [box])
@@ -1170,7 +1122,7 @@ class Sieve:
 def turned_round(fields: tuple[F, ...]) -> tuple[F, ...]:
     """The fields of a packet that goes the other way."""
     _, source, destination, sport, dport, *others = fields
-    return (fields[PROTOCOL], destination, source, dport, sport, *others)
+    return (fields[f.PROTOCOL], destination, source, dport, sport, *others)
 
 
 def add(flow: Flow, now: Now, boxes: list[Box]) -> None:
@@ -1183,34 +1135,34 @@ def add_all(flow: Flow, more: Flow) -> None:
         add(flow, now, boxes)
 
 
-def remarked(now: Now, does: Remark) -> Now:
+def remarked(now: Now, does: e.Remark) -> Now:
     """Change a mark, as far as it is known."""
-    onto_packet = does.onto == MARK
+    onto_packet = does.onto == f.MARK
     if not now.is_tracked and (not onto_packet or does.taken):
         return now
-    own, other = now.seen[MARK] or U32, now.seen[CONNMARK] or U32
+    own, other = now.seen[f.MARK] or f.U32, now.seen[f.CONNMARK] or f.U32
     own, other = (own, other) if onto_packet else (other, own)
     is_known = (single(own) or not does.keep) and (single(other) or not does.taken)
-    new = one((own[0] & does.keep) ^ (other[0] & does.taken) ^ does.flip) if is_known else U32
+    new = one((own[0] & does.keep) ^ (other[0] & does.taken) ^ does.flip) if is_known else f.U32
     return now.with_field(does.onto, new)
 
 
-def routing_conditions(rule: PolicyRule) -> tuple[Condition, ...]:
+def routing_conditions(rule: PolicyRule) -> tuple[f.Condition, ...]:
     """What an ip rule asks for, as a match of netfilter would."""
-    conditions: list[Condition] = []
+    conditions: list[f.Condition] = []
     if rule.mask:
-        conditions.append(masked(MARK, rule.mask, rule.mark & rule.mask, 32))
-    for field, network in ((SOURCE, rule.source), (DESTINATION, rule.destination)):
+        conditions.append(f.masked(f.MARK, rule.mask, rule.mark & rule.mask, 32))
+    for field, network in ((f.SOURCE, rule.source), (f.DESTINATION, rule.destination)):
         if network:
             first = int(network.network_address)
-            conditions.append(Among(field, (first, first + network.num_addresses)))
-    conditions += [Among(ARRIVED_ON, one(rule.arrives))] if rule.arrives else []
-    conditions += [NEVER] if rule.leaves else []  # sockets are not bound to interfaces here
-    conditions += [Among(PROTOCOL, one(rule.transport))] if rule.transport else []
-    for field, ends in ((UID, rule.uids), (SPORT, rule.source_ports), (DPORT, rule.destination_ports)):
-        conditions += [Among(field, (ends[0], ends[1] + 1))] if ends else []
-    conditions += [Untold(str(rule))] if rule.more or rule.tos else []
+            conditions.append(f.Among(field, (first, first + network.num_addresses)))
+    conditions += [f.Among(f.ARRIVED_ON, one(rule.arrives))] if rule.arrives else []
+    conditions += [f.NEVER] if rule.leaves else []  # sockets are not bound to interfaces here
+    conditions += [f.Among(f.PROTOCOL, one(rule.transport))] if rule.transport else []
+    for field, ends in ((f.UID, rule.uids), (f.SPORT, rule.source_ports), (f.DPORT, rule.destination_ports)):
+        conditions += [f.Among(field, (ends[0], ends[1] + 1))] if ends else []
+    conditions += [f.Untold(str(rule))] if rule.more or rule.tos else []
     if not rule.inverted:
         return tuple(conditions)
-    domains = {SOURCE: ADDRESSES[rule.family], DESTINATION: ADDRESSES[rule.family]}
-    return opposite(conditions, domains)
+    domains = {f.SOURCE: f.ADDRESSES[rule.family], f.DESTINATION: f.ADDRESSES[rule.family]}
+    return f.opposite(conditions, domains)

@@ -12,56 +12,11 @@ from rules.analysis.boxes import everything, fewer, overlap, remainder
 from rules.analysis.reachability import Reachable, Walk
 from rules.iptables.words import becomes, packets
 from rules.meaning.spoken import conditions, effect
-from rules.netfilter.effects import (
-    Bind,
-    BindSource,
-    Choice,
-    Forget,
-    Goto,
-    Hand,
-    Nothing,
-    NoTrack,
-    Queue,
-    Remark,
-    Retag,
-    Then,
-    Unknown,
-    first_of,
-)
-from rules.netfilter.fields import (
-    ADDRESSES,
-    ARRIVED_ON,
-    CONNMARK,
-    DESTINATION,
-    DPORT,
-    FIRST_FLAGS,
-    GID,
-    LEAVES_ON,
-    MARK,
-    PROTOCOL,
-    REWRITTEN,
-    SOMEWHERE,
-    SOURCE,
-    SPORT,
-    STATE,
-    TCP_FLAGS,
-    UID,
-    UNTOUCHED,
-    Among,
-    Masked,
-    Untold,
-    all_hold,
-)
-from rules.netfilter.matches import Foreign, Native, Not
+from rules.netfilter import effects as e
+from rules.netfilter import fields as f
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.spans import common, joined, less, one, united
-from rules.netfilter.targets import (
-    Accept,
-    Drop,
-    Jump,
-    Reject,
-    Return,
-    Zone,
-)
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.ours.exclusions import exclusion
 from rules.plan.names import LOOPBACK_INTERFACE, OURS
@@ -74,12 +29,8 @@ if TYPE_CHECKING:
     from rules.analysis.boxes import Box
     from rules.analysis.reachability import Outcome
     from rules.live.changes import Company
-    from rules.netfilter.effects import Effect
-    from rules.netfilter.fields import Condition
-    from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
     from rules.netfilter.spans import Span
-    from rules.netfilter.targets import Target
 
 MOST_BOXES = 2000
 """Boxes in which it is told what is left of what we decide about; where more are needed, something is."""
@@ -88,7 +39,7 @@ MOST_WORDS = 3
 MOST_SETTINGS = 16
 """So many settings are named that exclude what one rule takes."""
 LOOPBACK_NETWORK: dict[Family, Span] = {Family.V4: (127 << 24, 128 << 24), Family.V6: (1, 2)}
-NARROWS_NOTHING = frozenset({PROTOCOL, STATE, TCP_FLAGS, REWRITTEN})
+NARROWS_NOTHING = frozenset({f.PROTOCOL, f.STATE, f.TCP_FLAGS, f.REWRITTEN})
 """Fields in which some is as good as all: the protocol that we look at, and how connections begin or go on."""
 NARROWING_NOTHING = ("-m limit", "-m hashlimit", "-m statistic", "-m quota", "-m connlimit", "-m recent", "-m pkttype")
 """Matches that ask how many came before, not which."""
@@ -97,9 +48,9 @@ NARROWING_NOTHING = ("-m limit", "-m hashlimit", "-m statistic", "-m quota", "-m
 class Taking(Value):
     """Packets that we decide about, and that a rule of others, or one that it leads to, decides about before."""
 
-    matches: tuple[Match, ...]
+    matches: tuple[m.Match, ...]
     """All that they meet until then."""
-    target: Target
+    target: t.Target
     """What becomes of them."""
     box: Box
     """Which they are, as far as a box can tell."""
@@ -127,7 +78,7 @@ class Precedent(Value):
     @property
     def redirects(self) -> bool:
         """Whether it sends something of what it takes elsewhere."""
-        return any(isinstance(done, Bind) for taking in self.takings for done in first_of(effect(taking.target)))
+        return any(isinstance(done, e.Bind) for taking in self.takings for done in e.first_of(effect(taking.target)))
 
     @property
     def takes(self) -> str:
@@ -204,7 +155,7 @@ def taking(
     usual = everyday(claimed, hook, planned.family, company)
     by_protocol: dict[Span, list[Box]] = {}
     for box in usual:
-        by_protocol.setdefault(box[PROTOCOL], []).append(box)
+        by_protocol.setdefault(box[f.PROTOCOL], []).append(box)
     left = dict(by_protocol)
     found: list[Precedent] = []
     for index, rule in enumerate(rules):
@@ -252,13 +203,15 @@ def reach(box: Box, local: Span) -> Box:
     There the proxy calls the application for itself, which a rule only takes away that asks for lo or such an address.
     """
     lo = one(LOOPBACK_INTERFACE)
-    if common(box[LEAVES_ON], lo) == box[LEAVES_ON] or common(box[DESTINATION], local) == box[DESTINATION]:
-        return (*box[:DESTINATION], common(box[DESTINATION], local), *box[DESTINATION + 1 :])
-    return (*box[:LEAVES_ON], less(box[LEAVES_ON], lo), *box[LEAVES_ON + 1 :])
+    if common(box[f.LEAVES_ON], lo) == box[f.LEAVES_ON] or common(box[f.DESTINATION], local) == box[f.DESTINATION]:
+        return (*box[: f.DESTINATION], common(box[f.DESTINATION], local), *box[f.DESTINATION + 1 :])
+    return (*box[: f.LEAVES_ON], less(box[f.LEAVES_ON], lo), *box[f.LEAVES_ON + 1 :])
 
 
 def is_claim(outcome: Outcome) -> bool:
-    return outcome.verdict is not None or any(isinstance(effect(done), Remark | Zone) for done, _ in outcome.remarks)
+    return outcome.verdict is not None or any(
+        isinstance(effect(done), e.Remark | t.Zone) for done, _ in outcome.remarks
+    )
 
 
 def ends(below: Reachable, hook: str, rule: Rule, coming: Box) -> Iterator[Taking]:
@@ -266,12 +219,12 @@ def ends(below: Reachable, hook: str, rule: Rule, coming: Box) -> Iterator[Takin
     key = (rule.matches, rule.target)
     if key not in below.answers:
         # Two built-in chains often lead to the same: what differs is who comes there.
-        first = below.looked_into(1, rule, first_of(effect(rule.target)))
+        first = below.looked_into(1, rule, e.first_of(effect(rule.target)))
         below.answers[key] = [
             Taking(each.met, each.rule.target, each.box, each.is_certain, True)
             for each in below.reached(hook, [first], everything(below.family))
             # In a built-in chain the policy decides; in a chain of theirs, whoever jumped there goes on.
-            if is_end(each.does) or (each.is_first and isinstance(each.does, Return | Goto))
+            if is_end(each.does) or (each.is_first and isinstance(each.does, t.Return | e.Goto))
         ]
     for end in below.answers[key]:
         box = overlap(end.box, coming)
@@ -279,18 +232,29 @@ def ends(below: Reachable, hook: str, rule: Rule, coming: Box) -> Iterator[Takin
             yield Taking(end.matches, end.target, box, end.is_certain, True)
 
 
-def is_end(does: Effect) -> bool:
+def is_end(does: e.Effect) -> bool:
     """Whether the walk ends with this, wherever it is done."""
     match does:
-        case Jump() | Return() | Goto() | Drop() | Reject() | Zone() | BindSource() | Remark() | Forget() | NoTrack():
+        case (
+            t.Jump()
+            | t.Return()
+            | e.Goto()
+            | t.Drop()
+            | t.Reject()
+            | t.Zone()
+            | e.BindSource()
+            | e.Remark()
+            | e.Forget()
+            | e.NoTrack()
+        ):
             return False
-        case Accept() | Bind() | Queue() | Unknown():
+        case t.Accept() | e.Bind() | e.Queue() | e.Unknown():
             return True
-        case Hand(accepts=accepts):
+        case e.Hand(accepts=accepts):
             return accepts
-        case Retag() | Nothing():
+        case e.Retag() | e.Nothing():
             return False
-        case Choice() | Then():
+        case e.Choice() | e.Then():
             raise AssertionError("first_of leaves none of these")
         case _:
             assert_never(does)
@@ -305,23 +269,23 @@ def everyday(boxes: Sequence[Box], hook: str, family: Family, company: Company) 
     A rule for all of these takes everything, although it says less.
     """
     names = sorted(name for name in company.interfaces if name != LOOPBACK_INTERFACE)
-    links = joined(one(name) for name in names) if names else less(SOMEWHERE, one(LOOPBACK_INTERFACE))
-    beyond = less(ADDRESSES[family], LOOPBACK_NETWORK[family])
+    links = joined(one(name) for name in names) if names else less(f.SOMEWHERE, one(LOOPBACK_INTERFACE))
+    beyond = less(f.ADDRESSES[family], LOOPBACK_NETWORK[family])
     own = own_addresses(family, company) or beyond
     cuts: dict[int, Span] = {
-        SPORT: (1024, 1 << 16),
-        DPORT: (1, 1 << 16),
-        UID: (0, (1 << 32) - 1),
-        GID: (0, (1 << 32) - 1),
-        STATE: (0, 1),
-        TCP_FLAGS: FIRST_FLAGS,
-        REWRITTEN: (UNTOUCHED, UNTOUCHED + 1),
-        MARK: (0, 1),
-        CONNMARK: (0, 1),
-        ARRIVED_ON: links,
-        LEAVES_ON: links,
-        SOURCE: own if hook == OUTPUT else beyond,
-        DESTINATION: own if hook == PREROUTING else beyond,
+        f.SPORT: (1024, 1 << 16),
+        f.DPORT: (1, 1 << 16),
+        f.UID: (0, (1 << 32) - 1),
+        f.GID: (0, (1 << 32) - 1),
+        f.STATE: (0, 1),
+        f.TCP_FLAGS: f.FIRST_FLAGS,
+        f.REWRITTEN: (f.UNTOUCHED, f.UNTOUCHED + 1),
+        f.MARK: (0, 1),
+        f.CONNMARK: (0, 1),
+        f.ARRIVED_ON: links,
+        f.LEAVES_ON: links,
+        f.SOURCE: own if hook == OUTPUT else beyond,
+        f.DESTINATION: own if hook == PREROUTING else beyond,
     }
     usual = list(boxes)
     for field, span in cuts.items():
@@ -337,7 +301,7 @@ def own_addresses(family: Family, company: Company) -> Span:
 
 def kinds(family: Family, company: Company) -> dict[str, Span]:
     """Which addresses are of which type to this host, for `addrtype`."""
-    everywhere = ADDRESSES[family]
+    everywhere = f.ADDRESSES[family]
     local = united(LOOPBACK_NETWORK[family], own_addresses(family, company))
     many: Span = (224 << 24, 240 << 24) if family is Family.V4 else (0xFF << 120, 1 << 128)
     return {"ANY": everywhere, "LOCAL": local, "MULTICAST": many, "UNICAST": less(less(everywhere, local), many)}
@@ -345,33 +309,33 @@ def kinds(family: Family, company: Company) -> dict[str, Span]:
 
 def is_narrow(end: Taking, usual: Sequence[Box], here: Mapping[str, Span]) -> bool:
     """Whether some match keeps this from taking everything of its protocol that we decide about."""
-    its = [box for box in usual if common(box[PROTOCOL], end.box[PROTOCOL])]
+    its = [box for box in usual if common(box[f.PROTOCOL], end.box[f.PROTOCOL])]
     return not its or any(narrows(match, its, here) for match in end.matches)
 
 
-def narrows(match: Match, usual: Sequence[Box], here: Mapping[str, Span]) -> bool:
+def narrows(match: m.Match, usual: Sequence[Box], here: Mapping[str, Span]) -> bool:
     """Whether a match leaves most of these packets alone; one that leaves only some (`! -d 10.0.0.0/8`) does not."""
     its = conditions(match)
     if all(is_about_all(condition) for condition in its):
         return False
-    answers = {all_hold(its, box, here) for box in usual}
+    answers = {f.all_hold(its, box, here) for box in usual}
     return answers != {True} and (answers == {False} or not is_denial(match))
 
 
-def is_about_all(condition: Condition) -> bool:
+def is_about_all(condition: f.Condition) -> bool:
     match condition:
-        case Among(field, _) | Masked(field, _, _, _):
+        case f.Among(field, _) | f.Masked(field, _, _, _):
             return field in NARROWS_NOTHING
-        case Untold(text):
+        case f.Untold(text):
             return text.startswith(NARROWING_NOTHING)
         case _:
             return False
 
 
-def is_denial(match: Match) -> bool:
-    if isinstance(match, Foreign | Native):
+def is_denial(match: m.Match) -> bool:
+    if isinstance(match, m.Foreign | m.Native):
         return " ! " in f" {match.text}" or "!=" in match.text
-    return isinstance(match, Not)
+    return isinstance(match, m.Not)
 
 
 # --- the setting that excludes it -------------------------------------------------------------------------

@@ -8,56 +8,8 @@ from __future__ import annotations
 
 from rules.addresses import ip_address, ip_network
 from rules.iptables.quoting import OPTIONS_UNREAD
-from rules.netfilter.effects import (
-    Bind,
-    BindSource,
-    Forget,
-    Goto,
-    Hand,
-    Nothing,
-    NoTrack,
-    Queue,
-    Remark,
-    Retag,
-    Unknown,
-)
-from rules.netfilter.fields import (
-    ACK,
-    BOTH,
-    CONNMARK,
-    CWR,
-    DESTINATION,
-    DNAT,
-    DPORT,
-    ECE,
-    FIN,
-    GID,
-    MARK,
-    NEVER,
-    NOBODY,
-    OWNERS,
-    PROTOCOL,
-    PROTOCOLS,
-    PSH,
-    REWRITTEN,
-    RST,
-    SNAT,
-    SOURCE,
-    SPORT,
-    STATE,
-    STATES,
-    SYN,
-    TCP_FLAGS,
-    UID,
-    URG,
-    Among,
-    AnyOf,
-    OfType,
-    Untold,
-    domain,
-    masked,
-    opposite,
-)
+from rules.netfilter import effects as e
+from rules.netfilter import fields as f
 from rules.netfilter.spans import joined, one
 from rules.netfilter.targets import Reject, Zone
 from rules.netfilter.values import Family
@@ -67,27 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-    from rules.netfilter.effects import Effect
-    from rules.netfilter.fields import Condition
     from rules.netfilter.spans import Span
 
-    Reader: TypeAlias = Callable[[Sequence[str]], tuple[Condition, ...] | None]
+    Reader: TypeAlias = Callable[[Sequence[str]], tuple[f.Condition, ...] | None]
 
 WHOLE = 0xFFFFFFFF
-FLAGS = {"FIN": FIN, "SYN": SYN, "RST": RST, "PSH": PSH, "ACK": ACK, "URG": URG, "ECE": ECE, "CWR": CWR,
-         "ALL": FIN | SYN | RST | PSH | ACK | URG, "NONE": 0}  # fmt: skip
+FLAGS = {"FIN": f.FIN, "SYN": f.SYN, "RST": f.RST, "PSH": f.PSH, "ACK": f.ACK, "URG": f.URG, "ECE": f.ECE, "CWR": f.CWR,
+         "ALL": f.FIN | f.SYN | f.RST | f.PSH | f.ACK | f.URG, "NONE": 0}  # fmt: skip
 KINDS = frozenset({"LOCAL", "UNICAST", "MULTICAST", "BROADCAST"})
 """The address types that can be told from a host's addresses."""
-FIRST_ONLY = FIN | SYN | RST | ACK
+FIRST_ONLY = f.FIN | f.SYN | f.RST | f.ACK
 """The mask of `--syn`."""
 
 
 # --- matches ----------------------------------------------------------------------------------------------
 
 
-def match_meaning(words: Sequence[str]) -> tuple[Condition, ...]:
+def match_meaning(words: Sequence[str]) -> tuple[f.Condition, ...]:
     """What a match asks for, from its words: a module with its options, or options of the packet itself."""
-    found: list[Condition] = []
+    found: list[f.Condition] = []
     module, at = "", 0
     while at < len(words):
         if words[at] == "-m":
@@ -95,7 +45,7 @@ def match_meaning(words: Sequence[str]) -> tuple[Condition, ...]:
             if module in SAYS_NOTHING:
                 return tuple(found)
             if module not in MODULES:
-                return (*found, Untold(" ".join(words)))
+                return (*found, f.Untold(" ".join(words)))
             continue
         negated = words[at] == "!"
         at += negated
@@ -105,13 +55,13 @@ def match_meaning(words: Sequence[str]) -> tuple[Condition, ...]:
             end += 1
         told = read(module, option, words[at + 1 : end])
         if told is None:
-            return (*found, Untold(" ".join(words)))
-        found += opposite(told, of_version(words)) if negated else told
+            return (*found, f.Untold(" ".join(words)))
+        found += f.opposite(told, of_version(words)) if negated else told
         at = max(end, at + 1)
     return tuple(found)
 
 
-def read(module: str, option: str, values: Sequence[str]) -> tuple[Condition, ...] | None:
+def read(module: str, option: str, values: Sequence[str]) -> tuple[f.Condition, ...] | None:
     reader = OPTIONS.get((module, option))
     try:
         return reader(values) if reader else None
@@ -122,7 +72,7 @@ def read(module: str, option: str, values: Sequence[str]) -> tuple[Condition, ..
 def of_version(words: Sequence[str]) -> dict[int, Span]:
     """What addresses can be, in the family of these words."""
     family = Family.V6 if any(":" in word for word in words) else Family.V4
-    return {SOURCE: domain(SOURCE, family), DESTINATION: domain(DESTINATION, family)}
+    return {f.SOURCE: f.domain(f.SOURCE, family), f.DESTINATION: f.domain(f.DESTINATION, family)}
 
 
 def port(text: str) -> int:
@@ -143,10 +93,10 @@ def port_span(text: str) -> Span:
 
 
 def ports(*fields: int) -> Reader:
-    def read_ports(values: Sequence[str]) -> tuple[Condition, ...]:
+    def read_ports(values: Sequence[str]) -> tuple[f.Condition, ...]:
         (text,) = values
-        each = tuple(Among(field, port_span(text)) for field in fields)
-        return each if len(each) == 1 else (AnyOf(tuple((way,) for way in each)),)
+        each = tuple(f.Among(field, port_span(text)) for field in fields)
+        return each if len(each) == 1 else (f.AnyOf(tuple((way,) for way in each)),)
 
     return read_ports
 
@@ -154,36 +104,36 @@ def ports(*fields: int) -> Reader:
 def address(field: int) -> Reader:
     """A network whose mask may be no prefix length."""
 
-    def read_address(values: Sequence[str]) -> tuple[Condition, ...]:
+    def read_address(values: Sequence[str]) -> tuple[f.Condition, ...]:
         (text,) = values
         host, slash, mask = text.partition("/")
         number, bits = int(ip_address(host)), 128 if ":" in host else 32
         if not slash:
-            return (Among(field, one(number)),)
+            return (f.Among(field, one(number)),)
         if mask.isdigit():
             network = ip_network(text, strict=False)
             first = int(network.network_address)
-            return (Among(field, (first, first + network.num_addresses)),)
+            return (f.Among(field, (first, first + network.num_addresses)),)
         bits_asked = int(ip_address(mask))
-        return (masked(field, bits_asked, number & bits_asked, bits),)
+        return (f.masked(field, bits_asked, number & bits_asked, bits),)
 
     return read_address
 
 
 def address_range(field: int) -> Reader:
-    def read_range(values: Sequence[str]) -> tuple[Condition, ...]:
+    def read_range(values: Sequence[str]) -> tuple[f.Condition, ...]:
         (text,) = values
         first, _, last = text.partition("-")
-        return (Among(field, (int(ip_address(first)), int(ip_address(last or first)) + 1)),)
+        return (f.Among(field, (int(ip_address(first)), int(ip_address(last or first)) + 1)),)
 
     return read_range
 
 
 def mark(field: int) -> Reader:
-    def read_mark(values: Sequence[str]) -> tuple[Condition, ...]:
+    def read_mark(values: Sequence[str]) -> tuple[f.Condition, ...]:
         (text,) = values
         value, mask = value_and_mask(text)
-        return (masked(field, mask, value, 32),)
+        return (f.masked(field, mask, value, 32),)
 
     return read_mark
 
@@ -193,61 +143,61 @@ def value_and_mask(text: str) -> tuple[int, int]:
     return int(value, 0), int(mask, 0) if mask else WHOLE
 
 
-def states(values: Sequence[str]) -> tuple[Condition, ...]:
+def states(values: Sequence[str]) -> tuple[f.Condition, ...]:
     (text,) = values
     return (state_condition(text.split(",")),)
 
 
-def state_condition(names: Sequence[str]) -> Condition:
+def state_condition(names: Sequence[str]) -> f.Condition:
     """One of these states of conntrack; SNAT and DNAT are asked of the connection, beside the others."""
-    plain = Among(STATE, joined((at, at + 1) for at, state in enumerate(STATES) if state in names))
-    rewritten = {"SNAT": (SNAT, BOTH + 1), "DNAT": (DNAT, DNAT + 1, BOTH, BOTH + 1)}
-    alternatives = [Among(REWRITTEN, span) for name, span in rewritten.items() if name in names]
+    plain = f.Among(f.STATE, joined((at, at + 1) for at, state in enumerate(f.STATES) if state in names))
+    rewritten = {"SNAT": (f.SNAT, f.BOTH + 1), "DNAT": (f.DNAT, f.DNAT + 1, f.BOTH, f.BOTH + 1)}
+    alternatives = [f.Among(f.REWRITTEN, span) for name, span in rewritten.items() if name in names]
     if not alternatives:
         return plain
-    return AnyOf(tuple((way,) for way in ([plain] if plain.span else []) + alternatives))
+    return f.AnyOf(tuple((way,) for way in ([plain] if plain.span else []) + alternatives))
 
 
-def tcp_flags(values: Sequence[str]) -> tuple[Condition, ...]:
+def tcp_flags(values: Sequence[str]) -> tuple[f.Condition, ...]:
     mask, compared = values
     bits = [sum(FLAGS[name] for name in set(text.split(","))) for text in (mask, compared)]
-    return (masked(TCP_FLAGS, bits[0], bits[1], 8),)
+    return (f.masked(f.TCP_FLAGS, bits[0], bits[1], 8),)
 
 
-def syn(values: Sequence[str]) -> tuple[Condition, ...]:  # noqa: ARG001 # as all readers
-    return (masked(TCP_FLAGS, FIRST_ONLY, SYN, 8),)
+def syn(values: Sequence[str]) -> tuple[f.Condition, ...]:  # noqa: ARG001 # as all readers
+    return (f.masked(f.TCP_FLAGS, FIRST_ONLY, f.SYN, 8),)
 
 
-def fragment(values: Sequence[str]) -> tuple[Condition, ...]:  # noqa: ARG001 # as all readers
+def fragment(values: Sequence[str]) -> tuple[f.Condition, ...]:  # noqa: ARG001 # as all readers
     """Conntrack puts fragments together before any table is asked, and the first is none."""
-    return (NEVER,)
+    return (f.NEVER,)
 
 
 def address_type(field: int) -> Reader:
-    def read_type(values: Sequence[str]) -> tuple[Condition, ...] | None:
+    def read_type(values: Sequence[str]) -> tuple[f.Condition, ...] | None:
         (text,) = values
         kinds = tuple(text.split(","))
-        return (OfType(field, kinds),) if KINDS.issuperset(kinds) else None
+        return (f.OfType(field, kinds),) if KINDS.issuperset(kinds) else None
 
     return read_type
 
 
 def owner(field: int) -> Reader:
-    def read_owner(values: Sequence[str]) -> tuple[Condition, ...]:
+    def read_owner(values: Sequence[str]) -> tuple[f.Condition, ...]:
         (text,) = values
         first, _, last = text.partition("-")
-        return (Among(field, (int(first), int(last or first) + 1)),)
+        return (f.Among(field, (int(first), int(last or first) + 1)),)
 
     return read_owner
 
 
-def has_socket(values: Sequence[str]) -> tuple[Condition, ...]:  # noqa: ARG001 # as all readers
-    return (Among(UID, (NOBODY[-1], OWNERS[-1])),)
+def has_socket(values: Sequence[str]) -> tuple[f.Condition, ...]:  # noqa: ARG001 # as all readers
+    return (f.Among(f.UID, (f.NOBODY[-1], f.OWNERS[-1])),)
 
 
-def protocol(values: Sequence[str]) -> tuple[Condition, ...]:
+def protocol(values: Sequence[str]) -> tuple[f.Condition, ...]:
     (name,) = values
-    return (Among(PROTOCOL, one(int(name) if name.isdigit() else PROTOCOLS[name])),)
+    return (f.Among(f.PROTOCOL, one(int(name) if name.isdigit() else f.PROTOCOLS[name])),)
 
 
 SAYS_NOTHING = frozenset({"comment"})
@@ -256,33 +206,33 @@ MODULES = frozenset(
 )
 OPTIONS: dict[tuple[str, str], Reader] = {
     ("", "-p"): protocol,
-    ("", "-s"): address(SOURCE),
-    ("", "-d"): address(DESTINATION),
+    ("", "-s"): address(f.SOURCE),
+    ("", "-d"): address(f.DESTINATION),
     ("", "-f"): fragment,
-    ("", "--sport"): ports(SPORT),
-    ("", "--dport"): ports(DPORT),
+    ("", "--sport"): ports(f.SPORT),
+    ("", "--dport"): ports(f.DPORT),
     ("", "--tcp-flags"): tcp_flags,
     ("", "--syn"): syn,
-    ("tcp", "--sport"): ports(SPORT),
-    ("tcp", "--dport"): ports(DPORT),
+    ("tcp", "--sport"): ports(f.SPORT),
+    ("tcp", "--dport"): ports(f.DPORT),
     ("tcp", "--tcp-flags"): tcp_flags,
     ("tcp", "--syn"): syn,
-    ("udp", "--sport"): ports(SPORT),
-    ("udp", "--dport"): ports(DPORT),
-    ("multiport", "--sports"): ports(SPORT),
-    ("multiport", "--dports"): ports(DPORT),
-    ("multiport", "--ports"): ports(SPORT, DPORT),
-    ("iprange", "--src-range"): address_range(SOURCE),
-    ("iprange", "--dst-range"): address_range(DESTINATION),
-    ("mark", "--mark"): mark(MARK),
-    ("connmark", "--mark"): mark(CONNMARK),
+    ("udp", "--sport"): ports(f.SPORT),
+    ("udp", "--dport"): ports(f.DPORT),
+    ("multiport", "--sports"): ports(f.SPORT),
+    ("multiport", "--dports"): ports(f.DPORT),
+    ("multiport", "--ports"): ports(f.SPORT, f.DPORT),
+    ("iprange", "--src-range"): address_range(f.SOURCE),
+    ("iprange", "--dst-range"): address_range(f.DESTINATION),
+    ("mark", "--mark"): mark(f.MARK),
+    ("connmark", "--mark"): mark(f.CONNMARK),
     ("conntrack", "--ctstate"): states,
     ("conntrack", "--ctproto"): protocol,
     ("state", "--state"): states,
-    ("addrtype", "--src-type"): address_type(SOURCE),
-    ("addrtype", "--dst-type"): address_type(DESTINATION),
-    ("owner", "--uid-owner"): owner(UID),
-    ("owner", "--gid-owner"): owner(GID),
+    ("addrtype", "--src-type"): address_type(f.SOURCE),
+    ("addrtype", "--dst-type"): address_type(f.DESTINATION),
+    ("owner", "--uid-owner"): owner(f.UID),
+    ("owner", "--gid-owner"): owner(f.GID),
     ("owner", "--socket-exists"): has_socket,
 }
 """How each option is read, by its module."""
@@ -303,22 +253,22 @@ RETAGS = frozenset({"DSCP", "HL", "TOS"})
 of net/netfilter/nft_chain_route.c, ipt_mangle_out and ip6t_mangle_out)."""
 
 
-def target_meaning(words: Sequence[str]) -> Effect:
+def target_meaning(words: Sequence[str]) -> e.Effect:
     """What a target does, from its words with their `-j` or `-g`."""
     if not words:
-        return Nothing()
+        return e.Nothing()
     name = words[1] if len(words) > 1 else ""
     if words[0] == "-g":
-        return Goto(name)
+        return e.Goto(name)
     if name in RETAGS:
-        return Retag(" ".join(words)) if SET_TO_NOTHING.isdisjoint(words) else Nothing()
+        return e.Retag(" ".join(words)) if SET_TO_NOTHING.isdisjoint(words) else e.Nothing()
     if name in GOES_ON:
-        return Nothing()
+        return e.Nothing()
     reader = TARGETS.get(name) if OPTIONS_UNREAD not in words else None
     try:
-        return reader(options_of(words[2:])) if reader else Unknown(" ".join(words))
+        return reader(options_of(words[2:])) if reader else e.Unknown(" ".join(words))
     except (ValueError, KeyError, IndexError):
-        return Unknown(" ".join(words))
+        return e.Unknown(" ".join(words))
 
 
 def options_of(words: Sequence[str]) -> dict[str, str]:
@@ -332,51 +282,51 @@ def options_of(words: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def set_mark(options: dict[str, str]) -> Effect:
-    return mark_set(MARK, options)
+def set_mark(options: dict[str, str]) -> e.Effect:
+    return mark_set(f.MARK, options)
 
 
-def mark_set(onto: int, options: dict[str, str]) -> Remark:
+def mark_set(onto: int, options: dict[str, str]) -> e.Remark:
     """`--set-xmark`, which iptables-save prints for all of them; and those for people."""
     (option, text), *_ = options.items()
     value, mask = value_and_mask(text)
     match option:
         case "--set-xmark":
-            return Remark(onto, WHOLE & ~mask, 0, value)
+            return e.Remark(onto, WHOLE & ~mask, 0, value)
         case "--set-mark":
-            return Remark(onto, WHOLE & ~(mask | value), 0, value)
+            return e.Remark(onto, WHOLE & ~(mask | value), 0, value)
         case "--and-mark":
-            return Remark(onto, value, 0, 0)
+            return e.Remark(onto, value, 0, 0)
         case "--or-mark":
-            return Remark(onto, WHOLE & ~value, 0, value)
+            return e.Remark(onto, WHOLE & ~value, 0, value)
         case "--xor-mark":
-            return Remark(onto, WHOLE, 0, value)
+            return e.Remark(onto, WHOLE, 0, value)
         case _:
             raise KeyError(option)
 
 
-def connmark(options: dict[str, str]) -> Effect:
+def connmark(options: dict[str, str]) -> e.Effect:
     if "--left-shift-mark" in options or "--right-shift-mark" in options:
-        return Forget(MARK if "--restore-mark" in options else CONNMARK)
+        return e.Forget(f.MARK if "--restore-mark" in options else f.CONNMARK)
     both = options.get("--mask", hex(WHOLE))
     of_packet, of_connection = (int(options.get(name, both), 0) for name in ("--nfmask", "--ctmask"))
     if "--save-mark" in options:
-        return Remark(CONNMARK, WHOLE & ~of_connection, of_packet, 0)
+        return e.Remark(f.CONNMARK, WHOLE & ~of_connection, of_packet, 0)
     if "--restore-mark" in options:
-        return Remark(MARK, WHOLE & ~of_packet, of_connection, 0)
-    return mark_set(CONNMARK, options)
+        return e.Remark(f.MARK, WHOLE & ~of_packet, of_connection, 0)
+    return mark_set(f.CONNMARK, options)
 
 
-def conntrack(options: dict[str, str]) -> Effect:
+def conntrack(options: dict[str, str]) -> e.Effect:
     if "--notrack" in options:
-        return NoTrack()
+        return e.NoTrack()
     # A zone of one direction only (--zone-orig, --zone-reply) keeps answers known.
     zone = options.get("--zone", "0")
-    return Zone(int(zone)) if zone.isdigit() and int(zone) else Nothing()
+    return Zone(int(zone)) if zone.isdigit() and int(zone) else e.Nothing()
 
 
-def redirect(options: dict[str, str]) -> Effect:
-    return Bind(((None, target_ports(options["--to-ports"]) if "--to-ports" in options else None),), is_here=True)
+def redirect(options: dict[str, str]) -> e.Effect:
+    return e.Bind(((None, target_ports(options["--to-ports"]) if "--to-ports" in options else None),), is_here=True)
 
 
 def target_ports(text: str) -> Span:
@@ -385,7 +335,7 @@ def target_ports(text: str) -> Span:
     return port(first), port(last or first) + 1
 
 
-def dnat(options: dict[str, str]) -> Effect:
+def dnat(options: dict[str, str]) -> e.Effect:
     text = options["--to-destination"]
     host, ports_text = text, ""
     if text.startswith("["):
@@ -396,38 +346,38 @@ def dnat(options: dict[str, str]) -> Effect:
     first, _, last = host.partition("-")
     first, last = first.strip("[]"), last.strip("[]")
     addresses = (int(ip_address(first)), int(ip_address(last or first)) + 1) if first else None
-    return Bind(((addresses, target_ports(ports_text) if ports_text else None),))
+    return e.Bind(((addresses, target_ports(ports_text) if ports_text else None),))
 
 
-def netmap(options: dict[str, str]) -> Effect:
+def netmap(options: dict[str, str]) -> e.Effect:
     """Each address of one network becomes its counterpart of the other."""
     network = ip_network(options["--to"], strict=False)
     first = int(network.network_address)
-    return Bind((((first, first + network.num_addresses), None),), is_mapped=True)
+    return e.Bind((((first, first + network.num_addresses), None),), is_mapped=True)
 
 
-def tproxy(options: dict[str, str]) -> Effect:
+def tproxy(options: dict[str, str]) -> e.Effect:
     on = options.get("--on-ip", "")
     if on and not ip_address(on).is_unspecified:
-        return Unknown(f"-j TPROXY --on-ip {on}")
+        return e.Unknown(f"-j TPROXY --on-ip {on}")
     value, mask = value_and_mask(options.get("--tproxy-mark") or "0/0")
-    return Hand(port(options.get("--on-port") or "0"), WHOLE & ~mask, value)
+    return e.Hand(port(options.get("--on-port") or "0"), WHOLE & ~mask, value)
 
 
-TARGETS: dict[str, Callable[[dict[str, str]], Effect]] = {
+TARGETS: dict[str, Callable[[dict[str, str]], e.Effect]] = {
     "MARK": set_mark,
     "CONNMARK": connmark,
-    "HMARK": lambda _: Forget(MARK),
+    "HMARK": lambda _: e.Forget(f.MARK),
     "CT": conntrack,
-    "NOTRACK": lambda _: NoTrack(),
+    "NOTRACK": lambda _: e.NoTrack(),
     "REDIRECT": redirect,
     "DNAT": dnat,
     "NETMAP": netmap,
-    "SNAT": lambda _: BindSource(),
-    "MASQUERADE": lambda _: BindSource(),
+    "SNAT": lambda _: e.BindSource(),
+    "MASQUERADE": lambda _: e.BindSource(),
     "TPROXY": tproxy,
     "REJECT": lambda options: Reject(options.get("--reject-with", "")),
-    "NFQUEUE": lambda _: Queue(),
-    "QUEUE": lambda _: Queue(),
+    "NFQUEUE": lambda _: e.Queue(),
+    "QUEUE": lambda _: e.Queue(),
 }
 """How the options of each target are read."""

@@ -7,10 +7,10 @@ from rules.iptables.writing import NFT_WORDS
 from rules.meaning.foreign import WHOLE
 from rules.native.names import TABLE, hooked, place_of
 from rules.native.words import LIMIT_BURST, match_of, rule_words
+from rules.netfilter import matches as m
 from rules.netfilter.effects import Bind, Hand, Nothing, Remark, Then
 from rules.netfilter.fields import CONNMARK, MARK, Among, Untold
 from rules.netfilter.hooks import NAME
-from rules.netfilter.matches import Limit, Native
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.spans import common, single
 from rules.netfilter.targets import (
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rules.netfilter.effects import Effect
-    from rules.netfilter.matches import Match
     from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
     from rules.nftables.messages import Dump, Expression
@@ -122,11 +121,11 @@ def rule(reader: Reader, table: str, steps: Sequence[Expression], why: str, fami
     return found.but(text=f"{NFT_WORDS}{rule_words(found, table, family)}")
 
 
-def matches_of(native: Rule, steps: Sequence[Expression], family: Family) -> tuple[Match, ...] | None:
+def matches_of(native: Rule, steps: Sequence[Expression], family: Family) -> tuple[m.Match, ...] | None:
     asked: dict[int, Span] = {}
     limits = 0
     for match in native.matches:
-        for condition in match.conditions if isinstance(match, Native) else ():
+        for condition in match.conditions if isinstance(match, m.Native) else ():
             match condition:
                 case Among(field, span):
                     asked[field] = common(asked[field], span) if field in asked else span
@@ -140,10 +139,10 @@ def matches_of(native: Rule, steps: Sequence[Expression], family: Family) -> tup
     return (*(match_of(field, span, family) for field, span in asked.items()), *said)
 
 
-def limit_of(read: Mapping[int, bytes]) -> Limit | None:
+def limit_of(read: Mapping[int, bytes]) -> m.Limit | None:
     """Packets in a second, with the burst of iptables (NFTA_LIMIT_*)."""
     rate, unit, burst, kind, flags = (number(read.get(key)) for key in range(1, 6))
-    return Limit(f"{rate}/sec") if (unit, burst, kind, flags) == (1, LIMIT_BURST, 0, 0) else None
+    return m.Limit(f"{rate}/sec") if (unit, burst, kind, flags) == (1, LIMIT_BURST, 0, 0) else None
 
 
 def target_of(target: Target, steps: Sequence[Expression], table: str, family: Family) -> Target | None:

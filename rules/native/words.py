@@ -7,64 +7,10 @@ from bisect import bisect_left
 from rules.addresses import IPv4Network, IPv6Address, IPv6Network
 from rules.meaning.spoken import conditions
 from rules.native.names import chain_name
-from rules.netfilter.fields import (
-    ARRIVED_ON,
-    CONNMARK,
-    DESTINATION,
-    DPORT,
-    GID,
-    LAST,
-    LEAVES_ON,
-    MARK,
-    PROTOCOL,
-    PROTOCOLS,
-    SOURCE,
-    SPORT,
-    STATE,
-    STATES,
-    U32,
-    UID,
-    Among,
-    domain,
-    width,
-)
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    Dst,
-    InIface,
-    Limit,
-    Mark,
-    Native,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
+from rules.netfilter import fields as f
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.spans import less
-from rules.netfilter.targets import (
-    Accept,
-    Dnat,
-    Drop,
-    ForeignTarget,
-    Jump,
-    Log,
-    NativeTarget,
-    Nflog,
-    Redirect,
-    Reject,
-    RestoreMark,
-    Return,
-    SaveMark,
-    SetMark,
-    Tproxy,
-    Zone,
-)
 from rules.netfilter.values import Family, Ports
 from rules.value import assert_never
 
@@ -73,30 +19,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from rules.netfilter.matches import Match, Plain
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.spans import Span
-    from rules.netfilter.targets import Target
     from rules.netfilter.values import Network
 
 LIMIT_BURST = 5
 """Of iptables' limit match, unless it is told another."""
-ORDER = (PROTOCOL, ARRIVED_ON, LEAVES_ON, SOURCE, DESTINATION, SPORT, DPORT, UID, GID, STATE, MARK, CONNMARK)
+ORDER = (
+    f.PROTOCOL,
+    f.ARRIVED_ON,
+    f.LEAVES_ON,
+    f.SOURCE,
+    f.DESTINATION,
+    f.SPORT,
+    f.DPORT,
+    f.UID,
+    f.GID,
+    f.STATE,
+    f.MARK,
+    f.CONNMARK,
+)
 """In which a rule asks: what tells packets apart at once comes first."""
-OWNERS = (UID, GID)
+OWNERS = (f.UID, f.GID)
 L4 = {6: "tcp", 17: "udp"}
 ADDRESS = {Family.V4: "ip", Family.V6: "ip6"}
 FIELDS = {
-    PROTOCOL: "meta l4proto",
-    SPORT: "th sport",
-    DPORT: "th dport",
-    UID: "meta skuid",
-    GID: "meta skgid",
-    ARRIVED_ON: "iifname",
-    LEAVES_ON: "oifname",
-    STATE: "ct state",
-    MARK: "meta mark",
-    CONNMARK: "ct mark",
+    f.PROTOCOL: "meta l4proto",
+    f.SPORT: "th sport",
+    f.DPORT: "th dport",
+    f.UID: "meta skuid",
+    f.GID: "meta skgid",
+    f.ARRIVED_ON: "iifname",
+    f.LEAVES_ON: "oifname",
+    f.STATE: "ct state",
+    f.MARK: "meta mark",
+    f.CONNMARK: "ct mark",
 }
 REJECTS = {
     "icmp-port-unreachable": "icmp port-unreachable",
@@ -108,7 +65,7 @@ MANY = 64
 """Intervals from which on a hash is looked up faster than a tree of them."""
 MOST = 20_000
 """Intervals up to which a run has the time to write and read what they have in common besides."""
-NAMES = {number: name for name, number in reversed(PROTOCOLS.items())}
+NAMES = {number: name for name, number in reversed(f.PROTOCOLS.items())}
 
 
 def intervals(span: Span) -> list[tuple[Any, Any]]:
@@ -118,10 +75,10 @@ def intervals(span: Span) -> list[tuple[Any, Any]]:
 
 def everything(field: int, family: Family) -> Span:
     """What a field can be in a native rule, which stops where a packet has none."""
-    return U32 if field in OWNERS else domain(field, family)
+    return f.U32 if field in OWNERS else f.domain(field, family)
 
 
-def match_of(field: int, span: Span, family: Family) -> Match:
+def match_of(field: int, span: Span, family: Family) -> m.Match:
     """The match that holds where this field is in this span: one of iptables', or a native one if none says just that.
 
     An owner that is not this one is native: it is somebody, while to iptables a packet without a socket is no owner's.
@@ -130,43 +87,43 @@ def match_of(field: int, span: Span, family: Family) -> Match:
     if known:
         return known
     # Of all but one thing, two intervals are left at most; of conntrack's states there are few.
-    may_deny = field not in OWNERS and (len(span) <= 4 or field == STATE)
+    may_deny = field not in OWNERS and (len(span) <= 4 or field == f.STATE)
     denied = single(field, less(everything(field, family), span), family) if may_deny else None
-    return Not(denied) if denied else Native((Among(field, span),), span_words(field, span, family))
+    return m.Not(denied) if denied else m.Native((f.Among(field, span),), span_words(field, span, family))
 
 
-def single(field: int, span: Span, family: Family) -> Plain | None:
+def single(field: int, span: Span, family: Family) -> m.Plain | None:
     """The match of iptables that holds for exactly this span, if there is one."""
-    if field == STATE:
-        names = {STATES[value] for first, end in intervals(span) for value in range(first, end)}
-        return CtState(frozenset(names)) if names else None
+    if field == f.STATE:
+        names = {f.STATES[value] for first, end in intervals(span) for value in range(first, end)}
+        return m.CtState(frozenset(names)) if names else None
     if len(span) != 2:
         return None
     first, end = span
     match field:
         case 7 | 8:
-            name = first if end == f"{first}\0" else f"{first}+" if first and end == first + LAST else ""
-            return (InIface if field == ARRIVED_ON else OutIface)(name) if name else None
+            name = first if end == f"{first}\0" else f"{first}+" if first and end == first + f.LAST else ""
+            return (m.InIface if field == f.ARRIVED_ON else m.OutIface)(name) if name else None
         case 1 | 2:
             network = network_of(first, end, family)
-            return (Src if field == SOURCE else Dst)(network) if network else None
+            return (m.Src if field == f.SOURCE else m.Dst)(network) if network else None
         case 3 | 4:
             is_port = first >= 1 and end <= 1 << 16
-            return (SPort if field == SPORT else DPort)(Ports(first, end - 1)) if is_port else None
+            return (m.SPort if field == f.SPORT else m.DPort)(Ports(first, end - 1)) if is_port else None
         case 5 if end - first > 1:
-            return OwnerUids(first, end - 1)
+            return m.OwnerUids(first, end - 1)
         case _ if end - first > 1:
             return None
         case 0:
-            return Proto(NAMES.get(first, str(first)))
+            return m.Proto(NAMES.get(first, str(first)))
         case 5:
-            return OwnerUid(first)
+            return m.OwnerUid(first)
         case 6:
-            return OwnerGid(first)
+            return m.OwnerGid(first)
         case 10:
-            return Mark(first)
+            return m.Mark(first)
         case 11:
-            return ConnMark(first)
+            return m.ConnMark(first)
         case _:
             return None
 
@@ -183,15 +140,15 @@ def network_of(first: int, end: int, family: Family) -> Network | None:
 
 def span_words(field: int, span: Span, family: Family) -> str:
     """That this field is in this span, as nft is given it."""
-    name = FIELDS[field] if field in FIELDS else f"{ADDRESS[family]} {'saddr' if field == SOURCE else 'daddr'}"
+    name = FIELDS[field] if field in FIELDS else f"{ADDRESS[family]} {'saddr' if field == f.SOURCE else 'daddr'}"
     rest = less(everything(field, family), span)
-    is_denied = field != STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))
+    is_denied = field != f.STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))
     in_blocks, is_all = ("", False) if is_denied else block_words(name, field, span, family)
     if is_all:
         return in_blocks
     values = [value_words(field, first, end, family) for first, end in intervals(rest if is_denied else span)]
     some = values[0] if len(values) == 1 else f"{{ {', '.join(values)} }}"
-    if field == STATE:
+    if field == f.STATE:
         some = ",".join(values)
     return f"{in_blocks}{' ' if in_blocks else ''}{name} {'!= ' if is_denied else ''}{some}"
 
@@ -204,9 +161,9 @@ def block_words(name: str, field: int, span: Span, family: Family) -> tuple[str,
     that adjoin have become one interval. Of networks of many lengths the tree is asked for what is in one of the
     blocks, unless there are very many. There are never more blocks than ends of intervals.
     """
-    if len(span) < 2 * MANY or field not in (SOURCE, DESTINATION, SPORT, DPORT):
+    if len(span) < 2 * MANY or field not in (f.SOURCE, f.DESTINATION, f.SPORT, f.DPORT):
         return "", False
-    is_address = field in (SOURCE, DESTINATION)
+    is_address = field in (f.SOURCE, f.DESTINATION)
     in_all = 0
     for end in span:
         in_all |= end
@@ -239,7 +196,7 @@ def size_of(some: range) -> int:
 
 def length_of(family: Family) -> int:
     """The bits of an address."""
-    return width(DESTINATION, family)
+    return f.width(f.DESTINATION, family)
 
 
 def is_one(span: Span) -> bool:
@@ -249,15 +206,15 @@ def is_one(span: Span) -> bool:
 
 def value_words(field: int, first: Any, end: Any, family: Family) -> str:
     """An interval of this field."""
-    if field in (ARRIVED_ON, LEAVES_ON):
+    if field in (f.ARRIVED_ON, f.LEAVES_ON):
         return f'"{first}"' if end == f"{first}\0" else f'"{first}*"'
-    if field in (SOURCE, DESTINATION):
+    if field in (f.SOURCE, f.DESTINATION):
         return addresses_words(first, end, family)
-    if field == STATE:
-        return ",".join(STATES[value].lower() for value in range(first, end))
-    if field == PROTOCOL:
+    if field == f.STATE:
+        return ",".join(f.STATES[value].lower() for value in range(first, end))
+    if field == f.PROTOCOL:
         return ", ".join(L4[value] if value in L4 else str(value) for value in range(first, end))
-    if field in (MARK, CONNMARK):
+    if field in (f.MARK, f.CONNMARK):
         return f"{first:#x}" if end - first == 1 else f"{first:#x}-{end - 1:#x}"
     return str(first) if end - first == 1 else f"{first}-{end - 1}"
 
@@ -282,48 +239,48 @@ def dotted(address: int) -> str:
     return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
 
 
-def match_words(asked: Match, family: Family) -> str:
+def match_words(asked: m.Match, family: Family) -> str:
     """A match as nft is given it."""
     match asked:
-        case Native(_, text):
+        case m.Native(_, text):
             return text
-        case Limit(rate):
+        case m.Limit(rate):
             return f"limit rate {rate.replace('/sec', '/second')} burst {LIMIT_BURST} packets"
         case _:
             (condition,) = conditions(asked)
-            if not isinstance(condition, Among):
+            if not isinstance(condition, f.Among):
                 raise ValueError(f"nft has no words for {asked!r}")
             return span_words(condition.field, condition.span, family)
 
 
-def target_words(target: Target, table: str) -> str:
+def target_words(target: t.Target, table: str) -> str:
     """A target as nft is given it."""
     match target:
-        case Return() | Accept() | Drop():
+        case t.Return() | t.Accept() | t.Drop():
             return type(target).__name__.lower()
-        case Jump(chain):
+        case t.Jump(chain):
             return f"jump {chain_name(table, chain)}"
-        case Redirect(port):
+        case t.Redirect(port):
             return f"redirect to :{port}"
-        case Dnat(address, port):
+        case t.Dnat(address, port):
             return f"dnat to {f'[{address}]' if address.version == 6 else address}:{port}"
-        case Tproxy(port, mark):
+        case t.Tproxy(port, mark):
             return f"tproxy to :{port} meta mark set {mark:#x} accept"
-        case SetMark(value):
+        case t.SetMark(value):
             return f"meta mark set {value:#x}"
-        case SaveMark():
+        case t.SaveMark():
             return "ct mark set meta mark"
-        case RestoreMark():
+        case t.RestoreMark():
             return "meta mark set ct mark"
-        case Zone(zone):
+        case t.Zone(zone):
             return f"ct zone set {zone}"
-        case Reject(answer):
+        case t.Reject(answer):
             return f"reject with {REJECTS[answer]}"
-        case Log(prefix):
+        case t.Log(prefix):
             return f'log prefix "{prefix}" flags skuid'
-        case Nflog(group, prefix):
+        case t.Nflog(group, prefix):
             return f'log prefix "{prefix}" group {group}'
-        case ForeignTarget(text) | NativeTarget(_, text):
+        case t.ForeignTarget(text) | t.NativeTarget(_, text):
             return text
         case _:
             assert_never(target)
@@ -335,7 +292,7 @@ def rule_words(rule: Rule, table: str, family: Family, *between: str) -> str:
     return " ".join((*(match_words(match, family) for match in asked), *between, target_words(rule.target, table)))
 
 
-def place_in_rule(asked: Match) -> int:
+def place_in_rule(asked: m.Match) -> int:
     """Where in a rule this is asked: what tells packets apart at once comes first."""
-    fields = (each.field for each in conditions(asked) if isinstance(each, Among))
+    fields = (each.field for each in conditions(asked) if isinstance(each, f.Among))
     return next(map(ORDER.index, fields), len(ORDER))

@@ -7,52 +7,8 @@ steps that can be told; of any other, what hangs on it cannot be told, and is ne
 from __future__ import annotations
 
 from rules.meaning.foreign import GOES_ON, WHOLE
-from rules.netfilter.effects import (
-    Bind,
-    BindSource,
-    Choice,
-    Forget,
-    Goto,
-    Hand,
-    Nothing,
-    NoTrack,
-    Queue,
-    Remark,
-    Retag,
-    Then,
-    Unknown,
-)
-from rules.netfilter.fields import (
-    ARRIVED_ON,
-    BOTH,
-    CONNMARK,
-    DESTINATION,
-    DNAT,
-    DPORT,
-    GID,
-    LAST,
-    LEAVES_ON,
-    MARK,
-    NEVER,
-    PROTOCOL,
-    PROTOCOLS,
-    REWRITTEN,
-    SNAT,
-    SOURCE,
-    SPORT,
-    STATE,
-    STATES,
-    TCP_FLAGS,
-    UID,
-    Among,
-    AnyOf,
-    OfType,
-    Untold,
-    domain,
-    masked,
-    opposite,
-    width,
-)
+from rules.netfilter import effects as e
+from rules.netfilter import fields as f
 from rules.netfilter.hooks import IP_FAMILIES
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule
@@ -69,13 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
 
-    from rules.netfilter.effects import Effect
-    from rules.netfilter.fields import Condition
     from rules.netfilter.spans import Span
     from rules.netfilter.targets import Target
     from rules.nftables.messages import Expression, Order
 
-    Part: TypeAlias = tuple[Condition, ...] | Effect
+    Part: TypeAlias = tuple[f.Condition, ...] | e.Effect
 
 
 NETMAP = 1 << 6
@@ -97,13 +51,13 @@ STATE_BITS = {"INVALID": 0x01, "ESTABLISHED": 0x02, "RELATED": 0x04, "NEW": 0x08
 STATUS_SNAT, STATUS_DNAT = 0x10, 0x20
 """IPS_SRC_NAT and IPS_DST_NAT."""
 ADDRESSES_IN = {
-    Family.V4: ((PROTOCOL, NET_HEADER, 9, 1), (SOURCE, NET_HEADER, 12, 4), (DESTINATION, NET_HEADER, 16, 4)),
-    Family.V6: ((PROTOCOL, NET_HEADER, 6, 1), (SOURCE, NET_HEADER, 8, 16), (DESTINATION, NET_HEADER, 24, 16)),
+    Family.V4: ((f.PROTOCOL, NET_HEADER, 9, 1), (f.SOURCE, NET_HEADER, 12, 4), (f.DESTINATION, NET_HEADER, 16, 4)),
+    Family.V6: ((f.PROTOCOL, NET_HEADER, 6, 1), (f.SOURCE, NET_HEADER, 8, 16), (f.DESTINATION, NET_HEADER, 24, 16)),
 }
 PORTS_AND_FLAGS = (
-    (SPORT, TRANSPORT_HEADER, 0, 2),
-    (DPORT, TRANSPORT_HEADER, 2, 2),
-    (TCP_FLAGS, TRANSPORT_HEADER, 13, 1),
+    (f.SPORT, TRANSPORT_HEADER, 0, 2),
+    (f.DPORT, TRANSPORT_HEADER, 2, 2),
+    (f.TCP_FLAGS, TRANSPORT_HEADER, 13, 1),
 )
 """Where in its header a field stands: base, offset and length in bytes."""
 MOST_SHOWN = 6
@@ -121,7 +75,7 @@ class Reader:
         self.interfaces = dict(dump.interfaces)
         self.ip = "ip" if family is Family.V4 else "ip6"
         self.header = (*ADDRESSES_IN[family], *PORTS_AND_FLAGS)
-        self.domains = {SOURCE: domain(SOURCE, family), DESTINATION: domain(DESTINATION, family)}
+        self.domains = {f.SOURCE: f.domain(f.SOURCE, family), f.DESTINATION: f.domain(f.DESTINATION, family)}
 
     def rule(self, family: str, table: str, steps: Sequence[Expression]) -> Rule:
         """One rule."""
@@ -136,22 +90,22 @@ class Reader:
         target: Target = NativeTarget(effect, words[1])
         if isinstance(effect, Return | Accept | Drop | Jump):
             target = effect
-        elif isinstance(effect, Goto):
+        elif isinstance(effect, e.Goto):
             target = ForeignTarget(f"-g {effect.chain}")
         return Rule((Native(conditions, words[0]),) if conditions else (), target)
 
 
-def folded(parts: Sequence[Part]) -> tuple[tuple[Condition, ...], Effect]:
+def folded(parts: Sequence[Part]) -> tuple[tuple[f.Condition, ...], e.Effect]:
     """The conditions up to the first thing that is done, and that with all that follows."""
-    asked: list[Condition] = []
+    asked: list[f.Condition] = []
     for at, part in enumerate(parts):
         if isinstance(part, tuple):
             asked += part
             continue
         conditions, following = folded(parts[at + 1 :])
-        last = isinstance(following, Nothing)
-        return tuple(asked), part if last else Then(part, conditions, following)
-    return tuple(asked), Nothing()
+        last = isinstance(following, e.Nothing)
+        return tuple(asked), part if last else e.Then(part, conditions, following)
+    return tuple(asked), e.Nothing()
 
 
 class _Program:
@@ -171,17 +125,17 @@ class _Program:
 
     # --- helpers --------------------------------------------------------------------------------------
 
-    def ask(self, conditions: Iterable[Condition], words: str) -> None:
+    def ask(self, conditions: Iterable[f.Condition], words: str) -> None:
         self.parts.append(tuple(conditions))
         self.words.append(words)
 
-    def do(self, effect: Effect, words: str) -> None:
+    def do(self, effect: e.Effect, words: str) -> None:
         self.parts.append(effect)
         self.words.append(words)
 
     def give_up(self, what: str) -> None:
         """Behind this step nothing can be told."""
-        self.do(Unknown(what), what)
+        self.do(e.Unknown(what), what)
         self.is_over = True
 
     def at(self, register: int) -> Loaded | Mapped | bytes:
@@ -214,13 +168,13 @@ class _Program:
             if touched:
                 self.give_up("payload set")
             else:
-                self.do(Retag("payload set") if retags else Nothing(), "payload set")
+                self.do(e.Retag("payload set") if retags else e.Nothing(), "payload set")
             return
         whole = next((field for field, *place in self.reader.header if place == [base, offset, size]), -1)
         name = NAMES_OF.get(whole, "@nh" if base == NET_HEADER else "@th" if base == TRANSPORT_HEADER else "@ll")
-        if whole in (SOURCE, DESTINATION):
+        if whole in (f.SOURCE, f.DESTINATION):
             name = f"{self.reader.ip} {name}"
-        elif whole in (SPORT, DPORT):
+        elif whole in (f.SPORT, f.DPORT):
             name = f"{self.transport or 'th'} {name}"
             if self.words[-1:] == [f"meta l4proto {self.transport}"]:
                 self.words.pop()  # nft adds it to a rule that names a port
@@ -240,16 +194,16 @@ class _Program:
             value, size = ((2 if is_v4 else 10), 1) if key == META_NFPROTO else ((0x0800 if is_v4 else 0x86DD), 2)
             self.load(read.get(1), Loaded("meta nfproto", size=size, order="big", flip=value, special="constant"))
         elif key in (META_IIF, META_OIF):
-            field, name = (ARRIVED_ON, "iif") if key == META_IIF else (LEAVES_ON, "oif")
+            field, name = (f.ARRIVED_ON, "iif") if key == META_IIF else (f.LEAVES_ON, "oif")
             self.load(read.get(1), Loaded(name, field, 4, self.order, special="index"))
         else:
             self.load(read.get(1), Loaded(f"meta key {key}", is_known=False))
 
     def set_meta(self, key: int, value: Loaded | Mapped | bytes) -> None:
         if key == META_MARK:
-            self.do(self.remark(MARK, value), f"meta mark set {self.set_to(value)}")
+            self.do(self.remark(f.MARK, value), f"meta mark set {self.set_to(value)}")
         else:
-            self.do(Nothing(), "")
+            self.do(e.Nothing(), "")
 
     def set_to(self, value: Loaded | Mapped | bytes) -> str:
         if isinstance(value, bytes):
@@ -259,41 +213,41 @@ class _Program:
         masks = "" if value.is_whole else f" & {value.mask & WHOLE:#x} ^ {value.flip:#x}"
         return f"{value.name}{masks}"
 
-    def remark(self, onto: int, value: Loaded | Mapped | bytes) -> Effect:
+    def remark(self, onto: int, value: Loaded | Mapped | bytes) -> e.Effect:
         if isinstance(value, bytes):
-            return Remark(onto, 0, 0, int.from_bytes(value, self.order))
-        if isinstance(value, Loaded) and value.is_known and value.field in (MARK, CONNMARK) and not value.special:
+            return e.Remark(onto, 0, 0, int.from_bytes(value, self.order))
+        if isinstance(value, Loaded) and value.is_known and value.field in (f.MARK, f.CONNMARK) and not value.special:
             mask = value.mask & WHOLE
             keep, taken = (mask, 0) if value.field == onto else (0, mask)
-            return Remark(onto, keep, taken, value.flip)
-        return Forget(onto)
+            return e.Remark(onto, keep, taken, value.flip)
+        return e.Forget(onto)
 
     def ct(self, read: dict[int, bytes]) -> None:
         key = number(read.get(2))
         if 4 in read:
             value = self.at(number(read[4]))
             if key == CT_MARK:
-                self.do(self.remark(CONNMARK, value), f"ct mark set {self.set_to(value)}")
+                self.do(self.remark(f.CONNMARK, value), f"ct mark set {self.set_to(value)}")
             elif key == CT_ZONE:
                 if isinstance(value, bytes):
                     zone = int.from_bytes(value[:2], self.order)
-                    self.do(Zone(zone) if zone else Nothing(), f"ct zone set {zone}")
+                    self.do(Zone(zone) if zone else e.Nothing(), f"ct zone set {zone}")
                 else:
                     self.give_up("ct zone set")
             else:
-                self.do(Nothing(), "")
+                self.do(e.Nothing(), "")
             return
         loaded = {
-            CT_STATE: Loaded("ct state", STATE, 4, self.order, special="state"),
-            CT_STATUS: Loaded("ct status", REWRITTEN, 4, self.order, special="status"),
-            CT_MARK: Loaded("ct mark", CONNMARK, 4, self.order),
+            CT_STATE: Loaded("ct state", f.STATE, 4, self.order, special="state"),
+            CT_STATUS: Loaded("ct status", f.REWRITTEN, 4, self.order, special="status"),
+            CT_MARK: Loaded("ct mark", f.CONNMARK, 4, self.order),
         }
         self.load(read.get(1), loaded.get(key, Loaded(f"ct key {key}", is_known=False)))
 
     def fib(self, read: dict[int, bytes]) -> None:
         flags = number(read.get(3))
         if number(read.get(2)) == FIB_ADDRTYPE and flags & ~FIB_MARK in (FIB_SADDR, FIB_DADDR):
-            field, side = (SOURCE, "saddr") if flags & FIB_SADDR else (DESTINATION, "daddr")
+            field, side = (f.SOURCE, "saddr") if flags & FIB_SADDR else (f.DESTINATION, "daddr")
             special, words = ("type by mark", f"{side} . mark") if flags & FIB_MARK else ("type", side)
             self.load(read.get(1), Loaded(f"fib {words} type", field, 4, self.order, special=special))
         else:
@@ -313,11 +267,11 @@ class _Program:
         if 2 in parts:
             effect, words = self.verdict(parts)
             self.do(effect, words)
-            self.is_over = not isinstance(effect, Nothing)
+            self.is_over = not isinstance(effect, e.Nothing)
         else:
             self.load(read.get(1), parts.get(1, b""))
 
-    def verdict(self, parts: dict[int, bytes]) -> tuple[Effect, str]:
+    def verdict(self, parts: dict[int, bytes]) -> tuple[e.Effect, str]:
         read = dict(attributes(parts.get(2, b""), self.order))
         code, chain = signed(read.get(1)), text(read.get(2))
         match code:
@@ -326,16 +280,18 @@ class _Program:
             case 1:
                 return Accept(), "accept"
             case -1:
-                return Nothing(), "continue"
+                return e.Nothing(), "continue"
             case -3:
                 return Jump(chain), f"jump {chain}"
             case -4:
-                return Goto(chain), f"goto {chain}"
+                return e.Goto(chain), f"goto {chain}"
             case -5:
                 return Return(), "return"
             case _:
                 return (
-                    (Queue(), "queue") if code & 0xFF == NF_QUEUE else (Unknown(f"verdict {code}"), f"verdict {code}")
+                    (e.Queue(), "queue")
+                    if code & 0xFF == NF_QUEUE
+                    else (e.Unknown(f"verdict {code}"), f"verdict {code}")
                 )
 
     # --- changes of what is loaded --------------------------------------------------------------------
@@ -362,14 +318,14 @@ class _Program:
     def cmp(self, read: dict[int, bytes]) -> None:
         loaded, op, data = self.at(number(read.get(1))), number(read.get(2)), self.data(read.get(3))
         if not isinstance(loaded, Loaded) or op > GTE:
-            self.ask([Untold("compare")], "compare")
+            self.ask([f.Untold("compare")], "compare")
             return
         asked = self.compared(loaded, op, data)
         self.ask(asked, self.in_words(loaded, op, data))
-        if loaded.field == PROTOCOL and op == EQ:
+        if loaded.field == f.PROTOCOL and op == EQ:
             self.transport = self.value(loaded, data)
         # A rule for the other family: what follows does not concern us.
-        self.is_over = loaded.special == "constant" and asked == (NEVER,)
+        self.is_over = loaded.special == "constant" and asked == (f.NEVER,)
 
     def in_words(self, loaded: Loaded, op: int, data: bytes) -> str:
         sign = ("", "!= ", "< ", "<= ", "> ", ">= ")[op]
@@ -390,7 +346,7 @@ class _Program:
             if base == loaded.base and first < end:
                 part = Loaded("", field, length)
                 value = self.value(part, data[first - loaded.offset : end - loaded.offset])
-                name = f"{self.reader.ip} " if field in (SOURCE, DESTINATION) else ""
+                name = f"{self.reader.ip} " if field in (f.SOURCE, f.DESTINATION) else ""
                 found.append(f"{name}{NAMES_OF[field]} {'!= ' if op == NEQ else ''}{value}")
         return " ".join(found) or loaded.name
 
@@ -403,87 +359,87 @@ class _Program:
             return ",".join(states_in(value)).lower()
         if loaded.special == "index":
             return self.reader.interfaces.get(value, str(value))
-        if loaded.field in (SOURCE, DESTINATION):
+        if loaded.field in (f.SOURCE, f.DESTINATION):
             return address_words(data, self.reader.family)
-        if loaded.field in (ARRIVED_ON, LEAVES_ON):
+        if loaded.field in (f.ARRIVED_ON, f.LEAVES_ON):
             return text(data) if b"\0" in data else f"{text(data)}*"
-        if loaded.field == PROTOCOL:
+        if loaded.field == f.PROTOCOL:
             return PROTOCOL_NAMES.get(value, str(value))
-        return f"{value:#x}" if loaded.field in (MARK, CONNMARK) else str(value)
+        return f"{value:#x}" if loaded.field in (f.MARK, f.CONNMARK) else str(value)
 
-    def compared(self, loaded: Loaded, op: int, data: bytes) -> tuple[Condition, ...]:
+    def compared(self, loaded: Loaded, op: int, data: bytes) -> tuple[f.Condition, ...]:
         if not loaded.is_known:
-            return (Untold(loaded.name),)
+            return (f.Untold(loaded.name),)
         value = int.from_bytes(data, loaded.order)
         if loaded.special == "constant":
             holds = {EQ: loaded.flip == value, NEQ: loaded.flip != value}.get(op)
-            return (Untold(loaded.name),) if holds is None else () if holds else (NEVER,)
+            return (f.Untold(loaded.name),) if holds is None else () if holds else (f.NEVER,)
         if loaded.special in ("state", "status"):
             return self.bits(loaded, op, value)
         if loaded.special == "type":
             kind = RTN.get(value)
             if kind is None or op not in (EQ, NEQ):
-                return (Untold(loaded.name),)
-            return (OfType(loaded.field, (kind,), op == NEQ, by_fib=True, with_mark=loaded.special != "type"),)
-        if loaded.field in (ARRIVED_ON, LEAVES_ON):
+                return (f.Untold(loaded.name),)
+            return (f.OfType(loaded.field, (kind,), op == NEQ, by_fib=True, with_mark=loaded.special != "type"),)
+        if loaded.field in (f.ARRIVED_ON, f.LEAVES_ON):
             return self.named(loaded, op, data, value)
         if loaded.field < 0:
             return self.header_bytes(loaded, op, data)
-        bits = width(loaded.field, self.reader.family)
+        bits = f.width(loaded.field, self.reader.family)
         whole = (1 << bits) - 1
         value ^= loaded.flip
         if op in (EQ, NEQ):
-            return self.real(masked(loaded.field, loaded.mask & whole, value, bits, negated=op == NEQ))
+            return self.real(f.masked(loaded.field, loaded.mask & whole, value, bits, negated=op == NEQ))
         if not loaded.is_whole:
-            return (Untold(loaded.name),)
+            return (f.Untold(loaded.name),)
         span = {LT: (0, value), LTE: (0, value + 1), GT: (value + 1, whole + 1), GTE: (value, whole + 1)}[op]
-        return self.real(Among(loaded.field, span if span[0] < span[1] else ()))
+        return self.real(f.Among(loaded.field, span if span[0] < span[1] else ()))
 
-    def real(self, condition: Condition) -> tuple[Condition, ...]:
+    def real(self, condition: f.Condition) -> tuple[f.Condition, ...]:
         """A rule that asks for an owner or a connection's mark stops where there is none, whatever it asks."""
-        if isinstance(condition, Among) and condition.field in (UID, GID):
-            return (Among(condition.field, common(condition.span, (0, 1 << 32)) if condition.span else ()),)
+        if isinstance(condition, f.Among) and condition.field in (f.UID, f.GID):
+            return (f.Among(condition.field, common(condition.span, (0, 1 << 32)) if condition.span else ()),)
         return (condition,)
 
-    def bits(self, loaded: Loaded, op: int, value: int) -> tuple[Condition, ...]:
+    def bits(self, loaded: Loaded, op: int, value: int) -> tuple[f.Condition, ...]:
         """`ct state new,established` is: these bits of it are not all 0."""
         if op not in (EQ, NEQ) or loaded.flip:
-            return (Untold(loaded.name),)
+            return (f.Untold(loaded.name),)
         if loaded.special == "status":
-            kinds = {STATUS_DNAT: (DNAT, DNAT + 1, BOTH, BOTH + 1), STATUS_SNAT: (SNAT, BOTH + 1)}
+            kinds = {STATUS_DNAT: (f.DNAT, f.DNAT + 1, f.BOTH, f.BOTH + 1), STATUS_SNAT: (f.SNAT, f.BOTH + 1)}
             span = kinds.get(loaded.mask)
             if span is None or value:
-                return (Untold(loaded.name),)
-            asked: tuple[Condition, ...] = (Among(REWRITTEN, span),)
-            return asked if op == NEQ else opposite(asked, {})
+                return (f.Untold(loaded.name),)
+            asked: tuple[f.Condition, ...] = (f.Among(f.REWRITTEN, span),)
+            return asked if op == NEQ else f.opposite(asked, {})
         if loaded.mask != -1 and value == 0:
             names, is_so = states_in(loaded.mask), op == NEQ
         else:
             names, is_so = [name for name, bit in STATE_BITS.items() if bit & loaded.mask == value], op == EQ
-        asked = (Among(STATE, joined((at, at + 1) for at, name in enumerate(STATES) if name in names)),)
-        return asked if is_so else opposite(asked, {})
+        asked = (f.Among(f.STATE, joined((at, at + 1) for at, name in enumerate(f.STATES) if name in names)),)
+        return asked if is_so else f.opposite(asked, {})
 
-    def named(self, loaded: Loaded, op: int, data: bytes, value: int) -> tuple[Condition, ...]:
+    def named(self, loaded: Loaded, op: int, data: bytes, value: int) -> tuple[f.Condition, ...]:
         if op not in (EQ, NEQ) or not loaded.is_whole:
-            return (Untold(loaded.name),)
+            return (f.Untold(loaded.name),)
         if loaded.special == "index":
             name = self.reader.interfaces.get(value)
             # An interface that is gone is nobody's; without one the index is 0.
             span: Span = one(name) if name else one("") if value == 0 else ()
         else:
             name = text(data)
-            span = one(name) if b"\0" in data else (name, name + LAST)
-        asked = (Among(loaded.field, span),)
-        return asked if op == EQ else opposite(asked, {})
+            span = one(name) if b"\0" in data else (name, name + f.LAST)
+        asked = (f.Among(loaded.field, span),)
+        return asked if op == EQ else f.opposite(asked, {})
 
-    def header_bytes(self, loaded: Loaded, op: int, data: bytes) -> tuple[Condition, ...]:
+    def header_bytes(self, loaded: Loaded, op: int, data: bytes) -> tuple[f.Condition, ...]:
         """Part of a field, or several at once."""
         if op not in (EQ, NEQ):
-            return (Untold(loaded.name),)
+            return (f.Untold(loaded.name),)
         size = len(data)
         all_bits = (1 << size * 8) - 1
         mask, value = loaded.mask & all_bits, (int.from_bytes(data, "big") ^ loaded.flip) & all_bits
-        asked: list[Condition] = []
+        asked: list[f.Condition] = []
         covered = 0
         for field, base, start, length in self.reader.header:
             first, end = max(start, loaded.offset), min(start + length, loaded.offset + size)
@@ -495,10 +451,10 @@ class _Program:
             up = (start + length - end) * 8
             of_field = (mask & part) >> shift << up
             if of_field:
-                asked.append(masked(field, of_field, (value & part) >> shift << up, length * 8))
+                asked.append(f.masked(field, of_field, (value & part) >> shift << up, length * 8))
         if mask & ~covered:
-            asked.append(Untold(loaded.name))
-        return tuple(asked) if op == EQ else opposite(asked, self.reader.domains) if asked else (NEVER,)
+            asked.append(f.Untold(loaded.name))
+        return tuple(asked) if op == EQ else f.opposite(asked, self.reader.domains) if asked else (f.NEVER,)
 
     def range(self, read: dict[int, bytes]) -> None:
         loaded, op = self.at(number(read.get(1))), number(read.get(2))
@@ -510,12 +466,12 @@ class _Program:
             or loaded.field < 0
             or loaded.special
         ):
-            self.ask([Untold("range")], "range")
+            self.ask([f.Untold("range")], "range")
             return
         span = between(int.from_bytes(low, loaded.order), int.from_bytes(high, loaded.order) + 1)
-        asked: tuple[Condition, ...] = (Among(loaded.field, span),)
+        asked: tuple[f.Condition, ...] = (f.Among(loaded.field, span),)
         if op == NEQ:
-            asked = opposite(asked, self.reader.domains)
+            asked = f.opposite(asked, self.reader.domains)
         sign = "!= " if op == NEQ else ""
         self.ask(self.real(asked[0]), f"{loaded.name} {sign}{self.value(loaded, low)}-{self.value(loaded, high)}")
 
@@ -530,11 +486,11 @@ class _Program:
             elif 3 in read:
                 self.load(read[3], self.any_of_map(held, shown))
             else:
-                self.ask([Untold(f"{shown} @{name}")], f"{shown} @{name}")
+                self.ask([f.Untold(f"{shown} @{name}")], f"{shown} @{name}")
             return
         label = self.set_words(name, keys, held)
         if 3 not in read and not inverted and (span := self.all_at_once(keys, held)):
-            self.ask((Among(keys[0].field, span),), f"{shown} {label}")
+            self.ask((f.Among(keys[0].field, span),), f"{shown} {label}")
             return
         cases = [(self.element(keys, held, first, beyond), data) for first, beyond, data in held.elements]
         if 3 in read and number(read[3]) == 0:
@@ -542,7 +498,7 @@ class _Program:
             for conditions, data in cases:
                 effect, _ = self.verdict(data or {})
                 chosen.append((conditions, effect))
-            self.do(Choice(tuple(chosen)), f"{shown} vmap {label}")
+            self.do(e.Choice(tuple(chosen)), f"{shown} vmap {label}")
         elif 3 in read:
             self.load(read[3], Mapped(tuple((conditions, self.element_data(data)) for conditions, data in cases)))
             any_of = self.union([conditions for conditions, _ in cases])
@@ -550,7 +506,7 @@ class _Program:
         else:
             asked = self.union([conditions for conditions, _ in cases])
             if inverted:
-                asked = opposite(asked, self.reader.domains)
+                asked = f.opposite(asked, self.reader.domains)
                 asked = tuple(each for condition in asked for each in self.real(condition))
             self.ask(asked, f"{shown} {'!= ' if inverted else ''}{label}")
 
@@ -558,13 +514,13 @@ class _Program:
         """A map whose key cannot be told: any of what it gives."""
         if held is None:
             return Loaded("a map", is_known=False)
-        return Mapped(tuple(((Untold(shown),), self.element_data(data)) for _, _, data in held.elements))
+        return Mapped(tuple(((f.Untold(shown),), self.element_data(data)) for _, _, data in held.elements))
 
-    def any_verdict(self, held: Elements | None) -> Effect:
+    def any_verdict(self, held: Elements | None) -> e.Effect:
         """A verdict map whose key cannot be told: any of its verdicts, or none."""
         if held is None:
-            return Unknown("a verdict map")
-        return Choice(tuple(((Untold("its key"),), self.verdict(data or {})[0]) for _, _, data in held.elements))
+            return e.Unknown("a verdict map")
+        return e.Choice(tuple(((f.Untold("its key"),), self.verdict(data or {})[0]) for _, _, data in held.elements))
 
     def element_data(self, data: dict[int, bytes] | None) -> bytes:
         return (data or {}).get(1, b"")
@@ -589,13 +545,13 @@ class _Program:
 
     def element(
         self, keys: Sequence[Loaded], held: Elements, first: bytes, beyond: bytes | None
-    ) -> tuple[Condition, ...]:
+    ) -> tuple[f.Condition, ...]:
         """What an element of a set asks for."""
         if not first:
             return ()  # the rest, whatever it is
         if len(keys) == 1 and held.is_interval:
             return self.interval(keys[0], first, beyond)
-        asked: list[Condition] = []
+        asked: list[f.Condition] = []
         at = 0
         for loaded in keys:
             end = at + loaded.size
@@ -606,36 +562,38 @@ class _Program:
                 loaded.is_whole
                 and not loaded.special
                 and loaded.field >= 0
-                and loaded.field not in (ARRIVED_ON, LEAVES_ON)
+                and loaded.field not in (f.ARRIVED_ON, f.LEAVES_ON)
             ):
-                asked.append(Among(loaded.field, between(int.from_bytes(low, "big"), int.from_bytes(high, "big") + 1)))
+                asked.append(
+                    f.Among(loaded.field, between(int.from_bytes(low, "big"), int.from_bytes(high, "big") + 1))
+                )
             else:
-                asked.append(Untold(loaded.name))
+                asked.append(f.Untold(loaded.name))
             at += loaded.size + 3 & ~3
         return tuple(asked)
 
-    def interval(self, loaded: Loaded, first: bytes, beyond: bytes | None) -> tuple[Condition, ...]:
+    def interval(self, loaded: Loaded, first: bytes, beyond: bytes | None) -> tuple[f.Condition, ...]:
         if loaded.special or not loaded.is_whole:
-            return (Untold(loaded.name),)
-        if loaded.field in (ARRIVED_ON, LEAVES_ON):
+            return (f.Untold(loaded.name),)
+        if loaded.field in (f.ARRIVED_ON, f.LEAVES_ON):
             name = text(first)
-            return (Among(loaded.field, one(name) if is_next(first, beyond) else (name, name + LAST)),)
+            return (f.Among(loaded.field, one(name) if is_next(first, beyond) else (name, name + f.LAST)),)
         if loaded.field < 0:
-            return (Untold(loaded.name),)
-        end = int.from_bytes(beyond, "big") if beyond is not None else domain(loaded.field, self.reader.family)[-1]
-        return (Among(loaded.field, between(int.from_bytes(first, "big"), end)),)
+            return (f.Untold(loaded.name),)
+        end = int.from_bytes(beyond, "big") if beyond is not None else f.domain(loaded.field, self.reader.family)[-1]
+        return (f.Among(loaded.field, between(int.from_bytes(first, "big"), end)),)
 
     def all_at_once(self, keys: Sequence[Loaded], held: Elements) -> Span:
         """What a set of numbers asks for, or of their intervals, all at once; empty for any other."""
         loaded = keys[0]
-        if len(keys) != 1 or loaded.special or loaded.field < 0 or loaded.field in (ARRIVED_ON, LEAVES_ON):
+        if len(keys) != 1 or loaded.special or loaded.field < 0 or loaded.field in (f.ARRIVED_ON, f.LEAVES_ON):
             return ()
         if not all(first for first, _, _ in held.elements):
             return ()
-        end = domain(loaded.field, self.reader.family)[-1]
+        end = f.domain(loaded.field, self.reader.family)[-1]
         number_of = int.from_bytes
         if not held.is_interval:
-            left = (1 << width(loaded.field, self.reader.family)) - 1 & ~loaded.mask
+            left = (1 << f.width(loaded.field, self.reader.family)) - 1 & ~loaded.mask
             starts = sorted(number_of(first, loaded.order) for first, _, _ in held.elements)
             # The mask leaves the lowest bits open, and no value asks for one of them.
             is_plain = left & left + 1 == 0 and not any(start & left for start in starts)
@@ -649,18 +607,18 @@ class _Program:
             )
         )
 
-    def union(self, alternatives: Sequence[tuple[Condition, ...]]) -> tuple[Condition, ...]:
+    def union(self, alternatives: Sequence[tuple[f.Condition, ...]]) -> tuple[f.Condition, ...]:
         """That one of these holds: in one field a span."""
         if any(not each for each in alternatives):
             return ()
-        fields = {each[0].field for each in alternatives if len(each) == 1 and isinstance(each[0], Among)}
-        if len(fields) == 1 and all(len(each) == 1 and isinstance(each[0], Among) for each in alternatives):
-            spans = [each[0].span for each in alternatives if isinstance(each[0], Among)]
+        fields = {each[0].field for each in alternatives if len(each) == 1 and isinstance(each[0], f.Among)}
+        if len(fields) == 1 and all(len(each) == 1 and isinstance(each[0], f.Among) for each in alternatives):
+            spans = [each[0].span for each in alternatives if isinstance(each[0], f.Among)]
             intervals = sorted((span[at], span[at + 1]) for span in spans for at in range(0, len(span), 2))
-            return (Among(fields.pop(), joined(intervals)),)
+            return (f.Among(fields.pop(), joined(intervals)),)
         if not alternatives:
-            return (NEVER,)
-        return (AnyOf(tuple(alternatives)),)
+            return (f.NEVER,)
+        return (f.AnyOf(tuple(alternatives)),)
 
     def set_words(self, name: str, keys: Sequence[Loaded], held: Elements) -> str:
         if not name.startswith(("__set", "__map")) or len(keys) != 1:
@@ -672,7 +630,7 @@ class _Program:
                 words = "*"
             elif beyond is None or not held.is_interval or is_next(first, beyond):
                 words = self.value(loaded.but(order="big") if held.is_interval else loaded, first)
-            elif loaded.field in (ARRIVED_ON, LEAVES_ON):
+            elif loaded.field in (f.ARRIVED_ON, f.LEAVES_ON):
                 words = f"{text(first)}*"
             else:
                 words = interval_words(loaded, first, beyond)
@@ -685,7 +643,7 @@ class _Program:
     def nat(self, read: dict[int, bytes]) -> None:
         """`snat` and `dnat`: addresses and ports stand in registers, as they are or as what a map gives."""
         if number(read.get(1)) == 0:
-            self.do(BindSource(), "snat")
+            self.do(e.BindSource(), "snat")
         else:
             low, high, first, last = (number(read.get(key)) for key in (3, 4, 5, 6))
             size = 4 if self.reader.family is Family.V4 else 16
@@ -693,12 +651,12 @@ class _Program:
             both = bool(low and first) and place_of(first) == place_of(low) + size
             mapped = self.at(low) if low else None
             if both and isinstance(mapped, Mapped):
-                effect: Effect = mapped.to(
-                    lambda data: Bind(((number_span(data[:size]), number_span(data[size : size + 2])),))
+                effect: e.Effect = mapped.to(
+                    lambda data: e.Bind(((number_span(data[:size]), number_span(data[size : size + 2])),))
                 )
             else:
                 effect = self.bound(self.span(low, high, size), self.span(first, last, 2))
-                if number(read.get(7)) & NETMAP and isinstance(effect, Bind):
+                if number(read.get(7)) & NETMAP and isinstance(effect, e.Bind):
                     effect = effect.but(is_mapped=True)
             self.do(effect, f"dnat to {end_words(effect, self.reader.family)}")
         self.is_over = True
@@ -709,7 +667,7 @@ class _Program:
         self.do(effect, f"redirect to {ports}" if ports else "redirect")
         self.is_over = True
 
-    def span(self, low: int, high: int, size: int) -> Span | Mapped | Unknown | None:
+    def span(self, low: int, high: int, size: int) -> Span | Mapped | e.Unknown | None:
         """What these two registers hold, from one value to the other; None without a register."""
         if not low:
             return None
@@ -717,42 +675,42 @@ class _Program:
         if isinstance(first, Mapped):
             return first
         if not isinstance(first, bytes) or not isinstance(last, bytes):
-            return Unknown("nat to something that cannot be told")
+            return e.Unknown("nat to something that cannot be told")
         low, end = (int.from_bytes(each[:size], "big") for each in (first, last or first))
-        return (low, end + 1) if low <= end else Unknown("nat to something that cannot be told")
+        return (low, end + 1) if low <= end else e.Unknown("nat to something that cannot be told")
 
     @staticmethod
     def bound(
-        addresses: Span | Mapped | Unknown | None, ports: Span | Mapped | Unknown | None, *, is_here: bool = False
-    ) -> Effect:
+        addresses: Span | Mapped | e.Unknown | None, ports: Span | Mapped | e.Unknown | None, *, is_here: bool = False
+    ) -> e.Effect:
         """Sent to these; of two maps it is not known what one gives where the other gives something."""
         if isinstance(addresses, tuple | None):
             if isinstance(ports, Mapped):
-                return ports.to(lambda data: Bind(((addresses, number_span(data[:2])),), is_here))
+                return ports.to(lambda data: e.Bind(((addresses, number_span(data[:2])),), is_here))
             if isinstance(ports, tuple | None):
-                return Bind(((addresses, ports),), is_here)
+                return e.Bind(((addresses, ports),), is_here)
         elif isinstance(addresses, Mapped) and isinstance(ports, tuple | None):
-            return addresses.to(lambda data: Bind(((number_span(data), ports),), is_here))
-        return Unknown("nat to something that cannot be told")
+            return addresses.to(lambda data: e.Bind(((number_span(data), ports),), is_here))
+        return e.Unknown("nat to something that cannot be told")
 
     def masq(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
-        self.do(BindSource(), "masquerade")
+        self.do(e.BindSource(), "masquerade")
         self.is_over = True
 
     def tproxy(self, read: dict[int, bytes]) -> None:
         wanted = FAMILY_NAMES.get(number(read.get(1)), "")
         if wanted in IP_FAMILIES and self.reader.family not in IP_FAMILIES[wanted]:
-            self.ask([NEVER], "tproxy of the other family")
+            self.ask([f.NEVER], "tproxy of the other family")
             return
         port = self.at(number(read.get(3))) if 3 in read else b"\0\0"
         if not isinstance(port, bytes):
             self.give_up("tproxy")
             return
         where = int.from_bytes(port[:2], "big")
-        self.do(Hand(where, WHOLE, 0, accepts=False), f"tproxy to :{where}" if where else "tproxy")
+        self.do(e.Hand(where, WHOLE, 0, accepts=False), f"tproxy to :{where}" if where else "tproxy")
 
     def queue(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
-        self.do(Queue(), "queue")
+        self.do(e.Queue(), "queue")
         self.is_over = True
 
     def reject(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
@@ -760,28 +718,28 @@ class _Program:
         self.is_over = True
 
     def notrack(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
-        self.do(NoTrack(), "notrack")
+        self.do(e.NoTrack(), "notrack")
 
     def nothing(self, read: dict[int, bytes]) -> None:
         """Counts, writes, or remembers."""
 
     def log(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
-        self.do(Nothing(), "log")
+        self.do(e.Nothing(), "log")
 
     def chance(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
         """Holds for some packets and not for others: limit, quota."""
-        self.ask([Untold("limit")], "limit")
+        self.ask([f.Untold("limit")], "limit")
 
     def connections(self, read: dict[int, bytes]) -> None:  # noqa: ARG002 # as all steps
         """Holds as long as there are few connections, which conntrack counts."""
-        self.ask([Untold("ct count")], "ct count")
+        self.ask([f.Untold("ct count")], "ct count")
 
     def dynset(self, read: dict[int, bytes]) -> None:
         words = f"update @{text(read.get(1))}"
         if 7 in read or 10 in read or number(read.get(9)) & 1:
-            self.ask([Untold(words)], words)
+            self.ask([f.Untold(words)], words)
         else:
-            self.do(Nothing(), words)
+            self.do(e.Nothing(), words)
 
     def objref(self, read: dict[int, bytes]) -> None:
         kind = number(read.get(1))
@@ -790,18 +748,18 @@ class _Program:
         if kind == SYNPROXY:
             self.give_up("synproxy")
         else:
-            self.ask([Untold("a named object")], "a named object")
+            self.ask([f.Untold("a named object")], "a named object")
 
     def match(self, read: dict[int, bytes]) -> None:
         name = text(read.get(1))
-        self.ask(() if name == "comment" else [Untold(f"xt match {name}")], "" if name == "comment" else f"xt {name}")
+        self.ask(() if name == "comment" else [f.Untold(f"xt match {name}")], "" if name == "comment" else f"xt {name}")
 
     def target(self, read: dict[int, bytes]) -> None:
         name = text(read.get(1))
         if name in GOES_ON:
-            self.do(Nothing(), f"xt {name}")
+            self.do(e.Nothing(), f"xt {name}")
         elif name in ("MASQUERADE", "SNAT"):
-            self.do(BindSource(), f"xt {name}")
+            self.do(e.BindSource(), f"xt {name}")
         else:
             self.give_up(f"xt target {name}")
 
@@ -819,18 +777,18 @@ def states_in(mask: int) -> list[str]:
     return [name for name, bit in STATE_BITS.items() if bit & mask]
 
 
-NAMES_OF = {PROTOCOL: "ip protocol", SOURCE: "saddr", DESTINATION: "daddr", SPORT: "sport", DPORT: "dport",
-            TCP_FLAGS: "tcp flags"}  # fmt: skip
+NAMES_OF = {f.PROTOCOL: "ip protocol", f.SOURCE: "saddr", f.DESTINATION: "daddr", f.SPORT: "sport", f.DPORT: "dport",
+            f.TCP_FLAGS: "tcp flags"}  # fmt: skip
 
 
-PROTOCOL_NAMES = {number: name for name, number in reversed(PROTOCOLS.items())}
+PROTOCOL_NAMES = {number: name for name, number in reversed(f.PROTOCOLS.items())}
 META: dict[int, tuple[str, int, int]] = {
-    META_MARK: ("meta mark", MARK, 4),
-    META_IIFNAME: ("iifname", ARRIVED_ON, 16),
-    META_OIFNAME: ("oifname", LEAVES_ON, 16),
-    META_SKUID: ("meta skuid", UID, 4),
-    META_SKGID: ("meta skgid", GID, 4),
-    META_L4PROTO: ("meta l4proto", PROTOCOL, 1),
+    META_MARK: ("meta mark", f.MARK, 4),
+    META_IIFNAME: ("iifname", f.ARRIVED_ON, 16),
+    META_OIFNAME: ("oifname", f.LEAVES_ON, 16),
+    META_SKUID: ("meta skuid", f.UID, 4),
+    META_SKGID: ("meta skgid", f.GID, 4),
+    META_L4PROTO: ("meta l4proto", f.PROTOCOL, 1),
 }
 HARMLESS_OBJECTS = frozenset({1, 3, 7, 8, 9})
 """NFT_OBJECT_*: counter, ct helper, ct timeout, secmark, ct expectation."""

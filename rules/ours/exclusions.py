@@ -6,18 +6,7 @@ from itertools import islice
 
 from rules.addresses import summarize_address_range
 from rules.meaning.spoken import asked_of
-from rules.netfilter.fields import (
-    ARRIVED_ON,
-    DESTINATION,
-    DPORT,
-    GID,
-    LEAVES_ON,
-    PROTOCOL,
-    PROTOCOLS,
-    SOURCE,
-    UID,
-    domain,
-)
+from rules.netfilter import fields as f
 from rules.netfilter.spans import common, one, single
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import OUTPUT, PREROUTING, Family, address_of_family
@@ -31,7 +20,7 @@ if TYPE_CHECKING:
     from rules.netfilter.rulesets import Ruleset
     from rules.netfilter.spans import Span
 
-EXCLUDED = (PROTOCOL, SOURCE, DESTINATION, DPORT, UID, GID, ARRIVED_ON, LEAVES_ON)
+EXCLUDED = (f.PROTOCOL, f.SOURCE, f.DESTINATION, f.DPORT, f.UID, f.GID, f.ARRIVED_ON, f.LEAVES_ON)
 """The fields by which settings exclude."""
 MOST_NETWORKS = 16
 """So many networks are named; nobody excludes more by hand."""
@@ -41,10 +30,10 @@ def exclusion(matches: Sequence[Match], hook: str, planned: Ruleset) -> str:
     """The settings that exclude what meets all of these in a hook, as they are given; empty if there are none."""
     family = planned.family
     asked = {field: named(field, matches, family) for field in EXCLUDED}
-    protocol = next((name for name in ("tcp", "udp") if asked[PROTOCOL] == one(PROTOCOLS[name])), "")
-    networks = network_list(asked[DESTINATION if hook == OUTPUT else SOURCE], family)
-    ports = number_list(asked[DPORT])
-    interface = interface_name(asked[LEAVES_ON if hook == OUTPUT else ARRIVED_ON])
+    protocol = next((name for name in ("tcp", "udp") if asked[f.PROTOCOL] == one(f.PROTOCOLS[name])), "")
+    networks = network_list(asked[f.DESTINATION if hook == OUTPUT else f.SOURCE], family)
+    ports = number_list(asked[f.DPORT])
+    interface = interface_name(asked[f.LEAVES_ON if hook == OUTPUT else f.ARRIVED_ON])
     if hook == PREROUTING:
         if protocol == "udp":
             return ""
@@ -53,24 +42,24 @@ def exclusion(matches: Sequence[Match], hook: str, planned: Ruleset) -> str:
         if ports:
             return f"-d {ports}" if captures_all_inbound(planned) else f"-b without {ports}"
         return f"--exclude-inbound-interfaces {interface}" if interface else ""
-    if any(asked[owner] in proxies(planned, owner) for owner in (UID, GID)):
+    if any(asked[owner] in proxies(planned, owner) for owner in (f.UID, f.GID)):
         return ""
     if networks and protocol != "udp":
         return f"-x {networks}"
-    if asked[UID]:
-        uids = number_list(asked[UID])
+    if asked[f.UID]:
+        uids = number_list(asked[f.UID])
         of_ports = f"--exclude-outbound-ports-for-uids {protocol}:{ports}:{uids}"
         return of_ports if ports and protocol else f"--exclude-uids {uids}"
     if ports:
         return f"-o {ports}"
-    if single(asked[GID]):
-        return f"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE={asked[GID][0]}"
+    if single(asked[f.GID]):
+        return f"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE={asked[f.GID][0]}"
     return f"-c {interface}" if interface else ""
 
 
 def named(field: int, matches: Iterable[Match], family: Family) -> Span:
     """What all of these ask of a field together, but for what they only deny; empty if they name nothing."""
-    whole = domain(field, family)
+    whole = f.domain(field, family)
     found: Span = ()
     for span in asked_of(field, matches):
         if span and (span[0], span[-1]) != (whole[0], whole[-1]):
@@ -106,7 +95,7 @@ def interface_name(span: Span) -> str:
 def captures_all_inbound(planned: Ruleset) -> bool:
     """Whether inbound ports are excluded by name, and not by leaving them out of a list."""
     return any(
-        rule.target in (Jump(ISTIO_IN_REDIRECT), Jump(ISTIO_TPROXY)) and not any(asked_of(DPORT, rule.matches))
+        rule.target in (Jump(ISTIO_IN_REDIRECT), Jump(ISTIO_TPROXY)) and not any(asked_of(f.DPORT, rule.matches))
         for table in planned.tables
         for rule in table.chains().get(ISTIO_INBOUND, ())
     )

@@ -8,24 +8,8 @@ plans that have every kind, so a new flow is known here as soon as some example 
 from __future__ import annotations
 
 from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Mark,
-    Not,
-    OutIface,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
-from rules.netfilter.targets import Jump, Reject, Zone
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.values import Family, Ports
 from rules.ours.recognition import is_our_jump, is_ours
 from rules.plan.intent import TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
@@ -37,9 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
 
-    from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
-    from rules.netfilter.targets import Target
     from rules.netfilter.values import Network
 
     Shape: TypeAlias = tuple[object, ...]
@@ -95,15 +77,15 @@ def tunnel_ports(table: TableRules) -> frozenset[int]:
     return frozenset(
         ports.first
         for rule in table.chains().get(ISTIO_OUTPUT, ())
-        if rule.target == Jump(ISTIO_IN_REDIRECT)
+        if rule.target == t.Jump(ISTIO_IN_REDIRECT)
         for match in rule.matches
-        if isinstance(match, Not)
+        if isinstance(match, m.Not)
         for ports in ports_of(match.match)
     )
 
 
-def ports_of(match: Match) -> tuple[Ports, ...]:
-    return (match.ports,) if isinstance(match, DPort) else match.ranges if isinstance(match, DPorts) else ()
+def ports_of(match: m.Match) -> tuple[Ports, ...]:
+    return (match.ports,) if isinstance(match, m.DPort) else match.ranges if isinstance(match, m.DPorts) else ()
 
 
 def without_rivals_of_the_tunnel(found: tuple[Reason, ...], rule: Rule, tunnels: frozenset[int]) -> tuple[Reason, ...]:
@@ -118,36 +100,36 @@ def shape(rule: Rule) -> Shape:
     return frozenset(map(match_shape, rule.matches)), target_shape(rule.target)
 
 
-def match_shape(match: Match) -> Shape | Match:
+def match_shape(match: m.Match) -> Shape | m.Match:
     match match:
-        case Not(inner):
+        case m.Not(inner):
             return "not", match_shape(inner)
-        case Src(network):
-            return Src, network in PASSTHROUGH.values()
-        case Dst(network):
-            return Dst, network.is_loopback
-        case InIface(name) | OutIface(name):
+        case m.Src(network):
+            return m.Src, network in PASSTHROUGH.values()
+        case m.Dst(network):
+            return m.Dst, network.is_loopback
+        case m.InIface(name) | m.OutIface(name):
             return type(match), name == LOOPBACK_INTERFACE
-        case DPort(ports):
-            return DPort, ports == Ports.one(DNS_PORT)
-        case SPort():
-            return (SPort,)
-        case DPorts():
-            return DPort, False
-        case OwnerUid() | OwnerUids():
-            return (OwnerUid,)
-        case Mark(value):
-            return Mark, value == PROXY_LOOP_MARK
-        case ConnMark():
-            return (ConnMark,)
-        case Proto() | CtState() | Foreign():
+        case m.DPort(ports):
+            return m.DPort, ports == Ports.one(DNS_PORT)
+        case m.SPort():
+            return (m.SPort,)
+        case m.DPorts():
+            return m.DPort, False
+        case m.OwnerUid() | m.OwnerUids():
+            return (m.OwnerUid,)
+        case m.Mark(value):
+            return m.Mark, value == PROXY_LOOP_MARK
+        case m.ConnMark():
+            return (m.ConnMark,)
+        case m.Proto() | m.CtState() | m.Foreign():
             return match
         case _:
             return (type(match),)
 
 
-def target_shape(target: Target) -> Shape | Target:
-    return target if isinstance(target, Jump | Zone | Reject) else (type(target),)
+def target_shape(target: t.Target) -> Shape | t.Target:
+    return target if isinstance(target, t.Jump | t.Zone | t.Reject) else (type(target),)
 
 
 def known_shapes(family: Family) -> dict[Shape, tuple[Reason, ...]]:

@@ -12,19 +12,7 @@ from rules.iptables.words import listed
 from rules.iptables.writing import rule_text
 from rules.journeys.journeys import Journeys, orders, universe
 from rules.meaning.lists import lists
-from rules.netfilter.fields import (
-    ADDRESSES,
-    ARRIVED_ON,
-    DESTINATION,
-    DPORT,
-    GID,
-    PROTOCOL,
-    PROTOCOLS,
-    SOURCE,
-    SPORT,
-    TCP_FLAGS,
-    UID,
-)
+from rules.netfilter import fields as f
 from rules.netfilter.spans import common, less, one, united
 from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import PREROUTING, Family, address_of_family
@@ -58,11 +46,13 @@ FATES: dict[Became, Fate] = {
     Became.DEPENDS: UNTOLD,
 }
 """What becomes of it, unless it is let go."""
-WIDENED = tuple((each,) for each in (SPORT, TCP_FLAGS, ARRIVED_ON, SOURCE, PROTOCOL, GID, UID, DPORT, DESTINATION))
+WIDENED = tuple(
+    (each,) for each in (f.SPORT, f.TCP_FLAGS, f.ARRIVED_ON, f.SOURCE, f.PROTOCOL, f.GID, f.UID, f.DPORT, f.DESTINATION)
+)
 """The fields, in the order in which it is tried whether any value of theirs escapes as well."""
 WITHOUT_PORTS = (
-    (PROTOCOL, SPORT, DPORT, TCP_FLAGS),
-    *((each,) for each in (TCP_FLAGS, ARRIVED_ON, SOURCE, GID, UID, DESTINATION)),
+    (f.PROTOCOL, f.SPORT, f.DPORT, f.TCP_FLAGS),
+    *((each,) for each in (f.TCP_FLAGS, f.ARRIVED_ON, f.SOURCE, f.GID, f.UID, f.DESTINATION)),
 )
 """The same for packets of protocols that have no ports."""
 MOST_BOXES = 4000
@@ -234,7 +224,7 @@ def taken_on_arrival(now: Now) -> bool:
 def arriving(now: Now, box: Box) -> Box:
     """The box with the interface on which it arrives. Where something leaves follows from where it goes to."""
     name = one(now.tag.goes) if now.direction is Direction.IN else ()
-    return (*box[:ARRIVED_ON], name, *box[ARRIVED_ON + 1 :])
+    return (*box[: f.ARRIVED_ON], name, *box[f.ARRIVED_ON + 1 :])
 
 
 class Places:
@@ -266,9 +256,11 @@ class Places:
 
 def any_of(field: int, family: Family) -> Span:
     """All that a field can be."""
-    if field in (SOURCE, DESTINATION):
-        return ADDRESSES[family]
-    return {PROTOCOL: (0, 256), SPORT: PORTS, DPORT: PORTS, UID: OWNERS, GID: OWNERS}.get(field, ("", "\U0010ffff"))
+    if field in (f.SOURCE, f.DESTINATION):
+        return f.ADDRESSES[family]
+    return {f.PROTOCOL: (0, 256), f.SPORT: PORTS, f.DPORT: PORTS, f.UID: OWNERS, f.GID: OWNERS}.get(
+        field, ("", "\U0010ffff")
+    )
 
 
 def widest(boxes: Sequence[Box], there: Sequence[Box], escaping: Sequence[Box], family: Family) -> list[Box]:
@@ -277,7 +269,7 @@ def widest(boxes: Sequence[Box], there: Sequence[Box], escaping: Sequence[Box], 
     for box in boxes:
         if wide and remainder([box], among(wide, there, family), MOST_BOXES) == []:
             continue
-        for fields in WIDENED if box[DPORT] else WITHOUT_PORTS:
+        for fields in WIDENED if box[f.DPORT] else WITHOUT_PORTS:
             tried = tuple(any_of(at, family) if at in fields else span for at, span in enumerate(box))
             if tried != box and remainder(among([tried], there, family), escaping, MOST_BOXES) == []:
                 box = tried
@@ -292,7 +284,7 @@ def widest(boxes: Sequence[Box], there: Sequence[Box], escaping: Sequence[Box], 
 
 def told_shortly(box: Box, there: Sequence[Box], family: Family) -> Box:
     """The same packets, with addresses that nobody has where that takes fewer words."""
-    for field in (SOURCE, DESTINATION):
+    for field in (f.SOURCE, f.DESTINATION):
         others: Span = ()
         for real in there:
             others = united(others, less(real[field], box[field]))
@@ -327,13 +319,13 @@ def among(boxes: Sequence[Box], there: Sequence[Box], family: Family) -> list[Bo
 
 
 SAID = (
-    ("from", "", "address", SOURCE),
-    ("from", "on", "port", SPORT),
-    ("to", "", "address", DESTINATION),
-    ("to", "on", "port", DPORT),
-    ("by", "", "uid", UID),
-    ("by", "and", "gid", GID),
-    ("arriving on", "", "interface", ARRIVED_ON),
+    ("from", "", "address", f.SOURCE),
+    ("from", "on", "port", f.SPORT),
+    ("to", "", "address", f.DESTINATION),
+    ("to", "on", "port", f.DPORT),
+    ("by", "", "uid", f.UID),
+    ("by", "and", "gid", f.GID),
+    ("arriving on", "", "interface", f.ARRIVED_ON),
 )
 """The fields of a packet in the order of a sentence: the word before each, and where one with that word was said."""
 NUMBERED = ("port", "uid", "gid")
@@ -347,10 +339,10 @@ def described(box: Box, family: Family) -> Packets:
         span = box[field]
         return None if not span or span == any_of(field, family) else written(field, span, family)
 
-    sources, destinations, interfaces = told(SOURCE), told(DESTINATION), told(ARRIVED_ON)
-    protocols, source_ports, ports = told(PROTOCOL), told(SPORT), told(DPORT)
-    uids, gids = told(UID) if box[UID][0] >= 0 else None, told(GID) if box[GID][0] >= 0 else None
-    words = [said_of(PROTOCOL, "", box, family) or "everything"]
+    sources, destinations, interfaces = told(f.SOURCE), told(f.DESTINATION), told(f.ARRIVED_ON)
+    protocols, source_ports, ports = told(f.PROTOCOL), told(f.SPORT), told(f.DPORT)
+    uids, gids = told(f.UID) if box[f.UID][0] >= 0 else None, told(f.GID) if box[f.GID][0] >= 0 else None
+    words = [said_of(f.PROTOCOL, "", box, family) or "everything"]
     for before, also, noun, field in SAID:
         text = said_of(field, noun, box, family) if box[field] and box[field] != (-1, 0) else ""
         if text:
@@ -365,7 +357,7 @@ def said_of(field: int, noun: str, box: Box, family: Family) -> str:
     if not span or span == whole:
         return ""
     rest = less(whole, span)
-    if len(rest) < len(span) or (field == PROTOCOL and len(rest) <= len(span) > 2):
+    if len(rest) < len(span) or (field == f.PROTOCOL and len(rest) <= len(span) > 2):
         return f"any{f' {noun}' if noun else 'thing'} but {listed(list(written(field, rest, family)))}"
     return " ".join([noun] * (noun in NUMBERED) + [listed(list(written(field, span, family)))])
 
@@ -377,7 +369,7 @@ def written(field: int, span: Span, family: Family) -> tuple[str, ...]:
 
 
 def interval(field: int, first: int, end: int, family: Family) -> Iterator[str]:
-    if field in (SOURCE, DESTINATION):
+    if field in (f.SOURCE, f.DESTINATION):
         low, high = address_of_family(family, first), address_of_family(family, end - 1)
         networks = list(summarize_address_range(low, high)) if low != high else []
         if low == high:
@@ -386,8 +378,8 @@ def interval(field: int, first: int, end: int, family: Family) -> Iterator[str]:
             yield str(networks[0])
         else:
             yield f"{low}-{high}"
-    elif field == PROTOCOL and end - first <= 2:
-        names = {number: name for name, number in PROTOCOLS.items()} | {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}
+    elif field == f.PROTOCOL and end - first <= 2:
+        names = {number: name for name, number in f.PROTOCOLS.items()} | {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}
         yield from (names.get(number, str(number)) for number in range(first, end))
     elif isinstance(first, str):
         yield first

@@ -18,40 +18,8 @@ from itertools import permutations
 from rules.iptables.writing import rule_text
 from rules.meaning.spoken import asked_of, conditions, effect
 from rules.meaning.tracking import needs_conntrack
-from rules.netfilter.effects import (
-    Bind,
-    BindSource,
-    Choice,
-    Forget,
-    Goto,
-    Hand,
-    Nothing,
-    NoTrack,
-    Queue,
-    Remark,
-    Retag,
-    Then,
-    Unknown,
-    first_of,
-)
-from rules.netfilter.fields import (
-    ADDRESSES,
-    DNAT,
-    FIRST_FLAGS,
-    LATER_FLAGS,
-    MARK,
-    NEVER,
-    PROTOCOL,
-    PROTOCOLS,
-    SOURCE,
-    STATES,
-    U32,
-    UNTOUCHED,
-    AnyOf,
-    OfType,
-    Untold,
-    all_hold,
-)
+from rules.netfilter import effects as e
+from rules.netfilter import fields as f
 from rules.netfilter.hooks import (
     CONNTRACK,
     EGRESS,
@@ -100,8 +68,6 @@ if TYPE_CHECKING:
     from typing import NoReturn, TypeAlias
 
     from rules.addresses import IPv4Address, IPv6Address
-    from rules.netfilter.effects import Effect
-    from rules.netfilter.fields import Condition, Known
     from rules.netfilter.hooks import NativeTable
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.spans import Span
@@ -236,13 +202,13 @@ class _Rules:
 
     def __init__(self, rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> None:
         self.hooks = stations(rulesets, natives, order)
-        self.meanings: dict[int, tuple[tuple[Condition, ...], Effect]] = {}
+        self.meanings: dict[int, tuple[tuple[f.Condition, ...], e.Effect]] = {}
         self._may_drop: bool | None = None
         everything = [rule for ruleset in rulesets for _, _, rule in ruleset.rules()]
         everything += [rule for native in natives for _, those in native.chains for rule in those]
         self.tracks = any(needs_conntrack(rule) for rule in everything)
 
-    def meaning(self, rule: Rule) -> tuple[tuple[Condition, ...], Effect]:
+    def meaning(self, rule: Rule) -> tuple[tuple[f.Condition, ...], e.Effect]:
         known = self.meanings.get(id(rule))
         if known is None:
             known = tuple(each for asked in rule.matches for each in conditions(asked)), effect(rule.target)
@@ -255,7 +221,7 @@ class _Rules:
         if self._may_drop is None:
             those = [station for at_hook in self.hooks.values() for station in at_hook]
             rules = (rule for station in those for chain in station.rules.values() for rule in chain)
-            deeds = (done for rule in rules for done in first_of(self.meaning(rule)[1]))
+            deeds = (done for rule in rules for done in e.first_of(self.meaning(rule)[1]))
             self._may_drop = any(station.drops for station in those) or any(
                 isinstance(done, Drop | Reject) for done in deeds
             )
@@ -356,7 +322,7 @@ class _Walk:
         self.let_go: dict[tuple[str, str], Step] = {}
         """The rule of ours, or of a built-in chain, that ended each walk without touching the packet."""
         self.destination_decided = self.source_decided = False
-        self.view: Known = ()
+        self.view: f.Known = ()
 
     # --- the way ------------------------------------------------------------------------------------------
 
@@ -556,7 +522,7 @@ class _Walk:
         for _, act in due:
             act()
 
-    def ask(self, station: Station) -> tuple[Step, Effect] | None:
+    def ask(self, station: Station) -> tuple[Step, e.Effect] | None:
         """The rule that decided in this base chain, and how. Raises _Ended where the packet ends there."""
         self.look()
         decided = self.chain(station, station.chain)
@@ -589,10 +555,10 @@ class _Walk:
         for station in self.rules.hooks.get(hook, ()):
             if station.kind == KIND_NAT:
                 found = self.ask(station)
-                if found and isinstance(found[1], BindSource):
+                if found and isinstance(found[1], e.BindSource):
                     self.source = None
                     break
-                if found and isinstance(found[1], Bind):
+                if found and isinstance(found[1], e.Bind):
                     if for_source:
                         self.loses_track(found[0])
                     self.bind(found[0], found[1], hook)
@@ -602,7 +568,7 @@ class _Walk:
         else:
             self.destination_decided = True
 
-    def bind(self, step: Step, done: Bind, hook: str) -> None:
+    def bind(self, step: Step, done: e.Bind, hook: str) -> None:
         """Send its connection to one of these ends."""
         places = list(self.places(step, done, hook))
         if len(places) > MOST_ENDS:
@@ -619,7 +585,7 @@ class _Walk:
         if is_moved and hook == OUTPUT:
             self.turn()
 
-    def places(self, step: Step, done: Bind, hook: str) -> Iterator[tuple[Address, int]]:
+    def places(self, step: Step, done: e.Bind, hook: str) -> Iterator[tuple[Address, int]]:
         """The addresses and ports of which one becomes the new one; of very many only the first and the last."""
         here = None
         if done.is_here:
@@ -701,8 +667,8 @@ class _Walk:
             return f"what conntrack calls {self.packet.state} is never redirected"
         for step in self.steps_of(NAT):
             to = step.rule.target.chain if isinstance(step.rule.target, Jump) else ""
-            looked_at = list(asked_of(PROTOCOL, step.rule.matches))
-            if to in OURS[NAT] and looked_at == [one(PROTOCOLS["tcp"])] and self.packet.protocol != "tcp":
+            looked_at = list(asked_of(f.PROTOCOL, step.rule.matches))
+            if to in OURS[NAT] and looked_at == [one(f.PROTOCOLS["tcp"])] and self.packet.protocol != "tcp":
                 return "only TCP is looked at"
         return "there is no rule for it"
 
@@ -735,7 +701,7 @@ class _Walk:
 
     # --- chains and what their rules do -------------------------------------------------------------------
 
-    def chain(self, station: Station, name: str, depth: int = 0) -> tuple[Step, Effect] | None:
+    def chain(self, station: Station, name: str, depth: int = 0) -> tuple[Step, e.Effect] | None:
         """The rule of this chain, or of one that it leads to, that decided; None at its end, or after RETURN."""
         if depth > DEEPEST:
             raise _Ended(Became.DROPPED, None, f"{name} leads back to itself")
@@ -745,7 +711,7 @@ class _Walk:
             step = Step(station.hook, station.table, name, position, rule, matched, station.layer)
             self.steps.append(step)
             if matched is None:
-                matched = not isinstance(done, Nothing) and self.choose(step, 2) == 1
+                matched = not isinstance(done, e.Nothing) and self.choose(step, 2) == 1
             outcome = self.perform(station, step, done, depth) if matched else None
             if isinstance(outcome, _Back):
                 return None
@@ -753,7 +719,7 @@ class _Walk:
                 return outcome
         return None
 
-    def perform(self, station: Station, step: Step, done: Effect, depth: int) -> tuple[Step, Effect] | _Back | None:
+    def perform(self, station: Station, step: Step, done: e.Effect, depth: int) -> tuple[Step, e.Effect] | _Back | None:
         """Do what a rule says. What decided, BACK where the chain is left, None where the next rule is asked."""
         match done:
             case Return():
@@ -762,62 +728,62 @@ class _Walk:
             case Accept():
                 self.accepts(step)
                 return step, done
-            case Drop() | Reject() | Bind() | BindSource():
+            case Drop() | Reject() | e.Bind() | e.BindSource():
                 return step, done
             case Jump(chain):
                 self.led_by[chain] = step
                 return self.chain(station, chain, depth + 1)
-            case Goto(chain):
+            case e.Goto(chain):
                 self.led_by[chain] = step
                 return self.chain(station, chain, depth + 1) or BACK
-            case Hand(port, keep, flip, accepts):
+            case e.Hand(port, keep, flip, accepts):
                 if self.packet.answers or (self.first and self.first.port != (port or self.port)):
                     # tproxy_tg4 of net/netfilter/xt_TPROXY.c finds the socket of the connection before any listener.
                     raise _Ended(Became.DROPPED, step, "the socket of its connection is not transparent")
                 self.handed, self.handed_to = step, port or self.port
                 self.mark = None if self.mark is None and keep else (self.mark or 0) & keep ^ flip
                 return (step, Accept()) if accepts else None
-            case Remark():
+            case e.Remark():
                 self.remark(done)
-            case Forget(onto):
+            case e.Forget(onto):
                 self.forgot = step
-                if onto == MARK:
+                if onto == f.MARK:
                     self.mark = None
                 elif self.is_tracked:
                     self.connmark = None
             case Zone(zone):
                 if not self.is_tracked and not self.zone:
                     self.zone, self.zoned = zone, step
-            case NoTrack():
+            case e.NoTrack():
                 # A zone is conntrack's already (xt_ct_target in net/netfilter/xt_CT.c; nft_notrack_eval).
                 if not (self.is_tracked or self.zone):
                     self.state, self.untracked = UNTRACKED, step
-            case Retag(text):
+            case e.Retag(text):
                 self.tagged = text
-            case Nothing():
+            case e.Nothing():
                 return None
-            case Queue():
+            case e.Queue():
                 return step, Drop() if self.choose(step, 2) else Accept()
-            case Choice(cases):
+            case e.Choice(cases):
                 for asked, chosen in cases:
                     if self.met(step, asked):
                         return self.perform(station, step, chosen, depth)
                 return None
-            case Then(begun, asked, following):
+            case e.Then(begun, asked, following):
                 outcome = self.perform(station, step, begun, depth)
                 if outcome is None and self.met(step, asked):
                     return self.perform(station, step, following, depth)
                 return outcome
-            case Unknown():
+            case e.Unknown():
                 self.loses_track(step)
             case _:
                 assert_never(done)
         self.look()
         return None
 
-    def remark(self, done: Remark) -> None:
+    def remark(self, done: e.Remark) -> None:
         """Change a mark. Without a connection there is none to remember, and none to be given back."""
-        onto_packet = done.onto == MARK
+        onto_packet = done.onto == f.MARK
         if not self.is_tracked and (not onto_packet or done.taken):
             return
         own, other = (self.mark, self.connmark) if onto_packet else (self.connmark, self.mark)
@@ -828,28 +794,28 @@ class _Walk:
         else:
             self.connmark = new
 
-    def met(self, step: Step, asked: Sequence[Condition]) -> bool:
+    def met(self, step: Step, asked: Sequence[f.Condition]) -> bool:
         """Whether these hold, on this way."""
         held = self.hold(asked)
         return self.choose(step, 2) == 1 if held is None else held
 
-    def hold(self, asked: Sequence[Condition]) -> bool | None:
+    def hold(self, asked: Sequence[f.Condition]) -> bool | None:
         """Whether all of these hold; None if that cannot be told."""
         if self.looks_up:
             asked = [self.looked_up(each) for each in asked]
-        return all_hold(asked, self.view, self.types)
+        return f.all_hold(asked, self.view, self.types)
 
-    def looked_up(self, condition: Condition) -> Condition:
+    def looked_up(self, condition: f.Condition) -> f.Condition:
         """The same without the kind of an address, where the ip rules tell it."""
-        if isinstance(condition, AnyOf):
-            return AnyOf(tuple(tuple(self.looked_up(each) for each in way) for way in condition.ways))
-        if not isinstance(condition, OfType):
+        if isinstance(condition, f.AnyOf):
+            return f.AnyOf(tuple(tuple(self.looked_up(each) for each in way) for way in condition.ways))
+        if not isinstance(condition, f.OfType):
             return condition
         flow = self.flow()
-        if condition.field == SOURCE:
+        if condition.field == f.SOURCE:
             flow = flow.but(destination=flow.source, source=flow.destination)
         answer = self.host.is_of_type(condition, flow)
-        return Untold(str(condition.kinds)) if answer is None else AnyOf(((),)) if answer else NEVER
+        return f.Untold(str(condition.kinds)) if answer is None else f.AnyOf(((),)) if answer else f.NEVER
 
     def choose(self, step: Step | str, ways: int) -> int:
         """Which way it goes from a rule that leaves a choice, or from what leaves one in words."""
@@ -888,16 +854,16 @@ class _Walk:
         source_port = EPHEMERAL if self.source_port is None else one(self.source_port)
         uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)
         is_later = packet.is_later or packet.state == ESTABLISHED
-        flags = LATER_FLAGS if is_later else FIRST_FLAGS if packet.state == NEW else (0, 256)
+        flags = f.LATER_FLAGS if is_later else f.FIRST_FLAGS if packet.state == NEW else (0, 256)
         # A redirection to where it went anyway is none to conntrack (nf_nat_setup_info of net/netfilter/nf_nat_core.c).
         # What follows the first packet is of such a connection before nat acts on it.
         known = self.first.translated if self.first else None
         goes_to = (self.destination, self.port) if self.bound else known
         is_bound = self.is_tracked and goes_to not in (None, (packet.destination, packet.port))
-        rewritten = (0, 4) if packet.answers else one(DNAT) if is_bound else one(UNTOUCHED)
+        rewritten = (0, 4) if packet.answers else one(f.DNAT) if is_bound else one(f.UNTOUCHED)
         self.view = (
             (0, 256) if number is None else one(number),
-            ADDRESSES[packet.family] if self.source is None else one(int(self.source)),
+            f.ADDRESSES[packet.family] if self.source is None else one(int(self.source)),
             one(int(self.destination)),
             source_port if has_ports else (),
             one(self.port) if has_ports else (),
@@ -905,9 +871,9 @@ class _Walk:
             one(-1 if gid is None else gid),
             one(self.arrives),
             one(self.leaves),
-            one(STATES.index(self.state)),
-            U32 if self.mark is None else one(self.mark),
-            (one(self.connmark) if self.connmark is not None else U32) if self.is_tracked else one(-1),
+            one(f.STATES.index(self.state)),
+            f.U32 if self.mark is None else one(self.mark),
+            (one(self.connmark) if self.connmark is not None else f.U32) if self.is_tracked else one(-1),
             flags if packet.protocol == "tcp" else (),
             rewritten,
         )
@@ -1010,4 +976,4 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
 
 
 def sets_a_mark(step: Step) -> bool:
-    return any(isinstance(done, Remark) for done in first_of(effect(step.rule.target)))
+    return any(isinstance(done, e.Remark) for done in e.first_of(effect(step.rule.target)))
