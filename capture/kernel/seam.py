@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import ParamSpec, Protocol, TypeVar
 
     from capture.kernel.process import Completed
+    from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Family
 
     P = ParamSpec("P")
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
 
         def sent(self, requests: Sequence[bytes], flags: int = ...) -> int:
             """A batch of nf_tables requests, done as a whole or not at all: the error number, or 0."""
+
+        def chosen_source(
+            self, family: Family, destination: IPv4Address | IPv6Address, port: int
+        ) -> IPv4Address | IPv6Address:
+            """The address of ours that the kernel would send from. Raises OSError if it knows no way."""
 
         def read_words(self, path: str) -> list[str] | None:
             """The words in a file of the kernel; none if it does not exist, None if it may not be read."""

@@ -13,6 +13,7 @@ from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NFT, Iptables
 from capture.kernel.rights import not_permitted
+from capture.kernel.seam import primitive
 from capture.netlink import rtnetlink
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
@@ -202,16 +203,14 @@ class Answer:
         )
 
     def own_address_to(self, family: Family, destination: Address, uid: int) -> Address:
-        """The source address that the kernel would choose; one of ours if it knows no way. Nothing is sent.
+        """The source address that the kernel would choose; one of ours if it knows no way.
 
         Raises CaptureError if it knows no way and is the one that is asked about.
         """
         if self.host.is_local(destination):
             return self.host.source_to(family, destination)
         try:
-            with socket.socket(SOCKETS[family], socket.SOCK_DGRAM) as unsent:
-                unsent.connect((str(destination), self.question.port))
-                return ip_address(unsent.getsockname()[0])
+            return chosen_source(family, destination, self.question.port)
         except OSError as error:
             by_rule = self.own_address_by_rule(family, destination, uid)
             if by_rule:
@@ -352,6 +351,14 @@ class Answer:
             yield "no rule matches it"
         yield ""
         yield style(self.sentence, fg=colour_of(self.trace.became), bold=True)
+
+
+@primitive
+def chosen_source(family: Family, destination: Address, port: int) -> Address:
+    """The address that the kernel chooses to send UDP from. Nothing is sent. Raises OSError if it knows no way."""
+    with socket.socket(SOCKETS[family], socket.SOCK_DGRAM) as unsent:
+        unsent.connect((str(destination), port))
+        return ip_address(unsent.getsockname()[0])
 
 
 def colour_of(became: Became) -> str:

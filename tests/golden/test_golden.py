@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.kernel.seam import standing_in
 from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
 from tests.rig import Namespace
+from tests.rig.in_process import capture
+from tests.rig.memory import Memory
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-pytestmark = pytest.mark.netns
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.txt"))
 ADDRESSES = {
@@ -55,9 +56,14 @@ def printed(line: str, pods: dict[str, Namespace]) -> str:
     environ = dict(word.split("=", 1) for word in words[:at])
     environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     done = pods[pod].run(sys.executable, "-m", *words[at:], env=environ)
-    parts = [done.stdout, *(f"! {said}\n" for said in worth_saying(done.stderr))]
-    if done.returncode:
-        parts.append(f"exit status {done.returncode}\n")
+    return as_written(done.returncode, done.stdout, done.stderr)
+
+
+def as_written(status: int, stdout: str, stderr: str) -> str:
+    """The lower half of a case."""
+    parts = [stdout, *(f"! {said}\n" for said in worth_saying(stderr))]
+    if status:
+        parts.append(f"exit status {status}\n")
     return "".join(parts)
 
 
@@ -71,6 +77,7 @@ def worth_saying(stderr: str) -> Iterator[str]:
             yield f"{level}: {line[logged.end() :]}" if logged else line
 
 
+@pytest.mark.netns
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
 def test_a_command_prints_its_golden_output(
     case: Path, pods: dict[str, Namespace], request: pytest.FixtureRequest
@@ -82,6 +89,18 @@ def test_a_command_prints_its_golden_output(
         case.write_text(f"{line}\n\n{found}")
     else:
         assert found == expected.removeprefix("\n")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_a_command_prints_its_golden_output_on_a_kernel_in_memory(case: Path) -> None:
+    """To the letter, without root: what is found in a pod comes through the seam alone."""
+    line, _, expected = case.read_text().partition("\n")
+    pod, _, command = line.partition("$ ")
+    words = shlex.split(command)
+    at = words.index("capture")
+    with standing_in(Memory(*ADDRESSES[pod])):
+        ended = capture(*words[at + 1 :], environ=dict(word.split("=", 1) for word in words[:at]))
+    assert as_written(*ended) == expected.removeprefix("\n")
 
 
 def golden_rules(name: str) -> list[str]:

@@ -8,6 +8,7 @@ kernel prints them. `tests/netns/test_seam.py` holds it against the kernel of th
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import sys
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,8 @@ from rules.plan.names import PASSTHROUGH, PROTOCOL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+    from rules.simulator.simulate import Address
 
 ORDER = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 TABLES = ("raw", "mangle", "nat", "filter", "security")
@@ -113,6 +116,10 @@ class Memory:
 
     def locate(self, program: str) -> str | None:
         return f"/sbin/{program}" if program in self.installed else None
+
+    @staticmethod
+    def chosen_source(family: Family, destination: Address, port: int) -> Address:  # noqa: ARG004 # nowhere leads out
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
 
     def read_words(self, path: str) -> list[str] | None:
         if path in self.unreadable:
