@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.kernel.seam import standing_in
 from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
 from tests.rig import Namespace
@@ -98,8 +97,8 @@ def test_a_command_prints_its_golden_output_on_a_kernel_in_memory(case: Path) ->
     pod, _, command = line.partition("$ ")
     words = shlex.split(command)
     at = words.index("capture")
-    with standing_in(Memory(*ADDRESSES[pod])):
-        ended = capture(*words[at + 1 :], environ=dict(word.split("=", 1) for word in words[:at]))
+    environ = dict(word.split("=", 1) for word in words[:at])
+    ended = capture(Memory(*ADDRESSES[pod]), *words[at + 1 :], environ=environ)
     assert as_written(*ended) == expected.removeprefix("\n")
 
 

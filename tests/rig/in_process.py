@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import os
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
 from capture.__main__ import dispatch
 from capture.errors import in_words
+from capture.kernel.seam import standing_in
 from capture.log import complain
 from capture.output import Output
 from capture.settings.declared import asks_for_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from capture.kernel.seam import Kernel
 
 
 class Ended(NamedTuple):
     """What a command printed, and how it ended."""
 
-    exit_code: int
+    status: int
     stdout: str
     stderr: str
 
 
-def capture(*argv: str, environ: Mapping[str, str] | None = None) -> Ended:
-    """Run `capture` with these arguments and variables, with streams of ours, as the program has them."""
+@contextmanager
+def given(text: str) -> Iterator[None]:
+    """On standard input."""
+    former = os.dup(0)
+    with TemporaryFile() as file:
+        file.write(text.encode())
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+        try:
+            yield
+        finally:
+            os.dup2(former, 0)
+            os.close(former)
+
+
+def capture(kernel: Kernel, *argv: str, environ: Mapping[str, str] | None = None, stdin: str = "") -> Ended:
+    """Run `capture` with these arguments and no variables but these, with streams of ours, as the program has them."""
     with (
+        standing_in(kernel),
+        given(stdin),
         TemporaryFile() as out,
         TemporaryFile() as err,
         patch.dict(os.environ, environ or {}, clear=True),

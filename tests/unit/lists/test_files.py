@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +14,8 @@ from capture.lists import files
 from capture.settings import parsers
 from capture.settings.declared import DECLARED, Settings
 from rules.netfilter.values import ALL
-from tests.rig.pod import ROOT, is_root
+from tests.rig.in_process import Ended, capture
+from tests.rig.memory import Memory
 from tests.unit.explain.test_lint import POD
 
 if TYPE_CHECKING:
@@ -136,21 +135,18 @@ def test_what_is_no_list_is_refused_by_name(tmp_path: Path) -> None:
         assert "@PATH names a regular file of at most 8 MiB in UTF-8" in found
 
 
-def run(argv: list[str], environ: dict[str, str], stdin: str) -> subprocess.CompletedProcess[str]:
-    apart = ["unshare", "--net"] if is_root() else []
-    command = [*apart, sys.executable, "-m", "capture", *argv]
-    environ = {"PATH": os.environ["PATH"], "DRY_RUN": "true", **environ}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, input=stdin, check=False)
+def run(argv: list[str], environ: dict[str, str], stdin: str) -> Ended:
+    return capture(Memory(), *argv, environ={"DRY_RUN": "true", **environ}, stdin=stdin)
 
 
 def test_standard_input_is_read_once() -> None:
     """By a flag or a variable, not by two: the second one says who was first."""
     done = run(["-x", "@-"], {}, "192.0.2.7\n198.51.100.0/24 # both\n")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert "-A ISTIO_OUTPUT -d 192.0.2.7/32 -j RETURN" in done.stdout
     assert "-A ISTIO_OUTPUT -d 198.51.100.0/24 -j RETURN" in done.stdout
     twice = run(["-x", "@-"], {"ISTIO_SERVICE_CIDR": "@-"}, "192.0.2.7")
-    assert twice.returncode == 2
+    assert twice.status == 2
     assert (
         'flag -x "@-": cannot be read: environment ISTIO_SERVICE_CIDR has read standard input already' in twice.stderr
     )

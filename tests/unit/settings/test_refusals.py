@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig import Namespace
-from tests.rig.pod import ROOT, is_root
+from tests.rig import Namespace, in_process
+from tests.rig.memory import Memory
+from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tests.rig.in_process import Ended
 
-def capture(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the real command line with no environment but this.
+
+def capture(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Ended:
+    """Run the command line with no environment but this.
 
     A value that is not refused although it should be must not capture the machine that runs the tests: this is a
-    dry run, in a network namespace of its own where that can be had.
+    dry run, on a kernel that is not there.
     """
-    apart = ["unshare", "--net"] if is_root() else []
-    return subprocess.run(
-        [*apart, sys.executable, "-m", "capture", *argv],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DRY_RUN": "true", **(environ or {})},
-        check=False,
-    )
+    return in_process.capture(Memory(), *argv, environ={"DRY_RUN": "true", **(environ or {})})
 
 
 PORTS = ["0", "65536", "-1", "80.5", "0x50", "80 -j ACCEPT", "80\n-A OUTPUT", "80;443", "http", "٨٠", "1e3", "8 0"]
@@ -131,8 +125,8 @@ def test_a_flag_that_cannot_mean_anything_is_refused(flag: str, text: str, right
     refused(done, f"flag {name}", text, right)
 
 
-def refused(done: subprocess.CompletedProcess[str], source: str, text: str, right: str) -> None:
-    assert done.returncode == 2, done.stderr
+def refused(done: Ended, source: str, text: str, right: str) -> None:
+    assert done.status == 2, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert "nothing was touched" in done.stderr
@@ -234,7 +228,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         ["-p", "0", "-x", "10.0.0.0/33", "--nope", "stray", "-c", "a b"],
         {"ISTIO_INBOUND_PORTS": "http", "DRY_RUN": "maybe"},
     )
-    assert done.returncode == 2
+    assert done.status == 2
     assert "7 settings were refused; nothing was touched" in done.stderr
     for named in ("flag -p", "flag -x", "flag --nope", 'argument "stray"', "flag -c", "ISTIO_INBOUND_PORTS", "DRY_RUN"):
         assert sum(named in line for line in done.stderr.splitlines()[:-1]) == 1, named
@@ -243,7 +237,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 def test_what_this_host_does_not_know_is_said_at_once() -> None:
     """Users and groups that do not exist are collected too, after all texts could be read."""
     done = capture(["-u", "no-such-user", "-g", "no-such-group"])
-    assert done.returncode == 2
+    assert done.status == 2
     assert "2 settings were refused" in done.stderr
     assert '"no-such-user"' in done.stderr
     assert '"no-such-group"' in done.stderr
@@ -258,7 +252,7 @@ def test_a_refused_value_of_a_list_is_quoted_out_of_it() -> None:
 def test_a_very_long_value_is_cut() -> None:
     """A message stays readable whatever was given."""
     done = capture(["-p", "9" * 5000])
-    assert done.returncode == 2
+    assert done.status == 2
     assert all(len(line) < 300 for line in done.stderr.splitlines())
 
 
@@ -266,7 +260,7 @@ def test_a_very_long_value_is_cut() -> None:
 def test_commands_refuse_the_same(command: str) -> None:
     """What click runs reads the settings by the same code, and ends with the same status."""
     done = capture([command, "-p", "0", "--nope"])
-    assert done.returncode == 2
+    assert done.status == 2
     assert done.stdout == ""
     assert 'flag -p "0": is not a port' in done.stderr
     assert "flag --nope: is not known" in done.stderr
@@ -276,7 +270,7 @@ def test_commands_refuse_the_same(command: str) -> None:
 def test_a_refusal_is_json_where_that_is_asked_for(said: list[str]) -> None:
     """A log pipeline that reads JSON gets JSON, also for what is wrong with the settings themselves."""
     done = capture([*said, "-p", "0"])
-    assert done.returncode == 2
+    assert done.status == 2
     assert done.stderr.startswith('{"time":')
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -35,7 +32,8 @@ from capture.settings.parsers import Name
 from rules.addresses import IPv4Network, IPv6Network
 from rules.netfilter.values import ALL, Ports
 from tests.rig.chance import share
-from tests.rig.pod import ROOT
+from tests.rig.in_process import capture
+from tests.rig.memory import Memory
 
 CONTRACT: list[tuple[str, str, str, Any]] = [
     ("-p", "--envoy-port", "ENVOY_PORT", 15001),
@@ -454,15 +452,8 @@ def test_the_models_defaults_are_the_command_lines() -> None:
 
 
 def capture_settings(*argv: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "capture", "settings", *argv],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"]},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = capture(Memory(), "settings", *argv)
+    assert done.status == 0, done.stderr
     return done.stdout
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.rig import Namespace, Pod
+from tests.rig.in_process import Ended, capture
+from tests.rig.memory import Memory
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 OUT = "captured outbound by rule 9 of ISTIO_OUTPUT (everything else goes to the proxy), because of "
 
 
-def trace(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """The real command line, wherever this runs and as whoever runs it: it only looks."""
-    return subprocess.run(
-        [sys.executable, "-m", "capture", "trace", "--log_output_level=none", *argv],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **(environ or {})},
-        check=False,
-    )
+def asked(*argv: str) -> subprocess.CompletedProcess[str]:
+    """The real command line, of the host's kernel: it only looks."""
+    words = [sys.executable, "-m", "capture", "trace", "--log_output_level=none", *argv]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def trace(*argv: str, environ: dict[str, str] | None = None) -> Ended:
+    """The same in a pod that is not there."""
+    pod = Memory("127.0.0.1/8", "::1/128", "10.244.0.5/24", "fd00:244::5/64")
+    return capture(pod, "trace", "--log_output_level=none", *argv, environ=environ)
 
 
 def sentence(*argv: str, environ: dict[str, str] | None = None) -> str:
     done = trace(*argv, environ=environ)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 
@@ -85,7 +86,7 @@ def test_what_was_assumed_is_said() -> None:
     """Who sends it, if nobody says so: never the proxy."""
     assert "sent by an application, taken to be uid 1000; --uid says another" in trace("9.9.9.9:80").stdout
     assert "taken to be uid 1001" in trace("9.9.9.9:80", "-u", "1000").stdout
-    assert "taken to be" not in trace("9.9.9.9:80", "--uid", "7").stdout
+    assert "taken to be uid" not in trace("9.9.9.9:80", "--uid", "7").stdout
     assert "a client taken to be 192.0.2.1" in trace("--in", "10.1.2.3:80").stdout
     assert "net9 has no address here; taken to have one" in trace("--in", "10.1.2.3:80", "--iface", "net9").stdout
 
@@ -131,7 +132,7 @@ REFUSED: list[tuple[Sequence[str], str]] = [
 def test_what_cannot_be_asked_is_refused_in_words(argv: Sequence[str], said: str) -> None:
     """With status 2 and nothing on stdout."""
     done = trace(*argv)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.status, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -225,10 +226,10 @@ def test_rules_of_both_backends_act() -> None:
 def test_looking_at_settings_takes_no_privilege_and_at_live_rules_does(captured: Pod) -> None:
     """As nobody: the one answers, the other says what it takes."""
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    asked = (*nobody, *captured.command("trace", "9.9.9.9:80"))
-    done = captured.inside.run(*asked, env=captured.environ())
+    words = (*nobody, *captured.command("trace", "9.9.9.9:80"))
+    done = captured.inside.run(*words, env=captured.environ())
     assert (done.returncode, "captured outbound" in done.stdout) == (0, True), done.stderr
-    done = captured.inside.run(*asked, "--live", env=captured.environ())
+    done = captured.inside.run(*words, "--live", env=captured.environ())
     assert (done.returncode, done.stdout) == (1, "")
     assert "not permitted to read or change the rules" in done.stderr
 
@@ -261,19 +262,17 @@ table inet theirs {
 def test_what_cannot_be_sent_is_no_question_to_live_rules() -> None:
     """Without a route there is no packet; without --live it is taken to leave from an address of ours."""
     with Namespace("nowhere") as nowhere:
-        asked = ("trace", "--network-namespace", nowhere.name, "9.9.9.9:80")
-        done = subprocess.run(
-            [sys.executable, "-m", "capture", *asked, "--live"], capture_output=True, text=True, cwd=ROOT, check=False
-        )
+        where = ("--network-namespace", nowhere.name, "9.9.9.9:80")
+        done = asked(*where, "--live")
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no way to 9.9.9.9 from here (Network is unreachable), so nothing is sent" in done.stderr
-        assert "taken to be sent from 198.51.100.1" in trace(*asked[1:]).stdout
+        assert "taken to be sent from 198.51.100.1" in asked(*where).stdout
 
 
 @pytest.mark.netns
 def test_another_namespace_can_be_asked(captured: Pod) -> None:
     """By name, from here: its addresses and its rules."""
-    done = trace("--live", "--network-namespace", captured.inside.name, "--in", ":80")
+    done = asked("--live", "--network-namespace", captured.inside.name, "--in", ":80")
     assert done.returncode == 0, done.stderr
     assert "to 10.244.0.5:80" in done.stdout
     assert "captured inbound" in done.stdout.splitlines()[-1]
