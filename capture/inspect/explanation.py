@@ -17,8 +17,7 @@ from capture.settings.model import written
 from rules.analysis.reachability import unmet
 from rules.explain import lint
 from rules.explain.cost import long_lists
-from rules.explain.finding import NOTE, SEVERITIES, SURPRISE
-from rules.explain.finding import Finding as Found
+from rules.explain.finding import NOTE, SEVERITIES, SURPRISE, Finding
 from rules.explain.planned import planned
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
@@ -82,23 +81,6 @@ class Point(Value):
     """What exactly, and where it goes."""
     options: tuple[Option, ...]
     """The settings that decide it."""
-
-
-class Finding(Value):
-    """Something about these settings that will surprise."""
-
-    severity: str
-    """`mistake`, `surprise` or `note`."""
-    code: str
-    """What kind of finding it is, in a word for programs; `warning` for what `apply` warns of as well."""
-    text: str
-    """The sentence."""
-    advice: str
-    """What to do; may be empty."""
-    settings: tuple[str, ...]
-    """The settings involved, the one to change first."""
-    entries: tuple[str, ...]
-    """The entries of a list that it is about, if not all."""
 
 
 class WordedRule(Value):
@@ -171,12 +153,7 @@ def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) 
     its = planned(resolved.intent)
     return Explanation(
         points=tuple(
-            Point(
-                subject=point.subject,
-                outcome=point.outcome,
-                text=point.text,
-                options=tuple(options.of(name) for name in point.settings),
-            )
+            Point(point.subject, point.outcome, point.text, tuple(map(options.of, point.settings)))
             for point in summary(resolved.intent)
         ),
         findings=tuple(findings(settings, facts, resolved, options)),
@@ -226,7 +203,7 @@ KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
 
 def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
     """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
-    models, left = [], list(resolved.warnings)
+    told, left = list[Finding](), list(resolved.warnings)
     for finding in lint.findings(resolved.intent, alternatives(settings, facts, resolved)):
         text = finding.text.format_map(Called(options))
         same: list[SettingsWarning] = []
@@ -236,15 +213,13 @@ def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Opti
             same = [it for it in left if it.code in KNOWS_MORE and it.setting == finding.settings[0]]
             text = str(same[0]) if same else text
         left = [it for it in left if it not in same]
-        models.append(model(finding, text))
+        told.append(finding.but(text=text))
     for warning in left:
-        severity = NOTE if warning.code in NOTED else SURPRISE
-        models.append(model(Found(severity, "warning", (), str(warning)), str(warning)))
+        told.append(Finding(NOTE if warning.code in NOTED else SURPRISE, "warning", (), str(warning)))
     if not (settings.native_nftables or settings.force_iptables_binary == NATIVE):
-        models += (model(it, it.text.format_map(Called(options))) for it in long_lists(planned(resolved.intent)))
-    for setting, text in beyond_the_rules(settings):
-        models.append(model(Found(NOTE, NO_EFFECT, (setting.name,), text), text))
-    return sorted(models, key=lambda it: SEVERITIES.index(it.severity))
+        told += (it.but(text=it.text.format_map(Called(options))) for it in long_lists(planned(resolved.intent)))
+    told += (Finding(NOTE, NO_EFFECT, (setting.name,), text) for setting, text in beyond_the_rules(settings))
+    return sorted(told, key=lambda it: SEVERITIES.index(it.severity))
 
 
 class Called(dict[str, str]):
@@ -255,17 +230,6 @@ class Called(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return self.options.call(name)
-
-
-def model(finding: Found, text: str) -> Finding:
-    return Finding(
-        severity=finding.severity,
-        code=finding.code,
-        text=text,
-        advice=finding.advice,
-        settings=finding.settings,
-        entries=finding.entries,
-    )
 
 
 def alternatives(settings: Settings, facts: Facts, resolved: Resolved) -> dict[str, Intent | None]:
@@ -358,13 +322,13 @@ def worded(
         never = idle.get((table, chain, position))
         rules.append(
             WordedRule(
-                position=position,
-                rule=rule,
+                position,
+                rule,
                 words=rule_words(rule),
                 why=rule.why,
                 option=options.of(rule.setting) if rule.setting else None,
                 never_matches=never is not None,
-                taken_by=tuple(never.by) if never else (),
+                taken_by=never.by if never else (),
             )
         )
     callers = (name for name, its in chains.items() if any(rule.target == Jump(chain) for rule in its))

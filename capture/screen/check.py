@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
-from capture.screen.lines import width
+from capture.screen.lines import wrapped
 from capture.style import style
 
 if TYPE_CHECKING:
@@ -27,32 +26,18 @@ def report(facts: Sequence[Fact]) -> Iterator[str]:
             area = fact.area
             yield style(area, bold=True)
         word, colour = shown(fact)
-        first = f"  {fact.name:<{names}}  {word:<10}  "
-        lines = textwrap.wrap(
-            fact.value, max(width() - len(first), 20), break_on_hyphens=False, break_long_words=False
-        ) or [""]
-        styled = f"  {fact.name:<{names}}  {style(f'{word:<10}', fg=colour)}  "
-        yield styled + lines[0]
-        for line in lines[1:]:
-            yield " " * len(first) + line
+        yield from wrapped(fact.value, f"  {fact.name:<{names}}  {style(f'{word:<10}', fg=colour)}  ")
     worth_saying = [fact for fact in facts if fact.needed and fact.verdict != OK]
     if worth_saying:
         yield ""
         yield style("findings", bold=True)
     for fact in sorted(worth_saying, key=lambda fact: (MISSING, WARN, UNKNOWN).index(fact.verdict)):
         word, colour = shown(fact)
-        yield from wrapped(f"{fact.name}: {fact.value}", style(f"  {word:<7}  ", fg=colour), 11)
+        yield from wrapped(f"{fact.name}: {fact.value}", style(f"  {word:<7}  ", fg=colour))
         if fact.remedy:
             yield from wrapped(f"→ {fact.remedy}", " " * 11, 13)
     yield ""
     yield answer(facts)
-
-
-def wrapped(text: str, first: str, indent: int) -> Iterator[str]:
-    lines = textwrap.wrap(text, width() - indent, break_on_hyphens=False, break_long_words=False)
-    yield first + lines[0]
-    for line in lines[1:]:
-        yield " " * indent + line
 
 
 def shown(fact: Fact) -> tuple[str, str]:

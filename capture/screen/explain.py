@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
-from capture.screen.lines import width
+from capture.screen.lines import wrapped
 from capture.style import style
 from rules.explain.summary import CAPTURED, PASSES
 from rules.iptables.words import listed
@@ -13,7 +12,8 @@ from rules.iptables.words import listed
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.inspect.explanation import Explanation, Finding, OfFamily, Point, WordedChain, WordedRule
+    from capture.inspect.explanation import Explanation, OfFamily, Point, WordedChain, WordedRule
+    from rules.explain.finding import Finding
 
 COLOURS = {"mistake": "red", "surprise": "yellow", "note": "cyan"}
 HEADINGS = {CAPTURED: "Captured", PASSES: "Not captured", "refused": "Refused", "dropped": "Dropped"}
@@ -105,18 +105,3 @@ def heading(words: str) -> str:
 
 def dimmed(lines: list[str]) -> Iterator[str]:
     return (style(line, dim=True) for line in lines)
-
-
-def wrapped(words: str, beginning: str) -> list[str]:
-    """The words behind a beginning, on as many lines as they take."""
-    most = max(width(), len(beginning) + 20)
-    if words and len(beginning) + len(words) <= most and " ".join(words.split()) == words:
-        return [f"{beginning}{words}"]
-    return textwrap.wrap(
-        words,
-        most,
-        initial_indent=beginning,
-        subsequent_indent=" " * len(beginning),
-        break_on_hyphens=False,
-        break_long_words=False,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from capture.output import say
@@ -17,6 +18,8 @@ ELSEWHERE = 100
 """Columns of text that is laid out where there is no terminal."""
 WIDEST = 120
 """Of text that is laid out on a terminal that has more."""
+LEAST = 20
+"""Columns that words have at least behind their beginning."""
 COLOUR = re.compile(rf"{ESC}\[[0-9;]*m")
 
 
@@ -36,6 +39,16 @@ def show(lines: Iterable[str]) -> None:
         most = columns()
         lines = (part for line in lines for part in folded(one_line(line), most))
     say(*lines)
+
+
+def wrapped(words: str, beginning: str, indent: int = 0) -> list[str]:
+    """The words behind a beginning, on as many lines as they take; the others begin below the words, or at `indent`."""
+    indent = indent or seen(beginning)
+    most = max(width() - indent, LEAST)
+    if len(words) <= most and " ".join(words.split()) == words:
+        return [beginning + words]
+    first, *more = textwrap.wrap(words, most, break_on_hyphens=False, break_long_words=False) or [""]
+    return [beginning + first, *(" " * indent + line for line in more)]
 
 
 def seen(text: str) -> int:

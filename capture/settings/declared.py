@@ -102,12 +102,12 @@ class Declaration:
     @property
     def is_list(self) -> bool:
         """Whether it takes several values at once, in a file a list."""
-        return self.read in LISTS
+        return self.read in parsers.SEPARATORS
 
     @property
     def separator(self) -> str:
         """What stands between the entries of a list."""
-        return ";" if self.read is parsers.ports_of_users else ","
+        return parsers.SEPARATORS.get(self.read, ",")
 
     @property
     def is_duration(self) -> bool:
@@ -117,22 +117,6 @@ class Declaration:
     def shown(self) -> str:
         """How error messages and help call it: its long flag, or its variable if it has none."""
         return self.long or self.env[0]
-
-
-LISTS = (
-    parsers.ports,
-    parsers.all_or_ports,
-    parsers.cidrs,
-    parsers.all_or_cidrs,
-    parsers.interfaces,
-    parsers.owners,
-    parsers.owner_groups,
-    parsers.uid_ranges,
-    parsers.udp_policies,
-    parsers.ports_of_users,
-    parsers.addresses,
-)
-"""The readers of lists."""
 
 
 def no_surprises(_: str) -> Iterator[str]:
@@ -540,16 +524,9 @@ class Settings:
         Only the settings that the command `uses` are read; by default all, of a removal those that it uses. One that
         looks or removes does so whatever was meant for the log: what of that cannot be understood is a warning.
         """
-        refusals = list(unreadable)
         given = {DECLARED_BY_FLAG[argument.flag].name: argument for argument in arguments}
-        filed: dict[str, Origin] = {}
-        named = origin_of(DECLARED_BY_NAME["config"], given.get("config"), environ)
-        if named is not None and named.text:
-            from capture.config.given import given as in_file
-
-            texts, wrong = in_file(named.text, str(named), FILED)
-            filed = {name: Origin("file", f"{named.text}: {name}", text) for name, text in texts.items()}
-            refusals += wrong
+        filed, wrong = said_in_file(given.get("config"), environ)
+        refusals = [*unreadable, *wrong]
         if uses is None and asks_for(DECLARED_BY_NAME["cleanup_only"], given.get("cleanup_only"), environ, filed):
             uses = REMOVING
         is_lenient = uses is not None and uses <= REMOVING | BACKEND
@@ -557,7 +534,9 @@ class Settings:
         origins: dict[str, Origin] = {}
         warnings: list[SettingsWarning] = []
         lists: Lists | None = None
-        for setting in DECLARED if uses is None else filter(lambda setting: setting.name in uses, DECLARED):
+        for setting in DECLARED:
+            if uses is not None and setting.name not in uses:
+                continue
             argument = given.get(setting.name)
             if argument is None:
                 warnings += links(setting, environ)
@@ -566,12 +545,12 @@ class Settings:
                 continue
             surprises: Iterable[str]
             try:
-                if text[:1] == "@" and setting.read in parsers.SEPARATORS:
+                if text[:1] == "@" and setting.is_list:
                     from capture.lists.files import Lists
 
                     lists = lists or Lists()
-                    read = parsers.SEPARATORS[setting.read], setting.read, setting.surprises
-                    value, surprises = lists.read(str(origin), text, *read)
+                    how = setting.separator, setting.read, setting.surprises
+                    value, surprises = lists.read(str(origin), text, *how)
                     origin = origin.but(file="standard input" if text == "@-" else text[1:])
                 else:
                     value, surprises = setting.read(text), (f"{origin}: {it}" for it in setting.surprises(text))
@@ -581,8 +560,7 @@ class Settings:
             except ValueError as refused:
                 found = [Refusal(str(origin), text, reason) for reason in refused.args]
                 if is_lenient and setting.name in OF_THE_LOG:
-                    what = f"{found[0]}: it is left out of account"
-                    warnings.append(SettingsWarning("left-out", setting.name, what))
+                    warnings.append(SettingsWarning("left-out", setting.name, f"{found[0]}: it is left out of account"))
                 else:
                     refusals += found
         if refusals:
@@ -626,6 +604,17 @@ def origin_of(
         if (text and not linked_service(name, text)) or (text == "" and setting.empty_counts):
             return Origin("environment", name, text)
     return filed.get(setting.name) if filed else None
+
+
+def said_in_file(config: Argument | None, environ: Mapping[str, str]) -> tuple[dict[str, Origin], list[Refusal]]:
+    """What the file of --config says, by setting, and everything that is wrong in it; nothing where none is named."""
+    named = origin_of(DECLARED_BY_NAME["config"], config, environ)
+    if named is None or not named.text:
+        return {}, []
+    from capture.config.given import given
+
+    texts, wrong = given(named.text, str(named), FILED)
+    return {name: Origin("file", f"{named.text}: {name}", text) for name, text in texts.items()}, wrong
 
 
 def asks_for(

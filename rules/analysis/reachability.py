@@ -249,10 +249,6 @@ def once(
     known.append((table, family, made))
     del known[:-MOST_KNOWN]
     return made
-    walk = Walk(table, family)
-    _walked.append((table, family, walk))
-    del _walked[:-MOST_KNOWN]
-    return walk
 
 
 def gathered(moving: list[Moving]) -> list[Moving]:

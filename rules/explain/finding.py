@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from rules.value import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
 MISTAKE, SURPRISE, NOTE = "mistake", "surprise", "note"
 SEVERITIES = (MISTAKE, SURPRISE, NOTE)
 """`mistake`: hardly what was meant. `surprise`: does something else than it seems to. `note`: good to know."""
@@ -16,16 +20,19 @@ class Finding(Value):
     """Something about these settings that will surprise."""
 
     severity: str
+    """`mistake`, `surprise` or `note`."""
     code: str
-    """What kind of finding it is, in a word for programs."""
+    """What kind of finding it is, in a word for programs; `warning` for what `apply` warns of as well."""
     settings: tuple[str, ...]
     """The settings involved, the one to change first."""
     text: str
-    """A sentence, in which `{field}` stands for a setting."""
+    """The sentence."""
     advice: str = ""
-    """What to do."""
+    """What to do; may be empty."""
     entries: tuple[str, ...] = ()
     """The entries of a list that it is about, if not all."""
+
+    TOLD: ClassVar = ("severity", "code", "text", "advice", "settings", "entries")
 
 
 def named_in(text: str, *but: str) -> tuple[str, ...]:

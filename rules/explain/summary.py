@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CAPTURED, PASSES, REFUSED, DROPPED = "captured", "not captured", "refused", "dropped"
 MOST = 6
 """Entries of a list that are named before the rest is counted."""
-TO_DNS = Ports.one(DNS_PORT)
 QUIC = 443
 """The UDP port of HTTP/3 (RFC 9114)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rules.picture.layout import SIGNS
-from rules.picture.model import HOOKS, Kind
+from rules.picture.model import Kind
 from rules.picture.svg import COLOURS, escaped
 from rules.picture.text import number
 
@@ -30,10 +30,7 @@ def lines(pictures: Sequence[Picture]) -> Iterator[str]:
     yield f'  node [shape=plain, fontname="{FONT}", fontsize=11];'
     yield f'  edge [fontname="{FONT}", fontsize=10];'
     for at, picture in enumerate(pictures):
-        names: dict[Key, str] = {}
-        for band in picture.bands:
-            for key in (*(card.key for card in band.cards), *(end.key for end in band.ends)):
-                names[key] = f"p{at}n{len(names)}"
+        names = picture.names(f"p{at}")
         for number_of_band, band in enumerate(picture.bands):
             family = f"{picture.family} " if len(pictures) > 1 else ""
             yield f"  subgraph cluster_{at}_{number_of_band} {{"
@@ -44,23 +41,20 @@ def lines(pictures: Sequence[Picture]) -> Iterator[str]:
                 yield f"    {names[end.key]} [{end_attributes(end)}];"
             yield "  }"
         yield from entries(picture, at, names)
-        for band in picture.bands:
-            for card in band.cards:
-                for place, row in enumerate(card.rows):
-                    if row.goal in names:
-                        yield f"  {names[card.key]}:r{place}:e -> {names[row.goal]} [{way_attributes(row)}];"
+        for card in picture.cards:
+            for place, row in enumerate(card.rows):
+                if row.goal in names:
+                    yield f"  {names[card.key]}:r{place}:e -> {names[row.goal]} [{way_attributes(row)}];"
     yield "}"
 
 
 def entries(picture: Picture, at: int, names: dict[Key, str]) -> Iterator[str]:
     """The ways in, and from table to table."""
-    for hook in HOOKS:
-        stops = [card for band in picture.bands for card in band.cards if card.is_hook and card.chain == hook]
+    for hook, stops in picture.stops():
         before = f"p{at}{hook.lower()}"
-        if stops:
-            sign = escaped(f"{hook}: {SIGNS[hook]}")
-            look = 'shape=box, style="rounded,filled", fillcolor="#1e293b", fontcolor="#ffffff"'
-            yield f"  {before} [label=<{sign}>, {look}];"
+        sign = escaped(f"{hook}: {SIGNS[hook]}")
+        look = 'shape=box, style="rounded,filled", fillcolor="#1e293b", fontcolor="#ffffff"'
+        yield f"  {before} [label=<{sign}>, {look}];"
         for stop in stops:
             yield f'  {before} -> {names[stop.key]} [color="#1e293b", style=bold];'
             before = names[stop.key]

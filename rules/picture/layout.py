@@ -8,13 +8,13 @@ gap that is kept for them. Nothing is drawn over anything, whatever the ruleset:
 from __future__ import annotations
 
 from rules.netfilter.values import OUTPUT, PREROUTING
-from rules.picture.model import HOOKS, Kind
+from rules.picture.model import Kind
 from rules.picture.text import cut, number, width, wrapped
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
     from rules.picture.model import Band, Card, End, Key, Picture, Row
@@ -312,7 +312,7 @@ class _Table:
     def __init__(self, band: Band) -> None:
         self.band = band
         self.sized: dict[Key, _Sized] = {}
-        self.goals = {card.key for card in band.cards} | {end.key for end in band.ends}
+        self.goals = frozenset(band.keys)
         self.depths = self.depths_of_cards()
         self.tops: dict[tuple[Key, int], float] = {}
         """The top of each card and end, and of each gap for a way to it, by column."""
@@ -511,7 +511,7 @@ def laid_out(picture: Picture) -> Drawn:
         2 * GUTTER_EDGE + TRACK_STEP * max(0, max(len(rows[column]) for rows in wires) - 1) for column in range(last)
     ]
     widths = [widest(tables, column) for column in range(last + 1)]
-    hooks = [hook for hook in HOOKS if any(card.chain == hook for table in tables for card in table.band.cards)]
+    hooks = [hook for hook, _ in picture.stops()]
     xs: list[float] = [MARGIN + PAD + 8 + RAIL_STEP * max(1, len(hooks)) + 16]
     for column in range(last):
         xs.append(xs[-1] + widths[column] + gutters[column])
@@ -665,9 +665,9 @@ def drawn_rails(hooks: list[str], bands: Sequence[DrawnBand], top: float) -> Ite
 
 def drawn_legend(picture: Picture, top: float, whole: float) -> tuple[tuple[Sample, ...], float]:
     """The meaning of the colours that are used, and of the numbers."""
-    used = {row.kind for band in picture.bands for card in band.cards for row in card.rows}
-    used |= {end.kind for band in picture.bands for end in band.ends}
-    if any(not row.ours for band in picture.bands for card in band.cards for row in card.rows):
+    rows = [row for card in picture.cards for row in card.rows]
+    used = {row.kind for row in rows} | {end.kind for band in picture.bands for end in band.ends}
+    if not all(row.ours for row in rows):
         used.add(Kind.OTHERS)
     samples = []
     x = float(MARGIN)
@@ -680,27 +680,3 @@ def drawn_legend(picture: Picture, top: float, whole: float) -> tuple[tuple[Samp
             samples.append(Sample(x, top - 4, kind, text))
             x = text.box.right + 26
     return tuple(samples), top + 26
-
-
-def boxes(drawn: Drawn) -> Iterator[Box]:
-    """Everything that must not lie on anything else of its kind: cards, ends and signs."""
-    for rail in drawn.rails:
-        yield rail.sign
-    for band in drawn.bands:
-        yield from (card.box for card in band.cards)
-        yield from (end.box for end in band.ends)
-
-
-def texts(drawn: Drawn) -> Iterable[tuple[Box, Text]]:
-    """Every text with the box that it must fit into."""
-    page = Box(0, 0, drawn.width, drawn.height)
-    yield from ((page, text) for text in drawn.texts)
-    yield from ((page, sample.text) for sample in drawn.legend)
-    yield from ((rail.sign, rail.text) for rail in drawn.rails)
-    for band in drawn.bands:
-        yield from ((band.box, text) for text in band.texts)
-        for card in band.cards:
-            yield from ((card.box, text) for text in card.texts)
-            yield from ((row.box, text) for row in card.rows for text in row.texts)
-        for end in band.ends:
-            yield from ((end.box, text) for text in end.texts)

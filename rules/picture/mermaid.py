@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rules.picture.layout import SIGNS
-from rules.picture.model import HOOKS, Kind
+from rules.picture.model import Kind
 from rules.picture.svg import COLOURS
 from rules.picture.text import number
 
@@ -33,10 +33,7 @@ def lines(pictures: Sequence[Picture]) -> Iterator[str]:
     yield "flowchart LR"
     ways = _Ways()
     for at, picture in enumerate(pictures):
-        names: dict[Key, str] = {}
-        for band in picture.bands:
-            for key in (*(card.key for card in band.cards), *(end.key for end in band.ends)):
-                names[key] = f"p{at}n{len(names)}"
+        names = picture.names(f"p{at}")
         for band in picture.bands:
             family = f"{picture.family} " if len(pictures) > 1 else ""
             yield f"  subgraph p{at}{safe_name(band.table)} [{quoted(f'{family}{band.table}')}]"
@@ -46,9 +43,8 @@ def lines(pictures: Sequence[Picture]) -> Iterator[str]:
                 yield f"    {names[end.key]}([{end_label(end)}]):::{end.kind.name}"
             yield "  end"
         yield from entries(picture, at, names, ways)
-        for band in picture.bands:
-            for card in band.cards:
-                yield from ways_from(card, names, ways)
+        for card in picture.cards:
+            yield from ways_from(card, names, ways)
         for number_of_note, note in enumerate((picture.said, *picture.notes)):
             if note:
                 yield f"  p{at}note{number_of_note}[{quoted(note)}]:::note"
@@ -78,8 +74,7 @@ class _Ways:
 
 def entries(picture: Picture, at: int, names: dict[Key, str], ways: _Ways) -> Iterator[str]:
     """The ways in, and from table to table."""
-    for hook in HOOKS:
-        stops = [card for band in picture.bands for card in band.cards if card.is_hook and card.chain == hook]
+    for hook, stops in picture.stops():
         before = ""
         for stop in stops:
             name = names[stop.key]

@@ -12,7 +12,7 @@ from rules.netfilter import matches as m
 from rules.netfilter import targets as t
 from rules.netfilter.values import BUILT_IN, OUTPUT, PREROUTING
 from rules.picture.text import number, shown
-from rules.picture.words import ANYTHING, comment, differing, done, listed, matches_in_words, noun
+from rules.picture.words import ANYTHING, differing, done, listed, matches_in_words, noun, of_others
 from rules.plan.names import (
     ISTIO_DIVERT,
     ISTIO_DROP,
@@ -169,6 +169,11 @@ class Band(Value):
     def about(self) -> str:
         return TABLE_WORDS.get(self.table, "")
 
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Of its cards and ends."""
+        return (*(card.key for card in self.cards), *(end.key for end in self.ends))
+
 
 class Picture(Value):
     """All of it, of one family."""
@@ -183,6 +188,22 @@ class Picture(Value):
     """Whether the rows have counters."""
     rules: int
     """How many rules there are, drawn, folded and noted."""
+
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """Those of all tables."""
+        return tuple(card for band in self.bands for card in band.cards)
+
+    def names(self, prefix: str) -> dict[Key, str]:
+        """A name for each card and end, which languages of graphs take."""
+        return {key: f"{prefix}n{at}" for at, key in enumerate(key for band in self.bands for key in band.keys)}
+
+    def stops(self) -> Iterator[tuple[str, list[Card]]]:
+        """For each hook that is drawn, its cards: a packet comes from one to the next."""
+        for hook in HOOKS:
+            cards = [card for card in self.cards if card.is_hook and card.chain == hook]
+            if cards:
+                yield hook, cards
 
 
 def picture(
@@ -359,7 +380,7 @@ class _Table:
         """What rules have in common that are folded into one row."""
         _, rule, _ = numbered
         kinds = tuple(sorted(kind_name(match) for match in rule.matches))
-        return kinds, rule.target, rule.why, rule.setting, comment(rule)
+        return kinds, rule.target, rule.why, rule.setting, of_others(rule)[0]
 
     def run_rows(self, chain: str, run: list[Numbered]) -> Iterator[Row]:
         """The rows of consecutive rules of one shape; those that counted packets are not folded, if they are few."""
@@ -384,7 +405,7 @@ class _Table:
             not isinstance(before.target, REMARKS) for _, before, _ in self.chains[chain][: at - 1]
         ):
             asks = "anything else"
-        return Row(at, at, asks, rule.why or comment(rule), does, kind, goal, packets, ours=ours)
+        return Row(at, at, asks, rule.why or of_others(rule)[0], does, kind, goal, packets, ours=ours)
 
     def folded(self, chain: str, run: list[Numbered]) -> Row:
         rules = [rule for _, rule, _ in run]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rules.iptables.words import address
+from rules.iptables.writing import COMMENT
 from rules.netfilter import matches as m
 from rules.netfilter import targets as t
 from rules.picture.text import number, shown
@@ -15,28 +17,32 @@ if TYPE_CHECKING:
     from rules.netfilter.matches import Match, Plain
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
-    from rules.netfilter.values import Network, Ports
+    from rules.netfilter.values import Ports
 
 MOST_NAMED = 12
 """How many entries of a list are named before the rest is counted."""
 ANYTHING = "anything"
 LO = "lo"
-COMMENT = "-m comment --comment "
 
 
 def matches_in_words(rule: Rule) -> str:
     """What the rule asks about a packet, in one line."""
-    parts = [part for kind in ORDER for part in kind_words(kind, rule.matches)]
-    others = [shown(match.text) for match in rule.matches if isinstance(match, m.Foreign) and not is_comment(match)]
-    way = transport(rule.matches)
-    return " · ".join([*([way] if way else []), *parts, *others]) or ANYTHING
+    plain: dict[type[Match], list[str]] = {}
+    denied: dict[type[Match], list[str]] = {}
+    for match in rule.matches:
+        if isinstance(match, m.Not):
+            denied.setdefault(type(match.match), []).append(match_words(match.match))
+        elif not isinstance(match, m.Foreign | m.Native) and type(match) not in SAID_BEFORE:
+            plain.setdefault(type(match), []).append(match_words(match))
+    parts = [part for kind in ORDER for part in (*plain.get(kind, ()), *denial(denied.get(kind, ())))]
+    return " · ".join(filter(None, (transport(rule.matches), *parts, *of_others(rule)[1]))) or ANYTHING
 
 
 def transport(matches: Sequence[Match]) -> str:
     """Protocol, destination and port, which belong together: `tcp → 10.0.0.1:53`."""
     protocols = [match.name for match in matches if isinstance(match, m.Proto)]
     networks = [address(match.network) for match in matches if isinstance(match, m.Dst)]
-    ports = [port_words(match) for match in matches if isinstance(match, m.DPort | m.DPorts)]
+    ports = [match_words(match) for match in matches if isinstance(match, m.DPort | m.DPorts)]
     protocol = shown(" ".join(protocols))
     if not ports:
         return " ".join(filter(None, (protocol, *(f"to {network}" for network in networks))))
@@ -46,16 +52,12 @@ def transport(matches: Sequence[Match]) -> str:
     return f"{protocol} → {goal}{joint}{' '.join(ports)}".strip()
 
 
-def kind_words(kind: type[Plain], matches: Iterable[Match]) -> list[str]:
-    """What is asked of this kind, beyond what `transport` says; negations of one kind in one list."""
-    plain = [match_words(match) for match in matches if isinstance(match, kind) and not isinstance(match, SAID_BEFORE)]
-    negated = [match.match for match in matches if isinstance(match, m.Not) and isinstance(match.match, kind)]
-    if len(negated) == 1:
-        return [*plain, f"not {match_words(negated[0])}"]
-    if negated:
-        word, _, _ = match_words(negated[0]).partition(" ")
-        return [*plain, f"not {word} {listed([match_words(match).partition(' ')[2] for match in negated])}"]
-    return plain
+def denial(words: Sequence[str]) -> list[str]:
+    """What is denied of one kind, in one list."""
+    if len(words) < 2:
+        return [f"not {each}" for each in words]
+    word, _, _ = words[0].partition(" ")
+    return [f"not {word} {listed([each.partition(' ')[2] for each in words])}"]
 
 
 def match_words(match: Plain) -> str:
@@ -70,8 +72,10 @@ def match_words(match: Plain) -> str:
             return "over lo" if name == LO else f"arrives on {shown(name)}"
         case m.OutIface(name):
             return "over lo" if name == LO else f"leaves on {shown(name)}"
-        case m.DPort() | m.DPorts():
-            return port_words(match)
+        case m.DPort(ports):
+            return port_words([ports])
+        case m.DPorts(ranges):
+            return port_words(ranges)
         case m.SPort(ports):
             return f"from port {range_words(ports)}"
         case m.OwnerUid(uid):
@@ -83,9 +87,9 @@ def match_words(match: Plain) -> str:
         case m.CtState(states):
             return " or ".join(shown(state).lower() for state in sorted(states))
         case m.Mark(value):
-            return f"mark {mark_words(value)}"
+            return f"mark {value:#x}"
         case m.ConnMark(value):
-            return f"connmark {mark_words(value)}"
+            return f"connmark {value:#x}"
         case m.Limit(rate):
             return f"at most {shown(rate)}"
         case _:
@@ -113,22 +117,12 @@ SAID_BEFORE = (m.Proto, m.Dst, m.DPort, m.DPorts)
 """What `transport` says, where it is not negated."""
 
 
-def address(network: Network) -> str:
-    """An address without the length that says it is one."""
-    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
-
-
-def port_words(match: m.DPort | m.DPorts) -> str:
-    ranges = match.ranges if isinstance(match, m.DPorts) else (match.ports,)
+def port_words(ranges: Iterable[Ports]) -> str:
     return listed([f":{range_words(ports)}" for ports in ranges])
 
 
 def range_words(ports: Ports) -> str:
     return str(ports.first) if ports.first == ports.last else f"{ports.first}–{ports.last}"
-
-
-def mark_words(value: int) -> str:
-    return hex(value)
 
 
 def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
@@ -138,14 +132,12 @@ def listed(names: Sequence[str], most: int = MOST_NAMED) -> str:
     return f"{', '.join(names[:most])} … {number(len(names) - most)} more"
 
 
-def is_comment(match: Match) -> bool:
-    return isinstance(match, m.Foreign) and match.text.startswith(COMMENT)
-
-
-def comment(rule: Rule) -> str:
-    """What another tool says of its rule."""
-    found = [match.text for match in rule.matches if isinstance(match, m.Foreign) and is_comment(match)]
-    return shown(found[0].removeprefix(COMMENT).strip('"').replace('\\"', '"')) if found else ""
+def of_others(rule: Rule) -> tuple[str, list[str]]:
+    """What another tool says of its rule in a comment, and what it asks in words that are not ours."""
+    texts = [match.text for match in rule.matches if isinstance(match, m.Foreign)]
+    comments = [text.removeprefix(COMMENT) for text in texts if text.startswith(COMMENT)]
+    comment = shown(comments[0].strip('"').replace('\\"', '"')) if comments else ""
+    return comment, [shown(text) for text in texts if not text.startswith(COMMENT)]
 
 
 def done(target: Target) -> str:
@@ -164,9 +156,9 @@ def done(target: Target) -> str:
         case t.Dnat(host, port):
             return f"to {f'[{host}]' if host.version == 6 else host}:{port}"
         case t.Tproxy(port, mark):
-            return f"tproxy to :{port}, mark {mark_words(mark)}"
+            return f"tproxy to :{port}, mark {mark:#x}"
         case t.SetMark(value):
-            return f"mark {mark_words(value)}" + (" (own pod)" if value == PROXY_LOOP_MARK else "")
+            return f"mark {value:#x}" + (" (own pod)" if value == PROXY_LOOP_MARK else "")
         case t.SaveMark():
             return "remember mark"
         case t.RestoreMark():

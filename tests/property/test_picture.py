@@ -14,7 +14,7 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Jump
 from rules.netfilter.values import Family
 from rules.picture.dot import dot
-from rules.picture.layout import Box, boxes, laid_out, texts
+from rules.picture.layout import Box, laid_out
 from rules.picture.mermaid import mermaid
 from rules.picture.model import Kind, picture
 from rules.picture.svg import svg
@@ -22,8 +22,10 @@ from rules.plan.plan import ruleset
 from tests.property import strategies
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from rules.netfilter.rulesets import TableRules
-    from rules.picture.layout import Drawn, DrawnBand, Way
+    from rules.picture.layout import Drawn, DrawnBand, Text, Way
     from rules.picture.model import Picture
     from rules.plan.intent import Intent
 
@@ -60,6 +62,30 @@ def test_nothing_lies_on_anything_else_in_a_planned_picture(intent: Intent, fami
 def test_nothing_lies_on_anything_else_in_a_live_picture(found: Ruleset) -> None:
     """The same with counters, drift and the rules of others."""
     assert_readable(laid_out(live(found)))
+
+
+def boxes(drawn: Drawn) -> Iterator[Box]:
+    """Everything that must not lie on anything else of its kind: cards, ends and signs."""
+    for rail in drawn.rails:
+        yield rail.sign
+    for band in drawn.bands:
+        yield from (card.box for card in band.cards)
+        yield from (end.box for end in band.ends)
+
+
+def texts(drawn: Drawn) -> Iterable[tuple[Box, Text]]:
+    """Every text with the box that it must fit into."""
+    page = Box(0, 0, drawn.width, drawn.height)
+    yield from ((page, text) for text in drawn.texts)
+    yield from ((page, sample.text) for sample in drawn.legend)
+    yield from ((rail.sign, rail.text) for rail in drawn.rails)
+    for band in drawn.bands:
+        yield from ((band.box, text) for text in band.texts)
+        for card in band.cards:
+            yield from ((card.box, text) for text in card.texts)
+            yield from ((row.box, text) for row in card.rows for text in row.texts)
+        for end in band.ends:
+            yield from ((end.box, text) for text in end.texts)
 
 
 def assert_readable(drawn: Drawn) -> None:

@@ -21,7 +21,7 @@ from rules.plan.plan import plan
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
-    from capture.inspect.explanation import Finding
+    from rules.explain.finding import Finding
 
 POD = Facts((Address(ip_address("10.244.0.5"), 24),), resolv_conf="nameserver 10.96.0.10\n")
 DUAL = POD.but(addresses=(*(POD.addresses or ()), Address(ip_address("fd00:244::5"), 64)))
