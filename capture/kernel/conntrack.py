@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from capture.kernel.seam import primitive
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.log import Log
@@ -20,12 +22,19 @@ def set_close_wait_timeout(seconds: int, log: Log) -> None:
     the capture works without.
     """
     try:
-        with open(CLOSE_WAIT_FILE, "r+", encoding="ascii") as file:
-            before = file.read().strip()
-            if before != str(seconds):
-                file.seek(0)
-                file.write(str(seconds))
+        before = exchange(CLOSE_WAIT_FILE, str(seconds))
     except OSError as error:
         log.warn(f"cannot set {CLOSE_WAIT} to {seconds} s: {error.strerror}; the capture is in place without it")
         return
     log.info(f"{CLOSE_WAIT} is {seconds} s now, and was {before} s")
+
+
+@primitive
+def exchange(path: str, value: str) -> str:
+    """Give a setting of the kernel this value; the one from before. Raises OSError."""
+    with open(path, "r+", encoding="ascii") as file:
+        before = file.read().strip()
+        if before != value:
+            file.seek(0)
+            file.write(value)
+    return before

@@ -6,6 +6,7 @@ import os
 
 from capture.errors import NamespaceUnusable
 from capture.kernel.files import open_regular
+from capture.kernel.seam import primitive
 from capture.text import quoted
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ CLONE_NEWNET = 0x40000000
 """linux/sched.h: asks setns(2) to refuse what is not a network namespace."""
 
 
+@primitive
 def enter(namespace: str) -> None:
     """Make this process's sockets and child processes work in that namespace.
 

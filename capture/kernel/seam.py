@@ -52,6 +52,12 @@ if TYPE_CHECKING:
         ) -> IPv4Address | IPv6Address:
             """The address of ours that the kernel would send from. Raises OSError if it knows no way."""
 
+        def exchange(self, path: str, value: str) -> str:
+            """Give a setting of the kernel this value; the one from before. Raises OSError."""
+
+        def enter(self, namespace: str) -> None:
+            """Work in that network namespace from now on. Raises NamespaceUnusable."""
+
         def read_words(self, path: str) -> list[str] | None:
             """The words in a file of the kernel; none if it does not exist, None if it may not be read."""
 
@@ -92,9 +98,9 @@ def primitive(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def standing_in(kernel: Kernel) -> Iterator[Kernel]:
-    """Within the block, this stands in for the kernel of the host."""
+    """Within the block, this stands in for the kernel of the host, or what it `enter`s does."""
     _standing_in.append(kernel)
     try:
         yield kernel
     finally:
-        _standing_in.remove(kernel)
+        _standing_in.pop()

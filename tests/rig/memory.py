@@ -17,8 +17,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
+from capture.errors import NamespaceUnusable
 from capture.host.place import SOCKET_COUNTS
 from capture.iptables.iptables import LEGACY, NFT, PROGRAM
+from capture.kernel import seam
+from capture.kernel.conntrack import CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
 from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.netlink import messages, nftables, rtnetlink, sockets, tidying
 from rules.iptables import reading
@@ -111,6 +114,10 @@ class Memory:
         self.unreadable: set[str] = set()
         """Files of the kernel that this user may not read."""
         self.has_legacy = True
+        self.sysctls = {CLOSE_WAIT_FILE: str(DEFAULT_CLOSE_WAIT)}
+        """By the files that stand for them."""
+        self.others: dict[str, Memory] = {}
+        """Other namespaces, by the names by which they can be entered."""
 
     # --- what is asked ------------------------------------------------------------------------------------
 
@@ -127,6 +134,8 @@ class Memory:
         for family, names in LEGACY_TABLES.items():
             if path == names:
                 return [name for backend, of, name in self.tables if backend == LEGACY and of is family]
+        if path in self.sysctls:
+            return [self.sysctls[path]]
         if path == SOCKET_COUNTS[0]:
             return ["TCP:", "inuse", str(len(self.sockets)), "orphan", "0"]
         return []
@@ -244,6 +253,17 @@ class Memory:
         self.act("address del ::6")
         passthrough = ip_interface(str(PASSTHROUGH[Family.V6]))
         self.addresses = [kept for kept in self.addresses if kept[0] != passthrough]
+
+    def exchange(self, path: str, value: str) -> str:
+        self.act(f"{path} = {value}")
+        before, self.sysctls[path] = self.sysctls[path], value
+        return before
+
+    def enter(self, namespace: str) -> None:
+        """Whatever is asked from now on is asked of that one."""
+        if namespace not in self.others:
+            raise NamespaceUnusable(f"cannot enter the network namespace {namespace}: it is not in memory")
+        seam._standing_in[-1] = self.others[namespace]
 
     def let_packets_pass(self) -> None:
         self.act("let packets pass")
