@@ -42,7 +42,7 @@ from rules.cni.spec import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
 QUIET = Argument("--log_output_level", "warn")
@@ -210,7 +210,8 @@ def checked(call: Call, network: Network) -> None:
         lines = [on_one_line(str(finding)) for finding in found.findings]
         more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
         what = "nothing of the capture is there" if found.verdict == "nothing" else f"{lines[0]}{more}"
-        raise Failure(NOT_AS_PLANNED, f"the capture is not as planned: {what}", "\n".join(lines))
+        said = f"the capture is not as planned: {what}"
+        raise Failure(NOT_AS_PLANNED, said, unsaid(said, lines))
 
 
 def removed(call: Call) -> None:
@@ -257,10 +258,14 @@ def ready(network: Network) -> None:
         raise Failure(NOT_AVAILABLE, "neither iptables-restore nor nft is installed on this node; install one of them")
 
 
+def unsaid(said: str, lines: Iterable[str]) -> str:
+    """Those that are not in the message: runtimes show details behind it, on the same line."""
+    return "\n".join(line for line in lines if line.strip().removeprefix("hint: ") not in said)
+
+
 def failure_of(error: CaptureError) -> Failure:
     """The error in the specification's codes, with our sentence first."""
-    first, *more = error.lines()
-    details = "\n".join((first, *more)) if more else ""
+    details = unsaid(error.in_one_line, error.lines())
     if isinstance(error, NamespaceUnusable):
         return Failure(INVALID_ENVIRONMENT, f"CNI_NETNS: {error.in_one_line}", details)
     codes = ((BadSettings, INVALID_CONFIG), (LockHeld, TRY_AGAIN), (Outside, IO_FAILURE))

@@ -40,6 +40,11 @@ def refused(pod: Pod, verb: str, config: object, code: int, *words: str, **envir
     assert answer.status != 0
     assert answer.result["code"] == code, answer
     assert set(answer.result) <= {"cniVersion", "code", "msg", "details"}
+    # Runtimes show both on one line.
+    told_twice = [
+        line for line in answer.result.get("details", "").splitlines() if line.strip() in answer.result["msg"]
+    ]
+    assert told_twice == []
     assert all(word in f"{answer.result['msg']}\n{answer.result.get('details', '')}" for word in words), answer
     assert pod.state() == before
     return answer
