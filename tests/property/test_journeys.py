@@ -22,7 +22,7 @@ from rules.plan.intent import Intent
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
 from rules.proof.escapes import UNTOLD, escapes
-from rules.routing.policy import Policy, PolicyRule, Route
+from rules.routing.policy import BLACKHOLE, Policy, PolicyRule, Route
 from rules.simulator.simulate import in_any_order, simulate
 from tests.property import strategies
 from tests.rig import predicted
@@ -151,7 +151,8 @@ def disagreements(
 
 
 def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family, local: int = 0) -> Host:
-    """The rig's pod, with what is there of ip rules; the table `local` is asked at this priority."""
+    """The rig's pod, with what is there of ip rules; the table `local` is asked at this priority. The other family
+    refuses everything."""
     here = predicted.host(planned.routing, passthrough=planned.passthrough_address)
     if not others:
         return here
@@ -168,7 +169,8 @@ def host_of(planned: Plan, others: tuple[PolicyRule, ...], family: Family, local
     own = [ip_network("127.0.0.0/8")] if family is Family.V4 else [ip_network("::1")]
     own += [ip_network(at.address) for at in here.addresses if at.address.version == own[0].version]
     more += [Route(family, 255, destination=network, device="lo") for network in own]
-    rules = sorted((*ours, *others, *common), key=lambda rule: rule.priority)
+    refused = (PolicyRule(each, 1, action=BLACKHOLE, mask=0) for each in Family if each is not family)
+    rules = sorted((*ours, *others, *common, *refused), key=lambda rule: rule.priority)
     return here.but(policy=Policy(tuple(rules), (*routes, *more)))
 
 

@@ -15,10 +15,13 @@ from rules.netfilter.targets import Drop
 from rules.netfilter.values import Family
 from rules.packets.packet import Direction, Host, Local
 from rules.packets.trace import Became
-from rules.routing.policy import Policy, PolicyRule, Route
+from rules.routing.policy import BLACKHOLE, Policy, PolicyRule, Route
 
 V6 = Family.V6
-RULES = tuple(PolicyRule(V6, at, table=of, mask=0) for at, of in ((0, 255), (32766, 254)))
+RULES = (
+    PolicyRule(Family.V4, 0, action=BLACKHOLE, mask=0),  # which is not asked about IPv6
+    *(PolicyRule(V6, at, table=of, mask=0) for at, of in ((0, 255), (32766, 254))),
+)
 OWN = Route(V6, 255, destination=ip_network("fd00:244::5/128"), device="eth0")
 DEFAULT = Route(V6, 254, kind="unicast", device="eth0")
 ADDRESSES = (Local("eth0", ip_address("fd00:244::5"), 64),)
