@@ -13,7 +13,6 @@ import os
 import selectors
 import socket
 import struct
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,8 @@ TRANSPARENT = {socket.AF_INET: (socket.SOL_IP, 19), socket.AF_INET6: (socket.IPP
 """IP_TRANSPARENT of linux/in.h and IPV6_TRANSPARENT of linux/in6.h."""
 PATIENCE = 1.5
 """Seconds after which a call that nobody answered counts as unanswered."""
+MOMENT = 0.05
+"""Seconds in which an answer that is there is heard."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,19 @@ class Traffic:
                     self._selector.register(opened, selectors.EVENT_READ, listener)
 
     def land(self, calls: Iterable[Call], *, patience: float = PATIENCE) -> list[Landing]:
-        """Make all these calls at once, and tell for each where it arrived."""
+        """Make all these calls at once, and tell for each where it arrived, or that so many seconds were silent.
+
+        Those are counted by the moments that this process was given: on a busy machine it waits longer.
+        """
         self.arrived.clear()
         made = list(calls)
         protos = {call.source_port: call.proto for call in made}
         waiting = _Waiting(self._selector, made)
-        deadline = time.monotonic() + patience
-        while waiting.unanswered and (left := deadline - time.monotonic()) > 0:
-            for key, events in self._selector.select(left):
+        silence = 0.0
+        while waiting.unanswered and silence < patience:
+            heard = self._selector.select(MOMENT)
+            silence += 0 if heard else MOMENT
+            for key, events in heard:
                 if isinstance(key.data, Listener):
                     source_port, landing = answer(key.data)
                     # NAT may have given the port of one call to another, of another protocol.
