@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from _socket import if_indextoname
-
+from capture.host.neighbours import host_of
 from capture.host.place import sockets_of
 from capture.netlink import sockets
 from rules.explain.listeners import INBOUND, Listener, Place, looping_resolvers, places
-from rules.netfilter.values import Family
-from rules.packets.packet import Host, Local
 from rules.plan.names import DNS_PORT, PASSTHROUGH
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from capture.host.facts import Facts
     from capture.host.place import Process
-    from capture.netlink.rtnetlink import Address
     from rules.netfilter.rulesets import Ruleset
 
 
@@ -40,7 +36,7 @@ class Heard(Value):
 
 def heard(rulesets: Sequence[Ruleset], facts: Facts) -> Heard:
     """Who listens in this namespace where these rules send things."""
-    around = surroundings(facts.addresses or ())
+    around = host_of(facts.addresses or ())
     wanted = places(rulesets, around, ())
     if not wanted:
         return Heard()
@@ -81,23 +77,6 @@ def owners_of(inodes: set[int], processes: Sequence[Process]) -> dict[int, Proce
     if not inodes:
         return {}
     return {int(inode): each for each in processes for inode in sockets_of(each.pid) if int(inode) in inodes}
-
-
-def surroundings(addresses: Iterable[Address], *, passthrough: bool = False) -> Host:
-    """The namespace around the rules; with `passthrough`, `::6` is on lo, whether it was already or not."""
-    local = [Local(name_of(address), address.ip, address.prefix) for address in addresses]
-    outside = [each.interface for each in local if each.interface != "lo"]
-    if passthrough:
-        local.append(Local("lo", PASSTHROUGH[Family.V6].network_address, 128))
-    return Host(tuple(local), outside[0] if outside else "eth0")
-
-
-def name_of(address: Address) -> str:
-    """The name of the interface that has it; empty if it is gone."""
-    try:
-        return if_indextoname(address.interface)
-    except OSError:
-        return ""
 
 
 # --- who is taken for the proxy -----------------------------------------------------------------------------

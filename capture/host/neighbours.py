@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from _socket import if_indextoname
-
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import rtnetlink
+from rules.netfilter.values import Family
 from rules.ours.recognition import holds_others
+from rules.plan.names import LOOPBACK_INTERFACE, PASSTHROUGH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.host.live import Live
     from capture.netlink.rtnetlink import Address
     from rules.live.drift import Finding
     from rules.netfilter.rulesets import Ruleset
-    from rules.netfilter.values import Family
     from rules.packets.packet import Host
     from rules.plan.plan import Plan, Routing
     from rules.proof.proof import Proof
@@ -44,22 +43,32 @@ _answered: dict[Family, tuple[object, tuple[Finding, ...]]] = {}
 """The last answer, with its question: a watch asks again and again."""
 
 
-def host_of(addresses: Sequence[Address], routing: tuple[Routing, ...] = ()) -> Host:
-    """The namespace with these addresses, as packets meet it; with the ip rules that are planned."""
+def host_of(addresses: Iterable[Address], routing: tuple[Routing, ...] = (), *, passthrough: bool = False) -> Host:
+    """The namespace with these addresses, as packets meet it; with the ip rules that are planned.
+
+    With `passthrough`, `::6` is on lo, whether it was already or not.
+    """
     from rules.packets.packet import Host, Local
 
-    local = [Local(name_of(its), its.ip, its.prefix) for its in addresses]
-    outside = [address.interface for address in local if address.interface != "lo"]
+    local = [Local(rtnetlink.name_of(its.interface), its.ip, its.prefix) for its in addresses]
+    outside = [address.interface for address in local if address.interface != LOOPBACK_INTERFACE]
+    if passthrough:
+        local.append(Local(LOOPBACK_INTERFACE, PASSTHROUGH[Family.V6].network_address, 128))
     return Host(tuple(local), outside[0] if outside else "eth0", routing)
+
+
+def host_there(live: Live, addresses: Iterable[Address]) -> Host:
+    """The same with all ip rules and routes that are there, the kernel's own among them."""
+    from rules.routing.policy import Policy
+
+    return host_of(addresses).but(policy=Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset())))
 
 
 def proofs(live: Live, planned: Plan) -> Iterator[Proof]:
     """Whether every packet fares as planned, family by family, among all that is asked in this namespace."""
     from rules.proof.proof import proved
-    from rules.routing.policy import Policy
 
-    policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
-    here = host_of(live.addresses).but(policy=policy)
+    here = host_there(live, live.addresses)
     for ruleset in planned.rulesets:
         rulesets = [(name, live.saved(Iptables(name, ruleset.family)).ruleset) for name in BACKENDS]
         natives = live.natives.get(ruleset.family, ())
@@ -71,11 +80,3 @@ def acts_without_ours(ruleset: Ruleset) -> bool:
     return holds_others(ruleset) or any(
         table.is_dormant or any(policy != "ACCEPT" for _, policy in table.policies) for table in ruleset.tables
     )
-
-
-def name_of(address: Address) -> str:
-    """The interface of an address; empty if it is gone."""
-    try:
-        return if_indextoname(address.interface)
-    except OSError:
-        return ""

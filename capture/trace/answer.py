@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings, CaptureError, Refusal
 from capture.host.live import read_live
-from capture.host.neighbours import name_of
+from capture.host.neighbours import host_of, host_there
 from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NFT, Iptables
 from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
-from capture.netlink import rtnetlink
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from capture.style import style
@@ -30,9 +29,9 @@ from rules.ours.reasons import explained
 from rules.ours.recognition import ours_in
 from rules.packets.packet import NEW, Direction, Host, Local, Packet, written
 from rules.packets.trace import Became
-from rules.plan.names import LOOPBACK, PASSTHROUGH
+from rules.plan.names import LOOPBACK
 from rules.plan.plan import plan
-from rules.routing.policy import NUMBERS, Flow, Policy
+from rules.routing.policy import NUMBERS, Flow
 from rules.simulator.conclusions import conclusion
 from rules.simulator.simulate import in_any_order
 from rules.value import Value
@@ -167,16 +166,10 @@ class Answer:
     # --- the packet ---------------------------------------------------------------------------------------
 
     def host_of(self, known: Facts, planned: Plan, live: Live | None) -> Host:
-        local = [Local(name_of(address), address.ip, address.prefix) for address in known.addresses or ()]
-        if planned.passthrough_address and not self.question.live:
-            local.append(Local("lo", PASSTHROUGH[Family.V6].network_address, 128))
-        outside = [address.interface for address in local if address.interface != "lo"]
-        interface = outside[0] if outside else "eth0"
-        if live is None:
-            return Host(tuple(local), interface, planned.routing)
-        return Host(
-            tuple(local), interface, policy=Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
-        )
+        addresses = known.addresses or ()
+        if live:
+            return host_there(live, addresses)
+        return host_of(addresses, planned.routing, passthrough=planned.passthrough_address)
 
     def packet_of(self, known: Facts) -> Packet:
         question, destination = self.question, self.question.address

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from capture.errors import LiveStateUnreadable
 from capture.host.live import read_live
-from capture.host.neighbours import host_of
+from capture.host.neighbours import host_of, host_there
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.rights import not_permitted
-from capture.netlink import rtnetlink
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.analysis.probes import ELSEWHERE
@@ -20,7 +19,6 @@ from rules.packets.packet import Local
 from rules.plan.names import LOOPBACK_INTERFACE
 from rules.plan.plan import plan
 from rules.proof.escapes import Escape, escapes
-from rules.routing.policy import Policy
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -89,8 +87,7 @@ def of_live(settings: Settings) -> Escapes:
     if not live.legacy_is_known:
         notes.append("only uid 0 may see whether there are legacy tables; if there are, they are left out")
     notes += map(str, early())
-    policy = Policy(live.policy_rules, rtnetlink.routes(passed_over=frozenset()))
-    host = host_of(live.addresses).but(policy=policy)
+    host = host_there(live, live.addresses)
     listed: list[Escape] = []
     for family in Family:
         wanted = next((each for each in plan(resolved.intent).rulesets if each.family is family), None)

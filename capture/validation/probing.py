@@ -15,7 +15,7 @@ import struct
 import time
 from contextlib import contextmanager
 
-from capture.host.listening import surroundings
+from capture.host.neighbours import host_of
 from capture.netlink import sockets
 from rules.addresses import ip_address
 from rules.netfilter.values import Family
@@ -495,7 +495,7 @@ def cannot_be(sender: Sender, error: OSError) -> str:
 
 def as_planned(wanted: Sequence[Path], trial: Trial) -> Iterator[Path]:
     """These paths with where all rules together send them; without those of which the rules do not tell."""
-    around = surroundings(trial.facts.addresses or (), passthrough=trial.planned.passthrough_address)
+    around = host_of(trial.facts.addresses or (), passthrough=trial.planned.passthrough_address)
     for path in wanted:
         interface = "lo" if around.is_local(path.destination) else interface_to(path, trial.facts)
         predicted = expected(path, trial.planned.rulesets, around, interface or around.default_interface)

@@ -9,7 +9,7 @@ in the book already (nf_nat_setup_info in net/netfilter/nf_nat_core.c).
 from __future__ import annotations
 
 from rules.meaning.tracking import needs_conntrack
-from rules.netfilter.values import Family
+from rules.netfilter.values import family_of
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.rulesets import Ruleset
+    from rules.netfilter.values import Family
 
     Ip: TypeAlias = IPv4Address | IPv6Address
 
@@ -65,7 +66,7 @@ class Flow(Value):
 
     @property
     def family(self) -> Family:
-        return Family.V4 if self.source.version == 4 else Family.V6
+        return family_of(self.source)
 
 
 class Socket(Value):

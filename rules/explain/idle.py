@@ -12,9 +12,9 @@ from itertools import groupby
 from rules.analysis.reachability import Outcomes, unmet
 from rules.explain.entries import MOST_COMPARED, holders, holds, shown, width
 from rules.explain.finding import NOTE, SURPRISE, Finding, named_in
-from rules.explain.summary import captures_outbound, named, network_family
+from rules.explain.summary import captures_outbound, named
 from rules.iptables.words import listed, rule_words
-from rules.netfilter.values import All, Family, Ports
+from rules.netfilter.values import All, Family, Ports, family_of
 from rules.plan.flows.words import merged
 from rules.plan.plan import plan
 
@@ -190,8 +190,8 @@ class Idle:
         intent = self.intent
         if name in ("proxy_uid", "proxy_gid"):
             return "no connection fares differently without it"
-        if name in OF_NETWORKS and network_family(entry) not in intent.families:
-            return f"{network_family(entry).value} is not captured"
+        if name in OF_NETWORKS and family_of(entry) not in intent.families:
+            return f"{family_of(entry).value} is not captured"
         if wider is not None:
             return f"{shown(wider)} contains it"
         if name in ("inbound_ports", "inbound_ports_exclude") and entry == Ports.one(intent.inbound_tunnel_port):
@@ -203,7 +203,7 @@ class Idle:
         if name == "outbound_cidrs":
             if any(holds(other, entry) for other in intent.outbound_cidrs_exclude):
                 return "{outbound_cidrs_exclude} excludes it first"
-            if holds(intent.loopback(network_family(entry)), entry):
+            if holds(intent.loopback(family_of(entry)), entry):
                 return "it counts as loopback, which is let go first"
         if name == "outbound_ports":
             if any(holds(other, entry) for other in intent.outbound_ports_exclude):
@@ -282,7 +282,7 @@ def are_the_proxys(intent: Intent, gids: All | tuple[int, ...]) -> bool:
 def is_of_another_family(intent: Intent, name: str) -> bool:
     """Whether a list of networks has none of a captured family."""
     networks = getattr(intent, name)
-    return bool(networks) and not any(network_family(network) in intent.families for network in networks)
+    return bool(networks) and not any(family_of(network) in intent.families for network in networks)
 
 
 def users_are(uids: Sequence[int], users: Uids) -> bool:

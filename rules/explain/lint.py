@@ -12,12 +12,11 @@ from rules.explain.summary import (
     contains,
     excludes_lo,
     ids,
-    network_family,
     refuses_quic,
 )
 from rules.iptables.words import address, listed
 from rules.netfilter.targets import Jump
-from rules.netfilter.values import All, Family, Ports
+from rules.netfilter.values import All, Family, Ports, family_of
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_PORT, ISTIO_IN_REDIRECT
@@ -173,11 +172,11 @@ class _Lint:
 
     def dns_of_another_family(self) -> Iterator[Finding]:
         intent = self.intent
-        missed = [it for it in intent.nameservers if network_family(it) not in intent.families]
+        missed = [it for it in intent.nameservers if family_of(it) not in intent.families]
         if not intent.redirect_dns or intent.capture_all_dns or not missed:
             return
         names = listed([address(network) for network in missed], 3)
-        family = network_family(missed[0]).value
+        family = family_of(missed[0]).value
         text = f"{{redirect_dns}}: queries to {names} go past the proxy, for {family} is not captured"
         severity = MISTAKE if len(missed) == len(intent.nameservers) else SURPRISE
         yield Finding(severity, "dns-past-the-proxy", ("redirect_dns",), text, "--ipv6 on captures both families")

@@ -10,7 +10,7 @@ from rules.addresses import ip_address
 from rules.meaning.spoken import asked_of
 from rules.netfilter.fields import DESTINATION
 from rules.netfilter.targets import Zone
-from rules.netfilter.values import NAT, RAW, Family, address_of_family
+from rules.netfilter.values import NAT, RAW, Family, address_of_family, family_of
 from rules.ours.installed import installed
 from rules.packets.packet import Direction, Packet
 from rules.packets.trace import Became
@@ -68,8 +68,7 @@ class Listener(Value):
 
     def hears_at(self, address: Address) -> bool:
         """Whether it hears what is sent to this address."""
-        family = Family.V4 if address.version == 4 else Family.V6
-        return self.hears(family) and (self.address.is_unspecified or self.address == address)
+        return self.hears(family_of(address)) and (self.address.is_unspecified or self.address == address)
 
     def __str__(self) -> str:
         who = f"{self.process}, uid {self.uid}" if self.process else f"uid {self.uid}"

@@ -7,7 +7,7 @@ from rules.explain.planned import planned
 from rules.iptables.words import address, listed, port_words
 from rules.netfilter.fields import DPORT
 from rules.netfilter.targets import Redirect, Tproxy
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, All, Family, Ports
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, All, Family, Ports, family_of
 from rules.plan.flows.outbound import captures_loopback
 from rules.plan.flows.words import merged
 from rules.plan.intent import of_family
@@ -170,7 +170,7 @@ def exclusions(intent: Intent) -> Iterator[Point]:
     if not isinstance(intent.outbound_cidrs, All) and any(captures_outbound(intent, it) for it in intent.families):
         ports = " to other ports" if intent.outbound_ports else ""
         yield Point("destinations", PASSES, f"everywhere else{ports}", ("outbound_cidrs",))
-    here = [network for network in intent.outbound_cidrs_exclude if network_family(network) in intent.families]
+    here = [network for network in intent.outbound_cidrs_exclude if family_of(network) in intent.families]
     if here and sends(intent):
         yield Point("destinations", PASSES, f"what goes to {networks_listed(here)}", ("outbound_cidrs_exclude",))
     if intent.outbound_ports_exclude and sends(intent):
@@ -212,7 +212,7 @@ def inbound_exclusions(intent: Intent) -> Iterator[Point]:
         yield Point(
             "SSH", PASSES, f"{ports_listed(intent.ssh_ports)}, of the SSH server of this host", ("capture_ssh",)
         )
-    sources = [network for network in intent.exclude_inbound_cidrs if network_family(network) in intent.families]
+    sources = [network for network in intent.exclude_inbound_cidrs if family_of(network) in intent.families]
     if sources:
         yield Point("sources", PASSES, f"what arrives from {networks_listed(sources)}", ("exclude_inbound_cidrs",))
     if intent.exclude_inbound_interfaces:
@@ -314,10 +314,6 @@ def excludes_lo(intent: Intent) -> bool:
 
 def contains(ranges: Iterable[Ports], port: int) -> bool:
     return any(ports.first <= port <= ports.last for ports in ranges)
-
-
-def network_family(network: Network) -> Family:
-    return Family.V4 if network.version == 4 else Family.V6
 
 
 def named(families: Iterable[Family]) -> str:

@@ -28,7 +28,7 @@ from rules.netfilter.hooks import (
 )
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family, address_of_family, family_of
 from rules.packets.packet import Direction, Packet
 from rules.packets.trace import Became
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
@@ -171,7 +171,7 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
     own, everywhere = kinds["LOCAL"], f.ADDRESSES[family]
     nobody = NOBODY_THERE[family]
     elsewhere = less(less(less(everywhere, own), nobody), kinds.get("BROADCAST", ()))
-    local = [at for at in host.addresses if (at.address.version == 4) == (family is Family.V4)]
+    local = [at for at in host.addresses if family_of(at.address) is family]
     outside = [at for at in local if at.interface != LOOPBACK_INTERFACE and not at.address.is_loopback]
     seen = {f.STATE: INVALID, f.MARK: one(0), f.CONNMARK: one(-1), f.REWRITTEN: one(f.UNTOUCHED)}
     users = (0, (1 << 32) - 1)
@@ -491,8 +491,7 @@ class Journeys:
     def links(self, now: Now, boxes: list[Box]) -> Iterator[tuple[str, list[Box]]]:
         left = boxes
         for at in sorted(self.host.addresses, key=lambda at: -at.prefix):
-            is_of_family = (at.address.version == 4) == (self.family is Family.V4)
-            if is_of_family and at.interface != LOOPBACK_INTERFACE and at.prefix and left:
+            if family_of(at.address) is self.family and at.interface != LOOPBACK_INTERFACE and at.prefix and left:
                 rest = at.address.max_prefixlen - at.prefix
                 first = int(at.address) >> rest << rest
                 near, left = self.split(now, left, (f.Among(f.DESTINATION, (first, first + (1 << rest))),))

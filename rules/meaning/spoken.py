@@ -12,7 +12,7 @@ from rules.netfilter import fields as f
 from rules.netfilter import matches as m
 from rules.netfilter import targets as t
 from rules.netfilter.spans import joined, one
-from rules.netfilter.values import Family
+from rules.netfilter.values import family_of
 from rules.value import assert_never
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ def conditions(asked: m.Match) -> tuple[f.Condition, ...]:
         case m.Not(inner):
             version = {}
             if isinstance(inner, m.Src | m.Dst):
-                family = Family.V4 if inner.network.version == 4 else Family.V6
+                family = family_of(inner.network)
                 version = {f.SOURCE: f.domain(f.SOURCE, family), f.DESTINATION: f.domain(f.DESTINATION, family)}
             return f.opposite((plain(inner),), version)
         case m.Foreign(text):

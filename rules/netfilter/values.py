@@ -35,6 +35,11 @@ BUILT_IN: dict[str, frozenset[str]] = {
 """The built-in chains of each table, by its name in save text (iptables(8), TABLES). `security` is one we only read."""
 
 
+def family_of(it: IPv4Address | IPv6Address | Network) -> Family:
+    """The family of an address or a network."""
+    return Family.V4 if it.version == 4 else Family.V6
+
+
 def address_of_family(family: Family, number: int) -> IPv4Address | IPv6Address:
     return IPv4Address(number) if family is Family.V4 else IPv6Address(number)
 

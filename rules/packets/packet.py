@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rules.netfilter.fields import ADDRESSES, PROTOCOLS, STATES
 from rules.netfilter.spans import joined, less, united
-from rules.netfilter.values import Family, address_of_family
+from rules.netfilter.values import Family, address_of_family, family_of
 from rules.plan.names import (
     LOOPBACK,
     LOOPBACK_INTERFACE,
@@ -133,7 +133,7 @@ class Host(Value):
     def kinds(self, family: Family) -> dict[str, Span]:
         """Which addresses are of which type to this host, as rules ask for them (`addrtype`, `fib`)."""
         everywhere, own = ADDRESSES[family], ALWAYS[family]["LOCAL"]
-        of_family = [local for local in self.addresses if (local.address.version == 4) == (family is Family.V4)]
+        of_family = [local for local in self.addresses if family_of(local.address) is family]
         own = united(own, points_of(int(local.address) for local in of_family))
         ends = {int(local.address) | (1 << 32 - local.prefix) - 1 for local in of_family if local.prefix < 31}
         told = {"ANY": everywhere, "LOCAL": own, "MULTICAST": ALWAYS[family]["MULTICAST"]}
@@ -221,9 +221,8 @@ class Host(Value):
     def address_of(self, interface: str, family: Family, like: Address) -> Address | None:
         """The first address of an interface; in IPv6 the first of the scope that `like` has."""
         for local in self.addresses:
-            is_of_family = (local.address.version == 4) == (family is Family.V4)
             is_of_scope = family is Family.V4 or local.address.is_link_local == like.is_link_local
-            if local.interface == interface and is_of_family and is_of_scope:
+            if local.interface == interface and family_of(local.address) is family and is_of_scope:
                 return local.address
         if interface == LOOPBACK_INTERFACE:
             return LOOPBACK[family].network_address

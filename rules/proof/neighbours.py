@@ -20,7 +20,7 @@ from rules.netfilter.fields import DESTINATION, DPORT, GID, MARK, PROTOCOL, PROT
 from rules.netfilter.hooks import stations
 from rules.netfilter.spans import common
 from rules.netfilter.targets import Jump, Zone
-from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Family, address_of_family
+from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, address_of_family, family_of
 from rules.ours.recognition import is_our_rule, is_ours
 from rules.packets.packet import Direction, Packet
 from rules.packets.trace import Became
@@ -246,7 +246,7 @@ class Neighbours:
         links = [
             local
             for local in self.host.addresses
-            if self.is_of_family(local.address)
+            if family_of(local.address) is self.family
             and local.interface != LOOPBACK_INTERFACE
             and not local.address.is_link_local
         ]
@@ -257,9 +257,6 @@ class Neighbours:
                 yield Packet(*out, "tcp", local.address, elsewhere, port, local.interface, 40000, AN_APP, AN_APP)
                 yield Packet(Direction.IN, self.family, "tcp", elsewhere, local.address, port, local.interface, 40000)
             yield Packet(*out, "udp", local.address, elsewhere, 53, local.interface, 40000, AN_APP, AN_APP)
-
-    def is_of_family(self, address: Address) -> bool:
-        return (address.version == 4) == (self.family is Family.V4)
 
     def of_boxes(self) -> Iterator[Packet]:
         """A packet of each part of what is captured."""

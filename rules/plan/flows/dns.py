@@ -15,7 +15,7 @@ from rules.addresses import ip_network
 from rules.netfilter.matches import DPort, Dst, SPort, Src
 from rules.netfilter.rulesets import Block, when
 from rules.netfilter.targets import Dnat, Jump, Redirect, Zone
-from rules.netfilter.values import OUTPUT, PREROUTING, Ports
+from rules.netfilter.values import OUTPUT, PREROUTING, Ports, family_of
 from rules.plan.flows.words import BYPASS, TCP, UDP, not_the_proxy, proxy_owners, user_match
 from rules.plan.intent import of_family
 from rules.plan.names import DNS_CAPTURE_PORT, DNS_PORT, ISTIO_INBOUND, ISTIO_OUTPUT_DNS, ZONE_OF_APP, ZONE_OF_PROXY
@@ -54,7 +54,7 @@ def redirected(intent: Intent, family: Family, protocol: Proto) -> Iterator[Rule
 
 def resolver(intent: Intent, family: Family) -> Redirect | Dnat:
     for address in intent.dns_capture_address:
-        if (address.version == 4) == (family.value == "IPv4"):
+        if family_of(address) is family:
             return Dnat(address, intent.dns_capture_port)
     return Redirect(intent.dns_capture_port)
 
