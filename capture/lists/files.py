@@ -41,11 +41,14 @@ class Lists:
         Raises ValueError with a sentence for each line that is refused.
         """
         text = self.text(source, path)
+        listed = separator.join(all_entries(text, separator))
         try:
-            value = read(separator.join(entry for _, entry in entries_of(text, separator)))
+            value = read(listed)
         except ValueError as refused:
             lines = list(refusals(list(entries_of(text, separator)), read)) or [str(refused)]
             raise ValueError(*some(lines)) from None
+        if not any(True for _ in surprises(listed)):
+            return value, []
         found = (f"line {line}: {it}" for line, entry in entries_of(text, separator) for it in surprises(entry))
         return value, [f"{source} {quoted(path)}: {it}" for it in some(list(found))]
 
@@ -75,6 +78,13 @@ class Lists:
                 raise ValueError(f"it is larger than {MOST_BYTES} bytes")
             parts.append(part)
         return b"".join(parts).decode(errors="surrogateescape")
+
+
+def all_entries(text: str, separator: str) -> Iterable[str]:
+    """Each entry of `entries_of`. Where there is no comment, all of the text is such words."""
+    if "#" in text:
+        return (entry for _, entry in entries_of(text, separator))
+    return text.replace(separator, " ").split()
 
 
 def entries_of(text: str, separator: str) -> Iterator[tuple[int, str]]:

@@ -213,6 +213,11 @@ def ipv4_number(text: str) -> int:
 
 def host_bits(text: str) -> Iterator[str]:
     """A sentence for each network in a readable list whose host bits were cleared."""
+    if text.count(",") >= MANY - 1:
+        from capture.lists import networks
+
+        if text == networks.last_plain:
+            return
     for entry in entries(text):
         if entry != "*" and "/" in entry and has_host_bits(entry):
             yield f"{entry} has host bits, which mean nothing to a rule: taken as {cidr(entry)}"
@@ -360,11 +365,18 @@ def cidrs(text: str) -> Sequence[Network]:
     given = entries(text)
     if len(given) < MANY:
         return tuple(each(cidr, entry, text) for entry in given)
-    return Networks(each(coded, entry, text) for entry in given)
+    from capture.lists import networks  # of a list that is not long a tuple is made
+
+    try:
+        return Networks(networks.codes(text, given))
+    except (OSError, ValueError):
+        return Networks(each(coded, entry, text) for entry in given)
 
 
 def entries(text: str) -> list[str]:
-    return [entry for entry in (part.strip(" ") for part in text.split(",")) if entry]
+    if " " in text:
+        return [entry for entry in (part.strip(" ") for part in text.split(",")) if entry]
+    return list(filter(None, text.split(",")))
 
 
 def each(read: Reader[T], entry: str, whole: str) -> T:

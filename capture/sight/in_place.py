@@ -170,7 +170,7 @@ def of_networks(
     """The same for rules that differ in their network alone: those of one length differ in the bytes of its address."""
     size, flag = (16, V6) if family is Family.V6 else (4, 0)
     of_length: dict[int, tuple[bytes, bytes, bytes, int]] = {}
-    for code in networks.codes():
+    for code in networks.codes:
         length = code & 255
         if length not in of_length:
             bits = (1 << length) - 1 << size * 8 - length

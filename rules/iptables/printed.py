@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rules.iptables.writing import match_text, rule_text, rule_texts, target_text
+from rules.iptables.writing import appending, match_text, rule_text, target_text
 from rules.netfilter import matches as m
 from rules.netfilter.rulesets import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Ruleset
@@ -58,15 +58,12 @@ def read_from(chain: str, rules: Sequence[Rule]) -> tuple[str, Sequence[Rule]]:
     """All lines of a chain with these rules, and the rules as they are read from them."""
     if isinstance(rules, tuple):
         texts = list(map(printed, rules))
+        lines = "".join(f"-A {chain} {text}\n" for text in texts)
         pairs = zip(rules, texts, strict=True)
-        return lines_of(chain, texts), tuple(Rule(rule.matches, rule.target, "", "", text) for rule, text in pairs)
+        return lines, tuple(Rule(rule.matches, rule.target, "", "", text) for rule, text in pairs)
     from rules.lists.long import Read
 
     def as_read(rule: Rule) -> Rule:
         return Rule(rule.matches, rule.target, "", "", printed(rule))
 
-    return lines_of(chain, rule_texts(rules, printed)), Read(rules, as_read)
-
-
-def lines_of(chain: str, texts: Iterable[str]) -> str:
-    return "".join(f"-A {chain} {text}\n" for text in texts)
+    return "".join(f"{line}\n" for line in appending(chain, rules, printed)), Read(rules, as_read)

@@ -41,10 +41,11 @@ def native_target_text(target: Target) -> str:
             return target_text(target)
 
 
-def rule_texts(rules: Sequence[Rule], text: Callable[[Rule], str]) -> Iterator[str]:
-    """How each of these rules reads, where `text` tells it of one."""
+def appending(chain: str, rules: Sequence[Rule], text: Callable[[Rule], str]) -> Iterator[str]:
+    """The lines that append these rules to a chain, where `text` tells how one reads; of a long list, many in one."""
+    before = f"-A {chain} "
     if isinstance(rules, tuple):
-        yield from map(text, rules)
+        yield from (f"{before}{text(rule)}".rstrip(" ") for rule in rules)
         return
     from rules.lists.long import Made, parts_of
     from rules.lists.networks import Networks
@@ -52,10 +53,11 @@ def rule_texts(rules: Sequence[Rule], text: Callable[[Rule], str]) -> Iterator[s
     for part in parts_of(rules):
         if isinstance(part, Made) and isinstance(part.items, Networks):
             # They differ in the network alone.
-            before, _, behind = text(next(part.anew())).partition(next(part.items.texts()))
-            yield from (f"{before}{network}{behind}" for network in part.items.texts())
+            begins, _, ends = f"{before}{text(next(part.anew()))}".partition(next(part.items.texts()))
+            between = f"{ends}\n{begins}"
+            yield from (f"{begins}{between.join(some.texts())}{ends}" for some in part.items.some())
         else:
-            yield from map(text, part)
+            yield from (f"{before}{text(rule)}".rstrip(" ") for rule in part)
 
 
 def restore_rule(rule: Rule) -> str:

@@ -7,6 +7,7 @@ is left keeps the order in which it was given.
 from __future__ import annotations
 
 from _collections_abc import Sequence  # what `collections.abc` wraps, and loaded already
+from itertools import pairwise
 
 from rules.addresses import IPv4Network, IPv6Address, IPv6Network
 
@@ -21,46 +22,36 @@ else:
 
 MANY = 64
 """Entries from which on a list of networks is kept as numbers."""
+AT_ONCE = 2_000
+"""Networks whose text is made at once."""
 V6 = 1 << 136
 """What a network of IPv6 has in its number besides its first address, shifted by 8 bits, and its length."""
-WIDTH = 18
-"""Bytes of such a number."""
 
 
 class Networks(Sequence[Network]):
-    """Many networks as numbers: as objects they take ten times the memory, and as much longer to make.
+    """Many networks as numbers: as objects they take five times the memory, and ten times as long to make.
 
     Equal to a tuple of the same networks.
     """
 
-    __slots__ = ("packed",)
+    __slots__ = ("codes",)
 
     def __init__(self, codes: Iterable[int]) -> None:
-        packed = bytearray()
-        for code in codes:
-            packed += code.to_bytes(WIDTH, "big")
-        self.packed = bytes(packed)
-
-    def codes(self) -> Iterator[int]:
+        self.codes = tuple(codes)
         """The numbers: see `code_of`."""
-        packed = self.packed
-        return (int.from_bytes(packed[at : at + WIDTH], "big") for at in range(0, len(packed), WIDTH))
 
     def __len__(self) -> int:
-        return len(self.packed) // WIDTH
+        return len(self.codes)
 
     def __iter__(self) -> Iterator[Network]:
-        return map(network_of, self.codes())
+        return map(network_of, self.codes)
 
     def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return tuple(self)[at]
-        place = WIDTH * range(len(self))[at]
-        return network_of(int.from_bytes(self.packed[place : place + WIDTH], "big"))
+        return tuple(map(network_of, self.codes[at])) if isinstance(at, slice) else network_of(self.codes[at])
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Networks):
-            return self.packed == other.packed
+            return self.codes == other.codes
         return isinstance(other, tuple) and len(self) == len(other) and tuple(self) == other
 
     def __hash__(self) -> int:
@@ -71,14 +62,26 @@ class Networks(Sequence[Network]):
 
     def of(self, version: int) -> Networks:
         """Those of one family, each once."""
-        packed, is_v6 = self.packed, version == 6
-        apart = {packed[at : at + WIDTH] for at in range(0, len(packed), WIDTH)}
-        if len(apart) == len(self) and {*packed[::WIDTH]} == {is_v6}:  # the first byte of each tells its family
+        codes, is_v6 = self.codes, version == 6
+        each = set(codes)
+        if len(each) == len(codes) and (not each or (min(each) >= V6 if is_v6 else max(each) < V6)):
             return self
-        return Networks(code for code in dict.fromkeys(self.codes()) if (code >= V6) is is_v6)
+        return Networks(code for code in dict.fromkeys(codes) if (code >= V6) is is_v6)
+
+    def some(self) -> Iterator[Networks]:
+        """All of them, some at a time."""
+        return (Networks(self.codes[at : at + AT_ONCE]) for at in range(0, len(self.codes), AT_ONCE))
 
     def texts(self) -> Iterator[str]:
-        return map(text_of, self.codes())
+        """Each as iptables prints it, like `text_of`."""
+        codes = self.codes
+        if not codes or max(codes) >= V6:
+            return map(text_of, codes)
+        part = tuple(map(str, range(256)))  # to write a number takes longer than to look it up
+        return (
+            f"{part[code >> 32]}.{part[code >> 24 & 255]}.{part[code >> 16 & 255]}.{part[code >> 8 & 255]}/{code & 255}"
+            for code in codes
+        )
 
 
 def code_of(network: Network) -> int:
@@ -102,7 +105,7 @@ def fewest(networks: Iterable[Network]) -> Sequence[Network]:
     given = networks if isinstance(networks, Networks) else list(networks)
     if len(given) < 2:
         return given
-    codes = list(given.codes() if isinstance(given, Networks) else map(code_of, given))
+    codes = given.codes if isinstance(given, Networks) else tuple(map(code_of, given))
     kept = merged(codes)
     if len(kept) == len(codes):
         return given
@@ -113,9 +116,9 @@ def merged(codes: Sequence[int]) -> list[int]:
     """The same for networks as numbers."""
     family = codes[0] & V6
     bits = 128 if family else 32
-    # In ascending order a network comes behind the one that holds it, and behind the other half of one twice its size.
-    if is_fewest(sorted(codes), family, bits):
+    if is_fewest(sorted(codes), bits):
         return list(codes)
+    # In ascending order a network comes behind the one that holds it, and behind the other half of one twice its size.
     kept: list[tuple[int, int, int]] = []
     end = -1  # behind the last address of the last that is kept
     for at in sorted(range(len(codes)), key=codes.__getitem__):
@@ -134,15 +137,14 @@ def merged(codes: Sequence[int]) -> list[int]:
     return [low << 8 | length | family for low, length, _ in sorted(kept, key=lambda each: each[2])]
 
 
-def is_fewest(codes: Iterable[int], family: int, bits: int) -> bool:
-    """Whether none of these, in ascending order, holds another one, and no two are halves of one."""
-    end = last = -1
-    for code in codes:
-        low, size = (code ^ family) >> 8, 1 << bits - (code & 255)
-        if low < end or (low == end and size == last and low & size):
-            return False
-        end, last = low + size, size
-    return True
+def is_fewest(codes: Sequence[int], bits: int) -> bool:
+    """Whether none of these, in ascending order, holds another one, and no two are halves of one.
+
+    One that holds any holds the one behind it, and between two halves stands nothing that they do not hold. So it is
+    told by neighbours: the numbers of such a pair differ within the size of the first, or, of two halves, by just that.
+    """
+    sizes = [1 << bits - length + 8 for length in range(bits + 1)]
+    return not any(one ^ other <= sizes[one & 255] for one, other in pairwise(codes))
 
 
 def ends(code: int) -> tuple[int, int]:
@@ -156,11 +158,13 @@ def outside(networks: Sequence[Network], others: Iterable[Network]) -> Sequence[
     ranges = sorted(ends(code_of(each)) for each in fewest(others)) if networks else []
     if not ranges:
         return networks
+    family = V6 if networks and code_of(networks[0]) >= V6 else 0
+    low, high = ranges[0][0] << 8 | family, ranges[-1][1] << 8 | family
+    if isinstance(networks, Networks) and not any(low <= code < high for code in networks.codes):
+        return networks
     from bisect import bisect_right  # few pods exclude networks that they do not capture anyway
 
     firsts = [first for first, _ in ranges]
-    family = V6 if networks and code_of(networks[0]) >= V6 else 0
-    low, high = ranges[0][0] << 8 | family, ranges[-1][1] << 8 | family
 
     def is_held(code: int) -> bool:
         if not low <= code < high:  # as most of a list are not
@@ -170,6 +174,6 @@ def outside(networks: Sequence[Network], others: Iterable[Network]) -> Sequence[
         return at >= 0 and end <= ranges[at][1]
 
     if isinstance(networks, Networks):
-        left = [code for code in networks.codes() if not is_held(code)]
+        left = [code for code in networks.codes if not is_held(code)]
         return networks if len(left) == len(networks) else Networks(left)
     return [network for network in networks if not is_held(code_of(network))]

@@ -5,7 +5,7 @@ Within one table iptables-restore commits everything at once, so no packet ever 
 
 from __future__ import annotations
 
-from rules.iptables.writing import COMMENT, is_restorable, reads_back, restore_rule, rule_texts
+from rules.iptables.writing import COMMENT, appending, is_restorable, reads_back, restore_rule
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Rule, TableRules
 from rules.netfilter.targets import ForeignTarget
@@ -292,13 +292,12 @@ def restore_text(changes: tuple[Change, ...]) -> str:
 
 
 def restore_lines(changes: Sequence[Change]) -> Iterator[str]:
-    """The same line by line."""
+    """The same line by line, of a long list many at once."""
     for change in changes:
         yield f"*{change.table}"
         for command in change.commands:
             if isinstance(command, Fill):
-                before = f"-A {command.chain} "
-                yield from (f"{before}{text}".rstrip(" ") for text in rule_texts(command.rules, restore_rule))
+                yield from appending(command.chain, command.rules, restore_rule)
             else:
                 yield command_text(command)
         yield "COMMIT"

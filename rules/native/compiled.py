@@ -71,7 +71,7 @@ def of_networks(first: Rule, networks: Networks, table: str, family: Family) -> 
 
     asked, _ = asked_of(first)
     field = DESTINATION if any(isinstance(match, Dst) for match in first.matches) else SOURCE
-    asked[field] = joined(sorted(map(ends, networks.codes())))
+    asked[field] = joined(sorted(map(ends, networks.codes)))
     yield with_words(first.but(matches=tuple(match_of(*each, family) for each in asked.items())), table, family)
 
 
