@@ -10,6 +10,7 @@ import os
 
 from capture.kernel.files import MOST, read_text
 from capture.kernel.process import read_words
+from capture.kernel.seam import primitive
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -108,6 +109,7 @@ class Process(Value):
     """The pid of the process that began it."""
 
 
+@primitive
 def processes() -> Iterator[Process]:
     """The other processes that share this network namespace, as far as we may look."""
     try:

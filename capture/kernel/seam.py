@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import ParamSpec, Protocol, TypeVar
 
+    from capture.host.place import Process
     from capture.kernel.process import Completed
     from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Family
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
             self, family: Family, destination: IPv4Address | IPv6Address, port: int
         ) -> IPv4Address | IPv6Address:
             """The address of ours that the kernel would send from. Raises OSError if it knows no way."""
+
+        def processes(self) -> Iterable[Process]:
+            """The others that share this network namespace, as far as we may look."""
 
         def exchange(self, path: str, value: str) -> str:
             """Give a setting of the kernel this value; the one from before. Raises OSError."""

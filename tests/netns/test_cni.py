@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.rig import PROXY
-from tests.rig.runtime import CAPABILITY, PREVIOUS, SIDECAR, Answer, call, configuration, environment
+from tests.rig.runtime import SIDECAR, Answer, call, configuration, environment
 
 if TYPE_CHECKING:
     from tests.rig import Pod
@@ -83,72 +83,6 @@ def test_check_finds_what_was_changed_and_nothing_else(pod: Pod) -> None:
     assert asked(pod, "CHECK", configuration(*ARGS, annotations={})) == Answer(0, None, "")
 
 
-@pytest.mark.parametrize(("verb", "version"), [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")])
-def test_a_verb_that_the_version_has_not_is_refused(pod: Pod, verb: str, version: str) -> None:
-    """By the code for versions that do not go together."""
-    refused(pod, verb, configuration(*ARGS, version=version), 1, version, verb)
-
-
-def test_gc_and_status_answer_without_a_container(pod: Pod) -> None:
-    """GC has nothing to drop; STATUS says whether ADD would work: settings that are refused are told at once."""
-    nobody = dict.fromkeys(("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS"))
-    config = configuration(*ARGS, version="1.1.0", prevResult=None)
-    config["cni.dev/valid-attachments"] = [{"containerID": "3f9c0d6a7b1e", "ifname": "eth0"}]
-    assert asked(pod, "GC", config, **nobody) == Answer(0, None, "")
-    assert asked(pod, "STATUS", config, **nobody) == Answer(0, None, "")
-    bad = configuration("-p", "0", version="1.1.0", prevResult=None)
-    refused(pod, "STATUS", bad, 7, "-p", **nobody)
-
-
-@pytest.mark.parametrize("text", ['{"cniVersion": "1.0.0"}', '{"cniVersion": "0.2.0"}', "{}", ""])
-def test_version_lists_what_is_spoken(pod: Pod, text: str) -> None:
-    """Whatever version is asked in, also by runtimes that say none."""
-    answer = call(pod.outside, {"CNI_COMMAND": "VERSION"}, text)
-    assert (answer.status, answer.result["supportedVersions"]) == (0, list(VERSIONS))
-    assert answer.result["cniVersion"] == (json.loads(text or "{}").get("cniVersion") or "1.1.0")
-
-
-@pytest.mark.parametrize(
-    ("config", "code"),
-    [
-        ("", 6),
-        ("{", 6),
-        ("[]", 6),
-        ('{"cniVersion": NaN}', 6),
-        ("{} {}", 6),
-        ("[" * 100_000, 6),
-        (configuration(version="0.2.0"), 1),
-        (configuration(version="2.0.0"), 1),
-        (configuration(cniVersion=None), 1),
-        (configuration(cniVersion=["1.0.0"]), 1),
-        (configuration(name=None), 7),
-        (configuration(name="a b"), 7),
-        (configuration(prevResult=None), 7),
-        (configuration(prevResult=[1]), 7),
-        (configuration(capture=[]), 7),
-        (configuration(capture={"args": "-p 15001"}), 7),
-        (configuration(capture={"args": [15001]}), 7),
-        (configuration(capture={"arguments": []}), 7),
-        (configuration(capture={"env": {"ISTIO_META_DNS_CAPTURE": True}}), 7),
-        (configuration(capture={"excludeNamespaces": "shop"}), 7),
-        (configuration(runtimeConfig={CAPABILITY: ["sidecar.istio.io/inject"]}), 7),
-        (configuration(runtimeConfig=[]), 7),
-        (configuration("-p", "70000"), 7),
-        (configuration("--envoy-prot", "1"), 7),
-        (configuration("-u", "nobody-there"), 7),
-        (configuration("-n"), 7),
-        (configuration("--cleanup-only"), 7),
-        (configuration("--network-namespace", "other"), 7),
-        (configuration(capture={"env": {"DRY_RUN": "true"}}), 7),
-        (configuration(capture={"env": {"INVALID_DROP": "perhaps"}}), 7),
-    ],
-    ids=str,
-)
-def test_a_configuration_that_means_nothing_is_refused(pod: Pod, config: object, code: int) -> None:
-    """With the specification's code, before anything is touched."""
-    refused(pod, "ADD", config, code)
-
-
 @pytest.mark.parametrize("verb", ["ADD", "CHECK"])
 @pytest.mark.parametrize(
     ("environ", "words"),
@@ -171,12 +105,6 @@ def test_variables_that_mean_nothing_are_named(
 ) -> None:
     """By the code that the specification has for them."""
     refused(pod, verb, configuration(*ARGS, annotations=SIDECAR), 4, *words, **environ)
-
-
-@pytest.mark.parametrize("command", ["", "add", "CHECKS", None])
-def test_a_verb_that_there_is_not_is_refused(pod: Pod, command: str | None) -> None:
-    """CNI_COMMAND is named."""
-    refused(pod, "ADD", configuration(*ARGS), 4, "CNI_COMMAND", CNI_COMMAND=command)
 
 
 def test_del_succeeds_without_a_namespace(pod: Pod) -> None:
@@ -290,28 +218,6 @@ def test_virtual_interfaces_by_annotation(pod: Pod, name: str) -> None:
     assert any("-i net1" in line for line in pod.saved())
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        (f"{TRAFFIC}includeInboundPorts", "80,http"),
-        (f"{TRAFFIC}excludeInboundPorts", "0"),
-        (f"{TRAFFIC}includeOutboundIPRanges", "10.0.0.0/33"),
-        (f"{TRAFFIC}excludeOutboundIPRanges", "*"),
-        (f"{TRAFFIC}includeOutboundPorts", "70000"),
-        (f"{TRAFFIC}excludeInterfaces", "eth0 -j ACCEPT"),
-        (f"{TRAFFIC}excludeInboundPort", "22"),
-        ("sidecar.istio.io/interceptionMode", "REDIRECTED"),
-        ("sidecar.istio.io/inject", "perhaps"),
-        ("status.sidecar.istio.io/port", "status"),
-    ],
-)
-def test_an_annotation_that_means_nothing_fails_the_start(pod: Pod, name: str, value: str) -> None:
-    """Our sentence names the annotation, and what would be right is in it; the pod stays as it was."""
-    config = configuration(*ARGS, annotations={**SIDECAR, name: value})
-    answer = refused(pod, "ADD", config, 7, f"annotation {name}")
-    assert answer.result["msg"].startswith("capture failed: refused")
-
-
 def test_the_configuration_reads_no_variables_of_the_runtime(pod: Pod) -> None:
     """ISTIO_SERVICE_CIDR in containerd's environment means nothing to pods; in the configuration's `env` it does."""
     added(pod, configuration(*ARGS, annotations=SIDECAR), ISTIO_SERVICE_CIDR="10.0.0.0/8", DRY_RUN="true")
@@ -335,12 +241,6 @@ def test_the_namespace_of_a_process_will_do(pod: Pod) -> None:
         finally:
             sleeper.terminate()
     assert any("ISTIO_REDIRECT" in line for line in pod.saved())
-
-
-def test_a_result_is_handed_on_whatever_is_in_it(pod: Pod) -> None:
-    """Text of every alphabet, control characters, great numbers and fractions: JSON that says the same."""
-    odd = {**PREVIOUS, "odd": ["\x00\x1b\u2028\U0001f600", 10**30, 1.5e300, -0.25, None, True, {"": []}, '"\\/']}
-    added(pod, configuration(*ARGS, annotations=SIDECAR, prevResult=odd))
 
 
 def test_many_at_once_do_not_disturb_each_other(pod: Pod) -> None:

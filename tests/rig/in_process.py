@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
 from capture.__main__ import dispatch
+from capture.cni.node import command
+from capture.cni.program import called
 from capture.errors import in_words
 from capture.kernel.seam import standing_in
 from capture.log import complain
@@ -16,7 +18,7 @@ from capture.output import Output
 from capture.settings.declared import asks_for_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from capture.kernel.seam import Kernel
 
@@ -45,18 +47,31 @@ def given(text: str) -> Iterator[None]:
 
 
 def capture(kernel: Kernel, *argv: str, environ: Mapping[str, str] | None = None, stdin: str = "") -> Ended:
-    """Run `capture` with these arguments and no variables but these, with streams of ours, as the program has them."""
+    """Run `capture` with these arguments and no variables but these."""
+    return ended(kernel, dispatch, argv, environ or {}, stdin)
+
+
+def capture_cni(kernel: Kernel, *argv: str, environ: Mapping[str, str] | None = None, stdin: str = "") -> Ended:
+    """Run `capture-cni`, as people do, or, without arguments, as a runtime does."""
+    act = (lambda _: called()) if not argv else command
+    return ended(kernel, act, argv, environ or {}, stdin)
+
+
+def ended(
+    kernel: Kernel, act: Callable[[list[str]], int], argv: Sequence[str], environ: Mapping[str, str], stdin: str
+) -> Ended:
+    """Act with streams of ours, as our programs have them, and tell what is wrong as they do."""
     with (
         standing_in(kernel),
         given(stdin),
         TemporaryFile() as out,
         TemporaryFile() as err,
-        patch.dict(os.environ, environ or {}, clear=True),
+        patch.dict(os.environ, environ, clear=True),
         redirect_stdout(Output(out.fileno(), "utf-8", must_be_heard=True)),
         redirect_stderr(Output(err.fileno(), "utf-8", must_be_heard=False)),
     ):
         try:
-            status = dispatch(list(argv))
+            status = act(list(argv))
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         except Exception as error:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from capture.host.place import Process
     from rules.simulator.simulate import Address
 
 ORDER = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
@@ -123,6 +124,11 @@ class Memory:
 
     def locate(self, program: str) -> str | None:
         return f"/sbin/{program}" if program in self.installed else None
+
+    @staticmethod
+    def processes() -> tuple[Process, ...]:
+        """Nobody is there."""
+        return ()
 
     @staticmethod
     def chosen_source(family: Family, destination: Address, port: int) -> Address:  # noqa: ARG004 # nowhere leads out
