@@ -104,6 +104,8 @@ class Memory:
         }
         self.sockets: list[tuple[int, int, int]] = []
         """Those of TCP: state, port and that of the peer. Both are at 127.0.0.1."""
+        self.uid = 0
+        """Whose they are."""
         self.acts: list[str] = []
         """What was asked for that changes something, in order."""
         self.refuse: Callable[[str], int | Exception | None] = lambda _act: None
@@ -168,7 +170,7 @@ class Memory:
             for state, *ports in self.sockets:
                 if states & 1 << state:
                     ends = (port.to_bytes(2, "big") for port in ports)
-                    yield sockets.MESSAGE.pack(family, state, *ends, here, here, *[0] * 8)
+                    yield sockets.MESSAGE.pack(family, state, *ends, here, here, *[0] * 6, self.uid, 0)
 
     def told_tables(self) -> Iterator[bytes]:
         for backend, family, name in self.tables:
@@ -269,7 +271,9 @@ class Memory:
         """Whatever is asked from now on is asked of that one."""
         if namespace not in self.others:
             raise NamespaceUnusable(f"cannot enter the network namespace {namespace}: it is not in memory")
-        seam._standing_in[-1] = self.others[namespace]
+        entered = self.others[namespace]
+        entered.others = self.others  # a name is the same everywhere
+        seam._standing_in[-1] = entered
 
     def let_packets_pass(self) -> None:
         self.act("let packets pass")
