@@ -53,6 +53,9 @@ if TYPE_CHECKING:
         ) -> IPv4Address | IPv6Address:
             """The address of ours that the kernel would send from. Raises OSError if it knows no way."""
 
+        def be_apart(self) -> None:
+            """Be in a network namespace that is nobody else's. Raises OSError."""
+
         def processes(self) -> Iterable[Process]:
             """The others that share this network namespace, as far as we may look."""
 

@@ -21,6 +21,7 @@ from capture.errors import CaptureError, KernelRefused
 from capture.host.live import read_live
 from capture.iptables.iptables import private_lock
 from capture.kernel import netns
+from capture.kernel.seam import primitive
 from capture.log import Log
 from capture.steps.load import in_transactions
 from rules.netfilter.values import Family
@@ -103,8 +104,7 @@ def in_the_child(answer: int, planned: Plan, backend: str, without_ipv6: Plan | 
 
 def rehearsed(planned: Plan, backend: str, without_ipv6: Plan | None) -> Rehearsal:
     try:
-        unshare(netns.CLONE_NEWNET)
-        raise_lo()
+        be_apart()
     except OSError as error:
         return Rehearsal(NOT_TRIED, f"a network namespace of our own takes CAP_SYS_ADMIN: {error.strerror}")
     # Nobody else can be at work in there, and the lock of the host is not ours to take, or to make, for this.
@@ -133,6 +133,13 @@ def perform(planned: Plan, backend: str) -> None:
 def captured(planned: Plan) -> tuple[Family, ...]:
     """The families for which there is anything to put in place."""
     return tuple(ruleset.family for ruleset in planned.rulesets if ruleset.tables)
+
+
+@primitive
+def be_apart() -> None:
+    """Be in a network namespace that is nobody else's, with lo up. Raises OSError."""
+    unshare(netns.CLONE_NEWNET)
+    raise_lo()
 
 
 def unshare(flags: int) -> None:

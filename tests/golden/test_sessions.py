@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from capture.iptables.iptables import PROGRAM
+from capture.kernel.netns import names_many
 from rules.netfilter.values import Family
 from tests.golden.test_golden import ADDRESSES, LOGGED
 from tests.rig.in_process import capture
@@ -43,11 +44,10 @@ def done(kernel: Memory, line: str) -> str:
         case ["capture", *argv]:
             environ = {"LOG_OUTPUT_LEVEL": "warn"} | dict(word.split("=", 1) for word in words[:at])
             ended = capture(kernel, *argv, environ=environ)
-            return (
-                ended.stdout
-                + "".join(map(said_of, ended.stderr.splitlines()))
-                + (f"exit status {ended.status}\n" if ended.status else "")
-            )
+            out = ended.stdout.splitlines(keepends=True)
+            out = sorted(out) if names_many(argv, environ) else out  # each as it is done
+            status = [f"exit status {ended.status}\n"] if ended.status else []
+            return "".join([*out, *map(said_of, ended.stderr.splitlines()), *status])
         case ["load", backend, name]:
             for family, suffix in SUFFIX.items():
                 rules = CASES / name / f"rules.{suffix}"

@@ -275,6 +275,13 @@ class Memory:
         entered.others = self.others  # a name is the same everywhere
         seam._standing_in[-1] = entered
 
+    def be_apart(self) -> None:
+        """Whatever is asked from now on is asked of one in which there is nothing yet, on the same host."""
+        self.act("be apart")
+        apart = Memory("127.0.0.1/8", "::1/128")
+        apart.refuse, apart.installed, apart.silent = self.refuse, self.installed, self.silent
+        seam._standing_in[-1] = apart
+
     def let_packets_pass(self) -> None:
         self.act("let packets pass")
 
