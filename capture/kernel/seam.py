@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import ParamSpec, Protocol, TypeVar
 
-    from capture.host.place import Process
     from capture.kernel.process import Completed
     from rules.addresses import IPv4Address, IPv6Address
     from rules.netfilter.values import Family
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
         def be_apart(self) -> None:
             """Be in a network namespace that is nobody else's. Raises OSError."""
 
-        def processes(self) -> Iterable[Process]:
+        def processes(self) -> Iterable[object]:
             """The others that share this network namespace, as far as we may look."""
 
         def exchange(self, path: str, value: str) -> str:
