@@ -140,6 +140,11 @@ def setting(
     return Declaration(read, default, flags, env, empty_counts, surprises, ours, about)  # type: ignore[return-value] # as dataclasses.field does
 
 
+def switch(*flags: str, env: tuple[str, ...] = (), ours: bool = False, about: str) -> bool:
+    """Declares a setting that is false unless somebody asks for it."""
+    return setting(parsers.boolean, False, *flags, env=env, ours=ours, about=about)
+
+
 class Settings:
     """What the operator said, checked. Made by `load`, or by `capture.settings.model` from what pydantic checked."""
 
@@ -260,30 +265,22 @@ class Settings:
         "--istio-inbound-tproxy-route-table",
         about="The routing table of TPROXY mode.",
     )
-    drop_invalid: bool = setting(
-        parsers.boolean,
-        False,
+    drop_invalid: bool = switch(
         "--drop-invalid",
         env=("INVALID_DROP",),
         about="Drop packets that conntrack cannot place (state INVALID) before they are delivered unredirected.",
     )
-    dual_stack: bool = setting(
-        parsers.boolean,
-        False,
+    dual_stack: bool = switch(
         "--dual-stack",
         env=("ISTIO_DUAL_STACK",),
         about="Capture IPv6 if the pod has any usable IPv6 address, not only if its first address is one.",
     )
-    redirect_dns: bool = setting(
-        parsers.boolean,
-        False,
+    redirect_dns: bool = switch(
         "--redirect-dns",
         env=("ISTIO_META_DNS_CAPTURE",),
         about="Send DNS queries for the nameservers of resolv.conf to the proxy's resolver.",
     )
-    capture_all_dns: bool = setting(
-        parsers.boolean, False, "--capture-all-dns", about="With --redirect-dns: whatever nameserver is asked."
-    )
+    capture_all_dns: bool = switch("--capture-all-dns", about="With --redirect-dns: whatever nameserver is asked.")
     resolv_conf: str = setting(
         parsers.text,
         "",
@@ -308,23 +305,17 @@ class Settings:
         about="Whether IPv6 is captured: auto (if there is a usable address), on, off, or reject (not captured, and "
         "refused to all but the proxy). By default as istio-iptables: see --dual-stack.",
     )
-    capture_ssh: bool = setting(
-        parsers.boolean,
-        False,
+    capture_ssh: bool = switch(
         "--capture-ssh",
         ours=True,
         about="Capture the port of the SSH session that runs this, and those on which sshd listens, as any other.",
     )
-    allow_host: bool = setting(
-        parsers.boolean,
-        False,
+    allow_host: bool = switch(
         "--allow-host",
         ours=True,
         about="Run even in the namespace of a Kubernetes node, where it takes the traffic of the node itself.",
     )
-    take_over: bool = setting(
-        parsers.boolean,
-        False,
+    take_over: bool = switch(
         "--take-over",
         ours=True,
         about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode), "
@@ -442,47 +433,34 @@ class Settings:
         about="nft, legacy, or native, which does without iptables: use this backend instead of the one that the "
         "namespace and the kernel suggest.",
     )
-    native_nftables: bool = setting(
-        parsers.boolean,
-        False,
-        "--native-nftables",
-        about="Write the rules with nft, into tables of our own, without iptables.",
+    native_nftables: bool = switch(
+        "--native-nftables", about="Write the rules with nft, into tables of our own, without iptables."
     )
-    dry_run: bool = setting(
-        parsers.boolean, False, "-n", "--dry-run", about="Print what iptables-restore would be given; touch nothing."
-    )
+    dry_run: bool = switch("-n", "--dry-run", about="Print what iptables-restore would be given; touch nothing.")
     dry_run_file: str = setting(
         parsers.text, "", env=("DRY_RUN_FILE_PATH",), about="With --dry-run: a file that gets a copy of the rules."
     )
-    cleanup_only: bool = setting(
-        parsers.boolean, False, "--cleanup-only", about="Remove what is ours, whatever settings put it there, and stop."
+    cleanup_only: bool = switch(
+        "--cleanup-only", about="Remove what is ours, whatever settings put it there, and stop."
     )
-    skip_rule_apply: bool = setting(parsers.boolean, False, "--skip-rule-apply", about="Leave the rules alone.")
-    run_validation: bool = setting(
-        parsers.boolean, False, "--run-validation", about="Prove with real connections that the rules capture."
-    )
+    skip_rule_apply: bool = switch("--skip-rule-apply", about="Leave the rules alone.")
+    run_validation: bool = switch("--run-validation", about="Prove with real connections that the rules capture.")
     probe_port: int = setting(
         parsers.port, 15002, "--iptables-probe-port", about="The port that --run-validation connects to."
     )
     probe_timeout: float = setting(
         parsers.duration, 5.0, "--probe-timeout", about="How long --run-validation waits: 500ms, 5s, 1m30s."
     )
-    cni_mode: bool = setting(parsers.boolean, False, "--cni-mode", about="Accepted for compatibility; changes nothing.")
-    reconcile: bool = setting(
-        parsers.boolean, False, "--reconcile", about="Accepted for compatibility; every run does it."
-    )
-    force_apply: bool = setting(
-        parsers.boolean, False, "--force-apply", about="Accepted for compatibility; every run does it."
-    )
+    cni_mode: bool = switch("--cni-mode", about="Accepted for compatibility; changes nothing.")
+    reconcile: bool = switch("--reconcile", about="Accepted for compatibility; every run does it.")
+    force_apply: bool = switch("--force-apply", about="Accepted for compatibility; every run does it.")
     log_output_level: str = setting(
         parsers.log_level,
         "info",
         "--log_output_level",
         about="How much to say: debug, info, warn, error, fatal or none; or default:LEVEL.",
     )
-    log_as_json: bool = setting(
-        parsers.boolean, False, "--log_as_json", about="One JSON object for each line of the log."
-    )
+    log_as_json: bool = switch("--log_as_json", about="One JSON object for each line of the log.")
     log_target: str = setting(
         parsers.text, "stderr", "--log_target", about="Accepted for compatibility; the log goes to stderr."
     )
