@@ -21,11 +21,13 @@ from capture.help.refusals import refusal_of
 from capture.intent.here import leave_out
 from capture.log import Log, complain
 from capture.output import colour, say, say_json
+from capture.schemas.answers import as_json
+from capture.screen.lines import show
 from capture.settings.argv import FORMER_NAME, read_argv
 from capture.settings.declared import DECLARED, FLAGS, LOOKING, REMOVING, SWITCHES, Settings, asks_for_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeVar
 
     from capture.settings.argv import Argument
@@ -157,6 +159,14 @@ def output_option(what: str, kind: Any, more: Sequence[str] = ()) -> Callable[[F
         help="Colour the text. `auto`: on a terminal, unless NO_COLOR is set or TERM is dumb.",
     )
     return lambda command: of_output(of_colour(command))
+
+
+def answer(output: str, told: Any, lines: Iterable[str]) -> None:
+    """Print what a command found: as JSON, or in these lines for whoever sits at a terminal."""
+    if output == "json":
+        say_json(as_json(told))
+    else:
+        show(lines)
 
 
 def settings_given() -> Settings:

@@ -7,14 +7,11 @@ import sys
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.commands.base import SettingsCommand, answer, output_option, reporting, settings_given
 from capture.errors import DONE, FAILED
-from capture.output import say_json
 from capture.preflight.check import check
 from capture.preflight.facts import Checked
-from capture.schemas.answers import as_json
 from capture.screen.check import report
-from capture.screen.lines import show
 
 
 @click.command(cls=SettingsCommand)
@@ -33,8 +30,5 @@ def command(output: str, no_rehearsal: bool) -> None:
     """
     with reporting():
         checked = Checked(tuple(check(settings_given(), os.environ, rehearse=not no_rehearsal)))
-    if output == "json":
-        say_json(as_json(checked))
-    else:
-        show(report(checked.facts))
+    answer(output, checked, report(checked.facts))
     sys.exit(DONE if checked.works else FAILED)

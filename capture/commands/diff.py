@@ -6,15 +6,12 @@ import sys
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.commands.base import SettingsCommand, answer, output_option, reporting, settings_given
 from capture.inspect.hunks import Diff, diff
 from capture.inspect.verify import STATUS, compared
 from capture.intent.here import looked_up
 from capture.log import Log
-from capture.output import say_json
-from capture.schemas.answers import as_json
 from capture.screen.diff import coloured, text
-from capture.screen.lines import show
 from capture.settings.declared import MEANING
 from rules.plan.plan import plan
 
@@ -33,8 +30,5 @@ def command(why: bool, output: str) -> None:
         _, resolved = looked_up(settings)
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
         found = diff(compared(settings, plan(resolved.intent), log))
-    if output == "json":
-        say_json(as_json(found))
-    else:
-        show(map(coloured, text(found, why=why)))
+    answer(output, found, map(coloured, text(found, why=why)))
     sys.exit(STATUS[found.verdict])

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.commands.base import SettingsCommand, answer, output_option, reporting, settings_given
 from capture.errors import DEPENDS
-from capture.output import say_json
-from capture.schemas.answers import as_json
-from capture.screen.lines import show
 from capture.settings.declared import MEANING
 from capture.style import style
 from capture.trace.escapes import Escapes, found
@@ -33,10 +30,7 @@ def command(live: bool, output: str) -> None:
     """
     with reporting():
         told = found(settings_given(), live=live)
-    if output == "json":
-        say_json(as_json(told))
-    else:
-        show(lines(told))
+    answer(output, told, lines(told))
     if any(escape.outcome == UNTOLD for escape in told.escapes):
         sys.exit(DEPENDS)
 

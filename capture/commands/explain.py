@@ -6,14 +6,11 @@ import os
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.commands.base import SettingsCommand, answer, output_option, reporting, settings_given
 from capture.host.facts import read_facts
 from capture.inspect.explanation import Explanation, explanation
 from capture.kernel import netns
-from capture.output import say_json
-from capture.schemas.answers import as_json
 from capture.screen.explain import text
-from capture.screen.lines import show
 from rules.netfilter.values import Family
 
 FAMILIES = {"ipv4": (Family.V4,), "ipv6": (Family.V6,), "both": tuple(Family)}
@@ -33,7 +30,4 @@ def command(family: str, output: str) -> None:
         if said.network_namespace:
             netns.enter(said.network_namespace)
         told = explanation(said, read_facts(os.environ, said.nameservers_file), FAMILIES[family])
-    if output == "json":
-        say_json(as_json(told))
-    else:
-        show(text(told))
+    answer(output, told, text(told))

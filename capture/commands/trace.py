@@ -7,11 +7,8 @@ from typing import Any
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.commands.base import SettingsCommand, answer, output_option, reporting, settings_given
 from capture.errors import DEPENDS
-from capture.output import say_json
-from capture.schemas.answers import as_json
-from capture.screen.lines import show
 from capture.settings.declared import MEANING
 from capture.trace.answer import Answer, Answered
 from capture.trace.question import Question
@@ -67,10 +64,7 @@ def command(**asked: Any) -> None:
     the rights to read them. Ends with status 5 if it depends on rules of others that cannot be asked.
     """
     with reporting():
-        answer = Answer(Question(asked), settings_given())
-    if asked["output"] == "json":
-        say_json(as_json(answer.told()))
-    else:
-        show(answer.lines(all_rules=asked["all_rules"]))
-    if answer.trace.became is Became.DEPENDS:
+        found = Answer(Question(asked), settings_given())
+    answer(asked["output"], found.told(), found.lines(all_rules=asked["all_rules"]))
+    if found.trace.became is Became.DEPENDS:
         sys.exit(DEPENDS)

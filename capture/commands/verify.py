@@ -6,14 +6,11 @@ import sys
 
 import click
 
-from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
+from capture.commands.base import SettingsCommand, answer, output_option, reporting, settings_given
 from capture.errors import LiveStateUnreadable
 from capture.inspect.verify import STATUS, Comparison, compared
 from capture.intent.here import looked_up
 from capture.log import Log
-from capture.output import say_json
-from capture.schemas.answers import as_json
-from capture.screen.lines import show
 from capture.screen.verify import report
 from capture.settings.declared import MEANING
 from rules.plan.plan import plan
@@ -43,10 +40,7 @@ def command(witness: tuple[str, ...], strict: bool, output: str) -> None:
         found = compared(settings, plan(resolved.intent), log).but(strict=strict)
         for name in witness:
             confirm(found, name)
-    if output == "json":
-        say_json(as_json(found))
-    else:
-        show(report(found))
+    answer(output, found, report(found))
     sys.exit(STATUS[found.verdict])
 
 
