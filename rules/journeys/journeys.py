@@ -7,8 +7,6 @@ cut, and each part goes its way. What no box can tell goes both ways, and is sai
 
 from __future__ import annotations
 
-from itertools import permutations
-
 from rules.addresses import IPv6Address
 from rules.analysis.boxes import FEW, fewer
 from rules.analysis.probes import ELSEWHERE
@@ -24,7 +22,6 @@ from rules.netfilter.hooks import (
     KIND_NAT,
     KIND_ROUTE,
     POSTROUTING,
-    undecided,
 )
 from rules.netfilter.spans import common, joined, less, meet, one, points, single, united
 from rules.netfilter.targets import Accept, Drop, Jump, Reject, Return, Zone
@@ -33,7 +30,7 @@ from rules.packets.packet import Direction, Packet
 from rules.packets.trace import Became
 from rules.plan.names import ISTIO_DIVERT, ISTIO_REDIRECT, LOOPBACK, LOOPBACK_INTERFACE, OURS
 from rules.routing.policy import GOTO, LOCAL, LOOKUP, NOP, REFUSALS, THROW
-from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, MOST_ORDERS, NAT_HOOKS, SENT_AWAY, STRAYED, prepared
+from rules.simulator.simulate import CAPTURES, DEEPEST, EPHEMERAL, NAT_HOOKS, SENT_AWAY, STRAYED, prepared
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False
@@ -258,14 +255,6 @@ def everyday(family: Family) -> Callable[[int, Span], int]:
         return min(first + 1, span[1] - 1) if field in (f.SOURCE, f.DESTINATION) else first
 
     return choose
-
-
-def orders(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable]) -> Iterator[Sequence[int]]:
-    """Every order in which tables at one place may be asked, as `in_any_order` tries them."""
-    layers = undecided(prepared(tuple(rulesets), natives, ()).hooks)
-    count = range(len(layers))
-    tried = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
-    yield from ([layers[at] for at in order] for order in tried)
 
 
 # --- the walk ---------------------------------------------------------------------------------------------

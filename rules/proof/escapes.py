@@ -10,7 +10,7 @@ from rules.addresses import summarize_address_range
 from rules.analysis.boxes import fewer, remainder
 from rules.iptables.words import listed
 from rules.iptables.writing import rule_text
-from rules.journeys.journeys import Journeys, orders, universe
+from rules.journeys.journeys import Journeys, universe
 from rules.meaning.lists import lists
 from rules.netfilter import fields as f
 from rules.netfilter.spans import common, less, one, united
@@ -18,6 +18,7 @@ from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import PREROUTING, Family, address_of_family
 from rules.packets.packet import Direction
 from rules.packets.trace import Became
+from rules.simulator.simulate import orders
 from rules.value import Value
 
 TYPE_CHECKING = False

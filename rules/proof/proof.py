@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from rules.analysis.boxes import fewer, overlap
 from rules.iptables.writing import rule_text
-from rules.journeys.journeys import Journeys, TooMany, everyday, orders, packet_of, takes_in_passing, universe
+from rules.journeys.journeys import Journeys, TooMany, everyday, packet_of, takes_in_passing, universe
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Hand
 from rules.netfilter.fields import CONNMARK, DESTINATION, DPORT, MARK
@@ -21,7 +21,7 @@ from rules.plan.names import LOOPBACK_INTERFACE
 from rules.proof.neighbours import without_ours
 from rules.routing.policy import WHOLE
 from rules.simulator.conclusions import end_of, rule_place, verdict
-from rules.simulator.simulate import in_any_order, simulate
+from rules.simulator.simulate import in_any_order, orders, simulate
 from rules.value import Value, assert_never
 
 TYPE_CHECKING = False

@@ -78,24 +78,14 @@ if TYPE_CHECKING:
 
 EPHEMERAL: Span = (32768, 61000)
 """Where the kernel takes a source port from that nobody asked for (ip-sysctl, ip_local_port_range)."""
-
-
 MOST_WORLDS = 256
 """How many ways through rules that cannot be told are walked before we say that it depends."""
-
-
 MOST_ENDS = 8
 """So many places of which a rule chooses one are followed one by one; of more, the first and the last."""
-
-
 MOST_ORDERS = 4
 """Of so many tables of which it is not known which came first every order is tried."""
-
-
 DEEPEST = 64
 """Chains within chains. The kernel takes no loops; nf_tables stops at 16."""
-
-
 CAPTURES: dict[str, Became] = {
     ISTIO_REDIRECT: Became.CAPTURED_OUTBOUND,
     ISTIO_IN_REDIRECT: Became.CAPTURED_INBOUND,
@@ -104,8 +94,6 @@ CAPTURES: dict[str, Became] = {
     ISTIO_OUTPUT_DNS: Became.CAPTURED_DNS,
 }
 """What a rule captures that changes the destination, by the chain of ours that it is in."""
-
-
 ENDS = frozenset({ISTIO_REDIRECT, ISTIO_IN_REDIRECT, ISTIO_TPROXY, ISTIO_DIVERT})
 """The chains whose rules only carry out what the rule that jumps to them decided."""
 
@@ -185,16 +173,18 @@ def judged(ended: list[tuple[Trace, list[Step | str]]], *, complete: bool) -> Tr
     if complete and len(kinds) == 1 and plainest.became is not Became.DEPENDS:
         return plainest
     doubts = dict.fromkeys(doubt for trace, unknown in ended for doubt in (*unknown, *trace.depends_on))
-    return plainest.but(
-        became=Became.DEPENDS,
-        address=None,
-        port=None,
-        decided=None,
-        reason=" and ".join(doubt for doubt in doubts if isinstance(doubt, str)),
-        one_of="",
-        depends_on=tuple(doubt for doubt in doubts if not isinstance(doubt, str)),
-        ways=tuple(kinds.values()),
+    return in_doubt(
+        plainest,
+        " and ".join(doubt for doubt in doubts if isinstance(doubt, str)),
+        tuple(doubt for doubt in doubts if not isinstance(doubt, str)),
+        tuple(kinds.values()),
     )
+
+
+def in_doubt(trace: Trace, why: str, depends_on: tuple[Step, ...], ways: tuple[Trace, ...]) -> Trace:
+    """The same, of which it depends how it ends: in one of these ways."""
+    nowhere = trace.but(became=Became.DEPENDS, address=None, port=None, decided=None, one_of="")
+    return nowhere.but(reason=why, depends_on=depends_on, ways=ways)
 
 
 class _Rules:
@@ -241,14 +231,8 @@ def prepared(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order:
 
 
 MOST_PREPARED = 32
-
-
 _prepared: dict[tuple[int, ...], tuple[_Rules, tuple[Ruleset | NativeTable, ...]]] = {}
-
-
 SENT_AWAY = "an ip rule that is asked before the table local sends it away, although it is for this host"
-
-
 STRAYED = "nothing leaves with a loopback address for its source"
 
 
@@ -904,6 +888,14 @@ def listed(first: tuple[Address, int], last: tuple[Address, int]) -> str:
     return f"one of {addresses}:{ports}"
 
 
+def orders(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable]) -> Iterator[Sequence[int]]:
+    """Every order in which tables at one place may be asked, that of their layers first; of many tables some."""
+    layers = undecided(prepared(tuple(rulesets), natives, ()).hooks)
+    count = range(len(layers))
+    tried = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
+    yield from ([layers[at] for at in order] for order in tried)
+
+
 def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, natives: Sequence[NativeTable] = ()) -> Trace:
     """The same where it is not known which of several tables acts first: it depends, if that makes a difference.
 
@@ -911,31 +903,21 @@ def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, native
     tells which that is (`rules.netfilter.hooks.stations`).
     """
     of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is packet.family)
-    layers = undecided(prepared(of_family, natives, ()).hooks)
-    count = range(len(layers))
-    orders = permutations(count) if len(layers) <= MOST_ORDERS else ((*count[at:], *count[:at]) for at in count)
-    traces = [simulate(rulesets, packet, host, natives, [layers[at] for at in order]) for order in orders]
+    tried = list(orders(of_family, natives))
+    traces = [simulate(rulesets, packet, host, natives, order) for order in tried]
     kinds = {(trace.became, trace.address, trace.port, trace.one_of): trace for trace in reversed(traces)}
     trace = traces[0]
     if len(kinds) < 2:
         return with_answers(trace, of_family, host, natives)
     others = [other for other in kinds.values() if other.became is not Became.DEPENDS]
-    named = [*(str(natives[layer - len(rulesets)]) for layer in layers if layer >= len(rulesets))]
+    named = [str(natives[layer - len(rulesets)]) for layer in tried[0] if layer >= len(rulesets)]
     why = "both backends have rules for it, and those in the younger table act first"
     if named:
         which = f"the table {named[0]} was" if len(named) == 1 else f"the tables {', '.join(named)} were"
         why = f"whether {which} made before or after the others at the same place: the younger one is asked first"
     asked = tuple(dict.fromkeys(step for each in traces for step in each.depends_on))
-    return trace.but(
-        became=Became.DEPENDS,
-        address=None,
-        port=None,
-        decided=None,
-        reason=why,
-        one_of="",
-        depends_on=asked,
-        ways=tuple(dict.fromkeys([*others, *(way for each in traces for way in each.ways)])),
-    )
+    ways = dict.fromkeys([*others, *(way for each in traces for way in each.ways)])
+    return in_doubt(trace, why, asked, tuple(ways))
 
 
 def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable]) -> Trace:
