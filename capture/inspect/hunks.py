@@ -134,26 +134,20 @@ def of_ruleset(backend: Backend, live: Ruleset, planned: Ruleset, company: Compa
             stands, comes = (there.is_built_in(chain) or chain in chains for chains in (now, wanted))
             if before != after or stands != comes:
                 change: Change = "changed" if stands and comes else "made" if comes else "removed"
-                stays = of_others if there.is_built_in(chain) else never
                 shown = hunks(chain, before, after, partial(stays, there, chain))
                 yield ChainDiff(backend, live.family, name, chain, change, tuple(shown))
 
 
-def of_others(table: TableRules, chain: str, rule: Rule) -> bool:
-    """In a built-in chain nothing but what is ours is ever moved."""
-    return not is_our_rule(table, chain, rule)
+def stays(table: TableRules, chain: str, rule: Rule) -> bool:
+    """In a built-in chain nothing but what is ours is ever moved; in a chain of ours every rule may go."""
+    return table.is_built_in(chain) and not is_our_rule(table, chain, rule)
 
 
-def never(table: TableRules, chain: str, rule: Rule) -> bool:  # noqa: ARG001 # as `of_others`
-    """In a chain of ours every rule may go."""
-    return False
-
-
-def hunks(chain: str, now: Sequence[Rule], wanted: Sequence[Rule], stays: Callable[[Rule], bool]) -> Iterator[Hunk]:
+def hunks(chain: str, now: Sequence[Rule], wanted: Sequence[Rule], is_kept: Callable[[Rule], bool]) -> Iterator[Hunk]:
     """The changes from one list of rules to the other, those that are near each other together."""
     lines: list[tuple[int, int, Line]] = []
     at = place = 0
-    for live_at, planned_at in [*staying(now, wanted, stays), (len(now), len(wanted))]:
+    for live_at, planned_at in [*staying(now, wanted, is_kept), (len(now), len(wanted))]:
         lines += ((gone, place, line("-", chain, now[gone])) for gone in range(at, live_at))
         lines += ((live_at, new, line("+", chain, wanted[new])) for new in range(place, planned_at))
         if live_at < len(now):
@@ -171,11 +165,11 @@ def hunks(chain: str, now: Sequence[Rule], wanted: Sequence[Rule], stays: Callab
         yield hunk(lines[max(first - CONTEXT, 0) : last + CONTEXT + 1])
 
 
-def staying(now: Sequence[Rule], wanted: Sequence[Rule], stays: Callable[[Rule], bool]) -> Iterator[tuple[int, int]]:
+def staying(now: Sequence[Rule], wanted: Sequence[Rule], is_kept: Callable[[Rule], bool]) -> Iterator[tuple[int, int]]:
     """The indices of the rules that no run touches: all of which that is told, and of the others as many as can."""
     anchors = zip(
-        [at for at, rule in enumerate(now) if stays(rule)],
-        [at for at, rule in enumerate(wanted) if stays(rule)],
+        [at for at, rule in enumerate(now) if is_kept(rule)],
+        [at for at, rule in enumerate(wanted) if is_kept(rule)],
         strict=True,
     )
     at = place = 0
