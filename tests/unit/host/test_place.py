@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.host import place
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SIGNS = {
     "chains": (
@@ -121,3 +125,21 @@ def test_whoever_lives_here_is_found_and_nobody_else() -> None:
         finally:
             elsewhere.kill()
     pytest.skip("this user may make no network namespace in a user namespace of its own")
+
+
+def test_the_ports_at_which_systemd_listens_for_sshd_are_read_from_its_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every folder, and of what was added in `.d`; an address before the port or a path instead of it is no port."""
+    unit = place.SSH_UNITS[0]
+    vendor, local = tmp_path / "vendor", tmp_path / "local"
+    (local / f"{unit}.d").mkdir(parents=True)
+    vendor.mkdir()
+    (vendor / unit).write_text(
+        "[Socket]\nListenStream=22\nListenStream=0.0.0.0:2222\nListenStream=/run/sshd\nAccept=5\n"
+    )
+    (local / f"{unit}.d" / "10-port.conf").write_text(
+        "[Socket]\nListenStream=\nListenStream=[::]:2022\nListenStream=70000\n"
+    )
+    monkeypatch.setattr(place, "UNIT_FOLDERS", (str(vendor), str(local), str(tmp_path / "none")))
+    assert place.ports_of_units() == {22, 2222, 2022}

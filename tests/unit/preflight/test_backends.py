@@ -124,3 +124,20 @@ def test_the_lock_of_iptables_is_told_of(
         (fact,) = lock(Here(Settings.load(argv, environ), environ, rehearse=False))
         assert (fact.verdict, fact.needed) == (verdict, needed)
         assert said in fact.value
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("backend", [NFT, LEGACY])
+def test_it_is_told_what_each_backend_holds(kernel: Memory, backend: str) -> None:
+    """Nothing, rules of others, ours as planned or otherwise; only that they are ours where nothing is planned."""
+
+    def told(*argv: str) -> str:
+        return facts(*argv, f"--force-iptables-binary={backend}")[f"held in {backend}"].value
+
+    assert told(*PLAIN) == "no rules"
+    kernel.load(backend, Family.V4, OTHERS)
+    assert told(*PLAIN) == "rules of others"
+    assert run(*PLAIN, f"--force-iptables-binary={backend}") == DONE
+    assert told(*PLAIN) == "ours, as planned: a run changes nothing"
+    assert told(*PLAIN, "-o", "22") == "ours, and a run would change it"
+    assert told("--cleanup-only") == "ours"

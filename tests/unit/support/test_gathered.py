@@ -47,3 +47,21 @@ def test_every_library_is_told_with_its_version_or_that_it_is_not_there(monkeypa
 def test_what_a_program_says_stands_with_its_complaint_and_its_failure(code: str, expected: str) -> None:
     """Its status only where it failed, lest a good answer is taken for a bad one or the other way round."""
     assert printed(sys.executable, "-c", code) == expected
+
+
+def test_processes_that_may_not_be_looked_at_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's; one that ended meanwhile is none."""
+    stat, refused = os.stat, {"/proc/2/ns/net": PermissionError(), "/proc/3/ns/net": PermissionError()}
+
+    def looked_at(path: str) -> os.stat_result:
+        if path in refused:
+            raise refused[path]
+        if path == "/proc/4/ns/net":
+            raise FileNotFoundError
+        return stat(path)
+
+    monkeypatch.setattr(os, "stat", looked_at)
+    monkeypatch.setattr(os, "listdir", lambda _: ["2", "3", "4", "self", str(os.getpid())])
+    *lines, last = processes().splitlines()
+    assert [line.split()[0] for line in lines] == [str(os.getpid())]
+    assert last == "2 more may not be seen by this user"
