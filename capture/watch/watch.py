@@ -130,13 +130,10 @@ class Note(Value):
     """RFC 3339 in UTC."""
     text: str
     """In words."""
+    event: Literal["note"] = "note"
+    """Tells the kinds of lines apart."""
 
     TOLD: ClassVar = ("event", "time", "text")
-
-    @property
-    def event(self) -> Literal["note"]:
-        """Tells the kinds of lines apart."""
-        return "note"
 
 
 class Made(Value):
@@ -145,6 +142,8 @@ class Made(Value):
     time: str
     """RFC 3339 in UTC: the end of the interval in which it was made."""
     seen: Seen
+    event: Literal["connection"] = "connection"
+    """Tells the kinds of lines apart."""
 
     TOLD: ClassVar = (
         "event",
@@ -163,11 +162,6 @@ class Made(Value):
         "seen.decided_by",
     )
 
-    @property
-    def event(self) -> Literal["connection"]:
-        """Tells the kinds of lines apart."""
-        return "connection"
-
 
 class More(Value):
     """More connections than were listed in an interval."""
@@ -176,13 +170,10 @@ class More(Value):
     """RFC 3339 in UTC."""
     connections: int
     """At least so many."""
+    event: Literal["more"] = "more"
+    """Tells the kinds of lines apart."""
 
     TOLD: ClassVar = ("event", "time", "connections")
-
-    @property
-    def event(self) -> Literal["more"]:
-        """Tells the kinds of lines apart."""
-        return "more"
 
 
 class Counted(Value):
@@ -193,13 +184,10 @@ class Counted(Value):
     row: Row
     seconds: float
     """In how long: since the counters had been read before."""
+    event: Literal["counters"] = "counters"
+    """Tells the kinds of lines apart."""
 
     TOLD: ClassVar = ("event", "time", "row.family", "rule", "row.packets", "seconds", "row.since_start", "row.total")
-
-    @property
-    def event(self) -> Literal["counters"]:
-        """Tells the kinds of lines apart."""
-        return "counters"
 
     @property
     def rule(self) -> Decision:
