@@ -511,7 +511,7 @@ class Settings:
         values: dict[str, Any] = {}
         origins: dict[str, Origin] = {}
         warnings: list[SettingsWarning] = []
-        lists: Lists | None = None
+        lists: list[Lists] = []
         for setting in DECLARED:
             if uses is not None and setting.name not in uses:
                 continue
@@ -521,19 +521,8 @@ class Settings:
             origin = origin_of(setting, argument, environ, filed)
             if origin is None or (text := origin.text) is None:
                 continue
-            surprises: Iterable[str]
             try:
-                if text[:1] == "@" and setting.is_list:
-                    from capture.lists.files import Lists
-
-                    lists = lists or Lists()
-                    how = setting.separator, setting.read, setting.surprises
-                    value, surprises = lists.read(str(origin), text, *how)
-                    origin = origin.but(file="standard input" if text == "@-" else text[1:])
-                else:
-                    value, surprises = setting.read(text), (f"{origin}: {it}" for it in setting.surprises(text))
-                values[setting.name] = value
-                origins[setting.name] = origin
+                values[setting.name], origins[setting.name], surprises = read(setting, origin, text, lists)
                 warnings += (SettingsWarning("host-bits", setting.name, it) for it in surprises)
             except ValueError as refused:
                 found = [Refusal(str(origin), text, reason) for reason in refused.args]
@@ -582,6 +571,21 @@ def origin_of(
         if (text and not linked_service(name, text)) or (text == "" and setting.empty_counts):
             return Origin("environment", name, text)
     return filed.get(setting.name) if filed else None
+
+
+def read(setting: Declaration, origin: Origin, text: str, lists: list[Lists]) -> tuple[Any, Origin, Iterable[str]]:
+    """What a text means, where it comes from, and what in it will surprise. Raises ValueError.
+
+    A list may be in a file; `lists` gets what has read all such files, for there is one standard input.
+    """
+    if text[:1] != "@" or not setting.is_list:
+        return setting.read(text), origin, (f"{origin}: {it}" for it in setting.surprises(text))
+    if not lists:
+        from capture.lists.files import Lists
+
+        lists.append(Lists())
+    value, surprises = lists[0].read(str(origin), text, setting.separator, setting.read, setting.surprises)
+    return value, origin.but(file="standard input" if text == "@-" else text[1:]), surprises
 
 
 def said_in_file(config: Argument | None, environ: Mapping[str, str]) -> tuple[dict[str, Origin], list[Refusal]]:
