@@ -12,7 +12,7 @@ from rules.netfilter import fields as f
 from rules.netfilter.spans import less, one
 from rules.netfilter.targets import Accept, Dnat, Jump, Redirect, Return, Tproxy
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, Family
-from rules.ours.recognition import is_our_jump
+from rules.ours.recognition import entered_from, is_our_jump
 from rules.plan.names import ISTIO_DIVERT, ISTIO_IN_REDIRECT, ISTIO_REDIRECT, ISTIO_TPROXY, LOOPBACK_INTERFACE
 from rules.value import Value
 
@@ -94,21 +94,8 @@ def decisions(ruleset: Ruleset) -> Iterator[Decision]:
     for name in (NAT, MANGLE):
         table = ruleset.table(name)
         for hook in (PREROUTING, OUTPUT):
-            for chain in ways(table, hook):
+            for chain in entered_from(table, hook):
                 yield from deciding(table, chain)
-
-
-def ways(table: TableRules, hook: str) -> tuple[str, ...]:
-    """Our chains that are entered from a built-in one, each once."""
-    chains = table.chains()
-    found: dict[str, None] = {}
-    waiting = [rule.target for rule in chains.get(hook, ()) if is_our_jump(table, rule)]
-    while waiting:
-        target = waiting.pop(0)
-        if isinstance(target, Jump) and target.chain not in found:
-            found[target.chain] = None
-            waiting += [rule.target for rule in chains.get(target.chain, ())]
-    return tuple(found)
 
 
 def deciding(table: TableRules, chain: str) -> Iterator[Decision]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rules.lists import joined
+from rules.netfilter.targets import Jump
 from rules.netfilter.values import BUILT_IN
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rules.netfilter.matches import Match
     from rules.netfilter.targets import Target
@@ -112,6 +113,18 @@ class TableRules(Value):
 
     def __hash__(self) -> int:
         return hash((self.table, frozenset(self.chains().items())))
+
+
+def reached_from(chains: Mapping[str, Sequence[Rule]], first: Iterable[str]) -> tuple[str, ...]:
+    """These chains, and those among `chains` that jumps lead to from them, each once, nearest first."""
+    found = dict.fromkeys(first)
+    waiting = list(found)
+    for chain in waiting:
+        goals = (rule.target.chain for rule in chains.get(chain, ()) if isinstance(rule.target, Jump))
+        new = dict.fromkeys(goal for goal in goals if goal in chains and goal not in found)
+        found |= new
+        waiting += new
+    return tuple(found)
 
 
 class Ruleset(Value):

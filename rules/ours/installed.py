@@ -7,7 +7,7 @@ from rules.netfilter.fields import GID, UID
 from rules.netfilter.spans import points
 from rules.netfilter.targets import Dnat, Drop, Jump, Redirect, Reject, Tproxy
 from rules.netfilter.values import FILTER, MANGLE, NAT, OUTPUT, PREROUTING, Family
-from rules.ours.recognition import is_our_jump
+from rules.ours.recognition import entered_from
 from rules.plan.names import (
     ISTIO_IN_REDIRECT,
     ISTIO_OUTPUT,
@@ -74,13 +74,12 @@ class Installed(Value):
 def installed(live: Ruleset) -> Installed:
     """What our chains of this family capture, as far as packets are sent there."""
     nat, mangle, refusing = live.table(NAT), live.table(MANGLE), live.table(FILTER)
-    out, into = dict(reached(nat, OUTPUT)), dict(reached(nat, PREROUTING))
-    transparent = dict(reached(mangle, PREROUTING))
+    out, into, transparent = reached(nat, OUTPUT), reached(nat, PREROUTING), reached(mangle, PREROUTING)
     tproxy = first_port(transparent, Tproxy)
     inbound = tproxy or port_in(into, ISTIO_IN_REDIRECT)
     to_proxy, to_itself = Jump(ISTIO_REDIRECT), Jump(ISTIO_IN_REDIRECT)
     owners = [asked for rule in out.get(ISTIO_OUTPUT, ()) if rule.target == to_itself for asked in rule.matches]
-    refused = [rule for rules in dict(reached(refusing, OUTPUT)).values() for rule in rules]
+    refused = [rule for rules in reached(refusing, OUTPUT).values() for rule in rules]
     return Installed(
         live.family,
         port_in(out, ISTIO_REDIRECT),
@@ -101,20 +100,10 @@ def named(field: int, owners: Iterable[Match]) -> Iterator[int]:
         yield from points(span, MOST_OWNERS_IN_A_RULE) or ()
 
 
-def reached(table: TableRules, hook: str) -> Iterator[tuple[str, Sequence[Rule]]]:
+def reached(table: TableRules, hook: str) -> dict[str, Sequence[Rule]]:
     """Our chains that packets get to from a built-in one, with their rules."""
     chains = table.chains()
-    waiting = [
-        rule.target.chain for rule in chains.get(hook, ()) if isinstance(rule.target, Jump) and is_our_jump(table, rule)
-    ]
-    seen: set[str] = set()
-    while waiting:
-        chain = waiting.pop()
-        if chain not in seen:
-            seen.add(chain)
-            rules = chains.get(chain, ())
-            yield chain, rules
-            waiting += [rule.target.chain for rule in rules if isinstance(rule.target, Jump)]
+    return {chain: chains.get(chain, ()) for chain in entered_from(table, hook)}
 
 
 def port_in(chains: dict[str, Sequence[Rule]], chain: str) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules.netfilter.rulesets import Rule, TableRules
+from rules.netfilter.rulesets import Rule, TableRules, reached_from
 from rules.netfilter.targets import Jump
 from rules.plan.names import OURS, is_note
 
@@ -29,6 +29,13 @@ def is_remnant(table: TableRules, chain: str) -> bool:
 def is_our_jump(table: TableRules, rule: Rule, also: frozenset[str] = NOBODY) -> bool:
     """Whether this rule of a built-in chain is ours: all that we put there are jumps to our chains."""
     return isinstance(rule.target, Jump) and is_ours(table, rule.target.chain, also)
+
+
+def entered_from(table: TableRules, hook: str) -> tuple[str, ...]:
+    """The chains that our jumps in a built-in one lead to, and those that they lead to, each once, nearest first."""
+    chains = table.chains()
+    jumps = (rule.target for rule in chains.get(hook, ()) if is_our_jump(table, rule))
+    return reached_from(chains, (target.chain for target in jumps if isinstance(target, Jump)))
 
 
 def is_our_rule(table: TableRules, chain: str, rule: Rule, also: frozenset[str] = NOBODY) -> bool:

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from rules.netfilter import matches as m
 from rules.netfilter import targets as t
+from rules.netfilter.rulesets import reached_from
 from rules.netfilter.values import BUILT_IN, OUTPUT, PREROUTING
 from rules.picture.text import number, shown
 from rules.picture.words import ANYTHING, differing, done, listed, matches_in_words, noun, of_others
@@ -242,9 +243,10 @@ class _Table:
         self.ours = OURS.get(self.name, frozenset()) - table.not_ours
         self.built_in = BUILT_IN.get(self.name, frozenset(HOOKS))
         self.policies = dict(table.policies)
+        self.rules = table.chains()
         self.chains: dict[str, list[Numbered]] = {
             chain: [(at, rule, self.packets(chain, at)) for at, rule in enumerate(rules, 1)]
-            for chain, rules in table.chains().items()
+            for chain, rules in self.rules.items()
         }
         self.hooks = [
             hook for hook in HOOKS if hook in self.built_in and (self.chains.get(hook) or self.policy(hook) != "ACCEPT")
@@ -254,7 +256,7 @@ class _Table:
             for _, rule, _ in rules:
                 if isinstance(rule.target, t.Jump):
                     self.callers.setdefault(rule.target.chain, []).append((chain, rule))
-        self.reached = self.reached_from(self.hooks)
+        self.reached = reached_from(self.rules, self.hooks)
         self.drawn = self.order()
         self.capturing = {chain for chain in self.chains if self.captures(chain, frozenset())}
         self.ends: dict[Key, End] = {}
@@ -273,22 +275,8 @@ class _Table:
 
     def entered(self, chain: str) -> Iterator[str]:
         """The chains that this one jumps to, in the order of its rules, each once."""
-        yield from dict.fromkeys(
-            rule.target.chain
-            for _, rule, _ in self.chains.get(chain, ())
-            if isinstance(rule.target, t.Jump) and rule.target.chain in self.chains
-        )
-
-    def reached_from(self, chains: Iterable[str]) -> dict[str, None]:
-        """These chains and all that can be entered from them, nearest first."""
-        found = dict.fromkeys(chains)
-        waiting = list(found)
-        while waiting:
-            for chain in self.entered(waiting.pop(0)):
-                if chain not in found:
-                    found[chain] = None
-                    waiting.append(chain)
-        return found
+        targets = [rule.target for rule in self.rules.get(chain, ())]
+        yield from dict.fromkeys(it.chain for it in targets if isinstance(it, t.Jump) and it.chain in self.chains)
 
     def order(self) -> list[str]:
         """The chains that are drawn: hooks, ours, and of others' those that are entered from these, up to a limit."""
@@ -310,7 +298,7 @@ class _Table:
         return chain not in self.ours and chain not in self.built_in
 
     def leads_to_ours(self, chain: str) -> bool:
-        return any(found in self.ours for found in self.reached_from([chain]))
+        return any(found in self.ours for found in reached_from(self.rules, [chain]))
 
     def captures(self, chain: str, above: frozenset[str]) -> bool:
         """Whether a rule of ours here or further on sends packets to the proxy."""
@@ -323,7 +311,7 @@ class _Table:
 
     def hooks_of(self, chain: str) -> list[str]:
         """From which hooks it can be reached."""
-        return [hook for hook in self.hooks if chain in self.reached_from([hook])]
+        return [hook for hook in self.hooks if chain in reached_from(self.rules, [hook])]
 
     # --- cards --------------------------------------------------------------------------------------------
 
