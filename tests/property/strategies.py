@@ -9,22 +9,9 @@ from hypothesis import strategies as st
 from capture.settings import parsers
 from capture.settings.declared import DECLARED_BY_NAME
 from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from rules.netfilter.matches import (
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    Proto,
-    Src,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Block, Rule, TableRules
-from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Redirect, Return
 from rules.netfilter.values import ALL, BUILT_IN, Family, Ports
 from rules.ours.recognition import is_our_jump
 from rules.plan.intent import REDIRECT, TPROXY, Intent, PortsOfUsers, UdpPolicy, Uids
@@ -34,8 +21,6 @@ from rules.plan.plan import ruleset
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rules.netfilter.matches import Match, Plain
-    from rules.netfilter.targets import Target
     from rules.netfilter.values import Network
 
 COMMON_PORTS = (22, 53, 80, 443, 8080, 15001, 15006, 15008, 15090)
@@ -171,47 +156,47 @@ foreign_texts = st.sampled_from(
 )
 foreign_targets = st.sampled_from(
     (
-        ForeignTarget("-j MASQUERADE"),
-        ForeignTarget("-g OTHERS"),
-        ForeignTarget(""),
-        ForeignTarget('-j LOG --log-prefix "who: "'),
-        Accept(),
-        Return(),
-        Drop(),
-        Redirect(9999),
+        t.ForeignTarget("-j MASQUERADE"),
+        t.ForeignTarget("-g OTHERS"),
+        t.ForeignTarget(""),
+        t.ForeignTarget('-j LOG --log-prefix "who: "'),
+        t.Accept(),
+        t.Return(),
+        t.Drop(),
+        t.Redirect(9999),
     )
 )
 
 
-def plain_matches(version: int) -> st.SearchStrategy[Plain]:
+def plain_matches(version: int) -> st.SearchStrategy[m.Plain]:
     """Matches that we speak, of one family, as anybody could have written them."""
     of_family = ipv4_networks if version == 4 else ipv6_networks
     return st.one_of(
-        st.builds(Proto, st.sampled_from(("tcp", "udp", "icmp"))),
-        st.builds(Src, of_family),
-        st.builds(Dst, of_family),
-        st.builds(InIface, interfaces),
-        st.builds(OutIface, interfaces),
-        st.builds(OwnerUid, ids),
-        st.builds(OwnerGid, ids),
-        st.builds(DPort, ports),
-        st.builds(DPorts, st.lists(single_ports, min_size=1, max_size=15).map(tuple)),
-        st.builds(CtState, st.frozensets(st.sampled_from(("NEW", "ESTABLISHED", "INVALID")), min_size=1)),
+        st.builds(m.Proto, st.sampled_from(("tcp", "udp", "icmp"))),
+        st.builds(m.Src, of_family),
+        st.builds(m.Dst, of_family),
+        st.builds(m.InIface, interfaces),
+        st.builds(m.OutIface, interfaces),
+        st.builds(m.OwnerUid, ids),
+        st.builds(m.OwnerGid, ids),
+        st.builds(m.DPort, ports),
+        st.builds(m.DPorts, st.lists(single_ports, min_size=1, max_size=15).map(tuple)),
+        st.builds(m.CtState, st.frozensets(st.sampled_from(("NEW", "ESTABLISHED", "INVALID")), min_size=1)),
     )
 
 
-def kind_of(match: Match) -> str:
-    return type(match.match if isinstance(match, Not) else match).__name__
+def kind_of(match: m.Match) -> str:
+    return type(match.match if isinstance(match, m.Not) else match).__name__
 
 
-def matches(version: int) -> st.SearchStrategy[tuple[Match, ...]]:
+def matches(version: int) -> st.SearchStrategy[tuple[m.Match, ...]]:
     plain = plain_matches(version)
-    one: st.SearchStrategy[Match] = st.one_of(plain, st.builds(Not, plain), st.builds(Foreign, foreign_texts))
+    one: st.SearchStrategy[m.Match] = st.one_of(plain, st.builds(m.Not, plain), st.builds(m.Foreign, foreign_texts))
     return st.lists(one, max_size=3, unique_by=kind_of).map(tuple)
 
 
 def foreign_rules(family: Family) -> st.SearchStrategy[Rule]:
-    targets: st.SearchStrategy[Target] = st.one_of(foreign_targets, st.sampled_from(FOREIGN_CHAINS).map(Jump))
+    targets: st.SearchStrategy[t.Target] = st.one_of(foreign_targets, st.sampled_from(FOREIGN_CHAINS).map(t.Jump))
     return st.builds(Rule, matches(4 if family is Family.V4 else 6), targets)
 
 

@@ -14,28 +14,11 @@ from rules.explain.entries import shown
 from rules.explain.lint import findings
 from rules.explain.summary import summary
 from rules.iptables.words import rule_words
-from rules.netfilter.fields import STATES
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    InIface,
-    Limit,
-    Mark,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
+from rules.netfilter import fields as f
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.spans import common, less, meet, united
-from rules.netfilter.targets import Jump, RestoreMark, Return, SaveMark, SetMark, Zone
 from rules.netfilter.values import OUTPUT, PREROUTING, Family
 from rules.plan.intent import Intent
 from rules.plan.plan import Plan, plan, ruleset
@@ -46,9 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rules.analysis.boxes import Box
-    from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule, TableRules
-    from rules.netfilter.targets import Target
 
 SAMPLES = 60
 FEW_RULES = 60
@@ -80,38 +61,38 @@ NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58}
 # --- the judge ------------------------------------------------------------------------------------------------
 
 
-def holds(match: Match, packet: Packet) -> bool:
+def holds(match: m.Match, packet: Packet) -> bool:
     """Whether one packet is what a match asks for."""
     match match:
-        case Not(inner):
+        case m.Not(inner):
             return not holds(inner, packet)
-        case Proto(name):
+        case m.Proto(name):
             return packet.protocol == NUMBERS[name]
-        case Src(network):
+        case m.Src(network):
             return 0 <= packet.source - int(network.network_address) < network.num_addresses
-        case Dst(network):
+        case m.Dst(network):
             return 0 <= packet.destination - int(network.network_address) < network.num_addresses
-        case InIface(name):
+        case m.InIface(name):
             return named(name, packet.arrived_on)
-        case OutIface(name):
+        case m.OutIface(name):
             return named(name, packet.leaves_on)
-        case DPort(ports):
+        case m.DPort(ports):
             return ports.first <= packet.dport <= ports.last
-        case SPort(ports):
+        case m.SPort(ports):
             return ports.first <= packet.sport <= ports.last
-        case DPorts(ranges):
+        case m.DPorts(ranges):
             return any(ports.first <= packet.dport <= ports.last for ports in ranges)
-        case OwnerUid(uid):
+        case m.OwnerUid(uid):
             return packet.uid == uid
-        case OwnerUids(first, last):
+        case m.OwnerUids(first, last):
             return first <= packet.uid <= last
-        case OwnerGid(gid):
+        case m.OwnerGid(gid):
             return packet.gid == gid
-        case CtState(states):
-            return STATES[packet.state] in states
-        case Mark(value):
+        case m.CtState(states):
+            return f.STATES[packet.state] in states
+        case m.Mark(value):
             return packet.mark == value
-        case ConnMark(value):
+        case m.ConnMark(value):
             return packet.connmark == value
         case _:
             raise AssertionError(match)
@@ -129,26 +110,26 @@ class Judge:
         self.zone: int | None = None
         self.packet: Packet
 
-    def outcome(self, hook: str, packet: Packet) -> tuple[Target | None, int, int | None]:
+    def outcome(self, hook: str, packet: Packet) -> tuple[t.Target | None, int, int | None]:
         """The verdict, the mark, and the zone."""
         self.packet, self.zone = packet, None
         verdict = self.enter(hook)
-        return (None if isinstance(verdict, Return) else verdict), self.packet.mark, self.zone
+        return (None if isinstance(verdict, t.Return) else verdict), self.packet.mark, self.zone
 
-    def enter(self, chain: str) -> Target | None:
+    def enter(self, chain: str) -> t.Target | None:
         for rule in self.chains[chain]:
-            if not all(holds(match, self.packet) for match in rule.matches if not isinstance(match, Limit)):
+            if not all(holds(match, self.packet) for match in rule.matches if not isinstance(match, m.Limit)):
                 continue
             match rule.target:
-                case Jump(name):
+                case t.Jump(name):
                     verdict = self.enter(name)
-                    if verdict is not None and not isinstance(verdict, Return):
+                    if verdict is not None and not isinstance(verdict, t.Return):
                         return verdict
-                case SetMark(value):
+                case t.SetMark(value):
                     self.packet = self.packet._replace(mark=value)
-                case RestoreMark():
+                case t.RestoreMark():
                     self.packet = self.packet._replace(mark=self.packet.connmark)
-                case Zone(zone):
+                case t.Zone(zone):
                     self.zone = zone if self.zone is None else self.zone
                 case target if type(target).__name__ in ("Log", "Nflog", "SaveMark"):
                     pass
@@ -165,11 +146,11 @@ def packets_near(*rulesets: Ruleset, hook: str) -> Iterator[Packet]:
     edges[0] |= set(NUMBERS.values())
     edges[7] |= {"lo", "eth0"} if hook == PREROUTING else set()
     edges[8] |= {"lo", "eth0"} if hook == OUTPUT else set()
-    edges[9] |= set(range(len(STATES)))
+    edges[9] |= set(range(len(f.STATES)))
     for asked in rulesets:
         for _, _, rule in asked.rules():
             for match in rule.matches:
-                at, values = edge(match.match if isinstance(match, Not) else match)
+                at, values = edge(match.match if isinstance(match, m.Not) else match)
                 edges[at] |= {value for value in values if inside(full[at], value)}
     choices = [sorted(values) for values in edges]
     chance = Random(len(choices[4]))
@@ -179,31 +160,31 @@ def packets_near(*rulesets: Ruleset, hook: str) -> Iterator[Packet]:
 
 def edge(match: Any) -> tuple[int, list[Any]]:
     match match:
-        case Proto(name):
+        case m.Proto(name):
             return 0, [NUMBERS[name]]
-        case Src(network):
+        case m.Src(network):
             return 1, around(int(network.network_address), int(network.network_address) + network.num_addresses - 1)
-        case Dst(network):
+        case m.Dst(network):
             return 2, around(int(network.network_address), int(network.network_address) + network.num_addresses - 1)
-        case SPort(ports):
+        case m.SPort(ports):
             return 3, around(ports.first, ports.last)
-        case DPort(ports):
+        case m.DPort(ports):
             return 4, around(ports.first, ports.last)
-        case DPorts(ranges):
+        case m.DPorts(ranges):
             return 4, [value for ports in ranges for value in around(ports.first, ports.last)]
-        case OwnerUid(uid):
+        case m.OwnerUid(uid):
             return 5, around(uid, uid)
-        case OwnerUids(first, last):
+        case m.OwnerUids(first, last):
             return 5, around(first, last)
-        case OwnerGid(gid):
+        case m.OwnerGid(gid):
             return 6, around(gid, gid)
-        case InIface(name):
+        case m.InIface(name):
             return 7, [name.rstrip("+"), name.rstrip("+") + "0"]
-        case OutIface(name):
+        case m.OutIface(name):
             return 8, [name.rstrip("+"), name.rstrip("+") + "0"]
-        case Mark(value):
+        case m.Mark(value):
             return 10, around(value, value)
-        case ConnMark(value):
+        case m.ConnMark(value):
             return 11, around(value, value)
         case _:
             return 0, []
@@ -257,7 +238,7 @@ def test_every_packet_has_the_outcome_that_the_judge_gives_it(intent: Intent, fa
                 verdict, _, zone = judge.outcome(hook, packet)
                 # A mark that was changed on the way is not the mark with which the packet came.
                 if any(
-                    isinstance(target, SetMark | RestoreMark | SaveMark)
+                    isinstance(target, t.SetMark | t.RestoreMark | t.SaveMark)
                     for outcome in outcomes
                     for target, _ in outcome.remarks
                 ):
@@ -265,7 +246,7 @@ def test_every_packet_has_the_outcome_that_the_judge_gives_it(intent: Intent, fa
                 (outcome,) = [
                     outcome for outcome, boxes in outcomes.items() if any(contains(box, packet) for box in boxes)
                 ]
-                zones = [target.zone for target, _ in outcome.remarks if isinstance(target, Zone)]
+                zones = [target.zone for target, _ in outcome.remarks if isinstance(target, t.Zone)]
                 assert (outcome.verdict, zones[0] if zones else None) == (verdict, zone), packet
 
 

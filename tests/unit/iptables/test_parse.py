@@ -11,22 +11,9 @@ from hypothesis import strategies as st
 from rules.iptables.quoting import tokens
 from rules.iptables.reading import NotSaveText, tables
 from rules.iptables.writing import rule_text
-from rules.netfilter.matches import (
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    Proto,
-    Src,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Block, Rule, TableRules
-from rules.netfilter.targets import Accept, Drop, ForeignTarget, Jump, Log, Nflog, Redirect, Return
 from rules.netfilter.values import Ports, network
 from tests.rig.chance import share
 
@@ -54,19 +41,19 @@ def test_a_saved_text_is_its_tables() -> None:
         "nat",
         ("ISTIO_OUTPUT", "EMPTY"),
         (
-            Block("OUTPUT", (Rule((Proto("tcp"),), Jump("ISTIO_OUTPUT")),)),
+            Block("OUTPUT", (Rule((m.Proto("tcp"),), t.Jump("ISTIO_OUTPUT")),)),
             Block(
                 "ISTIO_OUTPUT",
                 (
                     Rule(
                         (
-                            Proto("tcp"),
-                            OutIface("lo"),
-                            Not(Dst(network("127.0.0.1"))),
-                            Not(DPort(Ports.one(15008))),
-                            OwnerUid(1337),
+                            m.Proto("tcp"),
+                            m.OutIface("lo"),
+                            m.Not(m.Dst(network("127.0.0.1"))),
+                            m.Not(m.DPort(Ports.one(15008))),
+                            m.OwnerUid(1337),
                         ),
-                        Return(),
+                        t.Return(),
                     ),
                 ),
             ),
@@ -84,24 +71,24 @@ def parsed(line: str) -> Rule:
 
 
 SPOKEN: list[tuple[str, Rule]] = [
-    ("-s 10.0.0.0/8 -j ACCEPT", Rule((Src(network("10.0.0.0/8")),), Accept())),
-    ("-s 2001:db8::1 -j DROP", Rule((Src(network("2001:db8::1/128")),), Drop())),
-    ("! -i eth+ -j OTHERS", Rule((Not(InIface("eth+")),), Jump("OTHERS"))),
-    ("-p udp -m udp --dport 53 -j RETURN", Rule((Proto("udp"), DPort(Ports.one(53))), Return())),
-    ("-p tcp -m tcp --dport 80:90 -j RETURN", Rule((Proto("tcp"), DPort(Ports(80, 90))), Return())),
+    ("-s 10.0.0.0/8 -j ACCEPT", Rule((m.Src(network("10.0.0.0/8")),), t.Accept())),
+    ("-s 2001:db8::1 -j DROP", Rule((m.Src(network("2001:db8::1/128")),), t.Drop())),
+    ("! -i eth+ -j OTHERS", Rule((m.Not(m.InIface("eth+")),), t.Jump("OTHERS"))),
+    ("-p udp -m udp --dport 53 -j RETURN", Rule((m.Proto("udp"), m.DPort(Ports.one(53))), t.Return())),
+    ("-p tcp -m tcp --dport 80:90 -j RETURN", Rule((m.Proto("tcp"), m.DPort(Ports(80, 90))), t.Return())),
     (
         "-p tcp -m multiport ! --dports 22,80:90 -j RETURN",
-        Rule((Proto("tcp"), Not(DPorts((Ports.one(22), Ports(80, 90))))), Return()),
+        Rule((m.Proto("tcp"), m.Not(m.DPorts((Ports.one(22), Ports(80, 90))))), t.Return()),
     ),
     (
         "-m owner ! --uid-owner 5 -m owner --gid-owner 6 -j RETURN",
-        Rule((Not(OwnerUid(5)), OwnerGid(6)), Return()),
+        Rule((m.Not(m.OwnerUid(5)), m.OwnerGid(6)), t.Return()),
     ),
     (
         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        Rule((CtState(frozenset({"ESTABLISHED", "RELATED"})),), Accept()),
+        Rule((m.CtState(frozenset({"ESTABLISHED", "RELATED"})),), t.Accept()),
     ),
-    ("-p tcp -j REDIRECT --to-ports 15001", Rule((Proto("tcp"),), Redirect(15001))),
+    ("-p tcp -j REDIRECT --to-ports 15001", Rule((m.Proto("tcp"),), t.Redirect(15001))),
 ]
 
 
@@ -135,7 +122,7 @@ FOREIGN: list[tuple[str, int]] = [
 def test_what_we_do_not_speak_is_kept_to_the_letter(line: str, unspoken: int) -> None:
     """Its own words come out again, in order, whatever modules, quotes and negations it has."""
     rule = parsed(line)
-    assert sum(isinstance(match, Foreign) for match in rule.matches) == unspoken
+    assert sum(isinstance(match, m.Foreign) for match in rule.matches) == unspoken
     text = rule_text(rule)
     assert text.replace("-m tcp ", "") == line.replace("-m tcp ", "")
     assert parsed(text) == rule
@@ -159,7 +146,7 @@ TARGETS = [
 def test_a_target_that_we_do_not_speak_is_kept_to_the_letter(text: str) -> None:
     """Also `-g`, and a rule that only counts and has none."""
     rule = parsed(f"-p tcp {text}".strip())
-    assert rule == Rule((Proto("tcp"),), ForeignTarget(text))
+    assert rule == Rule((m.Proto("tcp"),), t.ForeignTarget(text))
     assert rule_text(rule) == f"-p tcp {text}".strip()
 
 
@@ -178,8 +165,8 @@ WHOLE = [
 def test_a_module_and_its_options_are_one_piece(text: str, foreign: tuple[str, ...]) -> None:
     """Where one option changes what another means, where a value reads like an option, and where it has line breaks."""
     rule = parsed(f"{text} -j ACCEPT")
-    assert rule.target == Accept()
-    assert tuple(match.text for match in rule.matches if isinstance(match, Foreign)) == foreign
+    assert rule.target == t.Accept()
+    assert tuple(match.text for match in rule.matches if isinstance(match, m.Foreign)) == foreign
     assert rule.text == f"{text} -j ACCEPT"
 
 
@@ -187,9 +174,9 @@ def test_a_module_and_its_options_are_one_piece(text: str, foreign: tuple[str, .
 def test_a_prefix_is_its_value(prefix: str) -> None:
     """Whatever it reads like; and it is written again as iptables-restore reads it."""
     text = prefix.replace("\\", "\\\\").replace('"', '\\"').replace("'", "\\'")
-    assert parsed(f'-j LOG --log-prefix "{text}" --log-uid').target == Log(prefix)
-    assert parsed(rule_text(Rule((), Log(prefix)))).target == Log(prefix)
-    assert parsed(rule_text(Rule((), Nflog(5, prefix)))).target == Nflog(5, prefix)
+    assert parsed(f'-j LOG --log-prefix "{text}" --log-uid').target == t.Log(prefix)
+    assert parsed(rule_text(Rule((), t.Log(prefix)))).target == t.Log(prefix)
+    assert parsed(rule_text(Rule((), t.Nflog(5, prefix)))).target == t.Nflog(5, prefix)
 
 
 BROKEN = [

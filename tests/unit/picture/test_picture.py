@@ -13,24 +13,9 @@ import pytest
 from rules.addresses import IPv4Network
 from rules.iptables.counters import Count, counters
 from rules.iptables.reading import tables
-from rules.netfilter.matches import (
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    Foreign,
-    InIface,
-    Mark,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    SPort,
-    Src,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Rule, Ruleset
-from rules.netfilter.targets import Return
 from rules.netfilter.values import Family, Ports
 from rules.ours.reasons import explained
 from rules.picture.dot import dot
@@ -49,12 +34,11 @@ from tests.rig.pod import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rules.netfilter.matches import Match
     from rules.picture.model import Card, Picture, Row
 
 HERE = IPv4Network("127.0.0.1/32")
 TEN = IPv4Network("10.0.0.0/8")
-LO = OutIface("lo")
+LO = m.OutIface("lo")
 
 
 def made(intent: Intent | None = None) -> Picture:
@@ -82,29 +66,32 @@ def rows(drawn: Picture) -> list[Row]:
     ("matches", "words"),
     [
         ((), "anything"),
-        ((TCP, DPort(Ports.one(22))), "tcp → :22"),
-        ((UDP, DPort(Ports(8000, 8010)), Dst(HERE)), "udp → 127.0.0.1:8000–8010"),
-        ((TCP, DPort(Ports.one(53)), Dst(TEN)), "tcp → 10.0.0.0/8 :53"),
-        ((TCP, DPorts((Ports.one(80), Ports.one(443)))), "tcp → :80, :443"),
-        ((OwnerUid(1337),), "uid 1337"),
-        ((OwnerUids(5, 9),), "uid 5–9"),
-        ((LO, Not(OwnerUid(1)), Not(OwnerUid(2)), Not(OwnerGid(3))), "over lo · not uid 1, 2 · not gid 3"),
-        ((LO, Not(Dst(HERE)), TCP, Not(DPort(Ports.one(15008)))), "tcp · over lo · not to 127.0.0.1 · not :15008"),
-        ((InIface("eth1"), Src(TEN)), "arrives on eth1 · from 10.0.0.0/8"),
-        ((UDP, SPort(Ports.one(53))), "udp · from port 53"),
-        ((Not(TCP), CtState(frozenset({"NEW", "RELATED"}))), "not tcp · new or related"),
-        ((Not(Mark(1338)),), "not mark 0x53a"),
-        ((Foreign("-m addrtype --dst-type LOCAL"),), "-m addrtype --dst-type LOCAL"),
+        ((TCP, m.DPort(Ports.one(22))), "tcp → :22"),
+        ((UDP, m.DPort(Ports(8000, 8010)), m.Dst(HERE)), "udp → 127.0.0.1:8000–8010"),
+        ((TCP, m.DPort(Ports.one(53)), m.Dst(TEN)), "tcp → 10.0.0.0/8 :53"),
+        ((TCP, m.DPorts((Ports.one(80), Ports.one(443)))), "tcp → :80, :443"),
+        ((m.OwnerUid(1337),), "uid 1337"),
+        ((m.OwnerUids(5, 9),), "uid 5–9"),
+        ((LO, m.Not(m.OwnerUid(1)), m.Not(m.OwnerUid(2)), m.Not(m.OwnerGid(3))), "over lo · not uid 1, 2 · not gid 3"),
+        (
+            (LO, m.Not(m.Dst(HERE)), TCP, m.Not(m.DPort(Ports.one(15008)))),
+            "tcp · over lo · not to 127.0.0.1 · not :15008",
+        ),
+        ((m.InIface("eth1"), m.Src(TEN)), "arrives on eth1 · from 10.0.0.0/8"),
+        ((UDP, m.SPort(Ports.one(53))), "udp · from port 53"),
+        ((m.Not(TCP), m.CtState(frozenset({"NEW", "RELATED"}))), "not tcp · new or related"),
+        ((m.Not(m.Mark(1338)),), "not mark 0x53a"),
+        ((m.Foreign("-m addrtype --dst-type LOCAL"),), "-m addrtype --dst-type LOCAL"),
     ],
 )
-def test_matches_are_said_in_short_words(matches: tuple[Match, ...], words: str) -> None:
+def test_matches_are_said_in_short_words(matches: tuple[m.Match, ...], words: str) -> None:
     """As one would say them."""
-    assert matches_in_words(Rule(matches, Return())) == words
+    assert matches_in_words(Rule(matches, t.Return())) == words
 
 
 def test_a_long_list_is_counted() -> None:
     """The beginning is named, the rest is counted."""
-    words = matches_in_words(Rule(tuple(Not(OwnerGid(gid)) for gid in range(40)), Return()))
+    words = matches_in_words(Rule(tuple(m.Not(m.OwnerGid(gid)) for gid in range(40)), t.Return()))
     assert words == "not gid 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 … 28 more"
 
 

@@ -9,26 +9,9 @@ import pytest
 from rules.addresses import ip_address, ip_network
 from rules.iptables.reading import tables
 from rules.iptables.writing import match_text
-from rules.netfilter.matches import (
-    ConnMark,
-    CtState,
-    DPort,
-    DPorts,
-    Dst,
-    InIface,
-    Limit,
-    Mark,
-    Not,
-    OutIface,
-    OwnerGid,
-    OwnerUid,
-    OwnerUids,
-    Proto,
-    SPort,
-    Src,
-)
+from rules.netfilter import matches as m
+from rules.netfilter import targets as t
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
-from rules.netfilter.targets import Dnat, Drop, Jump
 from rules.netfilter.values import BUILT_IN, Family, Ports
 from rules.packets.packet import ESTABLISHED, INVALID, RELATED, UNTRACKED, Direction, Host, Local, Packet
 from rules.packets.trace import Became
@@ -40,7 +23,6 @@ from rules.simulator.simulate import MOST_WORLDS, in_any_order, simulate
 from tests.rig import predicted
 
 if TYPE_CHECKING:
-    from rules.netfilter.matches import Match
     from rules.packets.trace import Step, Trace
 
 SERVICE, POD, CLIENT = ip_address("9.9.9.9"), ip_address("10.244.0.5"), ip_address("192.0.2.1")
@@ -171,58 +153,58 @@ def test_chains_that_lead_in_a_circle_end() -> None:
 # --- matches ----------------------------------------------------------------------------------------------
 
 PORT_80 = Ports.one(80)
-ASKED: list[tuple[Match, dict[str, Any], bool]] = [
-    (Proto("tcp"), {}, True),
-    (Proto("6"), {}, True),
-    (Proto("udp"), {}, False),
-    (Src(ip_network("10.244.0.0/24")), {}, True),
-    (Src(ip_network("10.245.0.0/24")), {}, False),
-    (Dst(ip_network("9.9.9.9/32")), {}, True),
-    (Dst(ip_network("0.0.0.0/1")), {"destination": ip_address("128.0.0.1")}, False),
-    (OutIface("eth0"), {}, True),
-    (OutIface("eth+"), {}, True),
-    (OutIface("+"), {}, True),
-    (OutIface("eth"), {}, False),
-    (OutIface("eth00"), {}, False),
-    (InIface("eth0"), {}, False),
-    (Not(InIface("eth0")), {}, True),
-    (DPort(PORT_80), {}, True),
-    (DPort(Ports(79, 80)), {}, True),
-    (DPort(Ports(81, 90)), {}, False),
-    (DPort(PORT_80), {"protocol": "icmp"}, False),
-    (SPort(Ports.one(40000)), {}, True),
-    (SPort(Ports.one(53)), {}, False),
-    (SPort(Ports.one(53)), {"source_port": None}, False),
-    (SPort(Ports(1024, 65535)), {"source_port": None}, True),
-    (DPorts((Ports.one(22), PORT_80)), {}, True),
-    (DPorts((Ports.one(22), Ports(81, 90))), {}, False),
-    (OwnerUid(1000), {}, True),
-    (OwnerUid(1001), {}, False),
-    (Not(OwnerUid(1001)), {}, True),
-    (OwnerUid(1000), {"uid": None}, False),
-    (Not(OwnerUid(1000)), {"uid": None}, True),
-    (OwnerUids(999, 1000), {}, True),
-    (OwnerUids(1001, 2000), {}, False),
-    (OwnerGid(1000), {"gid": 5}, False),
-    (OwnerGid(5), {"gid": 5}, True),
-    (CtState(frozenset({"NEW", "RELATED"})), {}, True),
-    (CtState(frozenset({"ESTABLISHED"})), {}, False),
-    (CtState(frozenset({"INVALID"})), {"state": INVALID}, True),
-    (CtState(frozenset({"UNTRACKED"})), {"state": UNTRACKED}, True),
-    (Mark(0), {}, True),
-    (Mark(7), {"mark": 7}, True),
-    (Mark(7), {}, False),
-    (ConnMark(7), {"connmark": 7}, True),
-    (ConnMark(7), {}, False),
-    (Not(ConnMark(7)), {}, True),
-    (Not(ConnMark(7)), {"state": INVALID}, False),
+ASKED: list[tuple[m.Match, dict[str, Any], bool]] = [
+    (m.Proto("tcp"), {}, True),
+    (m.Proto("6"), {}, True),
+    (m.Proto("udp"), {}, False),
+    (m.Src(ip_network("10.244.0.0/24")), {}, True),
+    (m.Src(ip_network("10.245.0.0/24")), {}, False),
+    (m.Dst(ip_network("9.9.9.9/32")), {}, True),
+    (m.Dst(ip_network("0.0.0.0/1")), {"destination": ip_address("128.0.0.1")}, False),
+    (m.OutIface("eth0"), {}, True),
+    (m.OutIface("eth+"), {}, True),
+    (m.OutIface("+"), {}, True),
+    (m.OutIface("eth"), {}, False),
+    (m.OutIface("eth00"), {}, False),
+    (m.InIface("eth0"), {}, False),
+    (m.Not(m.InIface("eth0")), {}, True),
+    (m.DPort(PORT_80), {}, True),
+    (m.DPort(Ports(79, 80)), {}, True),
+    (m.DPort(Ports(81, 90)), {}, False),
+    (m.DPort(PORT_80), {"protocol": "icmp"}, False),
+    (m.SPort(Ports.one(40000)), {}, True),
+    (m.SPort(Ports.one(53)), {}, False),
+    (m.SPort(Ports.one(53)), {"source_port": None}, False),
+    (m.SPort(Ports(1024, 65535)), {"source_port": None}, True),
+    (m.DPorts((Ports.one(22), PORT_80)), {}, True),
+    (m.DPorts((Ports.one(22), Ports(81, 90))), {}, False),
+    (m.OwnerUid(1000), {}, True),
+    (m.OwnerUid(1001), {}, False),
+    (m.Not(m.OwnerUid(1001)), {}, True),
+    (m.OwnerUid(1000), {"uid": None}, False),
+    (m.Not(m.OwnerUid(1000)), {"uid": None}, True),
+    (m.OwnerUids(999, 1000), {}, True),
+    (m.OwnerUids(1001, 2000), {}, False),
+    (m.OwnerGid(1000), {"gid": 5}, False),
+    (m.OwnerGid(5), {"gid": 5}, True),
+    (m.CtState(frozenset({"NEW", "RELATED"})), {}, True),
+    (m.CtState(frozenset({"ESTABLISHED"})), {}, False),
+    (m.CtState(frozenset({"INVALID"})), {"state": INVALID}, True),
+    (m.CtState(frozenset({"UNTRACKED"})), {"state": UNTRACKED}, True),
+    (m.Mark(0), {}, True),
+    (m.Mark(7), {"mark": 7}, True),
+    (m.Mark(7), {}, False),
+    (m.ConnMark(7), {"connmark": 7}, True),
+    (m.ConnMark(7), {}, False),
+    (m.Not(m.ConnMark(7)), {}, True),
+    (m.Not(m.ConnMark(7)), {"state": INVALID}, False),
 ]
 
 
 @pytest.mark.parametrize(("asked", "changed", "expected"), ASKED, ids=[f"{match_text(a)} {c}" for a, c, _ in ASKED])
-def test_a_match_holds(asked: Match, changed: dict[str, Any], expected: bool) -> None:
+def test_a_match_holds(asked: m.Match, changed: dict[str, Any], expected: bool) -> None:
     """As the kernel's module of that name answers, for the sender's packet in mangle."""
-    rule = Rule((asked,), Drop())
+    rule = Rule((asked,), t.Drop())
     table = TableRules("mangle", (), (Block("OUTPUT", (rule,)),))
     tracked = tables(NEEDS_CONNTRACK)
     trace = simulate((Ruleset(Family.V4, (table, *tracked)),), OUT.but(**changed), HERE)
@@ -268,7 +250,7 @@ def test_dnat_names_address_and_port() -> None:
     rule = "-A OUTPUT -p tcp -j DNAT --to-destination 1.1.1.1:22"
     trace = nat(rule)
     assert (trace.became, str(trace.address), trace.port) == (Became.REDIRECTED, "1.1.1.1", 22)
-    assert isinstance(trace.decided and trace.decided.rule.target, Dnat)
+    assert isinstance(trace.decided and trace.decided.rule.target, t.Dnat)
     here = ip_address("127.0.0.1")
     assert nat(rule, packet=OUT.but(source=here, destination=here, interface="lo")).became is Became.DROPPED
 
@@ -387,7 +369,7 @@ def test_a_limit_matters_only_to_a_rule_that_decides() -> None:
     log = "-A OUTPUT -p tcp -m limit --limit 10/sec -j LOG --log-prefix captured: --log-uid"
     trace = nat(log, "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
     assert (trace.became, trace.steps[0].matched) == (Became.REDIRECTED, None)
-    assert isinstance(trace.steps[0].rule.matches[-1], Limit)
+    assert isinstance(trace.steps[0].rule.matches[-1], m.Limit)
     decides = log.replace("LOG --log-prefix captured: --log-uid", "ACCEPT")
     assert nat(decides, "-A OUTPUT -p tcp -j REDIRECT --to-ports 7").became is Became.DEPENDS
 
@@ -656,7 +638,7 @@ def test_a_jump_to_a_chain_of_ours_is_the_rule_that_decided() -> None:
     """Not the REDIRECT that carries it out."""
     trace = simulate(plan(Intent()).rulesets, OUT, HERE)
     assert trace.decided
-    assert trace.decided.rule.target == Jump("ISTIO_REDIRECT")
+    assert trace.decided.rule.target == t.Jump("ISTIO_REDIRECT")
 
 
 # --- ip rules of others -----------------------------------------------------------------------------------
