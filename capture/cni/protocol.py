@@ -17,28 +17,7 @@ from capture.text import on_one_line
 from rules.cni import spec
 from rules.cni.annotations import Misread, reason_to_leave_alone, settings_said
 from rules.cni.network import CAPABILITY, KEY, Network, excluded_inbound, read_network
-from rules.cni.spec import (
-    ADD,
-    DEL,
-    INVALID_CONFIG,
-    INVALID_ENVIRONMENT,
-    INVALID_NAMESPACE,
-    IO_FAILURE,
-    NEWEST,
-    NOT_AS_PLANNED,
-    NOT_AVAILABLE,
-    NOT_CAPTURED,
-    STATUS,
-    TRY_AGAIN,
-    UNDECODABLE,
-    VERSION,
-    VERSIONS,
-    Call,
-    Failure,
-    read_call,
-    version_of,
-    version_result,
-)
+from rules.cni.spec import Call, Failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +38,11 @@ NOT_HERE = {
 
 def answer(environ: Mapping[str, str], text: str) -> tuple[int, dict[str, Any] | None]:
     """The exit status of a call, and the JSON object for stdout, if there is one."""
-    version = NEWEST
+    version = spec.NEWEST
     try:
-        call = read_call(environ)
-        config = read_config(text, may_be_empty=call.verb == VERSION)
-        if config.get("cniVersion") in VERSIONS:
+        call = spec.read_call(environ)
+        config = read_config(text, may_be_empty=call.verb == spec.VERSION)
+        if config.get("cniVersion") in spec.VERSIONS:
             version = config["cniVersion"]
         return 0, obeyed(call, config, may_be_ours="CNI_NETNS_OVERRIDE" in environ)
     except Failure as failure:
@@ -82,18 +61,18 @@ def read_config(text: str, *, may_be_empty: bool) -> dict[str, Any]:
     try:
         config = plain_json.read(text)
     except ValueError as refused:
-        raise Failure(UNDECODABLE, f"the configuration on stdin is not JSON: {refused}") from refused
+        raise Failure(spec.UNDECODABLE, f"the configuration on stdin is not JSON: {refused}") from refused
     if not isinstance(config, dict):
-        raise Failure(UNDECODABLE, f"the configuration on stdin is a {type(config).__name__}, not an object")
+        raise Failure(spec.UNDECODABLE, f"the configuration on stdin is a {type(config).__name__}, not an object")
     return config
 
 
 def obeyed(call: Call, config: dict[str, Any], *, may_be_ours: bool) -> dict[str, Any] | None:
     """Do what is asked; the result, for the verbs that have one. Raises Failure or CaptureError."""
-    if call.verb == VERSION:
-        return version_result(config.get("cniVersion"))
-    version_of(config, call.verb)
-    if call.verb == DEL:
+    if call.verb == spec.VERSION:
+        return spec.version_result(config.get("cniVersion"))
+    spec.version_of(config, call.verb)
+    if call.verb == spec.DEL:
         if call.netns and os.path.exists(call.netns):
             refuse_ours(call, may_be_ours=may_be_ours)
             removed(call)
@@ -120,7 +99,7 @@ def obeyed(call: Call, config: dict[str, Any], *, may_be_ours: bool) -> dict[str
 
 def not_chained() -> Failure:
     reason = "this plugin stands behind another one in a chain, and hands on that one's result"
-    return Failure(INVALID_CONFIG, f"prevResult is missing in the configuration; {reason}")
+    return Failure(spec.INVALID_CONFIG, f"prevResult is missing in the configuration; {reason}")
 
 
 def refuse_ours(call: Call, *, may_be_ours: bool) -> None:
@@ -131,7 +110,7 @@ def refuse_ours(call: Call, *, may_be_ours: bool) -> None:
         return  # entering it says why
     if is_ours and not may_be_ours:
         raise Failure(
-            INVALID_NAMESPACE, f"CNI_NETNS {call.netns} is the namespace that this plugin runs in, not a pod's"
+            spec.INVALID_NAMESPACE, f"CNI_NETNS {call.netns} is the namespace that this plugin runs in, not a pod's"
         )
 
 
@@ -145,7 +124,7 @@ def settings_for(call: Call, network: Network, log: Log) -> Settings | None:
         log.info(f"{pod} is left alone: its namespace is one of {KEY}.excludeNamespaces")
         return None
     if network.annotations is None:
-        if call.verb == ADD:
+        if call.verb == spec.ADD:
             how = f"runtimeConfig has no {CAPABILITY}; the configuration has to declare it in capabilities"
             log.warn(f"{pod} is captured by the plugin's configuration alone: {how}")
     else:
@@ -211,7 +190,7 @@ def checked(call: Call, network: Network) -> None:
         more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
         what = "nothing of the capture is there" if found.verdict == "nothing" else f"{lines[0]}{more}"
         said = f"the capture is not as planned: {what}"
-        raise Failure(NOT_AS_PLANNED, said, unsaid(said, lines))
+        raise Failure(spec.NOT_AS_PLANNED, said, unsaid(said, lines))
 
 
 def removed(call: Call) -> None:
@@ -249,13 +228,15 @@ def other_interfaces() -> Iterator[str]:
 
 def ready(network: Network) -> None:
     """Raises Failure or CaptureError if ADD would fail for every pod: settings are refused, or no program can write."""
-    settings_for(Call(STATUS), network.but(annotations=None), Log("none"))
+    settings_for(Call(spec.STATUS), network.but(annotations=None), Log("none"))
     from capture.iptables.iptables import NATIVE, OF_IPTABLES, Iptables
     from rules.netfilter.values import Family
 
     tools = [Iptables(NATIVE, Family.V4).path(""), *(Iptables(its, Family.V4).path("restore") for its in OF_IPTABLES)]
     if not any(tools):
-        raise Failure(NOT_AVAILABLE, "neither iptables-restore nor nft is installed on this node; install one of them")
+        raise Failure(
+            spec.NOT_AVAILABLE, "neither iptables-restore nor nft is installed on this node; install one of them"
+        )
 
 
 def unsaid(said: str, lines: Iterable[str]) -> str:
@@ -267,7 +248,7 @@ def failure_of(error: CaptureError) -> Failure:
     """The error in the specification's codes, with our sentence first."""
     details = unsaid(error.in_one_line, error.lines())
     if isinstance(error, NamespaceUnusable):
-        return Failure(INVALID_ENVIRONMENT, f"CNI_NETNS: {error.in_one_line}", details)
-    codes = ((BadSettings, INVALID_CONFIG), (LockHeld, TRY_AGAIN), (Outside, IO_FAILURE))
-    code = next((code for kind, code in codes if isinstance(error, kind)), NOT_CAPTURED)
+        return Failure(spec.INVALID_ENVIRONMENT, f"CNI_NETNS: {error.in_one_line}", details)
+    codes = ((BadSettings, spec.INVALID_CONFIG), (LockHeld, spec.TRY_AGAIN), (Outside, spec.IO_FAILURE))
+    code = next((code for kind, code in codes if isinstance(error, kind)), spec.NOT_CAPTURED)
     return Failure(code, error.in_one_line, details)
