@@ -16,7 +16,7 @@ from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import sentence_of
 from rules.netfilter.values import Family
-from rules.ours.meshes import chains_of_other_meshes, native_tables
+from rules.ours.meshes import chains_of_other_meshes, tables_by_mesh
 from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:
@@ -107,10 +107,7 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
     for mesh, chains in found.items():
         remedy = "--take-over removes them in the commit that brings ours; or keep that mesh out of this pod"
         yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, remedy)
-    native: dict[str, list[str]] = {}
-    for table, mesh in native_tables(live.table_names()).items():
-        native.setdefault(mesh, []).append(table)
-    for mesh, tables in native.items():
+    for mesh, tables in tables_by_mesh(live.table_names()).items():
         remedy = "--take-over removes them in the transaction that brings ours; or keep that mesh out of this pod"
         yield Fact("namespace", f"tables of {mesh}", listed(tables), MISSING if refused else WARN, remedy)
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):

@@ -67,7 +67,10 @@ def nft(here: Here) -> Fact:
     path = Iptables(NATIVE, Family.V4).path("")
     if path is None:
         return Fact("programs", "nft", "nft not found", MISSING, "install nftables 1.0.6 or later", needed)
-    numbers, text = version_in(path)
+    try:
+        numbers, text, _ = version_in(path)
+    except OSError as error:
+        numbers, text = (), f"cannot be run ({error.strerror})"
     if not numbers:
         remedy = f"see what `{path} --version` says"
         return Fact("programs", "nft", text or "version not known", UNKNOWN, remedy, needed)
@@ -77,25 +80,19 @@ def nft(here: Here) -> Fact:
     return Fact("programs", "nft", f"{text}: {path}", OK, needed=needed)
 
 
-def version_in(program: str) -> tuple[tuple[int, ...], str]:
-    """What a program says of its version, as numbers and as text; or no numbers, and why there are none."""
-    try:
-        words = run(program, "--version").stdout.split()
-    except OSError as error:
-        return (), f"cannot be run ({error.strerror})"
+def version_in(program: str) -> tuple[tuple[int, ...], str, list[str]]:
+    """What a program says of its version: as numbers, as text, and in all its words. Raises OSError."""
+    words = run(program, "--version").stdout.split()
     text = next((word[1:] for word in words if word[:1] == "v" and word[1:2].isdigit()), "")
-    return tuple(int(part) for part in text.split(".") if part.isdigit()), text
+    return tuple(int(part) for part in text.split(".") if part.isdigit()), text, words
 
 
 def version_of(program: str, backend: str) -> tuple[Verdict, str, str]:
     """The verdict on an iptables program, its version, and a remedy. `--version` looks at nothing."""
     try:
-        done = run(program, "--version")
+        numbers, text, words = version_in(program)
     except OSError as error:
         return MISSING, f"cannot be run ({error.strerror})", f"reinstall iptables: {program} is no program"
-    words = done.stdout.split()
-    text = next((word[1:] for word in words if word[:1] == "v" and word[1:2].isdigit()), "")
-    numbers = tuple(int(part) for part in text.split(".") if part.isdigit())
     if not numbers:
         return UNKNOWN, "version not known", f"see what `{program} --version` says"
     if numbers < OLDEST_IPTABLES:

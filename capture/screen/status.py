@@ -10,7 +10,7 @@ from capture.screen.lines import columns
 from capture.style import style
 from rules.iptables.writing import rule_text
 from rules.live.drift import count
-from rules.ours.meshes import native_tables
+from rules.ours.meshes import tables_by_mesh
 from rules.routing.policy import ip_command
 
 if TYPE_CHECKING:
@@ -113,8 +113,5 @@ def meshes(found: Status) -> Iterator[str]:
         places.setdefault(f"{each.mesh}, {each.backend} {each.family.value} {each.table}", []).append(each.chain)
     for place, chains in places.items():
         yield warning(f"chains of {place}: {', '.join(chains)}")
-    of_mesh: dict[str, list[str]] = {}
-    for table, mesh in native_tables(found.native_tables).items():
-        of_mesh.setdefault(mesh, []).append(table)
-    for mesh, tables in of_mesh.items():
+    for mesh, tables in tables_by_mesh(found.native_tables).items():
         yield warning(f"tables of {mesh}, in nf_tables: {', '.join(tables)}")

@@ -67,6 +67,14 @@ def chains_of_other_meshes(live: Ruleset) -> Iterator[tuple[str, str, str]]:
                 yield mesh, table.table, chain
 
 
+def tables_by_mesh(names: Iterable[str]) -> dict[str, list[str]]:
+    """The same tables, by the mesh that they are of."""
+    found: dict[str, list[str]] = {}
+    for table, mesh in native_tables(names).items():
+        found.setdefault(mesh, []).append(table)
+    return found
+
+
 def native_tables(names: Iterable[str]) -> dict[str, str]:
     """Those of these nf_tables tables that are another mesh's, in order, each with that mesh."""
     meshes = NATIVE_TABLES.items()
