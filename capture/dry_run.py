@@ -12,8 +12,7 @@ from capture.apply.converge import (
     without_other_meshes,
 )
 from capture.errors import CaptureError, OtherMesh, OthersFirst, WrongPlace
-from capture.host.live import Live, choose_backend, read_live
-from capture.iptables.iptables import NATIVE, NFT
+from capture.host.live import NOTHING_LIVE, choose_backend, of_settings, read_live
 from capture.kernel.files import write_text
 from capture.kernel.process import LEGACY_TABLES
 from capture.output import print_for_programs
@@ -23,6 +22,7 @@ from rules.plan.plan import NOTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
     from capture.steps.load import DeleteTables, Load
@@ -85,17 +85,15 @@ def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live
 
     Raises CaptureError or OSError if that would say that there is nothing to remove.
     """
-    forced, native = settings.force_iptables_binary, settings.native_nftables
     try:
         live = read_live()
         if not settings.cleanup_only:
             warn_of_a_refusal(live, settings, planned, log)
         live, others = without_other_meshes(live, settings, planned)
-        return live, choose_backend(live, forced, planned, native=native).backend, others
+        return live, choose_backend(live, settings, planned).backend, others
     except (CaptureError, OSError) as error:
         if planned is NOTHING:
             raise
         what = error.what if isinstance(error, CaptureError) else error
         log.info(f"The rules are those for a namespace without any of ours, because: {what}")
-        nothing = {family: frozenset[str]() for family in Family}
-        return Live({}, {}, nothing, None), forced or (NATIVE if native else NFT), ()
+        return NOTHING_LIVE, of_settings(settings).backend, ()

@@ -9,6 +9,7 @@ import os
 
 from capture.errors import DONE, CaptureError, KernelRefused, in_words
 from capture.host import place
+from capture.host.choice import HELD, Choice, asked_for
 from capture.host.facts import read_facts
 from capture.intent.resolve import resolve
 from capture.kernel import netns
@@ -175,9 +176,7 @@ def converge(settings: Settings, planned: Plan, log: Log) -> None:
     """
     with locked(log.warn):
         if may_be_in_place(settings) and is_in_place(planned):
-            asked = settings.force_iptables_binary
-            why = "--force-iptables-binary asks for it" if asked else "the namespace holds our chains there"
-            log.info(f"Using the nft backend of iptables: {why}")
+            log.info(f"Using {asked_for(settings) or Choice('nft', HELD)}")
             log.info("The capture is already in place: nothing was changed")
             return
         from capture.apply.converge import converge_locked  # a run that finds all in place changes nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.apply.converge import converge_locked
 from capture.apply.transaction import deleting
 from capture.errors import CaptureError
-from capture.host.live import read_live
+from capture.host.live import chosen, read_live
 from capture.iptables.iptables import BACKENDS, LEGACY, OUR_TABLES, Iptables, expect
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
 from capture.kernel.locks import locked
@@ -65,6 +65,10 @@ class Cleaned(Value):
     """Chains of ours that are empty now, and stay as long as something of others leads there."""
     dry_run: bool = False
     """Whether this is what a removal would do: then nothing was touched."""
+    backend: str = ""
+    """The backend that was used, nft or legacy of iptables, or native. Ours are removed from the others as well."""
+    backend_reason: str = ""
+    """Why that backend, or why none."""
 
     def raise_if_any_remains(self) -> None:
         """Raises CaptureError that names what is ours and still there."""
@@ -85,14 +89,20 @@ def clean(settings: Settings, log: Log) -> Cleaned:
         expect(NOTHING.rulesets)
         before = read_live()
         reset = converge_locked(settings, NOTHING, log, before)
-        return outcome(before, read_live()).but(
+        return with_backend(outcome(before, read_live()), before, settings).but(
             reset=tuple(Thing(f"conntrack {it.family.value}", str(it)) for it in reset)
         )
 
 
-def foreseen(before: Live) -> Cleaned:
+def with_backend(cleaned: Cleaned, before: Live, settings: Settings) -> Cleaned:
+    choice = chosen(before, settings)
+    return cleaned.but(backend=choice.backend, backend_reason=choice.reason)
+
+
+def foreseen(before: Live, settings: Settings) -> Cleaned:
     """What a removal would do here. Tables that would be empty then are not told of."""
-    return Cleaned(tuple(ours(before)), tuple(left_alone(before, before)), (), kept=tuple(kept(before)), dry_run=True)
+    removal = Cleaned(tuple(ours(before)), tuple(left_alone(before, before)), ())
+    return with_backend(removal.but(kept=tuple(kept(before)), dry_run=True), before, settings)
 
 
 def outcome(before: Live, after: Live) -> Cleaned:

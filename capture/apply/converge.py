@@ -6,7 +6,7 @@ from capture.apply import transaction
 from capture.errors import KernelRefused, NotPutBack, OtherMesh, OthersFirst, WrongPlace
 from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.place import signs_of_a_node
-from capture.iptables.iptables import BACKENDS, NATIVE, Iptables, expect
+from capture.iptables.iptables import BACKENDS, Iptables, expect
 from rules.netfilter.values import RAW, Family
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_others
@@ -83,8 +83,8 @@ def converge_from(live: Live, settings: Settings, planned: Plan, log: Log) -> tu
         warn_of_others_routing(live, planned, log)
         warn_what_is_not_tracked(live, planned, log)
     live, others = without_other_meshes(live, settings, planned)
-    chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
-    log.info(f"Using the {chosen.backend} backend{'' if chosen.backend == NATIVE else ' of iptables'}: {chosen.reason}")
+    chosen = choose_backend(live, settings, planned)
+    log.info(f"Using {chosen}")
     ours_first, take_over = settings.precedence == "ours", settings.take_over and planned is not NOTHING
     doing = list(transaction.steps(live, planned, chosen.backend, take_over=take_over, ours_first=ours_first))
     doing, release = letting_go(doing, live, planned, settings, log)

@@ -10,6 +10,7 @@ from capture.apply.clean import Cleaned, clean, foreseen
 from capture.commands.base import SettingsCommand, output_option, reporting, settings_given
 from capture.dry_run import dry_run
 from capture.errors import DONE, FAILED
+from capture.host.choice import Choice
 from capture.host.live import read_live
 from capture.kernel import netns
 from capture.log import Log
@@ -35,7 +36,7 @@ def command(output: str) -> None:
         log = Log(settings.log_output_level, as_json=settings.log_as_json)
         log.info(f"Network namespace: {netns.described(settings.network_namespace)}")
         if settings.dry_run and output == "json":
-            say_json(as_json(foreseen(read_live())))
+            say_json(as_json(foreseen(read_live(), settings)))
             return
         if settings.dry_run:
             dry_run(settings, NOTHING, log)
@@ -52,12 +53,14 @@ def command(output: str) -> None:
 
 def report(cleaned: Cleaned) -> list[str]:
     lines = []
+    choice = Choice(cleaned.backend, cleaned.backend_reason)
     for heading, things in (
         ("removed", cleaned.removed),
         ("left alone", cleaned.left),
         ("kept, because others lead there", cleaned.kept),
         ("STILL HERE", cleaned.remaining),
         ("reset, because they were captured", cleaned.reset),
+        ("using", (choice,) if choice.backend else ()),
     ):
         if things:
             lines += [heading, *(f"  {thing}" for thing in things)]

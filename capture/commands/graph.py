@@ -10,6 +10,8 @@ import click
 
 from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.errors import DONE, NOTHING_HERE
+from capture.host.choice import NATIVE
+from capture.host.live import of_settings
 from capture.intent.here import looked_up_or_without, resolved_here
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
 from rules.native.compiled import as_held
@@ -78,14 +80,16 @@ def written(pictures: Sequence[Picture], written_as: str) -> str:
 def planned_pictures(settings: Settings, intent: Intent, families: Sequence[Family]) -> list[Picture]:
     """One picture for each family, of what the settings mean for an empty namespace."""
     planned = plan(intent)
-    by_family = {ruleset.family: ruleset for ruleset in planned.rulesets}
+    choice = of_settings(settings)
+    by_family = {ruleset.family: as_held(choice.backend, ruleset) for ruleset in planned.rulesets}
+    of_backend = [f"{choice.sentence[0].upper()}{choice.sentence[1:]}."] if choice.backend == NATIVE else []
     said = " ".join([*as_said(settings, "environment"), "capture", *as_said(settings, "flag")])
     return [
         picture(
             by_family[family],
             title=f"Where traffic goes: {family.value}",
             said=said,
-            notes=[*notes_on_the_plan(planned, family), *notes_on_the_other(by_family, families)],
+            notes=[*of_backend, *notes_on_the_plan(planned, family), *notes_on_the_other(by_family, families)],
         )
         for family in families
     ]
@@ -163,7 +167,7 @@ def live_pictures(settings: Settings, families: Sequence[Family]) -> tuple[list[
     elif settings.network_namespace:
         netns.enter(settings.network_namespace)
     live = read_live(counters=True)
-    backend = choose_backend(live, settings.force_iptables_binary, native=settings.native_nftables).backend
+    backend = choose_backend(live, settings).backend
     where = f" of {settings.network_namespace}" if settings.network_namespace else ""
     pictures = []
     for family in families:

@@ -7,6 +7,7 @@ import sys
 import click
 
 from capture.commands.base import SettingsCommand, reporting, settings_given
+from capture.host.live import of_settings
 from capture.intent.here import resolved_here
 from capture.iptables.iptables import NATIVE
 from capture.settings.declared import MEANING
@@ -23,21 +24,23 @@ from rules.plan.plan import plan
 def command(family: str, why: bool) -> None:
     """Print the rules that these settings mean, for a namespace that holds none of ours.
 
-    For iptables-restore, or with --native-nftables for nft, where every rule says what it is for in a comment. Reads
-    this host's addresses, users and nameservers, and none of the rules that are there. What apply would do here and
-    now is shown by -n.
+    For iptables-restore; with --native-nftables, or where nft is installed and no iptables, for nft, where every rule
+    says what it is for in a comment. Reads this host's addresses, users and nameservers, and none of the rules that are
+    there. What apply would do here and now is shown by -n.
     """
     with reporting():
         settings = settings_given()
-        is_native = settings.native_nftables or settings.force_iptables_binary == NATIVE
+        choice = of_settings(settings)
         for planned in plan(resolved_here(settings).intent).rulesets:
             one = planned.family
             if planned.tables and family in ("both", one.value.lower()):
-                if is_native:
+                heading = one.value
+                if choice.backend == NATIVE:
+                    heading = f"{one.value}, {choice}"
                     text = "".join(f"{line}\n" for line, _ in transaction(Ruleset(one), compiled(planned)))
                 else:
                     text = f"{annotated(planned)}\n" if why else restore_text(changes(Ruleset(one), planned))
-                sys.stdout.write(f"# {one.value}\n{text}")
+                sys.stdout.write(f"# {heading}\n{text}")
 
 
 def annotated(planned: Ruleset) -> str:

@@ -19,19 +19,19 @@ from capture.output import say_json
 from capture.schemas.answers import as_json
 from capture.screen.lines import show
 from capture.screen.status import report
-from capture.settings.declared import LOOKING
+from capture.settings.declared import BACKEND, LOOKING
 
 if TYPE_CHECKING:
     from capture.settings.declared import Settings
 
 
-@click.command(cls=SettingsCommand, uses=LOOKING)
+@click.command(cls=SettingsCommand, uses=LOOKING | BACKEND)
 @output_option("what is installed", Status)
 def command(output: str) -> None:
     """Show what is installed in the namespace now: what it captures, its rules with their counters, its routing.
 
-    Needs no settings and compares with none; --network-namespace and those of the log count. Exit status 0: something
-    of ours is here; 3: nothing; 1: cannot tell.
+    Needs no settings and compares with none; --network-namespace, those of the log, and those that ask for a backend
+    count. Exit status 0: something of ours is here; 3: nothing; 1: cannot tell.
     """
     with reporting():
         found = status_here(settings_given())
@@ -48,4 +48,4 @@ def status_here(settings: Settings) -> Status:
         netns.enter(settings.network_namespace)
     log = Log(settings.log_output_level, as_json=settings.log_as_json)
     facts = read_facts(os.environ)
-    return status_of(read(log, counters=True), facts)
+    return status_of(read(log, counters=True), facts, settings)

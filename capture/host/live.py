@@ -6,6 +6,7 @@ import os
 
 from capture.errors import BackendUnusable, LiveStateUnreadable
 from capture.host import place
+from capture.host.choice import HELD, ONLY_NFT, Choice, asked_for
 from capture.iptables.iptables import BACKENDS, LEGACY, NATIVE, NFT, OF_IPTABLES, OUR_TABLES, Iptables
 from capture.iptables.saved import Saved
 from capture.kernel.process import LEGACY_TABLES, read_words
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
     from capture.netlink.nftables import NftChain
     from capture.netlink.rtnetlink import Address
+    from capture.settings.declared import Settings
     from rules.netfilter.hooks import BaseChain, NativeTable
     from rules.plan.plan import Plan
     from rules.routing.policy import PolicyRule, Route
 
 PROC_NET = os.path.dirname(LEGACY_TABLES[Family.V4])
+ALIKE = "both backends of iptables have these rules, and nobody asks for others"
 NO_NF_TABLES = "nf_tables does not tell what it holds"
 TRY_AGAIN = "the host may be short of memory or of open files: run it again"
 
@@ -141,6 +144,10 @@ class Live(Value):
         )
 
 
+NOTHING_LIVE = Live({}, {}, {family: frozenset() for family in Family}, None)
+"""A namespace in which nothing is."""
+
+
 def names_at_sight() -> tuple[list[str], list[str]]:
     """The names of chains and tables of nf_tables, as far as the kernel tells; without reading a rule."""
     try:
@@ -249,28 +256,15 @@ def with_all_held(
     return {family: saved.but(ruleset=with_held(saved.ruleset, uses[family])) for family, saved in by_family.items()}
 
 
-class Choice(Value):
-    """The backend that is used, and why."""
-
-    backend: str
-    reason: str
-    comes_from: str = ""
-    """The other backend, if ours are there and are to come over."""
-
-
-ONLY_NFT = "nft is installed, and no iptables that can be used"
-
-
-def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: bool = False) -> Choice:
+def choose_backend(live: Live, settings: Settings, planned: Plan = NOTHING) -> Choice:
     """The backend for what is planned in this namespace. Decides from what was read; probes nothing.
 
     Raises BackendUnusable if neither can be used, or not the one that was asked for.
     """
-    if forced or native:
-        backend = forced or NATIVE
-        asked = "--force-iptables-binary" if forced else "--native-nftables"
-        require(live, backend, f"{asked} asks for it")
-        return Choice(backend, f"{asked} asks for it")
+    asked = asked_for(settings)
+    if asked:
+        require(live, asked.backend, asked.reason)
+        return asked
     if isinstance(live.nft_error, PermissionError):
         from capture.kernel.rights import not_permitted
 
@@ -287,11 +281,26 @@ def choose_backend(live: Live, forced: str, planned: Plan = NOTHING, *, native: 
     return choice
 
 
+def chosen(live: Live, settings: Settings, planned: Plan = NOTHING) -> Choice:
+    """The same, for those who only tell of it: where none can be used, why."""
+    try:
+        return choose_backend(live, settings, planned)
+    except BackendUnusable as refused:
+        return Choice("", refused.what)
+
+
+def of_settings(settings: Settings) -> Choice:
+    """The backend whose rules these settings mean, where no live rules are looked at: what is installed decides."""
+    only = Choice(NATIVE, ONLY_NFT) if has_only_nft(NOTHING_LIVE) else Choice(NFT, ALIKE)
+    return asked_for(settings) or only
+
+
 def preferred(live: Live) -> Choice:
     """The backend, if rules of others in the other one are in nobody's way."""
     for backend in BACKENDS:
         if live.holds_ours(backend):
-            return Choice(backend, "the namespace holds our chains there")
+            is_only = backend == NATIVE and has_only_nft(live)
+            return Choice(backend, f"{HELD}; {ONLY_NFT}" if is_only else HELD)
     if live.holds_rules(LEGACY) and not live.holds_rules(NFT) and Iptables(LEGACY, Family.V4).is_installed:
         return Choice(LEGACY, "the namespace holds the rules of others there, and none in nft")
     taken = next((chain for chain in live.misnamed if chain.table == NAT), None)

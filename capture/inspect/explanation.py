@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings
+from capture.host.choice import NATIVE
 from capture.host.facts import read_text
+from capture.host.live import of_settings
 from capture.intent.resolve import NO_EFFECT, resolve
-from capture.iptables.iptables import NATIVE
 from capture.settings.declared import DECLARED_BY_NAME, Settings
 from capture.settings.model import written
 from rules.analysis.reachability import unmet
@@ -29,6 +30,7 @@ from rules.value import Value
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from capture.host.choice import Choice
     from capture.host.facts import Facts
     from capture.intent.resolve import Resolved
     from capture.settings.declared import Declaration, SettingsWarning
@@ -143,7 +145,12 @@ class Explanation(Value):
     findings: tuple[Finding, ...]
     """What will surprise, the worst first."""
     families: tuple[OfFamily, ...]
-    """The rules."""
+    """The rules, one for each entry of a list, as iptables has them; natively a list is one rule with a set."""
+    backend: str
+    """The backend that a run here uses by these settings and what is installed: nft of iptables, or native, unless
+    legacy is asked for."""
+    backend_reason: str
+    """Why that backend."""
 
 
 def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) -> Explanation:
@@ -151,13 +158,16 @@ def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) 
     resolved = resolve(settings, facts)
     options = Options(settings, resolved)
     its = planned(resolved.intent)
+    choice = of_settings(settings)
     return Explanation(
         points=tuple(
             Point(point.subject, point.outcome, point.text, tuple(map(options.of, point.settings)))
             for point in summary(resolved.intent)
         ),
-        findings=tuple(findings(settings, facts, resolved, options)),
+        findings=tuple(findings(settings, facts, resolved, options, choice)),
         families=tuple(of_family(it, its, options) for it in its.rulesets if it.family in families),
+        backend=choice.backend,
+        backend_reason=choice.reason,
     )
 
 
@@ -201,7 +211,7 @@ KNOWS_MORE = (NO_EFFECT, "dns-not-captured")
 """Those that say of a setting without effect why that is so on this host."""
 
 
-def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Options) -> list[Finding]:
+def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Options, choice: Choice) -> list[Finding]:
     """What `rules.explain.lint` finds, what `resolve` warns of, and what settings beyond the rules do not do."""
     told, left = list[Finding](), list(resolved.warnings)
     for finding in lint.findings(resolved.intent, alternatives(settings, facts, resolved)):
@@ -216,7 +226,7 @@ def findings(settings: Settings, facts: Facts, resolved: Resolved, options: Opti
         told.append(finding.but(text=text))
     for warning in left:
         told.append(Finding(NOTE if warning.code in NOTED else SURPRISE, "warning", (), str(warning)))
-    if not (settings.native_nftables or settings.force_iptables_binary == NATIVE):
+    if choice.backend != NATIVE:
         told += (it.but(text=it.text.format_map(Called(options))) for it in long_lists(planned(resolved.intent)))
     told += (Finding(NOTE, NO_EFFECT, (setting.name,), text) for setting, text in beyond_the_rules(settings))
     return sorted(told, key=lambda it: SEVERITIES.index(it.severity))

@@ -6,7 +6,7 @@ import struct
 import time
 
 from capture.host.listening import heard
-from capture.host.live import has_only_nft
+from capture.host.live import chosen, has_only_nft
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.netlink import messages, rtnetlink
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from capture.host.listening import Heard
     from capture.host.live import Live
     from capture.iptables.iptables import Backend
+    from capture.settings.declared import Settings
     from rules.netfilter.rulesets import Rule
     from rules.routing.policy import PolicyRule, Route
 
@@ -148,11 +149,17 @@ class Status(Value):
     """Chains of other meshes."""
     native_tables: tuple[str, ...]
     """Tables of nf_tables that another mesh programs without iptables."""
+    backend: str
+    """The backend that a run here uses, nft or legacy of iptables, or native; empty if it can use none."""
+    backend_reason: str
+    """Why that backend, or why none."""
     only_nft: bool = False
     """Whether nft is installed here and no iptables that can be used, so that a run takes tables of its own."""
 
     TOLD: ClassVar = (
         "installed",
+        "backend",
+        "backend_reason",
         "only_nft",
         "captures",
         "chains",
@@ -167,7 +174,7 @@ class Status(Value):
     )
 
 
-def status_of(live: Live, facts: Facts) -> Status:
+def status_of(live: Live, facts: Facts, settings: Settings) -> Status:
     """What this live state, which was read with its counters, holds of ours, and who listens where it leads."""
     captures, chains, in_the_way, meshes, rulesets = [], [], [], [], []
     for backend in BACKENDS:
@@ -182,6 +189,7 @@ def status_of(live: Live, facts: Facts) -> Status:
             in_the_way += list(in_the_way_of(live, backend, family))
     in_the_way += list(others_in_the_way(live))
     in_the_way += list(others_routing(live))
+    choice = chosen(live, settings)
     return Status(
         holds_any(live),
         tuple(captures),
@@ -193,6 +201,8 @@ def status_of(live: Live, facts: Facts) -> Status:
         tuple(in_the_way),
         tuple(meshes),
         tuple(native_tables(live.table_names())),
+        choice.backend,
+        choice.reason,
         has_only_nft(live),
     )
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import ClassVar, Final, Literal, TypeAlias
 
-    from capture.host.live import Choice, Live
+    from capture.host.choice import Choice
+    from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
     from rules.live.routing_changes import RoutingChange
@@ -66,10 +67,12 @@ class Comparison(Value):
     proofs: tuple[Proof, ...] = ()
     """Whether every connection fares as planned, for each family; none if nothing of ours is here."""
 
+    backend_reason: str = ""
+    """Why a run would use that backend."""
     unread: tuple[str, ...] = ()
     """What is asked on interfaces beside netfilter and is not read: XDP programs and tc filters."""
 
-    TOLD: ClassVar = ("verdict", "backend", "findings", "proofs", "unread")
+    TOLD: ClassVar = ("verdict", "backend", "backend_reason", "findings", "proofs", "unread")
 
     @property
     def verdict(self) -> Verdict:
@@ -83,10 +86,10 @@ def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     """Read the namespace we are in, and compare. Raises CaptureError if that cannot be told."""
     live = read(log)
     planned = live.beside(planned)
-    choice = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
+    choice = choose_backend(live, settings, planned)
     ours_first = settings.precedence == "ours"
     found = tuple(findings_of(live, planned, choice, ours_first=ours_first))
-    compared = Comparison(live, planned, choice.backend, found, ours_first)
+    compared = Comparison(live, planned, choice.backend, found, ours_first, backend_reason=choice.reason)
     if compared.verdict == NOTHING or choice.comes_from:
         return compared
     proved = tuple(proofs(live, planned))

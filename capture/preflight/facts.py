@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import ClassVar
 
+    from capture.host.choice import Choice
     from capture.host.facts import Facts
-    from capture.host.live import Choice, Live
+    from capture.host.live import Live
     from capture.intent.resolve import Resolved
     from capture.preflight.modules import Verdict
     from capture.preflight.trial import Rehearsal
@@ -102,8 +103,7 @@ class Here:
         if not self.live:
             return None, None
         try:
-            forced, native = self.settings.force_iptables_binary, self.settings.native_nftables
-            return choose_backend(self.live, forced, self.planned, native=native), None
+            return choose_backend(self.live, self.settings, self.planned), None
         except CaptureError as error:
             return None, error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from capture.host.choice import NATIVE, Choice
 from capture.screen.lines import wrapped
 from capture.style import style
 from rules.explain.summary import CAPTURED, PASSES
@@ -23,6 +24,8 @@ def text(told: Explanation) -> Iterator[str]:
     """The explanation for a terminal."""
     yield from points(told.points)
     yield from findings(told.findings)
+    if told.backend == NATIVE:
+        yield from backend(told)
     for family in told.families:
         yield from rules(family)
 
@@ -58,6 +61,14 @@ def findings(told: Sequence[Finding]) -> Iterator[str]:
 
 
 # --- rules --------------------------------------------------------------------------------------------------
+
+
+def backend(told: Explanation) -> Iterator[str]:
+    """Which backend holds what follows, where that is not iptables."""
+    yield heading("Rules, as iptables would have them")
+    yield from wrapped(f"{Choice(told.backend, told.backend_reason).sentence}", "  ")
+    yield from wrapped("it holds the same with one rule for a list: `capture render` prints it", "  ")
+    yield ""
 
 
 def rules(family: OfFamily) -> Iterator[str]:

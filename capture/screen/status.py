@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from capture.host.live import ONLY_NFT
+from capture.host.choice import Choice
 from capture.screen.lines import columns
 from capture.style import style
 from rules.iptables.writing import rule_text
@@ -31,8 +31,7 @@ def report(found: Status) -> Iterator[str]:
         yield style("nothing of ours is here", bold=True)
     for each in found.captures:
         yield style(f"{each.installed.family.value}, {each.backend} backend: {each.installed}", fg="green", bold=True)
-    if found.only_nft:
-        yield f"a run here uses the native backend: {ONLY_NFT}"
+    yield Choice(found.backend, found.backend_reason).sentence
     yield from proxy(found)
     yield from (warning(each) for each in found.in_the_way)
     yield from meshes(found)

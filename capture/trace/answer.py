@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings, CaptureError, Refusal
-from capture.host.live import read_live
+from capture.host.live import chosen, of_settings, read_live
 from capture.host.neighbours import host_of, host_there
 from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
-from capture.iptables.iptables import BACKENDS, NFT, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
 from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
 from capture.netlink.early import early
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import ClassVar
 
+    from capture.host.choice import Choice
     from capture.host.facts import Facts
     from capture.host.live import Live
     from capture.settings.declared import Settings
@@ -71,6 +72,8 @@ class Answered(Value):
     """What was assumed."""
     sentence: str
     """The answer in one sentence."""
+    choice: Choice
+    """The backend that a run here uses, and why."""
 
     TOLD: ClassVar = (
         "outcome",
@@ -82,7 +85,20 @@ class Answered(Value):
         "trace.depends_on",
         "notes",
         "sentence",
+        "backend",
+        "backend_reason",
     )
+
+    @property
+    def backend(self) -> str:
+        """The backend that a run here uses, nft or legacy of iptables, or native; empty if it can use none. Without
+        --live it is the one whose rules are followed."""
+        return self.choice.backend
+
+    @property
+    def backend_reason(self) -> str:
+        """Why that backend, or why none."""
+        return self.choice.reason
 
     @property
     def outcome(self) -> Became:
@@ -120,9 +136,13 @@ class Answer:
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True
         live = self.read_live() if question.live else None
+        self.choice = chosen(live, self.settings, planned) if live else of_settings(settings)
+        if live or self.choice.backend == NATIVE:
+            self.notes.append(self.choice.sentence)
         self.host = self.host_of(known, planned, live)
         self.packet = self.packet_of(known)
-        of_family = self.explained(live, self.ruleset(planned)) if live else (self.ruleset(planned),)
+        wanted = self.ruleset(planned)
+        of_family = self.explained(live, wanted) if live else (as_held(self.choice.backend, wanted),)
         natives = live.natives.get(self.packet.family, ()) if live else ()
         self.trace = in_any_order(of_family, self.packet, self.host, natives)
         self.sentence = conclusion(self.trace, self.said)
@@ -303,9 +323,8 @@ class Answer:
         trace = self.trace
         decided = known(trace.decided) if trace.decided else None
         steps, depends_on = tuple(map(known, trace.steps)), tuple(map(known, trace.depends_on))
-        return Answered(
-            trace.but(steps=steps, depends_on=depends_on, decided=decided), tuple(self.notes), self.sentence
-        )
+        followed = trace.but(steps=steps, depends_on=depends_on, decided=decided)
+        return Answered(followed, tuple(self.notes), self.sentence, self.choice)
 
     def said(self, name: str) -> str:
         """How the operator said a setting: `flag -x "10.0.0.0/8"`.

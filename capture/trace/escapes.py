@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from capture.errors import LiveStateUnreadable
-from capture.host.live import read_live
+from capture.host.live import chosen, read_live
+from capture.host.live import of_settings as choice_of
 from capture.host.neighbours import host_of, host_there
 from capture.intent.here import looked_up, looked_up_or_without
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
 from capture.kernel.rights import not_permitted
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
@@ -40,6 +41,11 @@ class Escapes(Value):
     """By family and direction; each with the packets of one rule, or those that no rule takes."""
     notes: tuple[str, ...]
     """What was assumed, or could not be looked at."""
+    backend: str
+    """The backend that a run here uses, nft or legacy of iptables, or native; empty if it can use none. Without --live
+    it is the one whose rules are looked at."""
+    backend_reason: str
+    """Why that backend, or why none."""
 
 
 def found(settings: Settings, *, live: bool) -> Escapes:
@@ -57,11 +63,14 @@ def of_settings(settings: Settings) -> Escapes:
     known, resolved = looked_up(settings)
     planned = plan(resolved.intent)
     host, notes = with_links(host_of(known.addresses or (), planned.routing))
+    choice = choice_of(settings)
+    if choice.backend == NATIVE:
+        notes = (*notes, choice.sentence)
     listed: list[Escape] = []
-    for ruleset in planned.rulesets:
+    for ruleset in (as_held(choice.backend, each) for each in planned.rulesets):
         rulesets = (("", ruleset),)
         listed += escapes(rulesets, ruleset.family, host, passing=takes_in_passing(ruleset))
-    return Escapes(tuple(with_options(listed, settings, resolved)), notes)
+    return Escapes(tuple(with_options(listed, settings, resolved)), notes, choice.backend, choice.reason)
 
 
 def with_links(host: Host) -> tuple[Host, tuple[str, ...]]:
@@ -87,17 +96,20 @@ def of_live(settings: Settings) -> Escapes:
     if not live.legacy_is_known:
         notes.append("only uid 0 may see whether there are legacy tables; if there are, they are left out")
     notes += map(str, early())
+    planned = plan(resolved.intent)
+    choice = chosen(live, settings, planned)
+    notes.append(choice.sentence)
     host = host_there(live, live.addresses)
     listed: list[Escape] = []
     for family in Family:
-        wanted = next((each for each in plan(resolved.intent).rulesets if each.family is family), None)
+        wanted = next((each for each in planned.rulesets if each.family is family), None)
         held = [
             (name, explained(live.saved(Iptables(name, family)).ruleset, as_held(name, wanted) if wanted else None))
             for name in BACKENDS
         ]
         passing = any(takes_in_passing(ruleset) for _, ruleset in held)
         listed += escapes(held, family, host, live.natives.get(family, ()), passing=passing)
-    return Escapes(tuple(with_options(listed, settings, None)), tuple(notes))
+    return Escapes(tuple(with_options(listed, settings, None)), tuple(notes), choice.backend, choice.reason)
 
 
 def with_options(listed: list[Escape], settings: Settings, resolved: Resolved | None) -> Iterator[Escape]:

@@ -237,7 +237,7 @@ def against_plan(settings: Settings, planned: Plan) -> Drift:
     """Drift from what settings ask for, as verify tells it."""
 
     def drift(live: Live) -> tuple[Finding, ...]:
-        chosen = choose_backend(live, settings.force_iptables_binary, planned, native=settings.native_nftables)
+        chosen = choose_backend(live, settings, planned)
         ours_first = settings.precedence == "ours"
         found = findings_of(live, live.beside(planned), chosen, ours_first=ours_first)
         return tuple(each for each in found if not each.is_note)

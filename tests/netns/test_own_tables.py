@@ -15,6 +15,7 @@ from tests.rig import APP, OUTSIDE, PROXY, Pod
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Any
 
 NATIVE = "--native-nftables"
 DUAL = ["-u", str(PROXY), "--dual-stack"]
@@ -153,24 +154,45 @@ def hidden(folder: Path, *command: str) -> list[str]:
 
 
 def test_without_iptables_it_is_chosen_and_said(pod: Pod, tmp_path: Path) -> None:
-    """Where no program of iptables is installed, and nft is: apply, status, trace, verify and clean all work."""
+    """Where no program of iptables is installed, and nft is, every command works and says which backend and why."""
     environ = {**pod.environ(), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    why = "nft is installed, and no iptables that can be used"
+    held = f"the namespace holds our chains there; {why}"
 
     def ours(*arguments: str) -> tuple[int, str, str]:
         done = pod.inside.run(*hidden(tmp_path, *pod.command(*arguments)), env=environ)
         return done.returncode, done.stdout, done.stderr
 
-    status, _, said = ours("-u", str(PROXY))
+    def told(reason: str, *arguments: str) -> Any:
+        """What a command says as JSON; as text it says the reason as well."""
+        assert f"the native backend: {reason}" in " ".join(ours(*arguments)[1].split()), arguments
+        found = json.loads(ours(*arguments, "--output=json")[1])
+        assert (found["backend"], found["backend_reason"]) == ("native", reason), arguments
+        return found
+
+    settings = ("-u", str(PROXY), "-o", "22,25")
+    assert told(why, "status")["captures"] == []
+    question = ("trace", "9.9.9.9:25", "--uid", str(APP), *settings)
+    planned = told(why, *question)
+    told(why, "escapes", *settings)
+    told(why, "explain", *settings)
+    assert f"# IPv4, the native backend: {why}\ntable ip istio-capture" in ours("render", *settings)[1]
+    assert f"A run here uses the native backend: {why}." in ours("graph", *settings, "--format=mermaid")[1]
+    status, _, said = ours(*settings)
     assert status == 0, said
-    assert "Using the native backend: nft is installed, and no iptables that can be used" in said
-    status, told, said = ours("status", "--output=json")
-    found = json.loads(told)
-    assert (status, found["captures"][0]["backend"], found["only_nft"]) == (0, "native", True), said
-    assert "uses the native backend: nft is installed, and no iptables that can be used" in ours("status")[1]
-    status, told, said = ours("trace", "--live", "9.9.9.9:80", "--uid", str(APP))
-    assert (status, "15001" in told) == (0, True), (told, said)
-    assert ours("verify", "-u", str(PROXY))[0] == 0
-    assert ours("clean")[0] == 0
+    assert f"Using the native backend: {why}" in said
+    assert f"Using the native backend: {held}" in ours(*settings)[2]
+    found = told(held, "status")
+    assert (found["captures"][0]["backend"], found["only_nft"]) == ("native", True)
+    live = told(held, *question, "--live")
+    places = [[(step["chain"], step["position"], step["rule"]) for step in its["steps"]] for its in (planned, live)]
+    assert places[0] == places[1], "a trace follows the rules that a run puts here"
+    told(held, "escapes", "--live", *settings)
+    assert ours("verify", *settings)[0] == 0
+    found = json.loads(ours("clean", "--dry-run", "--output=json")[1])
+    assert (found["backend_reason"], found["dry_run"]) == (held, True)
+    status, said, _ = ours("clean")
+    assert (status, f"using\n  the native backend: {held}\n" in said) == (0, True), said
     assert pod.inside.output("nft", "list", "ruleset") == ""
 
 
