@@ -191,7 +191,7 @@ def routing_findings(live: Live, planned: Plan) -> Iterator[Finding]:
 
 def proxies_of(planned: Plan) -> frozenset[int]:
     """The uids of the proxy, as the planned rules ask for them."""
-    rules = (rule for ruleset in planned.rulesets for _, _, rule in ruleset.rules() if rule.setting == "proxy_uid")
+    rules = (rule for ruleset in planned.rulesets for rule in ruleset.kinds() if rule.setting == "proxy_uid")
     return frozenset(span[0] for rule in rules for span in asked_of(UID, rule.matches) if single(span))
 
 

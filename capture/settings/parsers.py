@@ -203,14 +203,6 @@ def coded(text: str) -> int:
         raise ValueError(NO_CIDR) from None
 
 
-def ipv4_number(text: str) -> int:
-    """An IPv4 address as a number. `IPv4Address` reads the same in four times as long, and lists are long."""
-    try:
-        return int.from_bytes(inet_pton(AF_INET, text), "big")
-    except OSError:
-        raise ValueError(f"{text} is no IPv4 address") from None
-
-
 def host_bits(text: str) -> Iterator[str]:
     """A sentence for each network in a readable list whose host bits were cleared."""
     if text.count(",") >= MANY - 1:
@@ -226,9 +218,8 @@ def host_bits(text: str) -> Iterator[str]:
 def has_host_bits(entry: str) -> bool:
     """Whether an address behind which a length stands is not the first of its network."""
     written, _, length = entry.partition("/")
-    if ":" in written:
-        return address(written) != cidr(entry).network_address
-    return bool(ipv4_number(written) << int(length) & 0xFFFFFFFF)
+    kind, bits = (AF_INET6, 128) if ":" in written else (AF_INET, 32)
+    return bool(int.from_bytes(inet_pton(kind, written), "big") & (1 << bits - int(length)) - 1)
 
 
 NO_CIDR = "is no network of IPv4 or IPv6; give for example 10.0.0.0/8, 2001:db8::/32, or one address"

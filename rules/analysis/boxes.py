@@ -112,11 +112,20 @@ def remainder(boxes: Iterable[Box], taken: Iterable[Box], most: int) -> list[Box
 
 def fewer(boxes: Iterable[Box]) -> list[Box]:
     """The same packets in fewer boxes: those that differ in one field only become one."""
-    left = list(dict.fromkeys(boxes))
+    numbers: dict[Span, int] = {}
+    """Spans can be long, and boxes are compared for every field: each is known by a number."""
+
+    def number(span: Span) -> int:
+        return numbers.setdefault(span, len(numbers))
+
+    left = list(dict.fromkeys(tuple(map(number, box)) for box in boxes))
     for field in JOINED:
-        alike: dict[Box, list[Span]] = {}
+        alike: dict[tuple[int, ...], list[int]] = {}
         for box in left:
             alike.setdefault((*box[:field], *box[field + 1 :]), []).append(box[field])
         if len(alike) < len(left):
-            left = [(*rest[:field], of_any(spans), *rest[field:]) for rest, spans in alike.items()]
-    return left
+            spans = list(numbers)
+            joined = (number(of_any([spans[at] for at in its])) for its in alike.values())
+            left = [(*rest[:field], its, *rest[field:]) for rest, its in zip(alike, joined, strict=True)]
+    spans = list(numbers)
+    return [tuple(spans[at] for at in box) for box in left]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from itertools import accumulate
 
+from rules.lists.long import Made, parts_of
+from rules.lists.networks import Networks, ends
 from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import Bind, BindSource, Hand
 from rules.netfilter.fields import DESTINATION, DPORT, GID, SOURCE, SPORT, UID, Among, AnyOf, OfType, Untold
@@ -51,6 +53,29 @@ class List(Value):
 
 def lists(rules: Sequence[Rule]) -> Iterator[List]:
     """These rules of a chain, lists as one rule each, in an order in which every packet fares the same."""
+    before = 0
+    for part in parts_of(rules):
+        of_part = of_networks(part, before)
+        yield from (of_part,) if of_part else of_some(part, before)
+        before += len(part)
+
+
+def of_networks(rules: Sequence[Rule], before: int) -> List | None:
+    """Rules that were made of a long list of networks, so that none of them has to be; None if they are no list."""
+    if not (isinstance(rules, Made) and isinstance(rules.items, Networks) and len(rules) > LONG):
+        return None
+    first, spans = next(rules.anew()), tuple(map(ends, rules.items.codes()))
+    for field in (DESTINATION, SOURCE) if is_final(first) else ():
+        told = apart(first, field)
+        if told and told[0] == spans[0]:
+            asked = Native((Among(field, of_any(spans)),), "")
+            places = tuple(range(before, before + len(rules)))
+            return List(first.but(matches=(*told[1], asked)), places, field, spans)
+    return None
+
+
+def of_some(rules: Sequence[Rule], before: int) -> Iterator[List]:
+    """The same for rules that are there, behind so many of their chain."""
     start = 0
     while start < len(rules):
         end, found = start + 1, None
@@ -60,14 +85,14 @@ def lists(rules: Sequence[Rule]) -> Iterator[List]:
                 if after > end:
                     end, found = after, (field, tried)
         if found is None or end - start <= LONG:
-            yield from (List(rules[at], (at,)) for at in range(start, end))
+            yield from (List(rules[at], (before + at,)) for at in range(start, end))
         else:
             field, kinds = found
             for rest, members in kinds.items():
                 spans = tuple(span for _, span in members)
                 asked = Native((Among(field, of_any(spans)),), "")
                 rule = rules[members[0][0]].but(matches=(*rest, asked))
-                yield List(rule, tuple(at for at, _ in members), field, spans)
+                yield List(rule, tuple(before + at for at, _ in members), field, spans)
         start = end
 
 
@@ -140,8 +165,8 @@ def excludes(one: Match, other: Match) -> bool:
 
 def is_disjoint(spans: Sequence[Span]) -> bool:
     """Whether no value is in two of these."""
-    ends = sorted((span[at], span[at + 1]) for span in spans for at in range(0, len(span), 2))
-    return all(ends[at][1] <= ends[at + 1][0] for at in range(len(ends) - 1))
+    parts = sorted((span[at], span[at + 1]) for span in spans for at in range(0, len(span), 2))
+    return all(parts[at][1] <= parts[at + 1][0] for at in range(len(parts) - 1))
 
 
 def those_met(spans: Sequence[Span], coming: Span) -> set[int]:
@@ -169,8 +194,8 @@ class Members:
     """The members of a list, to be asked which of them have any of some values."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
-        ends = ((span[at], span[at + 1], place) for place, span in enumerate(spans) for at in range(0, len(span), 2))
-        self.parts = sorted(ends)
+        parts = ((span[at], span[at + 1], place) for place, span in enumerate(spans) for at in range(0, len(span), 2))
+        self.parts = sorted(parts)
         self.firsts = [first for first, _, _ in self.parts]
         self.ends = list(accumulate((end for _, end, _ in self.parts), max))
         """The furthest end of all till this one."""

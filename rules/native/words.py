@@ -138,8 +138,24 @@ def network_of(first: int, end: int, family: Family) -> Network | None:
     return IPv6Network((first, 129 - size.bit_length()))
 
 
+_known: dict[tuple[int, Span, Family], str] = {}
+"""The words of long spans: what is planned is mostly found as well, and those of 50,000 networks take their time."""
+MOST_KNOWN = 8
+
+
 def span_words(field: int, span: Span, family: Family) -> str:
     """That this field is in this span, as nft is given it."""
+    if len(span) < 2 * MANY:
+        return words_of(field, span, family)
+    if (field, span, family) not in _known:
+        if len(_known) == MOST_KNOWN:
+            _known.clear()
+        _known[field, span, family] = words_of(field, span, family)
+    return _known[field, span, family]
+
+
+def words_of(field: int, span: Span, family: Family) -> str:
+    """The same, put together anew."""
     name = FIELDS[field] if field in FIELDS else f"{ADDRESS[family]} {'saddr' if field == f.SOURCE else 'daddr'}"
     rest = less(everything(field, family), span)
     is_denied = field != f.STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))

@@ -192,7 +192,7 @@ def in_each_order(
     coming: Sequence[tuple[Now, Box]],
 ) -> list[End]:
     """What becomes of these packets; what ours take in one order of tables at one place and not in another depends."""
-    hands_over = any(isinstance(rule.target, Tproxy) for ruleset in rulesets for _, _, rule in ruleset.rules())
+    hands_over = any(isinstance(rule.target, Tproxy) for ruleset in rulesets for rule in ruleset.kinds())
     is_over = taken_on_arrival if hands_over else taken_by_others
     found = [
         Journeys(rulesets, family, host, natives, order, is_over).ends(coming) for order in orders(rulesets, natives)

@@ -213,7 +213,7 @@ class Neighbours:
     def of_owners(self) -> Iterator[Packet]:
         """What a pod sends to itself: an application, and everybody whom the plan names."""
         owners = {(AN_APP, AN_APP): None}
-        for _, _, rule in self.planned.rules():
+        for rule in self.planned.kinds():
             for asked in (each for match in rule.matches for each in conditions(match)):
                 if isinstance(asked, Among) and asked.field in (UID, GID) and asked.span and asked.span[0] >= 0:
                     uid, gid = (asked.span[0], AN_APP) if asked.field == UID else (AN_APP, asked.span[0])

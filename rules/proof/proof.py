@@ -195,7 +195,7 @@ class Prover:
         self.names = tuple(name for name, _ in held)
         self.held = tuple(ruleset for _, ruleset in held)
         self.natives, self.here, self.as_planned = tuple(natives), here, as_planned
-        everything = [rule for ruleset in (planned, *self.held) for _, _, rule in ruleset.rules()]
+        everything = [rule for ruleset in (planned, *self.held) for rule in ruleset.kinds()]
         everything += [rule for native in self.natives for _, rules in native.chains for rule in rules]
         self.marks = frozenset(routing.mark for routing in as_planned.routing)
         """Those that keep packets here: answers that are given one do not reach the client."""

@@ -194,7 +194,7 @@ class _Rules:
         self.hooks = stations(rulesets, natives, order)
         self.meanings: dict[int, tuple[tuple[f.Condition, ...], e.Effect]] = {}
         self._may_drop: bool | None = None
-        everything = [rule for ruleset in rulesets for _, _, rule in ruleset.rules()]
+        everything = [rule for ruleset in rulesets for rule in ruleset.kinds()]
         everything += [rule for native in natives for _, those in native.chains for rule in those]
         self.tracks = any(needs_conntrack(rule) for rule in everything)
 

@@ -23,7 +23,7 @@ def cleaned(pod: Pod) -> dict[str, list[str]]:
     return {
         name: [f"{it['where']}: {it['what']} {it['why']}" for it in things]
         for name, things in told.items()
-        if name != "dry_run"
+        if isinstance(things, list)
     }
 
 
