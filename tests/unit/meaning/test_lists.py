@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.lists.long import Joined, Made
@@ -28,6 +28,7 @@ def meant(asked: List) -> object:
     return every, asked.rule.target, asked.rule.why, asked.places, asked.field, asked.spans
 
 
+@settings(deadline=None)
 @given(
     networks=st.sampled_from([strategies.ipv4_networks, strategies.ipv6_networks]).flatmap(
         lambda family: st.lists(family, min_size=LONG - 1, max_size=LONG + 8, unique=True)

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.addresses import IPv4Network
@@ -58,6 +58,7 @@ def networks(count: int) -> tuple[IPv4Network, ...]:
     return tuple(IPv4Network((f"10.{at >> 7}.{at % 128 * 2}.0", 24)) for at in range(count))
 
 
+@settings(deadline=None)
 @given(data=st.data(), intent=strategies.intents, family=strategies.families)
 def test_our_own_tables_do_the_same_as_the_plan(data: st.DataObject, intent: Intent, family: Family) -> None:
     """Whatever the settings and the packet: if it has an owner where it is sent, it fares as by rules of iptables."""
@@ -69,6 +70,7 @@ def test_our_own_tables_do_the_same_as_the_plan(data: st.DataObject, intent: Int
     assert (as_held.became, as_held.port, as_held.address) == (as_planned.became, as_planned.port, as_planned.address)
 
 
+@settings(deadline=None)
 @given(first=strategies.intents, second=strategies.intents, family=strategies.families)
 def test_a_transaction_leads_to_what_is_planned_and_a_second_one_is_empty(
     first: Intent, second: Intent, family: Family
@@ -125,6 +127,7 @@ def asked_in(words: str) -> Span:
     return found
 
 
+@settings(deadline=None)
 @given(
     family=strategies.families,
     field=st.sampled_from([SOURCE, DESTINATION, DPORT]),
@@ -157,6 +160,7 @@ def test_a_long_list_says_what_it_asks_for(
         assert not rest or wider or sum(span[1::2]) - sum(span[::2]) >> bits > len(span)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1 << 32))
 def test_networks_of_any_size_are_looked_up_in_blocks_first(seed: int) -> None:
     """The widest of them may be wider than any machine can count."""
