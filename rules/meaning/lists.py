@@ -64,7 +64,7 @@ def of_networks(rules: Sequence[Rule], before: int) -> List | None:
     """Rules that were made of a long list of networks, so that none of them has to be; None if they are no list."""
     if not (isinstance(rules, Made) and isinstance(rules.items, Networks) and len(rules) > LONG):
         return None
-    first, spans = next(rules.anew()), tuple(map(ends, rules.items.codes()))
+    first, spans = next(rules.anew()), tuple(map(ends, rules.items.codes))
     for field in (DESTINATION, SOURCE) if is_final(first) else ():
         told = apart(first, field)
         if told and told[0] == spans[0]:
