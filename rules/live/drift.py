@@ -147,7 +147,6 @@ class Finding(Value):
         return self.sentence
 
 
-WAKE_UP = "wake it up (`nft add table {} {}`), or remove it and run again"
 ANOTHER_TABLE = "remove it, or give -r a table that nobody uses"
 REMEDY = {
     Kind.NOT_TRACKED: "the rule is not ours: remove it where it is made",
@@ -236,82 +235,72 @@ BEYOND_A_RERUN = (
 """What is not ours to repair."""
 
 
+OTHERS_BEFORE = "{rule} of others is asked before ours, so packets with our mark, answers to clients, can go astray"
+BY_UID = "{rule} of others asks whose a packet is: with the capture, answers to clients are the proxy's"
+MISSING, LEFT_OVER = "{rule} is missing", "{rule} is left over: these settings do not ask for it"
+WHAT = {
+    Kind.RULE_MISSING: "the rule {rule}, planned as rule {planned}, is missing{why}",
+    Kind.RULE_UNEXPECTED: "the rule {rule} is not planned",
+    Kind.RULE_DOUBLED: "the rule {rule} is there once too often, planned as rule {planned}{why}",
+    Kind.RULE_MOVED: "the rule {rule} is not in its place, planned as rule {planned}{why}",
+    Kind.CHAIN_MISSING: "the chain is missing, with {rules}",
+    Kind.CHAIN_LEFT: "the chain is left over, with {rules}: these settings do not ask for it",
+    Kind.JUMP_MISSING: "our jump {rule} is missing{why}",
+    Kind.JUMP_LEFT: "our jump {rule} is left over: these settings do not ask for it",
+    Kind.JUMP_DOUBLED: "our jump {rule} is there once too often",
+    Kind.JUMP_MOVED: "our jump {rule} does not stand where it is planned among our jumps{why}",
+    Kind.OLDER_LEFT: "the rule {rule} is left over from an older istio-iptables",
+    Kind.OTHERS_ABOVE: "the rule of others {rule} stands above our jump and can take traffic away from it",
+    Kind.NARROWER_ABOVE: "the rule of others {rule} is asked before ours and keeps what it takes: {takes}{remedy}",
+    Kind.NOT_TRACKED: "the rule of others {rule} keeps packets from conntrack that are to be captured, so the nat "
+    "table never sees them",
+    Kind.TABLE_DORMANT: "the table is dormant: the kernel asks none of its chains, and nothing is captured; wake it up "
+    "(`nft add table {table}`), or remove it and run again",
+    Kind.OTHERS_TAKE_ALL: "the rule of others {rule} is asked before ours and takes everything, such as: {example}",
+    Kind.OTHERS_TAKE_SOME: "the rule of others {rule} is asked before ours and takes some of it, such as: {example}",
+    Kind.OTHERS_ELSEWHERE: "{others} in the other backend may be asked before ours, and send connections "
+    "elsewhere{such}",
+    Kind.CAPTURED_IS_DROPPED: "what is captured is dropped, such as {example}: {by}",
+    Kind.SOME_IS_DROPPED: "some of what is captured is dropped, such as {example}: {by}",
+    Kind.DROPPED_ANYWAY: "what is captured is dropped, as it was before, such as {example}: {by}",
+    Kind.FARES_OTHERWISE: "{example}",
+    Kind.IP_RULE_MISSING: MISSING,
+    Kind.IP_RULE_DOUBLED: "{rule} is there once too often",
+    Kind.IP_RULE_LEFT: LEFT_OVER,
+    Kind.ROUTE_MISSING: MISSING,
+    Kind.ROUTE_LEFT: LEFT_OVER,
+    Kind.IP_RULE_BEFORE_OURS: OTHERS_BEFORE,
+    Kind.IP_RULE_AT_ZERO: OTHERS_BEFORE,
+    Kind.MARK_SHARED: "{rule} of others asks for our mark, but what has exactly our mark stays here",
+    Kind.IP_RULE_BY_UID: BY_UID,
+    Kind.PROXY_REFUSED: BY_UID,
+    Kind.ROUTE_TAKES_ALL: "table {routes} has a default route of somebody else's, so packets with our mark would "
+    "follow {rule}",
+    Kind.ROUTE_TAKES_SOME: "{rule} of others in our table takes packets with our mark, answers to clients among them",
+    Kind.ROUTE_BEHIND_OURS: "{rule} of others in our table is asked only if ours goes",
+    Kind.ADDRESS_MISSING: MISSING,
+    Kind.ADDRESS_LEFT: LEFT_OVER,
+}
+"""What is the matter, for each kind."""
+
+
 def sentence_of(finding: Finding) -> str:
     """What is the matter, without where and what then."""
     rule = f"`{finding.rule}`"
-    why = f" ({finding.why})" if finding.why else ""
-    match finding.kind:
-        case Kind.RULE_MISSING:
-            return f"the rule {rule}, planned as rule {finding.planned_position}, is missing{why}"
-        case Kind.RULE_UNEXPECTED:
-            return f"the rule {rule} is not planned"
-        case Kind.RULE_DOUBLED:
-            return f"the rule {rule} is there once too often, planned as rule {finding.planned_position}{why}"
-        case Kind.RULE_MOVED:
-            return f"the rule {rule} is not in its place, planned as rule {finding.planned_position}{why}"
-        case Kind.CHAIN_MISSING:
-            return f"the chain is missing, with {count(finding.rules, 'rule')}"
-        case Kind.CHAIN_LEFT:
-            return f"the chain is left over, with {count(finding.rules, 'rule')}: these settings do not ask for it"
-        case Kind.JUMP_MISSING:
-            return f"our jump {rule} is missing{why}"
-        case Kind.JUMP_LEFT:
-            return f"our jump {rule} is left over: these settings do not ask for it"
-        case Kind.JUMP_DOUBLED:
-            return f"our jump {rule} is there once too often"
-        case Kind.JUMP_MOVED:
-            return f"our jump {rule} does not stand where it is planned among our jumps{why}"
-        case Kind.OLDER_LEFT:
-            return f"the rule {rule} is left over from an older istio-iptables"
-        case Kind.OTHERS_ABOVE:
-            return f"the rule of others {rule} stands above our jump and can take traffic away from it"
-        case Kind.NARROWER_ABOVE:
-            remedy = f" ({finding.remedy} excludes it from our capture)" if finding.remedy else ""
-            return f"the rule of others {rule} is asked before ours and keeps what it takes: {finding.takes}{remedy}"
-        case Kind.NOT_TRACKED:
-            return (
-                f"the rule of others {rule} keeps packets from conntrack that are to be captured, so the nat table "
-                "never sees them"
-            )
-        case Kind.TABLE_DORMANT:
-            return (
-                "the table is dormant: the kernel asks none of its chains, and nothing is captured; "
-                f"{WAKE_UP.format('ip' if finding.family is Family.V4 else 'ip6', finding.table)}"
-            )
-        case Kind.OTHERS_TAKE_ALL:
-            return f"the rule of others {rule} is asked before ours and takes everything, such as: {finding.why}"
-        case Kind.OTHERS_TAKE_SOME:
-            return f"the rule of others {rule} is asked before ours and takes some of it, such as: {finding.why}"
-        case Kind.OTHERS_ELSEWHERE:
-            what = f"the rule of others {rule}" if finding.rule else "rules of others"
-            example = f", such as: {finding.why}" if finding.why else ""
-            return f"{what} in the other backend may be asked before ours, and send connections elsewhere{example}"
-        case Kind.CAPTURED_IS_DROPPED | Kind.SOME_IS_DROPPED | Kind.DROPPED_ANYWAY:
-            by = f"the rule of others {rule}" if finding.table else finding.rule
-            before = ", as it was before" if finding.kind is Kind.DROPPED_ANYWAY else ""
-            some = "some of " if finding.kind is Kind.SOME_IS_DROPPED else ""
-            return f"{some}what is captured is dropped{before}, such as {finding.why}: {by}"
-        case Kind.FARES_OTHERWISE:
-            return finding.why
-        case Kind.IP_RULE_MISSING | Kind.ROUTE_MISSING | Kind.ADDRESS_MISSING:
-            return f"{rule} is missing"
-        case Kind.IP_RULE_DOUBLED:
-            return f"{rule} is there once too often"
-        case Kind.IP_RULE_LEFT | Kind.ROUTE_LEFT | Kind.ADDRESS_LEFT:
-            return f"{rule} is left over: these settings do not ask for it"
-        case Kind.IP_RULE_BEFORE_OURS | Kind.IP_RULE_AT_ZERO:
-            return f"{rule} of others is asked before ours, so packets with our mark, answers to clients, can go astray"
-        case Kind.MARK_SHARED:
-            return f"{rule} of others asks for our mark, but what has exactly our mark stays here"
-        case Kind.IP_RULE_BY_UID | Kind.PROXY_REFUSED:
-            return f"{rule} of others asks whose a packet is: with the capture, answers to clients are the proxy's"
-        case Kind.ROUTE_TAKES_ALL:
-            table = finding.rule.partition("table ")[2].split()[0]
-            return f"table {table} has a default route of somebody else's, so packets with our mark would follow {rule}"
-        case Kind.ROUTE_TAKES_SOME:
-            return f"{rule} of others in our table takes packets with our mark, answers to clients among them"
-        case Kind.ROUTE_BEHIND_OURS:
-            return f"{rule} of others in our table is asked only if ours goes"
+    return WHAT[finding.kind].format(
+        rule=rule,
+        rules=count(finding.rules, "rule"),
+        planned=finding.planned_position,
+        why=f" ({finding.why})" if finding.why else "",
+        example=finding.why,
+        such=f", such as: {finding.why}" if finding.why else "",
+        takes=finding.takes,
+        remedy=f" ({finding.remedy} excludes it from our capture)" if finding.remedy else "",
+        others=f"the rule of others {rule}" if finding.rule else "rules of others",
+        by=f"the rule of others {rule}" if finding.table else finding.rule,
+        table=f"{'ip' if finding.family is Family.V4 else 'ip6'} {finding.table}",
+        routes=finding.rule.partition("table ")[2].partition(" ")[0],
+    )
 
 
 def count(number: int, what: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
-from rules.live.drift import Kind, aligned, compare, not_tracked
+from rules.live.drift import Finding, Kind, aligned, compare, not_tracked
 from rules.netfilter.matches import DPort
 from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.targets import Return
@@ -233,3 +233,11 @@ def test_the_work_of_a_comparison_grows_with_the_number_of_services() -> None:
         (Kind.NARROWER_ABOVE, "OUTPUT"),
     ]
     assert growth(lambda held: compare(held, PLANNED), beside(50), beside(100)) < 2.6
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
+def test_every_kind_of_difference_has_a_sentence(kind: Kind) -> None:
+    """Also those that only a namespace full of others has, with what a rerun does about it."""
+    found = Finding(kind, Family.V4, "nat", rule="ip route: default table 133", why="TCP to 192.0.2.1")
+    assert found.sentence.endswith(found.rerun)
+    assert "{" not in found.sentence
