@@ -206,9 +206,9 @@ def coded(text: str) -> int:
 def host_bits(text: str) -> Iterator[str]:
     """A sentence for each network in a readable list whose host bits were cleared."""
     if text.count(",") >= MANY - 1:
-        from capture.lists import networks
+        from capture.lists.networks import is_plain
 
-        if text == networks.last_plain:
+        if is_plain(text):
             return
     for entry in entries(text):
         if entry != "*" and "/" in entry and has_host_bits(entry):
@@ -353,21 +353,18 @@ def all_or(read_list: Reader[Sequence[T]]) -> Reader[All | Sequence[T]]:
 
 def cidrs(text: str) -> Sequence[Network]:
     """A list of networks, in `Networks` if it is long."""
-    given = entries(text)
-    if len(given) < MANY:
-        return tuple(each(cidr, entry, text) for entry in given)
-    from capture.lists import networks  # of a list that is not long a tuple is made
+    if text.count(",") < MANY - 1:
+        return tuple(each(cidr, entry, text) for entry in entries(text))
+    from capture.lists.networks import codes  # of a list that is not long a tuple is made
 
     try:
-        return Networks(networks.codes(text, given))
+        return Networks(codes(text))
     except (OSError, ValueError):
-        return Networks(each(coded, entry, text) for entry in given)
+        return Networks(each(coded, entry, text) for entry in entries(text))
 
 
 def entries(text: str) -> list[str]:
-    if " " in text:
-        return [entry for entry in (part.strip(" ") for part in text.split(",")) if entry]
-    return list(filter(None, text.split(",")))
+    return [entry for entry in (part.strip(" ") for part in text.split(",")) if entry]
 
 
 def each(read: Reader[T], entry: str, whole: str) -> T:

@@ -63,8 +63,9 @@ class Networks(Sequence[Network]):
     def of(self, version: int) -> Networks:
         """Those of one family, each once."""
         codes, is_v6 = self.codes, version == 6
-        each = set(codes)
-        if len(each) == len(codes) and (not each or (min(each) >= V6 if is_v6 else max(each) < V6)):
+        ordered = sorted(codes)  # in which what is there twice stands together, and IPv6 behind IPv4
+        is_of_it = not ordered or (ordered[0] >= V6 if is_v6 else ordered[-1] < V6)
+        if is_of_it and not any(one == other for one, other in pairwise(ordered)):
             return self
         return Networks(code for code in dict.fromkeys(codes) if (code >= V6) is is_v6)
 
