@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import every_backend
 from tests.rig import APP, PROXY, Pod
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.rig.waiting import until
 
 MANY = 50_000
 
@@ -63,3 +63,40 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(done.returncode)
 """
 """Runs a command; its last line says what that and its children took at the most, in KiB."""
+
+
+OF_MEMORY = Path("/sys/fs/cgroup/memory")
+"""The memory controller of cgroups, version 1; version 2 has one tree and another name for the limit."""
+
+
+@pytest.mark.parametrize("backend", ["nft", "native"])
+def test_twenty_thousand_networks_of_ipv6_fit_into_a_container(pod: Pod, backend: str, tmp_path: Path) -> None:
+    """The first apply, one that changes the list, and the removal: nobody is killed for want of memory."""
+    networks = [f"2001:db8:{at >> 11:x}:{at % 2048 * 32:x}::/60" for at in range(20_001)]
+    tmp_path.chmod(0o755)
+    whose = ["--native-nftables"] if backend == "native" else ["--force-iptables-binary=nft"]
+    for name, some in (("first", networks[:-1]), ("second", networks[1:])):
+        (tmp_path / name).write_text("\n".join(some))
+        line = pod.command("-u", str(PROXY), "-x", f"@{tmp_path / name}", "--ipv6", "on", *whose)
+        assert "in place" in in_50_mib(pod, *line)
+    in_50_mib(pod, *pod.command("clean"))
+
+
+def in_50_mib(pod: Pod, *line: str) -> str:
+    """What a command says on stderr that succeeds with the memory that an init container mostly has: 50Mi."""
+    parent, limit = (OF_MEMORY, "memory.limit_in_bytes") if OF_MEMORY.is_dir() else (OF_MEMORY.parent, "memory.max")
+    group = parent / f"capture-rig-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(50 << 20))
+    except OSError as refused:
+        pytest.skip(f"no cgroup can be made here: {refused}")
+    # The shell joins it first: `ip netns exec` hides cgroups.
+    entered = ["sh", "-c", f'echo $$ >{group}/cgroup.procs && exec ip netns exec "$@"', "sh", pod.inside.name, *line]
+    try:
+        done = subprocess.run(entered, env=pod.environ(), capture_output=True, text=True, check=False)
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+    assert done.returncode == 0, done.stderr[-1_000:]
+    return done.stderr
