@@ -81,10 +81,10 @@ class Lists:
 
 
 def all_entries(text: str, separator: str) -> Iterable[str]:
-    """Each entry of `entries_of`, or some at once. Where there is no comment, all of the text is such words."""
+    """Each entry of `entries_of`. Where there is no comment, all of the text is such words."""
     if "#" in text:
         return (entry for _, entry in entries_of(text, separator))
-    return text.split()  # in which the separator separates already
+    return text.replace(separator, " ").split()
 
 
 def entries_of(text: str, separator: str) -> Iterator[tuple[int, str]]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 IN_LISTS: dict[str, tuple[str, str]] = {
     "22, 80-90\n443": ("--istio-local-outbound-ports-exclude", "22,80-90,443"),
     "# all of them\n*": ("--istio-inbound-ports", "*"),
+    "*,\n": ("--istio-inbound-ports", "*"),
+    "10.0.0.0/8,\n\t192.0.2.7 , \r\n2001:db8::/32": ("-x", "10.0.0.0/8,192.0.2.7,2001:db8::/32"),
     "10.0.0.0/8 192.0.2.7 # a comment\r\n\n,,\n\t2001:db8::/32": ("-x", "10.0.0.0/8,192.0.2.7,2001:db8::/32"),
     "\ufeff10.0.0.0/8": ("-i", "10.0.0.0/8"),
     "eth0 # the first\neth#1": ("-c", "eth0,eth#1"),
