@@ -97,6 +97,8 @@ LATER = (
     "capture.dry_run",
     "capture.host.native",
     "capture.host.neighbours",
+    "capture.lists.files",
+    "capture.lists.networks",
     "capture.netlink.routing",
     "capture.steps.routing",
     "rules.iptables.printed",
@@ -106,7 +108,7 @@ LATER = (
     "rules.ours.exemptions",
     "rules.ours.held",
 )
-"""What `capture.init` does not load, but a run that changes something does, or one by TPROXY or with IPv6."""
+"""What `capture.init` does not load, but a run that changes something does, or by TPROXY, with IPv6 or long lists."""
 
 # --- making it ----------------------------------------------------------------------------------------------
 
