@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import ClassVar, Self
 
 HEX = frozenset("0123456789abcdefABCDEF")
+RUNS_OF_ZEROS = tuple(":0" * groups + ":" for groups in range(8, 1, -1))
 
 
 class _Address:
@@ -134,16 +135,14 @@ class IPv6Address(_Address):
         return IPv4Address(self._number & 0xFFFFFFFF) if self._number >> 32 == 0xFFFF else None
 
     def __str__(self) -> str:
-        groups = [f"{self._number >> shift & 0xFFFF:x}" for shift in range(112, -16, -16)]
+        # In four digits each; then without the zeros before them, but for the last.
+        groups = f":{self.packed.hex(':', 2)}:".replace(":0", ":").replace(":0", ":").replace(":0", ":")
         # The longest run of zeros, the first of those, and no single one, is left out.
-        longest, begins, run = 1, 8, 0
-        for at, group in enumerate(groups):
-            run = run + 1 if group == "0" else 0
-            if run > longest:
-                longest, begins = run, at + 1 - run
-        if begins == 8:
-            return ":".join(groups)
-        return f"{':'.join(groups[:begins])}::{':'.join(groups[begins + longest :])}"
+        for zeros in RUNS_OF_ZEROS if ":0:0:" in groups else ():
+            before, found, behind = groups.partition(zeros)
+            if found:
+                return f"{before[1:]}::{behind[:-1]}"
+        return groups[1:-1]
 
     @staticmethod
     def _read(text: str) -> int:
