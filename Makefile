@@ -25,7 +25,7 @@ test-all: root check ## The same with every case that `make test` draws a sample
 	@exec env CAPTURE_TESTS=all CAPTURE_FUZZ_CASES=200000 $(SUITE) $(TESTS)
 
 quick: check ## Lint, types, and the tests that need no root and no kernel, with a few examples of each property and of long rows of cases: two minutes.
-	@CAPTURE_TESTS=quick $(RUN) -m pytest -q -n auto -m 'not netns and not image' tests/unit tests/golden tests/property
+	@CAPTURE_TESTS=quick PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/bytecode $(RUN) -m pytest -q -n auto -m 'not netns and not image' tests/unit tests/golden tests/property
 
 check: lint types ## Lint, format and strict types.
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING
+from functools import cache
 
 import pytest
 
 from tests.rig.pod import ROOT
 from tests.unit.test_purity import only_for_the_type_checker
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROOMS = (
     "rules.value",
@@ -82,10 +79,11 @@ def room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
-def imports(file: Path, *, run: bool = False) -> set[str]:
+@cache
+def imports(module: str, *, run: bool = False) -> set[str]:
     """The modules of ours that this one imports; with `run`, without those that only the type checker reads."""
     found = set()
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(MODULES[module].read_text())
     guarded = only_for_the_type_checker(tree) if run else set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node not in guarded:
@@ -95,13 +93,10 @@ def imports(file: Path, *, run: bool = False) -> set[str]:
     return found & MODULES.keys()
 
 
-IMPORTS = {module: imports(file) for module, file in MODULES.items()}
-
-
 @pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
 def test_imports_run_one_way_between_rooms(module: str) -> None:
     """Every module is in a room of the list, and imports from its own room and those above it there."""
-    for other in IMPORTS[module]:
+    for other in imports(module):
         if "." in other:  # the package's own name holds the version and nothing else
             assert ROOMS.index(room_of(other)) <= ROOMS.index(room_of(module)), f"{module} imports {other}"
 
@@ -112,13 +107,13 @@ ACTING = ("capture.steps", "capture.apply")
 def test_those_who_look_do_not_import_those_who_act() -> None:
     """What a run would change is pure, and asked of `rules.live`. A trial of a run acts, in a namespace of its own."""
     looking = [module for module in MODULES if room_of(module) in ("capture.inspect", "capture.watch", "capture.trace")]
-    acting = {module: {other for other in IMPORTS[module] if room_of(other) in ACTING} for module in looking}
+    acting = {module: {other for other in imports(module) if room_of(other) in ACTING} for module in looking}
     assert {module: others for module, others in acting.items() if others} == {}
 
 
 def test_no_module_comes_back_to_itself() -> None:
     """Neither inside a room nor through several, by imports that run."""
-    run = {module: imports(file, run=True) for module, file in MODULES.items()}
+    run = {module: imports(module, run=True) for module in MODULES}
 
     def reached(module: str) -> set[str]:
         seen: set[str] = set()
@@ -137,7 +132,7 @@ def test_no_command_is_imported_by_another_module() -> None:
     from capture.commands import COMMANDS
 
     commands = {f"capture.commands.{name}" for name in COMMANDS}
-    assert {(module, other) for module, others in IMPORTS.items() for other in others & commands} == set()
+    assert {(module, other) for module in MODULES for other in imports(module) & commands} == set()
 
 
 MOST_LINES = {"rules.picture": 2200}

@@ -16,6 +16,7 @@ from capture.settings.declared import Settings
 from rules.native.compiled import as_held
 from rules.ours.recognition import ours_in
 from rules.plan.plan import plan
+from tests.rig.chance import QUICK
 from tests.rig.in_process import capture
 from tests.rig.recorded import ARGUMENTS, QUESTIONS, Recorded
 
@@ -75,7 +76,7 @@ def test_a_table_that_somebody_changed_is_not_as_planned(pod: Recorded, kind: st
     assert capture(pod, *pod.argv).status == DONE
     for messages in (those for (question, _), those in pod.told.items() if question == QUESTIONS[kind]):
         telling = len(messages) - (kind == "elements")  # of which the kernel ends each set's by an empty one
-        for at in range(0, telling, max(1, telling // 6)):
+        for at in range(0, telling, max(1, telling // (3 if QUICK else 9))):
             message = messages.pop(at)
             assert capture(pod, "verify", *pod.argv).status != DONE
             messages.insert(at, message)
