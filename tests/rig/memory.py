@@ -104,6 +104,8 @@ class Memory:
         }
         self.sockets: list[tuple[int, int, int]] = []
         """Those of TCP: state, port and that of the peer. Both are at 127.0.0.1."""
+        self.residents: tuple[Process, ...] = ()
+        """Who else is there."""
         self.uid = 0
         """Whose they are."""
         self.acts: list[str] = []
@@ -127,10 +129,8 @@ class Memory:
     def locate(self, program: str) -> str | None:
         return f"/sbin/{program}" if program in self.installed else None
 
-    @staticmethod
-    def processes() -> tuple[Process, ...]:
-        """Nobody is there."""
-        return ()
+    def processes(self) -> tuple[Process, ...]:
+        return self.residents
 
     @staticmethod
     def chosen_source(family: Family, destination: Address, port: int) -> Address:  # noqa: ARG004 # nowhere leads out

@@ -18,6 +18,7 @@ import pytest
 from capture import init
 from capture.commands.base import main
 from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE, CaptureError
+from capture.host.place import Process
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
@@ -331,3 +332,16 @@ def test_clean_tells_what_it_left_and_says_no_more_in_the_log(
     with patch.dict(ENVIRON, {"LOG_OUTPUT_LEVEL": "debug"}):
         command("clean")
     assert "Running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dry", [(), ("-n", "--force-iptables-binary=nft")], ids=["a run", "a dry run"])
+def test_who_listens_in_the_place_of_the_proxy_is_said(
+    kernel: Memory, capsys: pytest.CaptureFixture[str], dry: tuple[str, ...]
+) -> None:
+    """Where anybody is in the namespace yet, and somebody else listens where the rules will send things."""
+    kernel.sockets, kernel.uid = [(LISTEN, 15001, 0)], 1000
+    assert run(*PLAIN, *dry) == DONE
+    assert "15001" not in capsys.readouterr().err
+    kernel.residents = (Process(2, "app", 1000, 1000),)
+    assert run(*PLAIN, *dry) == DONE
+    assert "outbound TCP → 15001: " in capsys.readouterr().err

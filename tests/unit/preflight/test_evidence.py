@@ -38,8 +38,8 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A kernel of which nothing is known."""
-    nowhere = str(tmp_path / "nowhere")
-    monkeypatch.setattr(modules, "REGISTERED", dict.fromkeys(REGISTERED, (nowhere, nowhere)))
+    registered = {of: tuple(f"{tmp_path}/{of.value}-{kind}" for kind in (MATCH, TARGET)) for of in REGISTERED}
+    monkeypatch.setattr(modules, "REGISTERED", registered)
     monkeypatch.setattr(modules, "PROC_MODULES", str(tmp_path / "modules"))
     monkeypatch.setattr(modules, "SYS_MODULE", str(tmp_path / "sys"))
     monkeypatch.setattr(modules, "PROC_CONFIG", str(tmp_path / "config.gz"))
@@ -121,3 +121,17 @@ def test_what_the_plan_needs_is_read_from_its_rules() -> None:
     assert names < known
     assert {(MATCH, name) for name in SPOKEN_MODULES} < known
     assert not {(TARGET, "RETURN"), (TARGET, "ACCEPT"), (TARGET, "DROP")} & known
+
+
+@pytest.mark.parametrize("kind", [MATCH, TARGET])
+@pytest.mark.parametrize("family", Family)
+def test_what_the_kernel_has_registered_is_there(node: Node, family: Family, kind: str) -> None:
+    """Of this family and kind: the other three lists say nothing of it."""
+    node.has(f"{family.value}-{kind}", "tcp", "owner")
+    there = {
+        (of, what)
+        for of in Family
+        for what in (MATCH, TARGET)
+        if of_extension(Extension(what, "owner", of)) == (OK, "registered in the kernel")
+    }
+    assert there == {(family, kind)}

@@ -68,3 +68,25 @@ def test_the_most_specific_route_is_the_best(better: dict[str, object], worse: d
     good, bad = OUT.but(device="good", **better), OUT.but(device="bad", **worse)
     assert kinds(Policy((MAIN,), (good, bad))) == kinds(Policy((MAIN,), (bad, good))) == [(UNICAST, "good")]
     assert MAIN.action == LOOKUP
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        (KEPT, "local default table 133"),
+        (OUT, "default dev eth0 table 254 src 10.1.0.5"),
+        (
+            OUT.but(via=ip_address("10.1.0.1"), metric=100),
+            "default via 10.1.0.1 dev eth0 table 254 src 10.1.0.5 metric 100",
+        ),
+        (
+            OUT.but(destination=ip_network("10.9.0.0/16"), tos=0x10, source=None),
+            "10.9.0.0/16 tos 0x10 dev eth0 table 254",
+        ),
+        (Route(V4, 7, kind="blackhole", device="lo"), "blackhole default table 7"),
+        (Route(V6, 7, kind=UNICAST, device="eth0", metric=1024), "default dev eth0 table 7"),
+    ],
+)
+def test_a_route_reads_as_ip_route_lists_it(route: Route, words: str) -> None:
+    """With its table; the metric of IPv6 is the kernel's own."""
+    assert str(route) == words
