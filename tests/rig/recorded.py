@@ -40,7 +40,10 @@ ARGUMENTS = {
     "tproxy": (*COMMON, "-m", "TPROXY", "-c", "eth7,br-+", "--exclude-inbound-cidrs", "10.9.0.0/16", "--drop-invalid",
                "--log-connections", "nflog", "--exclude-uids", "5-9"),
 }  # fmt: skip
-"""What was recorded: the command line of each."""
+ARGUMENTS_OF_IPTABLES = {
+    "iptables": ("-u", "1337", "--dual-stack", "--redirect-dns", "--capture-all-dns", "-o", "22,8000-8080", "-d", "9"),
+}
+"""What was recorded: the command line of each. What iptables-nft makes is known at sight."""
 
 
 def recorded(name: str) -> dict[tuple[int, bytes], list[bytes]]:
@@ -57,7 +60,7 @@ class Recorded(Memory):
 
     def __init__(self, name: str, *addresses: str) -> None:
         super().__init__(*addresses)
-        self.argv = ARGUMENTS[name]
+        self.argv = (ARGUMENTS | ARGUMENTS_OF_IPTABLES)[name]
         self.told: Mapping[tuple[int, bytes], list[bytes]] = recorded(name)
         self.are_there = False
         self.installed |= {"nft"}
