@@ -642,6 +642,9 @@ class _Program:
 
     def nat(self, read: dict[int, bytes]) -> None:
         """`snat` and `dnat`: addresses and ports stand in registers, as they are or as what a map gives."""
+        if self.is_for_others(read.get(2)):
+            self.do(e.Nothing(), "nat of the other family")  # nft_nat_inet_eval of net/netfilter/nft_nat.c
+            return
         if number(read.get(1)) == 0:
             self.do(e.BindSource(), "snat")
         else:
@@ -697,9 +700,13 @@ class _Program:
         self.do(e.BindSource(), "masquerade")
         self.is_over = True
 
+    def is_for_others(self, its: bytes | None) -> bool:
+        """Whether an expression is for packets of this family alone, and it is not the one that is asked about."""
+        wanted = FAMILY_NAMES.get(number(its), "")
+        return wanted in IP_FAMILIES and self.reader.family not in IP_FAMILIES[wanted]
+
     def tproxy(self, read: dict[int, bytes]) -> None:
-        wanted = FAMILY_NAMES.get(number(read.get(1)), "")
-        if wanted in IP_FAMILIES and self.reader.family not in IP_FAMILIES[wanted]:
+        if self.is_for_others(read.get(1)):
             self.ask([f.NEVER], "tproxy of the other family")
             return
         port = self.at(number(read.get(3))) if 3 in read else b"\0\0"

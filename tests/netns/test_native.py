@@ -259,6 +259,19 @@ def test_a_base_chain_in_a_table_of_iptables_keeps_the_rules_that_iptables_would
     assert "16001" in told
 
 
+def test_nat_of_one_family_leaves_the_other_as_it_is(pod: Pod) -> None:
+    """`dnat ip to` in a table `inet` sends IPv4 elsewhere; IPv6 goes on to ours, and a trace says so of each."""
+    pod.applied("-u", str(PROXY), "--dual-stack", "--native-nftables")
+    base = "chain base { type nat hook output priority -150; tcp dport 80 counter dnat ip to 1.1.1.1:22; }"
+    pod.inside.output("nft", "-f", "-", text=f"table inet theirs {{ {base}; }}\n")
+    pod.open_listeners()
+    for version, landed, said in ((4, "ext:22", "it goes to 1.1.1.1:22"), (6, "pod:15001", "captured outbound")):
+        host = OUTSIDE[version][0]
+        assert str(pod.dial(host, 80, uid=1000, gid=1000)) == landed
+        told = pod.capture("trace", "--live", f"[{host}]:80" if version == 6 else f"{host}:80").stdout
+        assert said in told.splitlines()[-1], told
+
+
 # --- with counters ----------------------------------------------------------------------------------------
 
 SETS = 10
