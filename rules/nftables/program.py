@@ -46,6 +46,8 @@ CT_STATE, CT_STATUS, CT_MARK, CT_ZONE = 0, 2, 3, 17
 RTN = {1: "UNICAST", 2: "LOCAL", 3: "BROADCAST", 5: "MULTICAST"}
 """linux/rtnetlink.h: the types of addresses that can be told."""
 FIB_SADDR, FIB_DADDR, FIB_MARK, FIB_ADDRTYPE = 1, 2, 4, 3
+FAMILIES_IN_WORDS = {2: "ipv4", 10: "ipv6", 0x0800: "ip", 0x86DD: "ip6"}
+"""What `meta nfproto` (NFPROTO_IPV4, NFPROTO_IPV6) and `meta protocol` (ETH_P_IP, ETH_P_IPV6) are compared with."""
 STATE_BITS = {"INVALID": 0x01, "ESTABLISHED": 0x02, "RELATED": 0x04, "NEW": 0x08, "UNTRACKED": 0x40}
 """NF_CT_STATE_BIT of linux/netfilter/nf_conntrack_common.h."""
 STATUS_SNAT, STATUS_DNAT = 0x10, 0x20
@@ -192,7 +194,8 @@ class _Program:
         elif key in (META_NFPROTO, META_PROTOCOL):
             is_v4 = self.reader.family is Family.V4
             value, size = ((2 if is_v4 else 10), 1) if key == META_NFPROTO else ((0x0800 if is_v4 else 0x86DD), 2)
-            self.load(read.get(1), Loaded("meta nfproto", size=size, order="big", flip=value, special="constant"))
+            name = "meta nfproto" if key == META_NFPROTO else "meta protocol"
+            self.load(read.get(1), Loaded(name, size=size, order="big", flip=value, special="constant"))
         elif key in (META_IIF, META_OIF):
             field, name = (f.ARRIVED_ON, "iif") if key == META_IIF else (f.LEAVES_ON, "oif")
             self.load(read.get(1), Loaded(name, field, 4, self.order, special="index"))
@@ -220,6 +223,8 @@ class _Program:
             mask = value.mask & WHOLE
             keep, taken = (mask, 0) if value.field == onto else (0, mask)
             return e.Remark(onto, keep, taken, value.flip)
+        if isinstance(value, Mapped) and value.is_told:
+            return value.to(lambda data: e.Remark(onto, 0, 0, int.from_bytes(data, self.order)))
         return e.Forget(onto)
 
     def ct(self, read: dict[int, bytes]) -> None:
@@ -353,6 +358,8 @@ class _Program:
     def value(self, loaded: Loaded, data: bytes) -> str:
         """A value of this field as nft writes it."""
         value = int.from_bytes(data, loaded.order) if data else 0
+        if loaded.special == "constant":
+            return FAMILIES_IN_WORDS.get(value, str(value))
         if loaded.special in ("type", "type by mark"):
             return RTN.get(value, str(value)).lower()
         if loaded.special == "state":
@@ -480,7 +487,7 @@ class _Program:
         held = self.reader.sets.get((self.family, self.table, name))
         keys = self.keys(number(read.get(2)), held)
         shown = " . ".join(each.name for each in keys)
-        if held is None or not all(each.is_known and not each.flip for each in keys):
+        if held is None or not all(each.is_known and (not each.flip or each.special == "constant") for each in keys):
             if 3 in read and number(read.get(3)) == 0:
                 self.do(self.any_verdict(held), f"{shown} vmap @{name}")
             elif 3 in read:
@@ -493,6 +500,7 @@ class _Program:
             self.ask((f.Among(keys[0].field, span),), f"{shown} {label}")
             return
         cases = [(self.element(keys, held, first, beyond), data) for first, beyond, data in held.elements]
+        cases = [(conditions, data) for conditions, data in cases if f.NEVER not in conditions]  # the other family's
         if 3 in read and number(read[3]) == 0:
             chosen = []
             for conditions, data in cases:

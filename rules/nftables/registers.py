@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rules.netfilter.effects import Choice
+from rules.netfilter.fields import Untold
 from rules.value import Value
 
 TYPE_CHECKING = False
@@ -42,6 +43,11 @@ class Mapped(Value):
     """What a map gives: one of these, each under its conditions."""
 
     cases: tuple[tuple[tuple[Condition, ...], bytes], ...]
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it can be told which of them."""
+        return not any(isinstance(each, Untold) for asked, _ in self.cases for each in asked)
 
     def to(self, done: Callable[[bytes], Effect]) -> Effect:
         """What is done with what it gives."""

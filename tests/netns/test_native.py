@@ -272,6 +272,50 @@ def test_nat_of_one_family_leaves_the_other_as_it_is(pod: Pod) -> None:
         assert said in told.splitlines()[-1], told
 
 
+REDIRECTING = "chain there { meta l4proto tcp redirect to :16001; }"
+TOLD = (
+    "meta nfproto vmap { ipv4 : jump there, ipv6 : accept }",
+    "meta nfproto vmap { ipv4 : accept, ipv6 : goto there }",
+    "meta protocol vmap { ip : goto there, ip6 : accept }",
+    "meta nfproto { ipv4, ipv6 } tcp dport 80 redirect to :16001",
+    "meta nfproto != { ipv6 } tcp dport 80 redirect to :16001",
+    "meta protocol { ip } tcp dport 80 redirect to :16001",
+    "meta nfproto . meta l4proto { ipv4 . udp, ipv6 . tcp } tcp dport 80 redirect to :16001",
+    "meta l4proto . meta nfproto vmap { tcp . ipv4 : jump there, udp . ipv6 : drop }",
+    "meta nfproto . th dport { ipv4 . 1-79, ipv6 . 80-90 } meta l4proto tcp redirect to :16001",
+    "meta l4proto tcp redirect to :tcp dport map { 80 : 16001, 443 : 22 }",
+    "tcp dport vmap { 1-79 : accept, 80-90 : jump there }",
+)
+"""Rules of a chain of type nat."""
+MARKS = (
+    "meta mark set tcp dport map { 80 : 0x8, 443 : 0x1 }",
+    "meta mark set tcp dport map { 1-79 : 0x8, 80-90 : 0x1 }",
+    "meta mark set ip daddr map { 9.9.9.9 : 0x8 }",
+    "meta mark set meta nfproto map { ipv4 : 0x1, ipv6 : 0x8 }",
+    "ct mark set tcp dport map { 80 : 0x8 }",
+)
+"""Rules of a chain that is asked before one that redirects what has mark 0x8."""
+
+
+@pytest.mark.parametrize("words", [*TOLD, *MARKS])
+def test_what_a_rule_asks_of_families_and_maps_is_told_for_certain(pod: Pod, words: str) -> None:
+    """In a table of both families: a call of each lands where the simulator says, and nothing depends."""
+    ready(pod)
+    base = f"{REDIRECTING}\nchain base {{ type nat hook output priority -150; {words}; }}"
+    if words in MARKS:
+        marking = f"chain first {{ type filter hook output priority -160; {words}; }}"
+        redirecting = f"tcp dport 80 {words.partition(' ')[0]} mark 0x8 redirect to :16001"
+        base = f"{marking}\nchain base {{ type nat hook output priority -150; {redirecting}; }}"
+    pod.applied("-u", str(PROXY), "--dual-stack")
+    pod.inside.output("nft", "-f", "-", text=f"table inet theirs {{\n{base}\n}}\n")
+    here, numbers = predicted.host(), drawn.Calls(pod, random.Random(0)).numbers
+    for version in (4, 6):
+        call = Call(pod.inside, OUTSIDE[version][0], 80, 1000, 1000, "tcp", None, next(numbers))
+        trace = traced(live_in(pod), call, pod, here)
+        (landing,) = pod.traffic.land([call], patience=SHORT)
+        assert (trace.became is Became.DEPENDS, str(landing)) == (False, predicted.landing(trace)), (version, trace)
+
+
 # --- with counters ----------------------------------------------------------------------------------------
 
 SETS = 10
