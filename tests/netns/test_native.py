@@ -57,13 +57,29 @@ SHORT = 0.3
 """Seconds: long enough for anything that arrives at all."""
 PORTS = "{ 80, 443, 8080-9080 }", "80", "!= 22", "53-443", "{ 22, 53 }", ">= 8080", "!= { 53, 8080 }"
 WHERE = {
-    "ip": ("ip daddr 9.9.9.9", "ip daddr { 10.0.0.0/8, 1.1.1.1 }", "ip saddr != 10.244.0.0/24", "ip daddr @known"),
-    "ip6": ("ip6 daddr 2001:db8::/32", "ip6 daddr { fd00:96::/64, 2001:db8::1 }", "ip6 saddr fd00:244::5"),
-    "inet": ("ip daddr 9.9.9.9", "ip6 daddr 2001:db8::/32", "meta nfproto ipv4", "fib daddr type local"),
-}
-KNOWN = "9.9.9.0/24, 10.0.7.7, 172.16.0.0/12"
-"""The elements of a set that is asked by its name."""
-WHO = ("meta skuid 1000", "meta skuid != 1337", "meta skuid { 1000-2000, 3 }", "meta skgid 1337")
+    "ip": ("ip daddr 9.9.9.9", "ip daddr { 10.0.0.0/8, 1.1.1.1 }", "ip saddr != 10.244.0.0/24", "ip daddr @known",
+           "ip daddr @known", "ip daddr @timed", "ip daddr . th dport @pairs", "ip daddr != @timed",
+           "ip saddr . ip daddr { 10.244.0.5 . 9.9.9.9 }",
+           "ip daddr . meta l4proto { 9.9.9.9 . tcp, 1.1.1.1 . udp, 10.0.7.7 . tcp }"),
+    "ip6": ("ip6 daddr 2001:db8::/32", "ip6 daddr { fd00:96::/64, 2001:db8::1 }", "ip6 saddr fd00:244::5",
+            "ip6 daddr . th dport { 2001:db8::1 . 80, 2001:db8::/32 . 443-8080 }"),
+    "inet": ("meta nfproto . meta l4proto { ipv4 . tcp, ipv6 . udp }",
+             "ip daddr 9.9.9.9", "ip6 daddr 2001:db8::/32", "meta nfproto ipv4", "fib daddr type local"),
+}  # fmt: skip
+NAMED = """
+set known { type ipv4_addr; flags interval; elements = { 9.9.9.0/24, 10.0.7.7, 172.16.0.0/12 } }
+set timed { type ipv4_addr; flags timeout; elements = { 9.9.9.9 timeout 1h, 10.0.7.7 timeout 2h } }
+set pairs { type ipv4_addr . inet_service; flags interval; elements = { 9.9.9.0/24 . 80-443, 10.0.0.0/8 . 22 } }
+set seen { type ipv4_addr; size 1000; flags dynamic, timeout; timeout 1m; }
+"""
+"""What rules of an `ip` table ask by name."""
+WHO = (
+    "meta skuid . meta skgid { 1000 . 1000, 1337 . 0-2000 }",
+    "meta skuid 1000",
+    "meta skuid != 1337",
+    "meta skuid { 1000-2000, 3 }",
+    "meta skgid 1337",
+)
 MORE = (
     "meta mark and 0x8 == 0x8",
     "meta mark != 0x8",
@@ -80,9 +96,9 @@ OF_THE_FIRST = ("ct state", "ct mark", "tcp flags")
 """What is so of the first packet of a connection and not of others: a rule that asks for it may not spare that one from
 a rule behind it, which takes all others, and no answer is about these."""
 PRIORITIES = {
-    "nat": (-199, -101, -100, -99, 0, 50),
-    "filter": (-310, -250, -160, -120, -50, 0, 20),
-    "route": (-160, -150, 10),
+    "nat": (-199, -101, -100, -99, 0, 50, "filter - 3"),
+    "filter": (-310, -250, -160, -120, -50, 0, 20, "mangle + 1", "raw - 7", "security", -2147483648, 2147483647),
+    "route": (-160, -150, 10, "mangle - 2", 1000),
 }
 CHAINS = (("nat", "output"), ("nat", "output"), ("nat", "prerouting"), ("filter", "output"), ("filter", "prerouting"),
           ("filter", "input"), ("route", "output"))  # fmt: skip
@@ -109,20 +125,24 @@ def native_tables(chance: random.Random) -> str:
         if name != "nat" and chance.random() < 0.2:
             lines.append("flags dormant")
         if family == "ip":
-            lines.append(
-                "set known { type ipv4_addr; flags interval; elements = { 9.9.9.0/24, 10.0.7.7, 172.16.0.0/12 } }"
-            )
+            lines.append(NAMED)
         kinds = chance.sample(CHAINS, chance.randint(1, 3))
         for at, (kind, hook) in enumerate(kinds, 10 * number):
             if name == "nat" and kind != "nat":
                 continue
             rules = [rule(chance, family, kind, hook, f"more{at}") for _ in range(chance.randint(1, 3))]
             jumped = [rule(chance, family, kind, hook, "") for _ in range(2)]
-            lines += [f"chain more{at} {{", *jumped, "}"]
+            lines += [f"chain more{at} {{", *jumped, "}", ways_to(f"more{at}")]
             priority = chance.choice(PRIORITIES[kind])
             lines += [f"chain base{at} {{", f"type {kind} hook {hook} priority {priority};", *rules, "}"]
         tables.append("\n".join([*lines, "}", ""]))
     return "".join([*tables, ASKED_FIRST])
+
+
+def ways_to(chain: str) -> str:
+    """A map from ports to what becomes of them, of which some go to this chain."""
+    ways = f"80 : jump {chain}, 443-500 : accept, 8000-9000 : goto {chain}, 53 : continue, 22 : return"
+    return f"map ways-{chain} {{ type inet_service : verdict; flags interval; elements = {{ {ways} }} }}"
 
 
 def rule(chance: random.Random, family: str, kind: str, hook: str, chain: str) -> str:
@@ -141,12 +161,24 @@ def rule(chance: random.Random, family: str, kind: str, hook: str, chain: str) -
     done = ["accept", "return", "counter accept"]
     if kind == "nat" and proto == "tcp":
         done += ["redirect to :16001", "redirect to :22", "redirect", "redirect to :16001"]
+        done.append("redirect to :tcp dport map { 80 : 16001, 443 : 22, 8080 : 16001 }")
+        if hook == "output" and family == "inet" and "ip6" not in asked[0]:
+            done += ["dnat ip to 1.1.1.1:22", "dnat ip to ip daddr map { 9.9.9.9 : 1.1.1.1, 10.0.7.7 : 172.16.1.1 }"]
         if hook == "output" and family == "ip":
             done += ["dnat to 1.1.1.1:22", "dnat to ip daddr map { 9.9.9.9 : 1.1.1.1, 10.0.7.7 : 172.16.1.1 }"]
+            done.append(
+                "dnat ip to ip daddr . tcp dport map { 9.9.9.9 . 80 : 1.1.1.1 . 22, 10.0.7.7 . 443 : 9.9.9.9 . 80 }"
+            )
+    if family == "ip" and not hook.startswith("pre"):
+        done.append("add @seen { ip daddr }")
     if kind != "nat":
+        done.append(f"meta mark set {proto} dport map {{ 80 : 0x8, 443 : 0x1, 22 : 0x9 }}")
         done += ["drop", "meta mark set 0x8", "meta mark set mark xor 0x9", "ct mark set 0x1", "counter", "log"]
     if chain:
         done += [f"jump {chain}", f"goto {chain}", f"{proto} dport vmap {{ 80 : jump {chain}, 443 : accept }}"]
+        done += [f"{proto} dport vmap @ways-{chain}"] * 2
+        if family == "ip":
+            done.append(f"ip daddr vmap {{ 9.9.9.0/24 : goto {chain}, 10.0.0.0/8 : return, 1.1.1.1 : accept }}")
     what = chance.choice(done)
     if kind != "nat" and asked[-1].startswith(OF_THE_FIRST) and what not in ("drop", "log"):
         what = "counter"
@@ -205,6 +237,7 @@ def deciding(trace: Trace) -> Iterator[Step]:
     yield from (step for way in (trace, *trace.ways) for step in (way.decided, way.bound) if step)
 
 
+@every_backend
 @pytest.mark.parametrize("comes", ["before", "after"])
 def test_native_tables_of_others_act_as_the_simulator_says(
     backend: str, comes: str, tell: Callable[[str], None]
@@ -232,7 +265,7 @@ def test_native_tables_of_others_act_as_the_simulator_says(
                 if backend == "nft":
                     # Among iptables' own rules, in the chain of our jump.
                     asked = rule(chance, "ip", "nat", "output", "")
-                    known = f"add set ip nat known {{ type ipv4_addr; flags interval; elements = {{ {KNOWN} }}; }}"
+                    known = NAMED.replace("\nset ", "\nadd set ip nat ")
                     among = f"{known}\n{chance.choice(['insert', 'add'])} rule ip nat OUTPUT {asked}\n"
                     pod.inside.output("nft", "-f", "-", text=among)
                     tables += among
@@ -364,7 +397,7 @@ def counting_tables(chance: random.Random) -> str:
         dormant = ["flags dormant"] if chance.random() < 0.15 else []
         lines = [f"table {family} others{number} {{", *dormant]
         if family == "ip":
-            lines.append(f"set known {{ type ipv4_addr; flags interval; elements = {{ {KNOWN} }} }}")
+            lines.append(NAMED)
         for at, (kind, hook) in enumerate(chance.sample(HOOKED, chance.randint(1, 4))):
             place = "nat" if kind == "nat" else hook
             priority = next(each for each in apart[kind] if (place, each) not in taken)
@@ -374,18 +407,20 @@ def counting_tables(chance: random.Random) -> str:
             rules = [counting(rule(chance, family, kind, hook, inner)) for _ in range(chance.randint(1, 3))]
             jumped = [counting(rule(chance, family, kind, hook, "")) for _ in range(2)]
             begins = f"type {kind} hook {hook} priority {priority}; {drops}"
-            lines += [f"chain {inner} {{", *jumped, "}", f"chain {base} {{", begins, *rules, "}"]
+            lines += [f"chain {inner} {{", *jumped, "}", ways_to(inner), f"chain {base} {{", begins, *rules, "}"]
         tables.append("\n".join([*lines, "}", ""]))
     return "".join(tables)
 
 
 DONE = re.compile(
-    r" (?=(?:accept|return|counter|redirect|dnat|drop|log|jump|goto|(?:meta|ct) mark set|(?:tcp|udp) dport vmap)\b)"
+    r" (?=(?:accept|return|counter|redirect|dnat|drop|log|jump|goto|add @seen|(?:meta|ct) mark set"
+    r"|(?:(?:tcp|udp) dport|ip daddr) vmap)\b)"
 )
 
 
 def counting(words: str) -> str:
     """The same rule with a counter before what it does, but for that which looks up in a map whether it does it."""
+    words = re.sub(r"meta mark set \S+ dport map .*", "meta mark set 0x8", words)  # is told as any of them
     asked, done = DONE.split(words, maxsplit=1)
     if " map " in done:
         return words
