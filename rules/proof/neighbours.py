@@ -16,9 +16,22 @@ from rules.iptables.writing import rule_text
 from rules.live.drift import Finding, Kind
 from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import Choice, Goto, NoTrack, Then
-from rules.netfilter.fields import DESTINATION, DPORT, GID, MARK, PROTOCOL, PROTOCOLS, SOURCE, SPORT, UID, Among
+from rules.netfilter.fields import (
+    DESTINATION,
+    DPORT,
+    GID,
+    MARK,
+    PROTOCOL,
+    PROTOCOLS,
+    SOURCE,
+    SPORT,
+    UID,
+    Among,
+    AnyOf,
+    domain,
+)
 from rules.netfilter.hooks import stations
-from rules.netfilter.spans import common
+from rules.netfilter.spans import common, less, meet, united
 from rules.netfilter.targets import Jump, Zone
 from rules.netfilter.values import MANGLE, NAT, OUTPUT, PREROUTING, RAW, address_of_family, family_of
 from rules.ours.recognition import is_our_rule, is_ours
@@ -37,6 +50,7 @@ if TYPE_CHECKING:
     from rules.netfilter.hooks import NativeTable, Station
     from rules.netfilter.rulesets import Ruleset, TableRules
     from rules.netfilter.spans import Span
+    from rules.netfilter.values import Family
     from rules.packets.packet import Host
     from rules.packets.trace import Step, Trace
     from rules.simulator.simulate import Address
@@ -45,6 +59,10 @@ MOST_BOXES, MOST_ASKED = 64, 256
 """Parts of what is captured, and ends of what rules of others ask for, of which a packet is drawn."""
 MOST_SOURCES = 16
 """Networks that rules of others name from which a packet is sent."""
+MOST_WAYS = 16
+"""Elements of a set of several fields of which a packet is drawn."""
+WHERE = (SOURCE, DESTINATION, DPORT)
+"""What rules of one chain mostly share packets out by."""
 DEEPEST = 8
 """Chains of others that are followed into each other."""
 HTTP = 80
@@ -280,7 +298,7 @@ class Neighbours:
             sent, arrives = hook == OUTPUT, hook == PREROUTING
             alike = [p for p in self.plain() if not (sent or arrives) or (p.direction is Direction.OUT) is sent]
             for station in those:
-                for asked in ends(station, station.chain, ()):
+                for asked in ends(station, station.chain, (), self.family):
                     for packet in alike:
                         drawn = self.meeting(packet, [each for each in asked if isinstance(each, Among)])
                         if drawn:
@@ -352,14 +370,35 @@ def is_zoned(step: Step | None) -> bool:
     return step is not None and isinstance(effect(step.rule.target), Zone)
 
 
-def ends(station: Station, chain: str, met: tuple[Condition, ...], depth: int = 0) -> Iterator[tuple[Condition, ...]]:
-    """All that packets meet on the way to each rule from this chain on."""
+def ends(
+    station: Station, chain: str, met: tuple[Condition, ...], family: Family, depth: int = 0
+) -> Iterator[tuple[Condition, ...]]:
+    """All that packets meet on the way to each rule from this chain on; once more as no rule before it asks for it."""
+    before: dict[int, Span] = {}
     for rule in station.rules.get(chain, ()):
-        here = (*met, *(each for match in rule.matches for each in conditions(match)))
+        own = [each for match in rule.matches for each in conditions(match)]
         for more, done in alternatives(effect(rule.target)):
-            yield (*here, *more)
+            for way in islice(ways((*own, *more)), MOST_WAYS):
+                yield (*met, *way)
+                where = [each for each in way if isinstance(each, Among) and each.field in WHERE]
+                if before and all(meet(each.span, before[each.field]) for each in where if each.field in before):
+                    left = (Among(field, less(domain(field, family), span)) for field, span in before.items())
+                    yield (*met, *way, *left)
+                for each in where:
+                    before[each.field] = united(before.get(each.field, ()), each.span)
             if isinstance(done, Jump | Goto) and depth < DEEPEST:
-                yield from ends(station, done.chain, (*here, *more), depth + 1)
+                yield from ends(station, done.chain, (*met, *own, *more), family, depth + 1)
+
+
+def ways(asked: Sequence[Condition]) -> Iterator[tuple[Condition, ...]]:
+    """Each way to meet all of these, where sets of several fields at once have many."""
+    at = next((at for at, each in enumerate(asked) if isinstance(each, AnyOf)), None)
+    if at is None:
+        yield tuple(asked)
+        return
+    several = asked[at]
+    for way in several.ways if isinstance(several, AnyOf) else ():
+        yield from ways((*asked[:at], *way, *asked[at + 1 :]))
 
 
 def alternatives(done: Effect) -> Iterator[tuple[tuple[Condition, ...], Effect]]:

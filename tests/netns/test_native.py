@@ -420,7 +420,6 @@ DONE = re.compile(
 
 def counting(words: str) -> str:
     """The same rule with a counter before what it does, but for that which looks up in a map whether it does it."""
-    words = re.sub(r"meta mark set \S+ dport map .*", "meta mark set 0x8", words)  # is told as any of them
     asked, done = DONE.split(words, maxsplit=1)
     if " map " in done:
         return words

@@ -7,11 +7,11 @@ import pytest
 from rules.iptables.reading import tables
 from rules.live.drift import Finding, Kind
 from rules.netfilter.effects import Bind, NoTrack
-from rules.netfilter.fields import DPORT, PROTOCOL, UID, Among, Untold
+from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, UID, Among, AnyOf, Untold
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule, Ruleset
-from rules.netfilter.spans import one
+from rules.netfilter.spans import joined, one
 from rules.netfilter.targets import Accept, Drop, NativeTarget
 from rules.netfilter.values import Family
 from rules.plan.intent import TPROXY, Intent
@@ -29,7 +29,7 @@ def native(*rules: Rule, priority: int = -101, hook: str = "OUTPUT", kind: str =
     return NativeTable("inet", "theirs", False, (base,), (("base", rules),))
 
 
-def asking(*conditions: Among | Untold, done: NativeTarget | Accept | Drop = ELSEWHERE) -> Rule:
+def asking(*conditions: Among | AnyOf | Untold, done: NativeTarget | Accept | Drop = ELSEWHERE) -> Rule:
     return Rule((Native((TCP, *conditions), "tcp"),), done)
 
 
@@ -84,6 +84,23 @@ def test_a_base_chain_that_is_asked_before_ours_is_named(
 def test_one_that_takes_nothing_of_ours_is_not(neighbour: NativeTable) -> None:
     """Accept in one chain of type nat keeps no other from being asked; and what a firewall drops is not our doing."""
     assert found(neighbour) == ()
+
+
+def test_each_of_several_rules_is_named_that_share_what_they_take() -> None:
+    """One takes the ports that come every day, those behind it what it leaves: other ports, or other addresses."""
+    ports, others = Among(DPORT, joined([(1, 2000), (8080, 8081)])), Among(DESTINATION, (9 << 24, 10 << 24))
+    rules = asking(ports), asking(Among(DPORT, (1, 3000)), others), asking()
+    assert sorted(each.position for each in found(native(*rules))) == [1, 2, 3]
+
+
+def test_a_rule_is_named_that_asks_for_an_address_and_a_port_at_once() -> None:
+    """A set of pairs, of which each is tried: one of them is what the proxy's rules let go."""
+    pairs = [
+        (Among(DESTINATION, one(at)), Among(DPORT, one(port))) for at, port in ((127 << 24 | 1, 81), (9 << 24, 82))
+    ]
+    (only,) = found(native(asking(AnyOf(tuple(pairs)))))
+    assert (only.kind, only.position) == (Kind.OTHERS_TAKE_SOME, 1)
+    assert "TCP to 9.0.0.0 port 82" in only.why
 
 
 def test_at_our_own_priority_it_may_take() -> None:
