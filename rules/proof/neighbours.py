@@ -28,6 +28,7 @@ from rules.netfilter.fields import (
     UID,
     Among,
     AnyOf,
+    Masked,
     domain,
 )
 from rules.netfilter.hooks import stations
@@ -300,15 +301,16 @@ class Neighbours:
             for station in those:
                 for asked in ends(station, station.chain, (), self.family):
                     for packet in alike:
-                        drawn = self.meeting(packet, [each for each in asked if isinstance(each, Among)])
+                        drawn = self.meeting(packet, asked)
                         if drawn:
                             yield drawn
 
-    def meeting(self, packet: Packet, asked: Sequence[Among]) -> Packet | None:
+    def meeting(self, packet: Packet, asked: Sequence[Condition]) -> Packet | None:
         """A packet like this one that meets all of these, as far as its sender could choose; None if there is none."""
         spans: dict[int, Span] = {}
         for each in asked:
-            spans[each.field] = common(spans[each.field], each.span) if each.field in spans else each.span
+            if isinstance(each, Among):
+                spans[each.field] = common(spans[each.field], each.span) if each.field in spans else each.span
         if not all(spans.values()):
             return None
         is_out = packet.direction is Direction.OUT
@@ -337,6 +339,10 @@ class Neighbours:
                 drawn = drawn.but(gid=max(span[0], 0))
             elif field == MARK and not has(span, packet.mark):
                 drawn = drawn.but(mark=span[0])
+        for each in asked:
+            if isinstance(each, Masked) and each.field == MARK:
+                bits = ~each.value & each.mask if each.negated else each.value
+                drawn = drawn.but(mark=drawn.mark & ~each.mask | bits)
         stays = self.host.is_local(drawn.destination) and is_out
         return drawn.but(interface=LOOPBACK_INTERFACE) if stays else drawn
 
@@ -428,4 +434,5 @@ def described(packet: Packet) -> str:
     """A packet, in a few words."""
     who = f" by uid {packet.uid}" if packet.uid not in (None, AN_APP) else ""
     whence = "" if packet.direction is Direction.OUT else f" from {packet.source}"
-    return f"{packet.protocol.upper()} to {packet.destination} port {packet.port}{whence}{who}"
+    mark = f" with mark {packet.mark:#x}" if packet.mark else ""
+    return f"{packet.protocol.upper()} to {packet.destination} port {packet.port}{whence}{who}{mark}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from rules.iptables.reading import tables
 from rules.live.drift import Finding, Kind
 from rules.netfilter.effects import Bind, NoTrack
-from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, UID, Among, AnyOf, Untold
+from rules.netfilter.fields import DESTINATION, DPORT, MARK, PROTOCOL, UID, Among, AnyOf, Masked, Untold
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import Native
 from rules.netfilter.rulesets import Rule, Ruleset
@@ -19,6 +21,9 @@ from rules.plan.plan import plan
 from rules.proof.neighbours import found_among_others
 from tests.rig import predicted
 
+if TYPE_CHECKING:
+    from rules.netfilter.fields import Condition
+
 HERE = predicted.host()
 TCP = Among(PROTOCOL, one(6))
 ELSEWHERE = NativeTarget(Bind(((None, one(9999)),), is_here=True), "redirect to :9999")
@@ -29,7 +34,7 @@ def native(*rules: Rule, priority: int = -101, hook: str = "OUTPUT", kind: str =
     return NativeTable("inet", "theirs", False, (base,), (("base", rules),))
 
 
-def asking(*conditions: Among | AnyOf | Untold, done: NativeTarget | Accept | Drop = ELSEWHERE) -> Rule:
+def asking(*conditions: Condition, done: NativeTarget | Accept | Drop = ELSEWHERE) -> Rule:
     return Rule((Native((TCP, *conditions), "tcp"),), done)
 
 
@@ -58,11 +63,21 @@ def kinds(*natives: NativeTable, text: str = "", intent: Intent | None = None, b
             "TCP to 10.244.0.5 port 80 by uid 1337 goes to 127.0.0.1:9999",
         ),
         ((Among(UID, (0, 1 << 32)),), Kind.OTHERS_TAKE_ALL, "TCP to 192.0.2.1 port 80 goes to 127.0.0.1:9999"),
+        (
+            (Masked(MARK, 0xF, 0x8),),
+            Kind.OTHERS_TAKE_SOME,
+            "TCP to 192.0.2.1 port 80 with mark 0x8 goes to 127.0.0.1:9999",
+        ),
+        (
+            (Masked(MARK, 0x6, 0x0, negated=True), Masked(MARK, 0x1, 0x1)),
+            Kind.OTHERS_TAKE_SOME,
+            "TCP to 192.0.2.1 port 80 with mark 0x7 goes to 127.0.0.1:9999",
+        ),
         ((Untold("limit"),), Kind.OTHERS_TAKE_ALL, "it may be that TCP to 192.0.2.1 port 80 goes to 127.0.0.1:9999"),
     ],
 )
 def test_a_base_chain_that_is_asked_before_ours_is_named(
-    conditions: tuple[Among | Untold, ...], kind: Kind, example: str
+    conditions: tuple[Condition, ...], kind: Kind, example: str
 ) -> None:
     """With a connection that it takes: some of what we capture, or all of it."""
     (told,) = found(native(asking(*conditions)))
@@ -90,7 +105,7 @@ def test_each_of_several_rules_is_named_that_share_what_they_take() -> None:
     """One takes the ports that come every day, those behind it what it leaves: other ports, or other addresses."""
     ports, others = Among(DPORT, joined([(1, 2000), (8080, 8081)])), Among(DESTINATION, (9 << 24, 10 << 24))
     rules = asking(ports), asking(Among(DPORT, (1, 3000)), others), asking()
-    assert sorted(each.position for each in found(native(*rules))) == [1, 2, 3]
+    assert {each.position for each in found(native(*rules))} == {1, 2, 3}
 
 
 def test_a_rule_is_named_that_asks_for_an_address_and_a_port_at_once() -> None:
