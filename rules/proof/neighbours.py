@@ -307,10 +307,7 @@ class Neighbours:
 
     def meeting(self, packet: Packet, asked: Sequence[Condition]) -> Packet | None:
         """A packet like this one that meets all of these, as far as its sender could choose; None if there is none."""
-        spans: dict[int, Span] = {}
-        for each in asked:
-            if isinstance(each, Among):
-                spans[each.field] = common(spans[each.field], each.span) if each.field in spans else each.span
+        spans = spans_of(asked)
         if not all(spans.values()):
             return None
         is_out = packet.direction is Direction.OUT
@@ -386,14 +383,22 @@ def ends(
         for more, done in alternatives(effect(rule.target)):
             for way in islice(ways((*own, *more)), MOST_WAYS):
                 yield (*met, *way)
-                where = [each for each in way if isinstance(each, Among) and each.field in WHERE]
-                if before and all(meet(each.span, before[each.field]) for each in where if each.field in before):
+                where = {field: span for field, span in spans_of(way).items() if field in WHERE}
+                if before and all(meet(span, before[field]) for field, span in where.items() if field in before):
                     left = (Among(field, less(domain(field, family), span)) for field, span in before.items())
                     yield (*met, *way, *left)
-                for each in where:
-                    before[each.field] = united(before.get(each.field, ()), each.span)
+                before |= {field: united(before.get(field, ()), span) for field, span in where.items()}
             if isinstance(done, Jump | Goto) and depth < DEEPEST:
                 yield from ends(station, done.chain, (*met, *own, *more), family, depth + 1)
+
+
+def spans_of(asked: Sequence[Condition]) -> dict[int, Span]:
+    """What is left of each field where all of these are met."""
+    spans: dict[int, Span] = {}
+    for each in asked:
+        if isinstance(each, Among):
+            spans[each.field] = common(spans[each.field], each.span) if each.field in spans else each.span
+    return spans
 
 
 def ways(asked: Sequence[Condition]) -> Iterator[tuple[Condition, ...]]:

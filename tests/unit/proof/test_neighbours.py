@@ -104,7 +104,7 @@ def test_one_that_takes_nothing_of_ours_is_not(neighbour: NativeTable) -> None:
 def test_each_of_several_rules_is_named_that_share_what_they_take() -> None:
     """One takes the ports that come every day, those behind it what it leaves: other ports, or other addresses."""
     ports, others = Among(DPORT, joined([(1, 2000), (8080, 8081)])), Among(DESTINATION, (9 << 24, 10 << 24))
-    rules = asking(ports), asking(Among(DPORT, (1, 3000)), others), asking()
+    rules = asking(ports, Among(DPORT, (0, 9000))), asking(Among(DPORT, (1, 3000)), others), asking()
     assert {each.position for each in found(native(*rules))} == {1, 2, 3}
 
 
