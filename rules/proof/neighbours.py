@@ -387,7 +387,8 @@ def ends(
                 if before and all(meet(span, before[field]) for field, span in where.items() if field in before):
                     left = (Among(field, less(domain(field, family), span)) for field, span in before.items())
                     yield (*met, *way, *left)
-                before |= {field: united(before.get(field, ()), span) for field, span in where.items()}
+                if all(len(span) < MOST_BOXES for span in before.values()):
+                    before |= {field: united(before.get(field, ()), span) for field, span in where.items()}
             if isinstance(done, Jump | Goto) and depth < DEEPEST:
                 yield from ends(station, done.chain, (*met, *own, *more), family, depth + 1)
 
