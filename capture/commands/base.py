@@ -24,7 +24,7 @@ from capture.output import colour, say, say_json
 from capture.schemas.answers import as_json
 from capture.screen.lines import show
 from capture.settings.argv import FORMER_NAME, read_argv
-from capture.settings.declared import DECLARED, FLAGS, LOOKING, REMOVING, SWITCHES, Settings, asks_for_json
+from capture.settings.declared import DECLARED, FLAGS, LOOKING, SWITCHES, UNRESOLVED, Settings, asks_for_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -91,7 +91,7 @@ class SettingsCommand(click.Command):
         """Raises BadSettings."""
         try:
             settings = Settings.from_arguments(said, unreadable, os.environ, self.uses)
-            if self.uses is not None and self.uses <= REMOVING:  # nobody resolves these, and says what will surprise
+            if self.uses is not None and self.uses <= UNRESOLVED:  # nobody else says what will surprise
                 log = Log(settings.log_output_level, as_json=settings.log_as_json)
                 for warning in settings.warnings:
                     log.warn(str(warning))

@@ -507,7 +507,7 @@ class Settings:
         refusals = [*unreadable, *wrong]
         if uses is None and asks_for(DECLARED_BY_NAME["cleanup_only"], given.get("cleanup_only"), environ, filed):
             uses = REMOVING
-        is_lenient = uses is not None and uses <= REMOVING | BACKEND
+        is_lenient = uses is not None and uses <= UNRESOLVED
         values: dict[str, Any] = {}
         origins: dict[str, Origin] = {}
         warnings: list[SettingsWarning] = []
@@ -655,6 +655,8 @@ LOOKING = OF_THE_LOG | {"network_namespace", "config"}
 BACKEND = frozenset({"force_iptables_binary", "native_nftables"})
 REMOVING = LOOKING | {"cleanup_only", "dry_run", "dry_run_file", "drain"}
 """What a removal uses."""
+UNRESOLVED = REMOVING | BACKEND
+"""Of these none is looked up on the host: a command that uses no others leaves out what is refused, and says so."""
 MEANING = frozenset(DECLARED_BY_NAME) - {
     "dry_run",
     "dry_run_file",
