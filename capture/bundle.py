@@ -82,6 +82,11 @@ def use() -> None:
         os.close(file)
         return
     try:
+        os.close(os.dup(file))
+    except OSError:  # it was the last file that may be open, and what is not in it has to be opened
+        os.close(file)
+        return
+    try:
         length = int.from_bytes(os.pread(file, LENGTH, 0), "big")
         version, whole, kept = marshal.loads(os.pread(file, length, LENGTH))  # noqa: S302 # our own, where our code is
     except (OSError, EOFError, ValueError, TypeError):

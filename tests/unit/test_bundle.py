@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import os
 import shutil
 import subprocess
 import sys
@@ -110,3 +111,22 @@ os.write({2 if closed == 1 else 1}, " ".join(told).encode())
     told = (done.stdout or done.stderr).split()
     assert told[closed] == "/dev/null"
     assert not any("bundle" in each for each in told)
+
+
+@pytest.mark.parametrize("command", ["check", "status", "verify", "clean", "-u"])
+@pytest.mark.parametrize("is_stale", [True, False], ids=["stale", "made"])
+def test_with_one_open_file_more_than_the_streams_it_says_what_is_short(
+    installed: Path, command: str, is_stale: bool
+) -> None:
+    """The file of modules takes that one; what is not in it, and the words for that, have to be opened."""
+    if is_stale:
+        for source in installed.rglob("*.py"):
+            os.utime(source, (1, 1))
+    path = [str(installed), *sys.path]
+    program = f"import sys; sys.path[:0] = {path!r}; sys.argv[1:] = [{command!r}, '1337']\n"
+    program += "import capture.__main__ as it; it.main()"
+    limited = ["sh", "-c", 'ulimit -n 4; exec "$@"', "sh", sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(limited, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2), done
+    assert "error" in done.stderr
+    assert "Traceback" not in done.stderr
