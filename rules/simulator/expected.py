@@ -20,7 +20,18 @@ def expected(path: Path, rulesets: Sequence[Ruleset], host: Host, interface: str
 
     `interface` is the one by which it would leave.
     """
-    packet = Packet(
+    trace = simulate(rulesets, packet_of(path, host, interface), host)
+    if trace.became in (Became.DEPENDS, Became.REDIRECTED, Became.DROPPED):
+        return None
+    lands = trace.port if trace.became.is_captured and trace.port else 0
+    if lands == path.lands or trace.decided is None:
+        return path.but(lands=lands)
+    return path.but(lands=lands, chain=trace.decided.chain, rule=trace.decided.rule)
+
+
+def packet_of(path: Path, host: Host, interface: str) -> Packet:
+    """The first packet of what is sent to try this path; where it names no source, the kernel chooses one."""
+    return Packet(
         Direction.OUT,
         path.family,
         path.protocol,
@@ -30,11 +41,5 @@ def expected(path: Path, rulesets: Sequence[Ruleset], host: Host, interface: str
         interface,
         uid=path.sender.uid,
         gid=path.sender.gid,
+        is_bound=path.source is not None,
     )
-    trace = simulate(rulesets, packet, host)
-    if trace.became in (Became.DEPENDS, Became.REDIRECTED, Became.DROPPED):
-        return None
-    lands = trace.port if trace.became.is_captured and trace.port else 0
-    if lands == path.lands or trace.decided is None:
-        return path.but(lands=lands)
-    return path.but(lands=lands, chain=trace.decided.chain, rule=trace.decided.rule)

@@ -7,8 +7,9 @@ import pytest
 from capture.intent.resolve import resolve
 from capture.settings.declared import Settings
 from rules.analysis.probes import Ids, paths
-from rules.packets.packet import Direction, Host, Packet
+from rules.packets.packet import Host
 from rules.plan.plan import plan, ruleset
+from rules.simulator.expected import packet_of
 from rules.simulator.simulate import simulate
 from tests.property.test_simulate import LOCAL
 from tests.unit.explain.test_lint import POD
@@ -41,19 +42,7 @@ def test_a_path_fares_as_it_promises(said: tuple[tuple[str, ...], dict[str, str]
     assert {path.family for path in tried} == set(intent.families)
     for path in tried:
         local = host.is_local(path.destination)
-        packet = Packet(
-            Direction.OUT,
-            path.family,
-            path.protocol,
-            path.source or host.source_to(path.family, path.destination),
-            path.destination,
-            path.port,
-            "lo" if local else host.leaves_on(path.family, path.destination),
-            50000,
-            path.sender.uid,
-            path.sender.gid,
-            is_bound=path.source is not None,
-        )
+        packet = packet_of(path, host, "lo" if local else host.leaves_on(path.family, path.destination))
         trace = simulate((ruleset(intent, path.family),), packet, host)
         assert (trace.port if trace.became.is_captured else 0) == path.lands, path
         assert trace.decided is None or trace.decided.rule.why == path.rule.why, path
