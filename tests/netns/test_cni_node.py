@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.rig import PROXY
+from tests.rig.node import BRIDGE, CHAIN, PORTMAP, SETTINGS, Folders
 from tests.rig.pod import readable_source
 from tests.rig.runtime import PROGRAM, SIDECAR, configuration, environment
 from tests.rig.waiting import until
@@ -24,29 +25,13 @@ if TYPE_CHECKING:
 
     from tests.rig import Namespace, Pod
 
-BRIDGE = {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "subnet": "10.244.0.0/24"}}
-PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}, "说明": "端口"}
-CHAIN: dict[str, Any] = {"cniVersion": "1.0.0", "name": "pods", "plugins": [BRIDGE, PORTMAP]}
-SETTINGS = ("--", "-u", str(PROXY), "-d", "15090")
 
-
-class Node:
-    """The folders of a node: where plugins are, and where networks are configured."""
+class Node(Folders):
+    """A node, and our plugin on it."""
 
     def __init__(self, root: Path) -> None:
-        self.bin, self.conf = root / "bin", root / "net.d"
+        super().__init__(root)
         self.program = [sys.executable, str(PROGRAM)]
-        self.bin.mkdir()
-        self.conf.mkdir()
-
-    def write(self, name: str, config: object) -> None:
-        (self.conf / name).write_text(json.dumps(config))
-
-    def config(self, name: str) -> Any:
-        return json.loads((self.conf / name).read_text())
-
-    def types(self, name: str) -> list[str]:
-        return [plugin["type"] for plugin in self.config(name)["plugins"]]
 
     def command(self, verb: str, *more: str) -> list[str]:
         return [*self.program, verb, "--bin-dir", str(self.bin), "--conf-dir", str(self.conf), *more]

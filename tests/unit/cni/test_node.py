@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,32 +13,14 @@ from rules.connections.flow import LISTEN
 from tests.rig import PROXY
 from tests.rig.in_process import Ended, capture_cni
 from tests.rig.memory import Memory, everything
+from tests.rig.node import BRIDGE, CHAIN, SETTINGS, Folders
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-BRIDGE = {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "subnet": "10.244.0.0/24"}}
-PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}, "说明": "端口"}
-CHAIN: dict[str, Any] = {"cniVersion": "1.0.0", "name": "pods", "plugins": [BRIDGE, PORTMAP]}
-SETTINGS = ("--", "-u", str(PROXY), "-d", "15090")
 
-
-class Node:
-    """The folders of a node: where plugins are, and where networks are configured."""
-
-    def __init__(self, root: Path) -> None:
-        self.bin, self.conf = root / "bin", root / "net.d"
-        self.bin.mkdir()
-        self.conf.mkdir()
-
-    def write(self, name: str, config: object) -> None:
-        (self.conf / name).write_text(json.dumps(config))
-
-    def config(self, name: str) -> Any:
-        return json.loads((self.conf / name).read_text())
-
-    def types(self, name: str) -> list[str]:
-        return [plugin["type"] for plugin in self.config(name)["plugins"]]
+class Node(Folders):
+    """A node, and our plugin on it."""
 
     def run(self, verb: str, *more: str, kernel: Memory | None = None) -> Ended:
         places = ["--conf-dir", str(self.conf), *(["--bin-dir", str(self.bin)] if verb != "repair" else [])]
