@@ -318,6 +318,14 @@ TOLD = (
     "meta nfproto . th dport { ipv4 . 1-79, ipv6 . 80-90 } meta l4proto tcp redirect to :16001",
     "meta l4proto tcp redirect to :tcp dport map { 80 : 16001, 443 : 22 }",
     "tcp dport vmap { 1-79 : accept, 80-90 : jump there }",
+    "meta nfproto vmap { ipv4 : return, ipv6 : jump there }",
+    "meta protocol vmap { ip6 : jump there }",
+    "meta nfproto . meta l4proto . th dport vmap { ipv4 . tcp . 80 : jump there, ipv6 . tcp . 1-79 : jump there }",
+    "meta nfproto != { ipv4, ipv6 } tcp dport 80 redirect to :16001",
+    "tcp dport 80 redirect to :meta nfproto map { ipv4 : 16001, ipv6 : 22 }",
+    "oifname . meta nfproto vmap { eth0 . ipv6 : jump there, lo . ipv4 : drop }",
+    "oifname vmap { lo : drop, eth0 : jump there }",
+    "meta skuid . meta nfproto vmap { 1000 . ipv4 : jump there, 1337 . ipv6 : jump there }",
 )
 """Rules of a chain of type nat."""
 MARKS = (
@@ -326,6 +334,11 @@ MARKS = (
     "meta mark set ip daddr map { 9.9.9.9 : 0x8 }",
     "meta mark set meta nfproto map { ipv4 : 0x1, ipv6 : 0x8 }",
     "ct mark set tcp dport map { 80 : 0x8 }",
+    "ct mark set meta nfproto map { ipv4 : 0x8, ipv6 : 0x1 }",
+    "meta mark set th dport . meta nfproto map { 80 . ipv4 : 0x8, 80 . ipv6 : 0x1 }",
+    "meta mark set meta mark map { 0x0 : 0x8 }",
+    "meta mark set meta skuid map { 1000 : 0x8, 0 : 0x1 }",
+    "meta mark set ip6 daddr . tcp dport map { 2001:db8::1 . 80 : 0x8 }",
 )
 """Rules of a chain that is asked before one that redirects what has mark 0x8."""
 
