@@ -12,7 +12,7 @@ from capture.apply.converge import (
     without_other_meshes,
 )
 from capture.errors import CaptureError, OtherMesh, OthersFirst, WrongPlace
-from capture.host.live import NOTHING_LIVE, choose_backend, of_settings, read_live
+from capture.host.live import NOTHING_LIVE, choice_of, choose_backend, read_live
 from capture.kernel.files import write_text
 from capture.kernel.process import LEGACY_TABLES
 from capture.output import print_for_programs
@@ -96,4 +96,4 @@ def live_if_permitted(settings: Settings, planned: Plan, log: Log) -> tuple[Live
             raise
         what = error.what if isinstance(error, CaptureError) else error
         log.info(f"The rules are those for a namespace without any of ours, because: {what}")
-        return NOTHING_LIVE, of_settings(settings).backend, ()
+        return NOTHING_LIVE, choice_of(settings).backend, ()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HEX = frozenset("0123456789abcdefABCDEF")
 RUNS_OF_ZEROS = tuple(":0" * groups + ":" for groups in range(8, 1, -1))
+"""Of which an address of IPv6 leaves out one (RFC 5952), the longest first."""
 
 
 class _Address:

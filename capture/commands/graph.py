@@ -11,7 +11,7 @@ import click
 from capture.commands.base import SettingsCommand, reporting, settings_given
 from capture.errors import DONE, NOTHING_HERE
 from capture.host.choice import NATIVE
-from capture.host.live import of_settings
+from capture.host.live import choice_of
 from capture.intent.here import looked_up_or_without, resolved_here
 from capture.settings.declared import BACKEND, DECLARED, LOOKING, MEANING
 from rules.native.compiled import as_held
@@ -80,7 +80,7 @@ def written(pictures: Sequence[Picture], written_as: str) -> str:
 def planned_pictures(settings: Settings, intent: Intent, families: Sequence[Family]) -> list[Picture]:
     """One picture for each family, of what the settings mean for an empty namespace."""
     planned = plan(intent)
-    choice = of_settings(settings)
+    choice = choice_of(settings)
     by_family = {ruleset.family: as_held(choice.backend, ruleset) for ruleset in planned.rulesets}
     of_backend = [f"{choice.sentence[0].upper()}{choice.sentence[1:]}."] if choice.backend == NATIVE else []
     said = " ".join([*as_said(settings, "environment"), "capture", *as_said(settings, "flag")])

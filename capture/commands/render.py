@@ -7,7 +7,7 @@ import sys
 import click
 
 from capture.commands.base import SettingsCommand, reporting, settings_given
-from capture.host.live import of_settings
+from capture.host.live import choice_of
 from capture.intent.here import resolved_here
 from capture.iptables.iptables import NATIVE
 from capture.settings.declared import MEANING
@@ -30,7 +30,7 @@ def command(family: str, why: bool) -> None:
     """
     with reporting():
         settings = settings_given()
-        choice = of_settings(settings)
+        choice = choice_of(settings)
         for planned in plan(resolved_here(settings).intent).rulesets:
             one = planned.family
             if planned.tables and family in ("both", one.value.lower()):

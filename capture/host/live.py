@@ -289,7 +289,7 @@ def chosen(live: Live, settings: Settings, planned: Plan = NOTHING) -> Choice:
         return Choice("", refused.what)
 
 
-def of_settings(settings: Settings) -> Choice:
+def choice_of(settings: Settings) -> Choice:
     """The backend whose rules these settings mean, where no live rules are looked at: what is installed decides."""
     only = Choice(NATIVE, ONLY_NFT) if has_only_nft(NOTHING_LIVE) else Choice(NFT, ALIKE)
     return asked_for(settings) or only

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from capture.errors import BadSettings
 from capture.host.choice import NATIVE
 from capture.host.facts import read_text
-from capture.host.live import of_settings
+from capture.host.live import choice_of
 from capture.intent.resolve import NO_EFFECT, resolve
 from capture.settings.declared import DECLARED_BY_NAME, Settings
 from capture.settings.model import written
@@ -158,7 +158,7 @@ def explanation(settings: Settings, facts: Facts, families: tuple[Family, ...]) 
     resolved = resolve(settings, facts)
     options = Options(settings, resolved)
     its = planned(resolved.intent)
-    choice = of_settings(settings)
+    choice = choice_of(settings)
     return Explanation(
         points=tuple(
             Point(point.subject, point.outcome, point.text, tuple(map(options.of, point.settings)))

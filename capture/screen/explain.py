@@ -66,7 +66,7 @@ def findings(told: Sequence[Finding]) -> Iterator[str]:
 def backend(told: Explanation) -> Iterator[str]:
     """Which backend holds what follows, where that is not iptables."""
     yield heading("Rules, as iptables would have them")
-    yield from wrapped(f"{Choice(told.backend, told.backend_reason).sentence}", "  ")
+    yield from wrapped(Choice(told.backend, told.backend_reason).sentence, "  ")
     yield from wrapped("it holds the same with one rule for a list: `capture render` prints it", "  ")
     yield ""
 

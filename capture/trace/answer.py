@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings, CaptureError, Refusal
-from capture.host.live import chosen, of_settings, read_live
+from capture.host.live import choice_of, chosen, read_live
 from capture.host.neighbours import host_of, host_there
 from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
@@ -136,7 +136,7 @@ class Answer:
         self.backends: tuple[str, ...] = ("",)
         self.is_as_planned = True
         live = self.read_live() if question.live else None
-        self.choice = chosen(live, self.settings, planned) if live else of_settings(settings)
+        self.choice = chosen(live, self.settings, planned) if live else choice_of(settings)
         if live or self.choice.backend == NATIVE:
             self.notes.append(self.choice.sentence)
         self.host = self.host_of(known, planned, live)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from capture.errors import LiveStateUnreadable
-from capture.host.live import chosen, read_live
-from capture.host.live import of_settings as choice_of
+from capture.host.live import choice_of, chosen, read_live
 from capture.host.neighbours import host_of, host_there
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NATIVE, Iptables
