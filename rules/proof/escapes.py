@@ -168,12 +168,13 @@ def escapes(
                 outcome = UNTOLD if end.now.depends else FATES.get(end.became, LET_GO)
                 boxes = [arriving(end.now, box) for box in end.boxes]
                 groups.setdefault((end.by, outcome, end.reason), []).extend(boxes)
-        escaping = fewer([box for boxes in groups.values() for box in boxes])
-        surely = fewer([box for (_, outcome, _), boxes in groups.items() if outcome != UNTOLD for box in boxes])
+        alike: dict[Fate, list[Box]] = {}
+        for (_, outcome, _), boxes in groups.items():
+            alike.setdefault(outcome, []).extend(boxes)
+        faring = {outcome: fewer(boxes) for outcome, boxes in alike.items()}
         told_of: set[Box] = set()
         for (by, outcome, reason), boxes in sorted(groups.items(), key=lambda group: place_of(group[0][0])):
-            within = escaping if outcome == UNTOLD else surely
-            wide = [box for box in widest(fewer(boxes), there, within, family) if box not in told_of]
+            wide = [box for box in widest(fewer(boxes), there, faring[outcome], family) if box not in told_of]
             told_of.update(wide)
             if wide:
                 packets = tuple(described(box, family) for box in wide)
@@ -191,7 +192,8 @@ def in_each_order(
     natives: Sequence[NativeTable],
     coming: Sequence[tuple[Now, Box]],
 ) -> list[End]:
-    """What becomes of these packets; what ours take in one order of tables at one place and not in another depends."""
+    """What becomes of these packets; what ours take in one order of tables at one place and not in another depends,
+    and so does what depends in one of them."""
     hands_over = any(isinstance(rule.target, Tproxy) for ruleset in rulesets for rule in ruleset.kinds())
     is_over = taken_on_arrival if hands_over else taken_by_others
     found = [
@@ -199,12 +201,12 @@ def in_each_order(
     ]
     if len(found) == 1:
         return list(found[0])
-    captured: dict[tuple[Direction, Wanted, bool], list[Box]] = {}
-    for end in (end for ends in found for end in ends if end.became.is_captured):
-        captured.setdefault((end.now.direction, end.now.tag, end.now.is_local), []).extend(end.boxes)
+    doubted: dict[tuple[Direction, Wanted, bool], list[Box]] = {}
+    for end in (end for ends in found for end in ends if end.became.is_captured or end.now.depends):
+        doubted.setdefault((end.now.direction, end.now.tag, end.now.is_local), []).extend(end.boxes)
     told = []
     for end in (end for ends in found for end in ends if not end.became.is_captured):
-        taken = captured.get((end.now.direction, end.now.tag, end.now.is_local), ())
+        taken = doubted.get((end.now.direction, end.now.tag, end.now.is_local), ())
         sure = remainder(end.boxes, taken, MOST_BOXES)
         unsure = None if sure is None else remainder(end.boxes, sure, MOST_BOXES)
         if sure is None or unsure is None:
@@ -264,15 +266,15 @@ def any_of(field: int, family: Family) -> Span:
     )
 
 
-def widest(boxes: Sequence[Box], there: Sequence[Box], escaping: Sequence[Box], family: Family) -> list[Box]:
-    """Boxes that hold these, and nothing but what escapes, as wide as can be; without those that add nothing."""
+def widest(boxes: Sequence[Box], there: Sequence[Box], faring: Sequence[Box], family: Family) -> list[Box]:
+    """Boxes that hold these, and nothing but what fares alike, as wide as can be; without those that add nothing."""
     wide: list[Box] = []
     for box in boxes:
         if wide and remainder([box], among(wide, there, family), MOST_BOXES) == []:
             continue
         for fields in WIDENED if box[f.DPORT] else WITHOUT_PORTS:
             tried = tuple(any_of(at, family) if at in fields else span for at, span in enumerate(box))
-            if tried != box and remainder(among([tried], there, family), escaping, MOST_BOXES) == []:
+            if tried != box and remainder(among([tried], there, family), faring, MOST_BOXES) == []:
                 box = tried
         wide.append(box)
     kept = list(dict.fromkeys(wide))
