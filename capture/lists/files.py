@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Reader = Callable[[str], Any]
-    Surprises = Callable[[str], Iterable[str]]
+    Surprises = Callable[[str, Any], Iterable[str]]
 
 STDIN = "@-"
 MOST_BYTES = 8 << 20
@@ -47,9 +47,11 @@ class Lists:
         except ValueError as refused:
             lines = list(refusals(list(entries_of(text, separator)), read)) or [str(refused)]
             raise ValueError(*some(lines)) from None
-        if not any(True for _ in surprises(listed)):
+        if not any(True for _ in surprises(listed, value)):
             return value, []
-        found = (f"line {line}: {it}" for line, entry in entries_of(text, separator) for it in surprises(entry))
+        found = (
+            f"line {line}: {it}" for line, entry in entries_of(text, separator) for it in surprises(entry, read(entry))
+        )
         return value, [f"{source} {quoted(path)}: {it}" for it in some(list(found))]
 
     def text(self, source: str, path: str) -> str:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from rules.lists.networks import V6
+from rules.lists.networks import V6, Networks
 
 AT_ONCE = 2_000
 """Entries that are taken out of the text at once: as texts all of them need more memory than as numbers."""
-last_plain = ""
-"""The list that was read last, if no network in it has host bits, until somebody asks for them."""
 
 
-def codes(text: str) -> list[int]:
-    """The number of each entry of this list (`code_of`), without its host bits.
+def networks(text: str) -> Networks:
+    """This list, read at once.
 
     Raises ValueError or OSError if any is not spelled as networks mostly are: then they are to be read one by one.
     """
-    global last_plain  # it only spares time
     v4 = {"": 0} | {f"/{length}": 32 - length for length in range(33)}
     v6 = {"": 0} | {f"/{length}": 128 - length for length in range(129)} if ":" in text else {}
     number_of, read = int.from_bytes, inet_pton
-    found, has_none, rest = [], True, text
+    found, had_host_bits, rest = list[int](), False, text
     try:
         while rest:
             some = rest.split(",", AT_ONCE)
@@ -34,17 +31,8 @@ def codes(text: str) -> list[int]:
                     number, left, longest = number_of(read(AF_INET, address), "big"), v4[slash + length], 32
                 first = number >> left << left
                 if first != number:
-                    has_none = False
+                    had_host_bits = True
                 found.append((first << 8 | longest) - left)
     except KeyError:
         raise ValueError("a length is spelled in another way") from None
-    if has_none:
-        last_plain = text
-    return found
-
-
-def is_plain(text: str) -> bool:
-    """Whether this list was read last, and no network in it has host bits. That is told once."""
-    global last_plain
-    told, last_plain = last_plain == text, ""
-    return told
+    return Networks(found, had_host_bits=had_host_bits)

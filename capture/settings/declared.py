@@ -72,7 +72,7 @@ class Declaration:
         flags: tuple[str, ...],
         env: tuple[str, ...],
         empty_counts: bool,
-        surprises: Callable[[str], Iterator[str]],
+        surprises: Callable[[str, Any], Iterator[str]],
         ours: bool,
         about: str,
     ) -> None:
@@ -86,7 +86,7 @@ class Declaration:
         self.empty_counts = empty_counts
         """Whether a variable that is set but empty says something, as it does in istio-iptables for two."""
         self.surprises = surprises
-        """What in a text that can be read will surprise whoever wrote it, in sentences."""
+        """What in a text, and what was read of it, will surprise whoever wrote it, in sentences."""
         self.about = about
         self.name = ""
         """The attribute of `Settings`; for those that shape rules, also the field of `Intent`."""
@@ -119,7 +119,7 @@ class Declaration:
         return self.long or self.env[0]
 
 
-def no_surprises(_: str) -> Iterator[str]:
+def no_surprises(_: str, __: object) -> Iterator[str]:
     return iter(())
 
 
@@ -129,7 +129,7 @@ def setting(
     *flags: str,
     env: tuple[str, ...] = (),
     empty_counts: bool = False,
-    surprises: Callable[[str], Iterator[str]] = no_surprises,
+    surprises: Callable[[str, Any], Iterator[str]] = no_surprises,
     ours: bool = False,
     about: str,
 ) -> T | D:
@@ -579,7 +579,8 @@ def read(setting: Declaration, origin: Origin, text: str, lists: list[Lists]) ->
     A list may be in a file; `lists` gets what has read all such files, for there is one standard input.
     """
     if text[:1] != "@" or not setting.is_list:
-        return setting.read(text), origin, (f"{origin}: {it}" for it in setting.surprises(text))
+        value = setting.read(text)
+        return value, origin, (f"{origin}: {it}" for it in setting.surprises(text, value))
     if not lists:
         from capture.lists.files import Lists
 

@@ -203,13 +203,10 @@ def coded(text: str) -> int:
         raise ValueError(NO_CIDR) from None
 
 
-def host_bits(text: str) -> Iterator[str]:
-    """A sentence for each network in a readable list whose host bits were cleared."""
-    if text.count(",") >= MANY - 1:
-        from capture.lists.networks import is_plain
-
-        if is_plain(text):
-            return
+def host_bits(text: str, networks: object) -> Iterator[str]:
+    """A sentence for each network in the text of these whose host bits were cleared."""
+    if isinstance(networks, Networks) and not networks.had_host_bits:
+        return
     for entry in entries(text):
         if entry != "*" and "/" in entry and has_host_bits(entry):
             yield f"{entry} has host bits, which mean nothing to a rule: taken as {cidr(entry)}"
@@ -355,12 +352,12 @@ def cidrs(text: str) -> Sequence[Network]:
     """A list of networks, in `Networks` if it is long."""
     if text.count(",") < MANY - 1:
         return tuple(each(cidr, entry, text) for entry in entries(text))
-    from capture.lists.networks import codes  # of a list that is not long a tuple is made
+    from capture.lists.networks import networks  # of a list that is not long a tuple is made
 
     try:
-        return Networks(codes(text))
+        return networks(text)
     except (OSError, ValueError):
-        return Networks(each(coded, entry, text) for entry in entries(text))
+        return Networks((each(coded, entry, text) for entry in entries(text)), had_host_bits=True)
 
 
 def entries(text: str) -> list[str]:

@@ -34,11 +34,13 @@ class Networks(Sequence[Network]):
     Equal to a tuple of the same networks.
     """
 
-    __slots__ = ("codes",)
+    __slots__ = ("codes", "had_host_bits")
 
-    def __init__(self, codes: Iterable[int]) -> None:
+    def __init__(self, codes: Iterable[int], *, had_host_bits: bool = False) -> None:
         self.codes = tuple(codes)
         """The numbers: see `code_of`."""
+        self.had_host_bits = had_host_bits
+        """Whether any may have been written with an address that is not its first."""
 
     def __len__(self) -> int:
         return len(self.codes)
