@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     Counted: TypeAlias = tuple[Family | None, Place]
     """A rule by its place; native tables are told apart by their names, whatever family the packet is of."""
 
-SETTINGS, PACKETS = 200 if ALL else 100, 50
+SETTINGS, PACKETS = 200 if ALL else 60, 50
 """Drawn for each backend, and packets for each of the settings."""
 PROGRAMS = {Family.V4: "iptables", Family.V6: "ip6tables"}
 SEEN: Counter[Became] = Counter()

@@ -21,7 +21,7 @@ from rules.packets.trace import Became
 from rules.plan.intent import Intent
 from rules.plan.names import PROTOCOL, RULE_PRIORITY
 from rules.plan.plan import plan
-from rules.proof.escapes import FATES, LET_GO, UNTOLD, escapes
+from rules.proof.escapes import FATES, LET_GO, TAKEN, UNTOLD, escapes
 from rules.routing.policy import BLACKHOLE, Policy, PolicyRule, Route
 from rules.simulator.simulate import in_any_order, simulate
 from tests.property import strategies
@@ -326,8 +326,8 @@ def test_what_escapes_beside_rules_of_others_is_what_the_simulator_does_not_capt
         if trace.became is not Became.DEPENDS:
             fates = fates_of(packet, told)
             assert bool(fates) is not trace.became.is_captured, (packet, trace.became, trace.reason)
-            # What ours let go first is listed as that, whoever takes it then.
-            possible = fates_by(trace) | ({LET_GO} if trace.became is Became.REDIRECTED else set()) | {UNTOLD}
+            # Who takes what ours let go is not asked, and what becomes then of what others took is not either.
+            possible = fates_by(trace) | ({LET_GO, TAKEN} if trace.bound else set()) | {UNTOLD}
             assert fates <= possible, (packet, trace.became, trace.reason)
         if any(way.became.is_captured for way in trace.ways):
             assert not is_listed(packet, sure), (packet, trace.reason)
