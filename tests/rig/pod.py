@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tests.rig.namespace import Namespace, entered, ip
 from tests.rig.traffic import Call, Landing, Traffic
+from tests.rig.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,6 +44,9 @@ COUNTERS = re.compile(r" \[\d+:\d+\]|\bcounter packets \d+ bytes \d+ ?")
 CARRIER = re.compile(r"NO-CARRIER,|(?<= state )(UP|DOWN)\b|\blinkdown ?")
 """Whether the other end of a veth pair is up already, which it is a moment later."""
 ACCEPT_DAD = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
+
+IF_INET6 = Path("/proc/thread-self/net/if_inet6")
+"""The IPv6 addresses of the namespace that this thread is in, in hex."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class Pod:
             for address in OUTSIDE[version]:
                 outside.ip("addr", "add", address, "dev", "lo", *(["nodad"] if version == 6 else []))
             inside.ip(f"-{version}", "route", "add", "default", "via", GATEWAY[version])
+        if self.ipv6:
+            # The kernel gives it when it learns that the other end is up, which may be after all of this.
+            with entered(inside):
+                until(lambda: "fe80" in IF_INET6.read_text())
 
     # --- capture ------------------------------------------------------------------------------------------
 
