@@ -128,7 +128,12 @@ ABSENT = [name for name in ("containerd", "ctr", "runc") if not shutil.which(nam
 CONTAINERD = """
 mount --make-rprivate /
 mount --bind {root}/net.d /etc/cni/net.d
+# Only /opt/cni is to be another one: what else is there may be where we are.
+mkdir {root}/opt && mount --rbind /opt {root}/opt
 mount -t tmpfs none /opt && mkdir -p /opt/cni/bin && ln -s {plugins}/* {root}/bin/* /opt/cni/bin/
+for folder in $(ls {root}/opt); do
+    [ $folder = cni ] || {{ mkdir /opt/$folder && mount --rbind {root}/opt/$folder /opt/$folder; }}
+done
 mount -t tmpfs none /var/lib && mkdir /var/lib/cni
 containerd --config {root}/containerd.toml --log-level warn >{root}/containerd.log 2>&1 &
 daemon=$!

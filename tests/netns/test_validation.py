@@ -164,7 +164,10 @@ def test_traffic_shows_what_a_missing_rule_does(pod: Pod, backend: str, rule: st
 
 def as_proxy(pod: Pod, *arguments: str) -> Result:
     """As a CNI installation runs it: uid 1337, no capabilities, nothing to write to."""
-    read_only = ["unshare", "-m", "sh", "-c", 'mount --bind / /mnt && mount -o remount,bind,ro /mnt && exec "$@"', "sh"]
+    # With what is mounted below: our code may be in /tmp, which may be a file system of its own.
+    mounts = "mount --rbind / /mnt && mount -o remount,bind,ro /mnt"
+    own_tmp = "! mountpoint -q /tmp || mount -o remount,bind,ro /mnt/tmp"
+    read_only = ["unshare", "-m", "sh", "-c", f'{mounts} && {{ {own_tmp}; }} && exec "$@"', "sh"]
     command = [*read_only, "chroot", "/mnt", *WITHOUT_CAPABILITIES, sys.executable, "-B", "-m", "capture", *arguments]
     done = pod.inside.run(*command, env=pod.environ())
     return Result(done.returncode, done.stdout, done.stderr)
