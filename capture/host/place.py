@@ -23,6 +23,7 @@ OUR_NAMESPACE = "/proc/thread-self/ns/net"
 INTERFACES = "/proc/thread-self/net/dev"
 SOCKETS = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 SOCKET_COUNTS = ("/proc/thread-self/net/sockstat", "/proc/thread-self/net/sockstat6")
+TCP_COUNTS = "/proc/thread-self/net/snmp"
 COUNTED = ("TCP:", "TCP6:", "UDP:", "UDP6:")
 LISTENING, ESTABLISHED = "0A", "01"
 """TCP_LISTEN and TCP_ESTABLISHED of net/tcp_states.h, as /proc/net/tcp spells it (proc_net_tcp.rst)."""
@@ -240,16 +241,28 @@ def is_port(text: str) -> bool:
 
 
 def has_sockets() -> bool:
-    """Whether anybody in this namespace has a TCP or UDP socket, or true if that cannot be told.
+    """Whether anybody in this namespace has a TCP or UDP socket or had a connection, or true if that cannot be told.
 
-    Two sums, where reading the sockets themselves takes the kernel through a table of the whole host.
+    Who had one may be about to open the next. Sums, where reading the sockets takes the kernel through a table of the
+    whole host.
     """
     counted = [read_words(path) for path in SOCKET_COUNTS]
     if not counted[0]:
         return True  # the other file is missing where the kernel has no IPv6
     words = [word for found in counted for word in found or ()]
     # A line reads `TCP: inuse 2 …`.
-    return any(word in COUNTED and words[at + 2] != "0" for at, word in enumerate(words))
+    return any(word in COUNTED and words[at + 2] != "0" for at, word in enumerate(words)) or had_connections()
+
+
+def had_connections() -> bool:
+    """Whether a TCP connection was opened from here or accepted here, of either family, or true if we may not look."""
+    words = read_words(TCP_COUNTS)
+    if words is None:
+        return True
+    # A line names the counters, the next one has their numbers (the group tcp of RFC 1213).
+    lines = [at for at, word in enumerate(words) if word == "Tcp:"]
+    told = dict(zip(words[lines[0] : lines[1]], words[lines[1] :], strict=False)) if len(lines) == 2 else {}
+    return any(told.get(name, "0") != "0" for name in ("ActiveOpens", "PassiveOpens"))
 
 
 def listening_sockets() -> dict[str, int]:

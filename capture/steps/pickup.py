@@ -66,7 +66,7 @@ class PickUp(Value):
                 for flow, state in open_among(ends, self.families)
                 if state == ESTABLISHED or flow.family not in self.running
             }
-            refused = ctnetlink.write_down(found.items())
+            refused = ctnetlink.write_down(found.items()) if found else {}
             if refused.pop(errno.EEXIST, None):
                 refused |= self.corrected(found, {socket.sends for socket in ends if not socket.is_left})
         except OSError as error:
@@ -78,7 +78,8 @@ class PickUp(Value):
                 f"{len(flows)} open connections may be reset, because conntrack cannot be told of them "
                 f"({os.strerror(number)}): {some}"
             )
-        log.info(f"{len(found)} connections that are open go on as they are")
+        if found:
+            log.info(f"{len(found)} connections that are open go on as they are")
 
     def corrected(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> dict[int, list[Flow]]:
         """Forget what conntrack has kept from a capture that is over, and write down those connections anew."""
@@ -127,17 +128,15 @@ def open_among(ends: Sequence[Socket], families: Sequence[Family]) -> Iterator[t
 def beside_what_is_open(
     live: Live, wanted: Mapping[Family, Ruleset], restores: Sequence[Restore]
 ) -> tuple[list[Restore | PickUp], list[Restore]]:
-    """What comes first, and what is left of these restores. Where nothing is open, or conntrack runs for rules of ours,
-    nothing comes first.
+    """What comes first, and what is left of these restores; nothing where conntrack runs for rules of ours.
+
+    That nothing is open would be true of one moment: who calls without pause may be between two calls then.
     """
     starting = tuple(
         family for family in wanted if uses_conntrack(wanted[family]) and not tracked_for_ours(live, family)
     )
-    try:
-        if not starting or not any(open_among(all_sockets(), starting)):
-            return [], list(restores)
-    except OSError:
-        pass  # PickUp will tell
+    if not starting:
+        return [], list(restores)
     first: list[Restore | PickUp] = []
     left = []
     for restore in restores:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from tests.rig.waiting import until
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 EACH_WAY = 50
 
@@ -187,6 +190,47 @@ def test_what_conntrack_remembers_of_a_capture_that_is_over_breaks_nothing(pod: 
         assert len(broken(connections)) == 4
     with with_the_same_ports(pod, captured=False) as connections:
         pod.applied(*asked)
+        assert broken(connections) == []
+
+
+PROGRAMS = {"nft": "iptables-nft-restore", "legacy": "iptables-legacy-restore", "native": "nft"}
+"""What commits the first rules."""
+HELD_UP = """#!/bin/sh
+[ -e {folder}/go ] || { : >{folder}/asked; while [ -e {folder}/asked ] && [ ! -e {folder}/go ]; do sleep 0.01; done; }
+exec {program} "$@"
+"""
+
+
+@every_backend
+@pytest.mark.parametrize("somebody", ["listens", "has called"])
+def test_what_is_opened_between_the_look_and_the_rules_goes_on(
+    pod: Pod, backend: str, somebody: str, tmp_path: Path
+) -> None:
+    """Nothing is open when the run looks, but who has a socket, or had a connection, may open one a moment later."""
+    wrapper, real = tmp_path / PROGRAMS[backend], shutil.which(PROGRAMS[backend])
+    wrapper.write_text(HELD_UP.replace("{folder}", str(tmp_path)).replace("{program}", str(real)))
+    wrapper.chmod(0o755)
+    asked = pod.command("-u", "1337", "--dual-stack", f"--force-iptables-binary={backend}")
+    with contextlib.ExitStack() as stack:
+        where = pod.inside if somebody == "listens" else pod.outside
+        one = stack.enter_context(server(where, 9080, version=4))
+        if somebody == "has called":
+            dialled(pod.inside, (OUTSIDE[4][0], 9080), one, uid=APP).close()
+        running = stack.enter_context(
+            subprocess.Popen(
+                ["ip", "netns", "exec", pod.inside.name, *asked],
+                env={**pod.environ(), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        stack.callback(running.kill)
+        stack.callback((tmp_path / "asked").unlink, missing_ok=True)  # who holds it up has our lock, and goes on
+        until((tmp_path / "asked").exists)
+        connections = stack.enter_context(with_the_same_ports(pod, captured=False))
+        (tmp_path / "go").touch()
+        assert running.wait(30) == 0
         assert broken(connections) == []
 
 

@@ -129,7 +129,7 @@ CONTAINERD = """
 mount --make-rprivate /
 mount --bind {root}/net.d /etc/cni/net.d
 # Only /opt/cni is to be another one: what else is there may be where we are.
-mkdir {root}/opt && mount --rbind /opt {root}/opt
+mkdir -p {root}/opt && mount --rbind /opt {root}/opt
 mount -t tmpfs none /opt && mkdir -p /opt/cni/bin && ln -s {plugins}/* {root}/bin/* /opt/cni/bin/
 for folder in $(ls {root}/opt); do
     [ $folder = cni ] || {{ mkdir /opt/$folder && mount --rbind {root}/opt/$folder /opt/$folder; }}

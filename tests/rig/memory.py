@@ -18,7 +18,7 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 from capture.errors import NamespaceUnusable
-from capture.host.place import SOCKET_COUNTS
+from capture.host.place import SOCKET_COUNTS, TCP_COUNTS
 from capture.iptables.iptables import LEGACY, NFT, PROGRAM
 from capture.kernel import seam
 from capture.kernel.conntrack import CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
@@ -104,6 +104,8 @@ class Memory:
         }
         self.sockets: list[tuple[int, int, int]] = []
         """Those of TCP: state, port and that of the peer. Both are at 127.0.0.1."""
+        self.opened = 0
+        """How many connections were opened here."""
         self.residents: tuple[Process, ...] = ()
         """Who else is there."""
         self.uid = 0
@@ -146,6 +148,8 @@ class Memory:
             return [self.sysctls[path]]
         if path == SOCKET_COUNTS[0]:
             return ["TCP:", "inuse", str(len(self.sockets)), "orphan", "0"]
+        if path == TCP_COUNTS:
+            return ["Tcp:", "MaxConn", "ActiveOpens", "PassiveOpens", "Tcp:", "-1", str(self.opened), "0"]
         return []
 
     def dump(self, protocol: int, question: int, payload: bytes) -> list[bytes]:

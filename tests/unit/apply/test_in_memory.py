@@ -152,17 +152,20 @@ def test_what_is_half_open_is_forgotten_when_redirect_is_there_and_tproxy_still_
 
 
 def test_conntrack_is_told_of_what_is_open_between_the_chains_and_the_jumps(kernel: Memory) -> None:
-    """Where a connection is open; where sockets only listen, or rules of ours are there, all is as in a new pod."""
-    listening = (LISTEN, 80, 0)
-    kernel.sockets = [listening]
+    """Where somebody has a socket or had a connection, and may open one. In a new pod, and beside ours, no such act."""
+    restore, listening = "iptables-nft-restore nat", (LISTEN, 80, 0)
     assert run(*PLAIN) == DONE
-    assert kernel.acts == ["lock", "iptables-nft-restore nat", "unlock"]
-    assert run("--cleanup-only") == DONE
-    kernel.sockets = [listening, (ESTABLISHED, 80, 50000)]
-    kernel.acts.clear()
-    assert run(*PLAIN) == DONE
-    restore = "iptables-nft-restore nat"
-    assert kernel.acts == ["lock", restore, "1 requests to netlink protocol 12", restore, "unlock"]
+    assert kernel.acts == ["lock", restore, "unlock"]
+    for sockets, opened, told in (
+        ([listening], 0, []),
+        ([], 1, []),
+        ([listening, (ESTABLISHED, 80, 50000)], 2, ["1 requests to netlink protocol 12"]),
+    ):
+        assert run("--cleanup-only") == DONE
+        kernel.sockets, kernel.opened = sockets, opened
+        kernel.acts.clear()
+        assert run(*PLAIN) == DONE
+        assert kernel.acts == ["lock", restore, *told, restore, "unlock"]
     kernel.acts.clear()
     assert run(*PLAIN, "-o", "22") == DONE
     assert kernel.acts == ["lock", restore, "unlock"]

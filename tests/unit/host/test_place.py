@@ -106,8 +106,9 @@ def test_the_standard_plugins_without_kubernetes_are_no_sign(monkeypatch: pytest
     assert place.signs_of_a_node(["CNI-FORWARD", "KUBE-SERVICES"], ["nat"]) == ["the chain KUBE-SERVICES"]
 
 
-def test_whoever_lives_here_is_found_and_nobody_else() -> None:
+def test_whoever_lives_here_is_found_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the namespace of the network. A child is here; where it may have one of its own, it is not."""
+    monkeypatch.setattr(place, "_residents", {})  # what a run for many namespaces remembered in this process
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             found = {each.pid: each for each in place.processes()}
