@@ -64,9 +64,6 @@ class _Address:
     def __add__(self, more: int) -> Self:
         return type(self)(self._number + more)
 
-    def __sub__(self, less: int) -> Self:
-        return type(self)(self._number - less)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 

@@ -382,7 +382,7 @@ def interval(field: int, first: int, end: int, family: Family) -> Iterator[str]:
         else:
             yield f"{low}-{high}"
     elif field == f.PROTOCOL and end - first <= 2:
-        names = {number: name for name, number in f.PROTOCOLS.items()} | {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}
+        names = {number: name for name, number in f.PROTOCOLS.items()} | {58: "icmpv6"}
         yield from (names.get(number, str(number)) for number in range(first, end))
     elif isinstance(first, str):
         yield first
