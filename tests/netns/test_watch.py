@@ -281,7 +281,7 @@ def test_waiting_costs_next_to_nothing(pod: Pod, backend: str) -> None:
     with watching(pod) as watch:
         watch.event("no drift")  # what it costs to start is not what waiting costs, and varies more
         before = watch.cpu
-        time.sleep(3)
+        time.sleep(3)  # no condition: what passing time costs is what is asked
         spent = watch.cpu - before
         assert watch.ended() == (0, "")
     assert spent < 3 * (0.05 if backend == "nft" else 0.2)
