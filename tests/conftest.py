@@ -115,7 +115,7 @@ def backend_of(item: pytest.Item) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests below tests/netns ask the kernel, whether they say so or not; those that want the machine come first.
 
-    All of them come to one worker so, while the others are at short ones that they need not wait for.
+    All of them come to one worker so, one behind the other, and the others do not stand still at each in turn.
     """
     items.sort(key=lambda item: item.get_closest_marker("storm") is None)
     later = left_for_later(items)

@@ -174,8 +174,9 @@ def test_conntrack_is_told_of_what_is_open_between_the_chains_and_the_jumps(kern
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("before", [(), PLAIN, DUAL_TPROXY], ids=str)
 @pytest.mark.parametrize("after", [*SETTINGS, ("--cleanup-only",)], ids=str)
+@pytest.mark.parametrize("opened", [0, 1], ids=["new", "used"])
 def test_whichever_act_is_refused_all_is_as_it_was(
-    backend: str, before: tuple[str, ...], after: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    backend: str, before: tuple[str, ...], after: tuple[str, ...], opened: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every act of a change is refused in turn, once: the run fails with words and nothing of it stays, or tries again.
 
@@ -187,6 +188,7 @@ def test_whichever_act_is_refused_all_is_as_it_was(
         with standing_in(Memory(*POD)) as kernel:
             assert isinstance(kernel, Memory)
             kernel.load(backend, Family.V4, OTHERS)
+            kernel.opened = opened
             if before:
                 assert run(force, *before) == DONE
             was = everything(kernel)
