@@ -82,7 +82,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_is_filled_and_no_more(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The namespace above, the key below, no line wider than the terminal, rates over the time that passed."""
     monkeypatch.setattr(sys, "stdout", out := Terminal())
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda **_: os.terminal_size((columns, 24)))
     screen = Screen(["something is not seen"], "the start", 'net:[4026532], "shop" of `ip netns`')
     screen.show(tick(connections(1000, 300), seconds=4.0, packets=1000), is_first=True)
     screen.show(tick((), seconds=0.0), is_first=False)
