@@ -163,6 +163,7 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
     """The first packets of all connections that can begin here.
 
     A process sends from the addresses of its host to anybody; others send to us, and with `passing` through us.
+    They have no mark: one that a process sets itself (SO_MARK of socket(7)) is not looked at.
     """
     kinds = host.kinds(family)
     own, everywhere = kinds["LOCAL"], f.ADDRESSES[family]

@@ -131,8 +131,8 @@ class Proof(Value):
 
     @property
     def answer(self) -> Answer:
-        """proved: every connection fares as planned, or is dropped by others as it was before. disproved: at least one
-        does not. cannot be told: it depends, or there are too many."""
+        """proved: every connection that begins without a fwmark fares as planned, or is dropped by others as it was
+        before. disproved: at least one does not. cannot be told: it depends, or there are too many."""
         if self.differences:
             return DISPROVED
         return UNTOLD if self.untold or not self.is_whole else PROVED

@@ -211,11 +211,16 @@ def disagreements(pod: Pod, here: Host, calls: list[Call], seen: Counter[Became]
 
 
 def unnamed(pod: Pod, backend: str, planned: Plan, here: Host, calls: list[Call]) -> Iterator[str]:
-    """Calls that ours alone would capture and that others took, although no finding names a rule that may have."""
+    """Calls that ours alone would capture and that others took, although no finding names a rule that may have.
+
+    Of sockets that set a mark themselves nothing is said.
+    """
     live = live_in(pod)
     with entered(pod.inside):  # whose interfaces have names of their own
         named = {each.rule for each in findings(live, planned, backend)}
     for call in calls:
+        if call.mark:
+            continue
         wanted = simulate(planned.rulesets, packet_of(call, pod, here), here)
         landing = pod.traffic.arrived.get(call.source_port)
         if wanted.became.is_captured and landing and str(landing) != predicted.landing(wanted):
