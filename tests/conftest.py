@@ -39,8 +39,11 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """With `-n auto` one more than there are processors: half of the time a test waits for what does not come."""
-    return len(os.sched_getaffinity(0)) + 1
+    """With `-n auto` one more than there are processors: half of the time a test waits for what does not come.
+
+    Those of `make quick` wait for nothing, and each worker collects all of them.
+    """
+    return len(os.sched_getaffinity(0)) + (not QUICK)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -84,6 +87,9 @@ DRAWN_WHERE_SOMEBODY_WAITS = (
     "test_the_proof_of_a_long_list",
     "test_the_explanation_of_a_long_list",
     "test_what_was_read_by_hand_is_what_is_found",
+    "test_the_summary_of_a_long_list",
+    "test_with_one_open_file_more_than_the_streams_it_says_what_is_short",
+    "test_a_table_that_somebody_changed_is_not_as_planned",
 )
 """Tests that ask the same about many cases, of which `make quick` runs one in five: most of its time was theirs."""
 

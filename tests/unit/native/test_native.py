@@ -41,6 +41,7 @@ LONGEST_COMMENT = 127
 """Bytes that a rule may carry as a comment (libnftnl, NFTNL_UDATA_COMMENT_MAXLEN, with a zero behind it)."""
 
 
+@functools.cache
 def held(intent: Intent, family: Family = Family.V4) -> Ruleset:
     return compiled(ruleset(intent, family))
 
