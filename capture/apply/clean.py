@@ -6,12 +6,13 @@ from capture.apply.converge import converge_locked
 from capture.apply.transaction import deleting
 from capture.errors import CaptureError
 from capture.host.live import chosen, read_live
-from capture.iptables.iptables import BACKENDS, LEGACY, OUR_TABLES, Iptables, expect
+from capture.iptables.iptables import BACKENDS, LEGACY, NATIVE, OUR_TABLES, Iptables, expect
 from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, DEFAULT_CLOSE_WAIT
 from capture.kernel.locks import locked
 from capture.kernel.process import LEGACY_TABLES, read_words
 from rules.iptables.quoting import typed
 from rules.iptables.writing import rule_text
+from rules.native.names import chain_name as native_name
 from rules.netfilter.hooks import NAME
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import BUILT_IN, Family
@@ -119,9 +120,11 @@ def ours(live: Live) -> Iterator[Thing]:
     for tool, table in tables(live):
         mine = {chain: rules for chain, rules in table.chains().items() if is_ours(table, chain)}
         held = {chain: mine.pop(chain) for chain in table.held}
+        is_native = tool.backend == NATIVE
         if mine:
+            names = [native_name(table.table, chain) if is_native else chain for chain in mine]
             count = sum(map(len, mine.values()))
-            yield Thing(place(tool, table), f"the chains {', '.join(mine)}, with {counted(count, 'rule')}")
+            yield Thing(place(tool, table), f"the chains {', '.join(names)}, with {counted(count, 'rule')}")
         for chain, rules in held.items():
             if rules:
                 yield Thing(place(tool, table), f"what the chain {chain} held, {counted(len(rules), 'rule')}")
@@ -133,7 +136,9 @@ def ours(live: Live) -> Iterator[Thing]:
             if found.table == table.table and found.is_built_in(block.chain)
         ]
         if any(hooks):
-            yield Thing(place(tool, table), f"{counted(sum(hooks), 'jump')} to them in built-in chains")
+            bases = [native_name(table.table, chain) for chain in table.chains() if table.is_built_in(chain)]
+            where = f"the base {plural(bases, 'chain')} {', '.join(bases)}" if is_native else "built-in chains"
+            yield Thing(place(tool, table), f"{counted(sum(hooks), 'jump')} to them in {where}")
         if not all(hooks):
             what = f"{counted(hooks.count(False), 'rule')} of an older istio-iptables in built-in chains"
             yield Thing(place(tool, table), what)
@@ -250,7 +255,7 @@ def tables(live: Live) -> Iterator[tuple[Iptables, TableRules]]:
 
 
 def place(tool: Iptables, table: TableRules) -> str:
-    return f"{tool} {table.table}"
+    return tool.teller if tool.backend == NATIVE else f"{tool} {table.table}"
 
 
 def ip_rule_text(rule: PolicyRule) -> str:

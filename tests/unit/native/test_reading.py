@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,7 +55,8 @@ def test_a_run_makes_them_in_one_transaction_and_clean_takes_them_away(pod: Reco
     first = capture(pod, *pod.argv)
     assert first.status == DONE, first.stderr
     assert len(pod.given) == 1
-    assert [line for line in pod.given[0].split("\n") if line.startswith(("table", "delete"))] == [
+    given = [line.strip() for line in pod.given[0].split("\n")]
+    assert [line for line in given if line.startswith(("table", "delete"))] == [
         "table ip istio-capture {",
         "table ip6 istio-capture {",
     ]
@@ -65,7 +67,11 @@ def test_a_run_makes_them_in_one_transaction_and_clean_takes_them_away(pod: Reco
     assert capture(pod, "verify", *pod.argv, "-o", "23").status == DIFFERS
     status = capture(pod, "status")
     assert (status.status, "native" in status.stdout) == (DONE, True)
-    assert capture(pod, "clean").status == DONE
+    cleaned = capture(pod, "clean")
+    assert cleaned.status == DONE
+    names = set(re.findall(r"(?:nat|mangle|raw|filter)-[A-Z_]+", cleaned.stdout))
+    assert {f"chain {name} {{" for name in names} == {line for line in given if line.startswith("chain ")}
+    assert "nft ip istio-capture: the chains " in cleaned.stdout
     assert (len(pod.given), pod.are_there, pod.rules, pod.routes) == (2, False, [], [])
     assert capture(pod, "status").status == NOTHING_HERE
 
