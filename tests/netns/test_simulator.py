@@ -326,11 +326,15 @@ def met_later(traces: Iterable[Trace], held: Held, here: Host) -> set[Counted]:
     }
 
 
-def of_the_kernel(packet: Packet, held: Held, here: Host) -> Trace:
+def of_the_kernel(packet: Packet, held: Held, here: Host, *, by_a_rule: bool = False) -> Trace:
     """What becomes of what no process sends: rules find no owner, and ip rules take it for root's (sock_net_uid of
     include/net/sock.h)."""
-    if packet.family is Family.V6 and (packet.destination.is_loopback or packet.destination.is_link_local):
-        here = here.but(policy=None)  # it keeps the interface, and so only its routes count (tcp_v6_send_response)
+    to = packet.destination
+    # The interface is kept, and so only its routes count: to link-local addresses, and by TCP itself also to loopback
+    # (tcp_v6_send_response of net/ipv6/tcp_ipv6.c), which neither icmp6_send nor nf_send_reset6 do.
+    is_kept = to.is_link_local or (to.is_loopback and packet.protocol == "tcp" and not by_a_rule)
+    if packet.family is Family.V6 and is_kept:
+        here = here.but(policy=None)
     fate = held.trace(packet, here)
     return held.trace(packet.but(uid=0, gid=0), here) if fate.became is Became.DEPENDS else fate
 
@@ -341,7 +345,7 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
     if trace.became is Became.REFUSED and lands == "refused":
         reset, icmp, icmp6 = [each for each in refusals(trace, here) if each.direction is Direction.OUT]
         told = reset.but(state=ESTABLISHED) if is_reset(trace) else icmp if packet.family is Family.V4 else icmp6
-        fate = of_the_kernel(told, held, here).became
+        fate = of_the_kernel(told, held, here, by_a_rule=True).became
         # An ip rule may keep it here, or send it away, where nobody waits for it.
         is_lost = fate is (Became.DELIVERED if packet.direction is Direction.IN else Became.BYPASSED)
         return "timeout" if is_lost or fate in (Became.DROPPED, Became.REFUSED) else lands
