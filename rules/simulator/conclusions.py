@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rules.iptables.writing import rule_text
-from rules.netfilter.values import BUILT_IN, NAT
+from rules.netfilter.values import BUILT_IN, NAT, Family
 from rules.packets.packet import ESTABLISHED, Direction, written
 from rules.packets.trace import Became, Step, Trace
 from rules.value import assert_never
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CAPTURING = ("outbound_cidrs", "outbound_ports", "inbound_ports")
 """The settings that say what is captured."""
+FORWARDING = {Family.V4: "net.ipv4.ip_forward", Family.V6: "net.ipv6.conf.all.forwarding"}
+"""What the kernel asks before it passes on what is for nobody here (ip-sysctl.rst of the kernel)."""
 
 
 def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
@@ -76,8 +78,9 @@ def end_of(trace: Trace) -> str:
         case Became.REDIRECTED:
             return f"it goes to {place}"
         case Became.BYPASSED:
-            passes = "passes through the pod" if trace.packet.direction is Direction.IN else "leaves the pod"
-            return f"it {passes}, to {place}"
+            if trace.packet.direction is Direction.OUT:
+                return f"it leaves the pod, to {place}"
+            return f"it passes through the pod, if {FORWARDING[trace.packet.family]} is 1, to {place}"
         case Became.DELIVERED:
             return f"it reaches {place} in the pod"
         case Became.DROPPED | Became.REFUSED | Became.DEPENDS:

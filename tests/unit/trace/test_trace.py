@@ -58,7 +58,10 @@ def sentence(*argv: str, environ: dict[str, str] | None = None) -> str:
         (["--udp", "", "9.9.9.9:443"], "captured outbound"),
         (["--udp", "9.9.9.9:53", "--redirect-dns", "--capture-all-dns"], "it goes to port 15053 of the proxy"),
         (["--in", "10.1.2.3:80", "--src", "192.0.2.7:999"], "captured inbound"),
-        (["--in", "10.1.2.3:80", "-d", "80"], 'because of flag -d "80": it passes through the pod, to 10.1.2.3:80'),
+        (
+            ["--in", "10.1.2.3:80", "-d", "80"],
+            'because of flag -d "80": it passes through the pod, if net.ipv4.ip_forward is 1, to 10.1.2.3:80',
+        ),
         (["--in", "10.1.2.3:80", "-k", "eth7", "--iface", "eth7"], "captured outbound by rule 1 of ISTIO_INBOUND"),
         (["--iface", "eth7", "9.9.9.9:80", "-c", "eth7"], "nothing is captured on this interface"),
         (["127.0.0.1:80"], "it reaches 127.0.0.1:80 in the pod"),
