@@ -104,6 +104,8 @@ class Memory:
         }
         self.sockets: list[tuple[int, int, int]] = []
         """Those of TCP: state, port and that of the peer. Both are at 127.0.0.1."""
+        self.inode = 0
+        """Of each of them: 0 where its process has closed it."""
         self.opened = 0
         """How many connections were opened here."""
         self.residents: tuple[Process, ...] = ()
@@ -174,7 +176,7 @@ class Memory:
             for state, *ports in self.sockets:
                 if states & 1 << state:
                     ends = (port.to_bytes(2, "big") for port in ports)
-                    yield sockets.MESSAGE.pack(family, state, *ends, here, here, *[0] * 6, self.uid, 0)
+                    yield sockets.MESSAGE.pack(family, state, *ends, here, here, *[0] * 6, self.uid, self.inode)
 
     def told_tables(self) -> Iterator[bytes]:
         for backend, family, name in self.tables:

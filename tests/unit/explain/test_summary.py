@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from capture.inspect.explanation import Explanation, explanation
+from capture.inspect.explanation import Explanation, Option, explanation
 from capture.intent.resolve import resolve
 from capture.schemas.answers import as_json
 from capture.schemas.derive import model
@@ -155,3 +155,10 @@ def test_the_option_behind_a_rule_has_its_value_and_origin() -> None:
     assert options["inbound_ports_exclude"] == 'environment ISTIO_LOCAL_EXCLUDE_PORTS "22"'
     assert options["proxy_port"] == "--envoy-port 15001, by default"
     assert [family.family for family in told.families] == [Family.V4]
+
+
+@pytest.mark.parametrize(("length", "shown"), [(40, 40 * "9"), (41, 39 * "9" + "…")])
+def test_a_value_that_is_too_long_for_a_line_is_cut(length: int, shown: str) -> None:
+    """To forty characters, the sign for what is cut among them."""
+    option = Option("outbound_ports_exclude", "-o", length * "9", "flag")
+    assert option.words() == f'flag -o "{shown}"'

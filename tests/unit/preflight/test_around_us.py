@@ -244,6 +244,23 @@ def test_whether_others_ask_for_the_mark_of_tproxy_is_told(
     assert not any(fact.needed for fact in routes.routing(here("-u", "1337")))
 
 
+@pytest.mark.parametrize(
+    ("priorities", "told"),
+    [
+        ((100,), "ours is asked before 100: fwmark 0x539 lookup 100 (IPv4)"),
+        ((100, 40000), "ours is asked before 100: fwmark 0x539 lookup 100 (IPv4)"),
+        ((40000,), "none is asked before ours"),
+    ],
+)
+def test_the_ip_rules_that_ours_comes_before_are_those_that_would_be_asked_first(
+    kernel: Memory, priorities: tuple[int, ...], told: str
+) -> None:
+    """Those of the same mark; what is asked behind the usual place of ours stays where it was."""
+    kernel.rules += [(Family.V4, priority, 0x539, 100, 0) for priority in priorities]
+    facts = routes.routing(here("-u", "1337", "-m", "TPROXY"))
+    assert named(facts, "ip rules of others").value == told
+
+
 # --- company ------------------------------------------------------------------------------------------------
 
 
