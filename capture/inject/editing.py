@@ -156,7 +156,8 @@ def end_of_block(text: str, listed: Node) -> int:
     while at > last:
         before = line_start(text, at - 1)
         line = text[before:at].strip()
-        if line and not line.startswith("#"):
+        # What begins like a comment on the line of the last item is in a quoted scalar, or behind the item.
+        if before < last or (line and not line.startswith("#")):
             break
         at = before
     return at

@@ -93,6 +93,23 @@ DUMPS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        "- {name: p, v: '\n\n      #'}",
+        '- {name: p, v: "\n      # x"}',
+        '- name: p\n    v: "\n      # x"',
+        "- name: p\n    v: '\n\n      # x'  # behind it",
+        "- name: p\n    v: |\n      # x",
+        "- {name: p, v: [a,\n    # inside\n    b]}",
+        "- {name: p\n    # inside\n    }",
+    ],
+)
+def test_what_begins_like_a_comment_within_an_item_is_part_of_it(item: str) -> None:
+    """Within quotes that go over lines, a block of text, or between brackets; and with a comment behind it all."""
+    check(f"kind: Pod\nspec:\n  initContainers:\n  {item}\n  # of what follows\n  containers:\n  - name: web\n")
+
+
 @settings(max_examples=share(160), deadline=None)
 @given(spec=SPECS, dump=st.sampled_from(DUMPS), order=st.permutations(("a", "initContainers", "containers", "z")))
 def test_whatever_layout_a_library_writes(spec: dict[str, Any], dump: dict[str, Any], order: list[str]) -> None:
