@@ -74,7 +74,7 @@ class Lists:
             raise ValueError(f"{self.stdin_of} has read standard input already, which there is once")
         self.stdin_of = source
         parts, left = [], MOST_BYTES
-        while part := os.read(0, min(left + 1, 1 << 16)):
+        while part := os.read(0, 1 << 16):
             left -= len(part)
             if left < 0:
                 raise ValueError(f"it is larger than {MOST_BYTES} bytes")

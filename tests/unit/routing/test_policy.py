@@ -6,6 +6,7 @@ import pytest
 
 from rules.addresses import ip_address, ip_network
 from rules.netfilter.values import Family
+from rules.packets.packet import Host
 from rules.routing.policy import GOTO, LOCAL, LOOKUP, NOP, THROW, UNICAST, Flow, Policy, PolicyRule, Route, Way
 
 V4, V6 = Family.V4, Family.V6
@@ -46,6 +47,32 @@ def test_the_first_rule_with_a_route_decides(
 ) -> None:
     """A rule whose table has no route for the packet is passed over; of one that cannot be told both ways remain."""
     assert kinds(Policy(rules, routes)) == expected
+
+
+LOCALS = PolicyRule(V4, 0, table=255, mask=0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ((LOCALS, MAIN), False),
+        ((LOCALS, FIRST, MAIN), False),
+        ((FIRST, LOCALS.but(priority=101), MAIN), True),
+        ((MAIN, LOCALS.but(priority=32768)), True),
+        ((FIRST, MAIN, LOCALS.but(priority=32768)), True),
+        ((LOCALS.but(priority=100), MAIN), False),
+        ((FIRST.but(family=V6), LOCALS, MAIN), False),
+        ((LOCALS, FIRST, LOCALS.but(priority=101)), False),
+        ((FIRST, MAIN), False),
+        ((), False),
+    ],
+)
+def test_what_is_asked_before_the_table_local_may_send_our_own_addresses_away(
+    rules: tuple[PolicyRule, ...], *, expected: bool
+) -> None:
+    """A rule of this family in front of it, where somebody moved it behind his own, as Cilium does."""
+    assert Host(policy=Policy(rules, ())).asks_before_local(V4) is expected
+    assert Host().asks_before_local(V4) is False
 
 
 def test_the_way_names_its_rule_and_its_source() -> None:
