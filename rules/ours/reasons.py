@@ -90,7 +90,7 @@ def ports_of(match: m.Match) -> tuple[Ports, ...]:
 
 def without_rivals_of_the_tunnel(found: tuple[Reason, ...], rule: Rule, tunnels: frozenset[int]) -> tuple[Reason, ...]:
     """A port that is not captured looks the same whatever the reason, but the tunnel port is known from elsewhere."""
-    is_tunnel = any(Ports.one(port) in ports_of(match) for match in rule.matches for port in tunnels)
+    is_tunnel = any((Ports.one(port),) == ports_of(match) for match in rule.matches for port in tunnels)
     kept = tuple(reason for reason in found if (reason[1] == TUNNEL) == is_tunnel)
     return kept if any(setting == TUNNEL for _, setting in found) else found
 
@@ -164,6 +164,7 @@ SOME: dict[str, tuple[object, ...]] = {
     "tuple[PortsOfUsers, ...]": (
         PortsOfUsers(("tcp", "udp"), OTHER_PORTS, OTHER_USERS),
         PortsOfUsers(("tcp", "udp"), (), OTHER_USERS),
+        PortsOfUsers(("tcp", "udp"), (Ports.one(DNS_PORT),), OTHER_USERS),
     ),
     "tuple[str, ...]": ("eth9",),
     "tuple[int, ...]": (888,),
@@ -219,6 +220,11 @@ def kinds() -> Iterator[Intent]:
             yield captured.but(dns_capture_address=resolver, dns_capture_port=DNS_PORT)
     to_dns = (Ports.one(DNS_PORT),)
     yield dns.but(outbound_ports_exclude=to_dns, outbound_ports=to_dns, proxy_uid=(1337, 42))
+    # Alone in its list a port has a rule of its own, and that of DNS looks like no other.
+    yield excluding.but(inbound_ports_exclude=to_dns, ssh_ports=())
+    yield excluding.but(inbound_ports_exclude=(), ssh_ports=to_dns)
+    yield excluding.but(outbound_ports_exclude=to_dns, outbound_ports=to_dns)
+    yield listing.but(inbound_ports=to_dns, outbound_ports=to_dns, outbound_ports_exclude=to_dns)
     yield dns.but(exclude_outbound_ports_for_uids=excluding.exclude_outbound_ports_for_uids)
     yield dns.but(outbound_cidrs=SOME_NETWORKS, outbound_ports_exclude=SOME_PORTS)
     yield Intent(

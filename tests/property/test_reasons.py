@@ -8,9 +8,9 @@ from rules.addresses import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from rules.netfilter.matches import Foreign
 from rules.netfilter.rulesets import Block, Rule, Ruleset, TableRules
 from rules.netfilter.targets import Return
-from rules.netfilter.values import Family
+from rules.netfilter.values import Family, Ports
 from rules.ours.reasons import explained
-from rules.plan.intent import Intent
+from rules.plan.intent import Intent, PortsOfUsers, Uids
 from rules.plan.plan import ruleset
 from tests.property.strategies import families, intents
 
@@ -41,6 +41,7 @@ def test_with_the_plan_every_rule_has_the_why_and_setting_of_the_plan(intent: In
         assert (rule.why, rule.setting) == first[table, chain, rule]
 
 
+AT_53 = (Ports.one(53),)
 ASKED_AT_53 = Intent(
     (Family.V4, Family.V6),
     redirect_dns=True,
@@ -54,6 +55,18 @@ ASKED_AT_53 = Intent(
 @example(intent=ASKED_AT_53, family=Family.V4)
 @example(intent=Intent(outbound_cidrs=(IPv4Network("127.0.0.0/8"),)), family=Family.V4)
 @example(intent=ASKED_AT_53.but(capture_all_dns=False, nameservers=(IPv6Network("fd00::a"),)), family=Family.V6)
+@example(intent=Intent(inbound_ports_exclude=AT_53), family=Family.V4)
+@example(intent=Intent(capture_ssh=False, ssh_ports=AT_53), family=Family.V6)
+@example(intent=Intent(outbound_ports_exclude=AT_53), family=Family.V4)
+@example(intent=Intent(outbound_cidrs=(), outbound_ports=AT_53), family=Family.V4)
+@example(
+    intent=Intent(exclude_outbound_ports_for_uids=(PortsOfUsers(("tcp", "udp"), AT_53, (Uids(7, 9),)),)),
+    family=Family.V4,
+)
+@example(
+    intent=Intent(inbound_tunnel_port=53, inbound_ports_exclude=(*AT_53, Ports.one(80), Ports.one(900))),
+    family=Family.V4,
+)
 def test_without_the_plan_the_true_why_is_among_those_that_are_named(intent: Intent, family: Family) -> None:
     """And a setting is named only if it is the right one."""
     planned = ruleset(intent, family)
