@@ -73,8 +73,8 @@ def in_table(table: TableRules, planned: Ruleset | None, family: Family) -> Tabl
 
 
 def tunnel_ports(table: TableRules) -> frozenset[int]:
-    """The tunnel port, as the rule tells that spares it when the proxy calls its own pod."""
-    return frozenset(
+    """The tunnel port, as the rule tells that spares it when the proxy calls its own pod, not that of DNS."""
+    spared = frozenset(
         ports.first
         for rule in table.chains().get(ISTIO_OUTPUT, ())
         if rule.target == t.Jump(ISTIO_IN_REDIRECT)
@@ -82,6 +82,7 @@ def tunnel_ports(table: TableRules) -> frozenset[int]:
         if isinstance(match, m.Not)
         for ports in ports_of(match.match)
     )
+    return spared - {DNS_PORT} or spared
 
 
 def ports_of(match: m.Match) -> tuple[Ports, ...]:
@@ -208,7 +209,9 @@ def kinds() -> Iterator[Intent]:
     yield listing.but(owner_groups=())
     yield from (excluding.but(udp=(UdpPolicy(Ports.one(DNS_PORT), policy),)) for policy in POLICIES)
     yield excluding.but(outbound_cidrs=EVERYWHERE, exclude_inbound_cidrs=EVERYWHERE, virtual_interfaces=("lo",))
-    yield excluding.but(outbound_cidrs_exclude=EVERYWHERE, exclude_interfaces=("lo",))
+    yield excluding.but(
+        outbound_cidrs_exclude=EVERYWHERE, exclude_interfaces=("lo",), exclude_inbound_interfaces=("lo",)
+    )
     yield excluding.but(exclude_inbound_cidrs=PASSED_ON)
     yield from (made.but(inbound_tunnel_port=DNS_PORT) for made in (excluding, dns))
     yield Intent(families=BOTH, ipv4_loopback_cidr=IPv4Network("127.0.0.6/32"), inbound_ports=(Ports.one(53),))
@@ -222,7 +225,6 @@ def kinds() -> Iterator[Intent]:
     yield dns.but(outbound_ports_exclude=to_dns, outbound_ports=to_dns, proxy_uid=(1337, 42))
     # Alone in its list a port has a rule of its own, and that of DNS looks like no other.
     yield excluding.but(inbound_ports_exclude=to_dns, ssh_ports=())
-    yield excluding.but(inbound_ports_exclude=(), ssh_ports=to_dns)
     yield excluding.but(outbound_ports_exclude=to_dns, outbound_ports=to_dns)
     yield listing.but(inbound_ports=to_dns, outbound_ports=to_dns, outbound_ports_exclude=to_dns)
     yield dns.but(exclude_outbound_ports_for_uids=excluding.exclude_outbound_ports_for_uids)

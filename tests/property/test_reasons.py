@@ -56,7 +56,9 @@ ASKED_AT_53 = Intent(
 @example(intent=Intent(outbound_cidrs=(IPv4Network("127.0.0.0/8"),)), family=Family.V4)
 @example(intent=ASKED_AT_53.but(capture_all_dns=False, nameservers=(IPv6Network("fd00::a"),)), family=Family.V6)
 @example(intent=Intent(inbound_ports_exclude=AT_53), family=Family.V4)
-@example(intent=Intent(capture_ssh=False, ssh_ports=AT_53), family=Family.V6)
+@example(intent=Intent(redirect_dns=True, inbound_ports_exclude=AT_53), family=Family.V4)
+@example(intent=Intent(capture_ssh=False, ssh_ports=AT_53), family=Family.V4)
+@example(intent=Intent(exclude_inbound_interfaces=("lo",)), family=Family.V4)
 @example(intent=Intent(outbound_ports_exclude=AT_53), family=Family.V4)
 @example(intent=Intent(outbound_cidrs=(), outbound_ports=AT_53), family=Family.V4)
 @example(
