@@ -295,8 +295,9 @@ def test_ctrl_c_at_any_instant(states: States, tell: Callable[[str], None], comm
     for _ in range(50 if ALL else 8):
         instant = drawn.uniform(0, 1.1 * longest)
         _, got = interrupted(states.pod, command, instant)
-        # Python itself may be interrupted while it starts.
-        if "Traceback" not in got.stderr or any(frame in got.stderr for frame in ours):
+        # Python itself may be interrupted while it starts; that of Debian 13 may say it without a traceback.
+        is_python = "Traceback" in got.stderr or got.stderr.startswith("Could not import runpy module")
+        if not is_python or any(frame in got.stderr for frame in ours):
             judge(got, (seed, command, instant), statuses=DOCUMENTED | ENDED)
         states.check((seed, command, instant))
 
