@@ -343,13 +343,19 @@ class _Walk:
     def begins(self) -> str:
         """The interface by which it leaves before any rule is asked. Raises _Ended if the ip rules refuse it.
 
-        Where the kernel chooses the source address it asks them before it has one, and IPv4 again when it has
-        (ip_route_connect of net/ipv4/route.h, ip6_dst_lookup_tail of net/ipv6/ip6_output.c).
+        Where the kernel chooses the source address it asks them before it has one, and again when it has: IPv4 always
+        (ip_route_connect of net/ipv4/route.h), IPv6 where it was refused (ip6_dst_lookup_tail of
+        net/ipv6/ip6_output.c).
         """
         flow = self.flow()
         is_known = self.packet.is_bound or self.packet.answers
-        way = self.routed(flow if is_known else flow.but(source=address_of_family(flow.family, 0)))
-        if way and not is_known:
+        is_v6 = flow.family is Family.V6
+        before = flow if is_known else flow.but(source=address_of_family(flow.family, 0))
+        way = self.routed(before, is_final=bool(is_known) or not is_v6)
+        if way and not is_known and (way.is_refused or (is_v6 and way.by is None)):
+            self.source = self.source_of_any()
+            way = self.routed(flow.but(source=self.source))
+        elif way and not is_known:
             self.source = self.source_by(way)
             if flow.family is Family.V4 and not self.is_lent(way):
                 way = self.routed(flow.but(source=self.source))
@@ -361,6 +367,12 @@ class _Walk:
         if flow.family is Family.V4 and goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
             raise _Ended(Became.DROPPED, None, STRAYED)  # __mkroute_output, before anything is sent
         return goes
+
+    def source_of_any(self) -> Address | None:
+        """The source that IPv6 chooses without a route: among the addresses of all interfaces, by RFC 6724."""
+        own = [at.address for at in self.host.addresses if at.address.version == 6]
+        own = [address for address in own if not (address.is_loopback or address.is_link_local)]
+        return own[self.choose("which of our addresses the kernel sends it from", len(own))] if own else self.source
 
     def source_by(self, way: Way) -> Address | None:
         """The source that the kernel chooses: what the route names; where it delivers here, in IPv4 the destination
@@ -468,13 +480,13 @@ class _Walk:
             uid = 0  # ip_route_me_harder of net/ipv4/netfilter.c has forgotten whose it is
         return Flow(packet.family, self.mark or 0, *sent, self.port, self.source_port, uid, 0)
 
-    def routed(self, flow: Flow | None = None) -> Way | None:
-        """Where the ip rules send it, if they are known. Raises _Ended where they refuse it."""
+    def routed(self, flow: Flow | None = None, *, is_final: bool = True) -> Way | None:
+        """Where the ip rules send it, if they are known. Raises _Ended where they refuse it for good."""
         if self.host.policy is None:
             return None
         ways = self.host.policy.way(flow or self.flow())
         way = ways[self.choose(f"which ip rule decides where a packet with mark {self.mark or 0:#x} goes", len(ways))]
-        if way.is_refused:
+        if way.is_refused and is_final:
             by = f"`{ip_command(self.packet.family)} rule: {way.by}`" if way.by else "the routing"
             raise _Ended(Became.DROPPED, None, f"{by} refuses it")
         return way

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.errors import DEPENDS
 from capture.netlink import messages, rtnetlink
 from rules.addresses import ip_address
 from rules.netfilter.values import Family
 from rules.routing.policy import Flow, Policy
 from tests.rig import Call, Pod
 from tests.rig.namespace import entered
-from tests.rig.pod import ADDRESSES, GATEWAY, PROXY
+from tests.rig.pod import ADDRESSES, GATEWAY, OUTSIDE, PROXY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -346,3 +347,21 @@ def test_what_an_ip_rule_refuses_is_traced_to_it(pod: Pod, rules: list[str], ref
         assert landing == refused.get(uid, "ext:80" if uid == 1337 else "pod:15001")
         assert ("dropped because `ip rule: " in traced.stdout) is (uid in refused), traced.stdout
         assert ("captured outbound" in traced.stdout) is (landing == "pod:15001")
+
+
+@pytest.mark.parametrize("way", ["blackhole", "prohibit", "unreachable"])
+@pytest.mark.parametrize("own", [True, False], ids=["its own source is let by", "nobody is"])
+def test_ipv6_asks_again_with_its_source_where_it_was_refused_without_one(pod: Pod, way: str, *, own: bool) -> None:
+    """What refuses a socket that is bound to no address may let by what the kernel would send (ip6_dst_lookup_tail)."""
+    pod.applied("-u", "1337", "--dual-stack")
+    pod.open_listeners()
+    if own:
+        pod.inside.ip("-6", "rule", "add", "pref", "50", "from", ADDRESSES[6], "lookup", "main")
+    pod.inside.ip("-6", "rule", "add", "pref", "60", "to", OUTSIDE[6][0], way)
+    landing = str(pod.dial(OUTSIDE[6][0], 80, uid=1000))
+    traced = pod.capture("trace", "--live", "-u", "1337", "--uid", "1000", f"[{OUTSIDE[6][0]}]:80")
+    assert traced.status == (DEPENDS if own else 0), traced.stderr
+    # It may choose ::6 for its source, which is ours and for which no rule speaks.
+    assert ("depends on which of our addresses" in traced.stdout) is own, traced.stdout
+    assert landing.startswith("error: ") or own, landing
+    assert ("dropped because" in traced.stdout) is not own, traced.stdout
