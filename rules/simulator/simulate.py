@@ -349,16 +349,7 @@ class _Walk:
         """
         flow = self.flow()
         is_known = self.packet.is_bound or self.packet.answers
-        is_v6 = flow.family is Family.V6
-        before = flow if is_known else flow.but(source=address_of_family(flow.family, 0))
-        way = self.routed(before, is_final=bool(is_known) or not is_v6)
-        if way and not is_known and (way.is_refused or (is_v6 and way.by is None)):
-            self.source = self.source_of_any()
-            way = self.routed(flow.but(source=self.source))
-        elif way and not is_known:
-            self.source = self.source_by(way)
-            if flow.family is Family.V4 and not self.is_lent(way):
-                way = self.routed(flow.but(source=self.source))
+        way = self.routed(flow) if is_known else self.way_of_the_unbound(flow)
         if way and way.is_kept:
             return LOOPBACK_INTERFACE
         goes = way.device if way and way.device else self.goes
@@ -367,6 +358,20 @@ class _Walk:
         if flow.family is Family.V4 and goes != LOOPBACK_INTERFACE and self.source and self.source.is_loopback:
             raise _Ended(Became.DROPPED, None, STRAYED)  # __mkroute_output, before anything is sent
         return goes
+
+    def way_of_the_unbound(self, flow: Flow) -> Way | None:
+        """Where they send what has no source address yet, which is chosen on the way."""
+        is_v4 = flow.family is Family.V4
+        way = self.routed(flow.but(source=address_of_family(flow.family, 0)), is_final=is_v4)
+        if way is None:
+            return None
+        if way.is_refused or (way.by is None and not is_v4):
+            self.source = self.source_of_any()
+        else:
+            self.source = self.source_by(way)
+            if not is_v4 or self.is_lent(way):
+                return way
+        return self.routed(flow.but(source=self.source))
 
     def source_of_any(self) -> Address | None:
         """The source that IPv6 chooses without a route: among the addresses of all interfaces, by RFC 6724."""
