@@ -67,8 +67,15 @@ class PickUp(Value):
                 if state == ESTABLISHED or flow.family not in self.running
             }
             refused = ctnetlink.write_down(found.items()) if found else {}
-            if refused.pop(errno.EEXIST, None):
-                refused |= self.corrected(found, {socket.sends for socket in ends if not socket.is_left})
+            in_book = refused.pop(errno.EEXIST, [])
+            written = found.keys() - set(in_book)
+            if in_book:
+                anew = self.forgotten(found, {socket.sends for socket in ends if not socket.is_left})
+                refused |= ctnetlink.write_down((flow, found[flow]) for flow in anew)
+                written |= anew
+                refused.pop(errno.EEXIST, None)
+            ended = over(written)
+            ctnetlink.forget(ended)
         except OSError as error:
             log.warn(f"connections that are open may be reset: conntrack cannot be told of them: {error.strerror}")
             return
@@ -78,19 +85,17 @@ class PickUp(Value):
                 f"{len(flows)} open connections may be reset, because conntrack cannot be told of them "
                 f"({os.strerror(number)}): {some}"
             )
-        if found:
-            log.info(f"{len(found)} connections that are open go on as they are")
+        if going_on := len(found) - len(ended):
+            log.info(f"{going_on} connections that are open go on as they are")
 
-    def corrected(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> dict[int, list[Flow]]:
-        """Forget what conntrack has kept from a capture that is over, and write down those connections anew."""
+    def forgotten(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> set[Flow]:
+        """Forget what conntrack has kept from a capture that is over; those connections of it that are to be written
+        down anew."""
         here = {address.ip for address in rtnetlink.addresses()}
         begun = {flow for flow, state in found.items() if state != SYN_SENT}
         outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, begun, sends, here)]
         ctnetlink.forget(outdated)
-        anew = [*outdated, *(flow.answered() for flow in outdated)]
-        refused = ctnetlink.write_down((flow, found[flow]) for flow in anew if flow in found)
-        refused.pop(errno.EEXIST, None)
-        return refused
+        return {flow for one in outdated for flow in (one, one.answered()) if flow in found}
 
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """The kernel answered the request itself."""
@@ -116,6 +121,16 @@ def all_sockets() -> list[Socket]:
             if number == TCP or not messages.is_absence(error):
                 raise  # without udp_diag there is still TCP
     return found
+
+
+def over(written: AbstractSet[Flow]) -> list[Flow]:
+    """Those of these connections that have ended by now.
+
+    One that was reset between the look at its socket and the entry left nobody behind who could end the entry. It would
+    stay for five days, and what is called next from its port would go out by it, past the proxy.
+    """
+    alive = {socket.sends for socket in all_sockets()} if written else set()
+    return [flow for flow in written if not {flow, flow.answered()} & alive]
 
 
 def open_among(ends: Sequence[Socket], families: Sequence[Family]) -> Iterator[tuple[Flow, int]]:

@@ -8,12 +8,18 @@ import json
 import os
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from capture.log import Log
 from capture.netlink import ctnetlink
+from capture.steps import pickup
+from capture.steps.pickup import all_sockets
+from rules.netfilter.values import Family
 from tests.conftest import every_backend
 from tests.netns.test_convergence import NAMESERVERS, SETTINGS
 from tests.rig import ADDRESSES, APP, OUTSIDE, PROXY, Pod, entered
@@ -24,9 +30,10 @@ from tests.rig.traffic import open_socket
 from tests.rig.waiting import until
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from rules.connections.flow import Socket
 
 EACH_WAY = 50
 
@@ -136,6 +143,38 @@ def test_what_conntrack_has_forgotten_of_a_connection_that_is_over_stays_forgott
             with entered(pod.inside):
                 known = {entry.began.source_port for entry in ctnetlink.entries()}
             assert known & {41000, 41001} == {41001}
+
+
+@pytest.mark.parametrize("who", ["caller", "taker"])
+def test_what_is_reset_between_the_look_and_the_entry_leaves_none(
+    pod: Pod, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would end that entry, and for days the next connection from that port would go past the proxy."""
+    ports = {"over": 41000, "lasting": 41001}
+    with server(pod.outside, 80) as out:
+        over, lasting = (
+            dialled(pod.inside, ("1.1.1.1", 80), out, uid=APP, source=(ADDRESSES[4], port)) for port in ports.values()
+        )
+        with over, lasting:
+
+            def looked() -> list[Socket]:
+                found = all_sockets()
+                end = getattr(over, who)
+                if end.fileno() >= 0:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.close()  # at once, and with a reset
+                    other = over.taker if who == "caller" else over.caller
+                    with pytest.raises(ConnectionResetError):
+                        other.recv(1)
+                return found
+
+            monkeypatch.setattr(pickup, "all_sockets", looked)
+            with entered(pod.inside):
+                pickup.PickUp((Family.V4,)).do(Log())
+                known = {entry.began.source_port for entry in ctnetlink.entries()}
+            assert known & set(ports.values()) == {ports["lasting"]}
+            pod.applied("-u", "1337")
+            assert broken([lasting]) == []
 
 
 def test_udp_that_is_refused_from_now_on_goes_on_where_it_was_going(pod: Pod) -> None:
