@@ -239,5 +239,5 @@ def refuse_another_mesh(live: Live, *, take_over: bool) -> None:
         raise OtherMesh(
             f"the {what} of another mesh are here ({', '.join(found)}); nothing was touched",
             details=[(mesh, ", ".join(chains)) for mesh, chains in found.items()],
-            hint="--take-over removes them in the commit that brings ours; or keep that mesh out of this pod",
+            hint="--take-over removes them without a gap as ours come; or keep that mesh out of this pod",
         )

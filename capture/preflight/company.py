@@ -105,7 +105,7 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
             found.setdefault(mesh, []).append(chain)
     refused = here.planned is not NOTHING and not here.settings.take_over
     for mesh, chains in found.items():
-        remedy = "--take-over removes them in the commit that brings ours; or keep that mesh out of this pod"
+        remedy = "--take-over removes them without a gap as ours come; or keep that mesh out of this pod"
         yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, remedy)
     for mesh, tables in tables_by_mesh(live.table_names()).items():
         remedy = "--take-over removes them in the transaction that brings ours; or keep that mesh out of this pod"

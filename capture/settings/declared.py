@@ -319,7 +319,7 @@ class Settings:
         "--take-over",
         ours=True,
         about="Where the chains of another mesh are (Kuma, Linkerd, Consul, Open Service Mesh, Istio's ambient mode), "
-        "or the tables in which Istio or Consul capture with nftables: remove them in the commit that brings ours. "
+        "or the tables in which Istio or Consul capture with nftables: remove them without a gap as ours come. "
         "Without it a run is refused there.",
     )
     precedence: str = setting(

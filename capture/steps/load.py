@@ -43,13 +43,10 @@ class Load:
         """Our tables as nft lists them, as they were."""
         self.may_be_done = False
         """Whether the kernel may have it: a transaction that was refused has changed nothing."""
-        self.also: DeleteTables | None = None
-        """Tables of another mesh that go in the same transaction."""
 
     @property
     def text(self) -> str:
-        also = self.also.text if self.also else ""
-        return also + "".join(f"{line}\n" for line, _, _ in self.lines)
+        return "".join(f"{line}\n" for line, _, _ in self.lines)
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -67,8 +64,6 @@ class Load:
             restore.family: listed(restore.tool) for restore in self.restores if restore.family in self.there
         }
         program = self.tool.command("")
-        if self.also:
-            self.also.remember()
         self.may_be_done = True
         done = run(program, "-f", "-", text=self.text)
         if done.status:
@@ -89,7 +84,6 @@ class Load:
         for restore in self.restores:
             table = f"{NAME[restore.family]} {NATIVE_TABLE}"
             parts.append(f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}")
-        parts += [self.also.before] if self.also else []
         done = run(self.tool.command(""), "-f", "-", text="".join(parts))
         if done.status:
             from capture.iptables.diagnosis import complaint
@@ -100,19 +94,16 @@ class Load:
 
 
 def with_tables_gone(doing: list[Act], tables: Sequence[str]) -> list[Act]:
-    """The same acts, and these tables of another mesh gone: in the transaction of our own tables, else behind it all.
+    """The same acts, and these tables of another mesh gone, when what is ours has been there for a grace period.
 
-    So long both capture, and one of the two proxies gets what is sent.
+    In one commit a packet could be past our chain before it and at theirs after it: of two chains at one place the
+    newer is asked first (nf_hook_entries_grow of net/netfilter/core.c). So long both capture, and one of the two
+    proxies gets what is sent.
     """
     if not tables:
         return doing
-    gone = DeleteTables(tables)
-    load = next((act for act in reversed(doing) if isinstance(act, Load)), None)
-    if load:
-        load.also = gone
-        return doing
     at = next((at for at, act in enumerate(doing) if isinstance(act, TakeAway)), len(doing))
-    return [*doing[:at], *([LetPacketsPass(Family.V4)] if at else []), gone, *doing[at:]]
+    return [*doing[:at], *([LetPacketsPass(Family.V4)] if at else []), DeleteTables(tables), *doing[at:]]
 
 
 def listed(tool: Iptables) -> str:
