@@ -13,9 +13,9 @@ from rules.journeys.journeys import Journeys, packet_of, universe
 from rules.netfilter.fields import DESTINATION, SOURCE, OfType
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import Dst, Native, Proto
-from rules.netfilter.rulesets import Rule, Ruleset, TableRules
+from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.spans import common
-from rules.netfilter.targets import Dnat, Jump, Redirect
+from rules.netfilter.targets import Dnat, Redirect
 from rules.netfilter.values import Family
 from rules.packets.trace import Became
 from rules.plan.intent import Intent
@@ -65,20 +65,6 @@ TYPES = tuple(
     for negated in (False, True)
     for by_fib, with_mark in ((False, False), (True, False), (True, True))
 )
-
-
-def without_loops(table: TableRules) -> TableRules:
-    """The kernel refuses chains that lead back to themselves: those of others lead to later ones only."""
-    names = strategies.FOREIGN_CHAINS
-
-    def is_possible(chain: str, rule: Rule) -> bool:
-        to = rule.target.chain if isinstance(rule.target, Jump) else str(rule.target).partition("-g ")[2].rstrip("')")
-        return chain not in names or to not in names or names.index(to) > names.index(chain)
-
-    blocks = (
-        block.but(rules=tuple(rule for rule in block.rules if is_possible(block.chain, rule))) for block in table.blocks
-    )
-    return table.but(blocks=tuple(blocks))
 
 
 class Chooser:
@@ -238,7 +224,7 @@ def test_boxes_tell_of_rules_of_others_what_the_simulator_tells(
     data: st.DataObject, intent: Intent, family: Family, seed: int
 ) -> None:
     """Beside ours, in tables of iptables and native ones, dormant ones, and ip rules."""
-    live = Ruleset(family, tuple(without_loops(data.draw(strategies.live_tables(name, family))) for name in TABLES))
+    live = Ruleset(family, tuple(data.draw(strategies.possible_tables(name, family)) for name in TABLES))
     planned = plan(intent)
     host = host_of(planned, data.draw(ip_rules(family)), family, data.draw(st.sampled_from((0, 0, 150))))
     held = (live, *(planned.rulesets if data.draw(st.booleans()) else ()))
@@ -311,7 +297,7 @@ def test_what_escapes_beside_rules_of_others_is_what_the_simulator_does_not_capt
     """The same in tables that others share with us, beside native ones and ip rules; but for what cannot be told."""
     chance = Random(seed)  # packets are no secrets
     planned = plan(intent)
-    live = Ruleset(family, tuple(without_loops(data.draw(strategies.live_tables(name, family))) for name in TABLES))
+    live = Ruleset(family, tuple(data.draw(strategies.possible_tables(name, family)) for name in TABLES))
     held, tables = (live, *planned.rulesets), data.draw(natives(family))
     host = host_of(planned, data.draw(ip_rules(family)), family, data.draw(st.sampled_from((0, 0, 150))))
     told = escapes([("", each) for each in held], family, host, tables)
