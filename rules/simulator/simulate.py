@@ -74,6 +74,10 @@ if TYPE_CHECKING:
     from rules.routing.policy import Way
 
     Address: TypeAlias = IPv4Address | IPv6Address
+    Ended: TypeAlias = tuple[Trace, list[Step | str]]
+    """What became of a packet on one way, and what left a choice on it: rules, or something in words."""
+    Walked: TypeAlias = tuple[list[Ended], bool]
+    """The ways that were walked, and whether those are all."""
 
 
 EPHEMERAL: Span = (32768, 61000)
@@ -111,13 +115,49 @@ def simulate(
     given), rulesets before native tables.
     """
     of_family = tuple(ruleset for ruleset in rulesets if ruleset.family is packet.family)
-    first = None
-    if packet.state == ESTABLISHED and not packet.answers:
-        first = simulate(of_family, packet.but(state=NEW), host, natives, order)
+    ended, is_complete = walked(of_family, packet, host, natives, order)
+    return judged(ended, is_complete=is_complete)
+
+
+def walked(
+    rulesets: Sequence[Ruleset], packet: Packet, host: Host, natives: Sequence[NativeTable], order: Sequence[int]
+) -> Walked:
+    """Every way that it could go.
+
+    A later packet of a connection goes on from each way that the first one could have gone: what that is sent to and
+    what the connection remembers is all that it has of it, and the rules may have another verdict for it.
+    """
+    if packet.state != ESTABLISHED or packet.answers:
+        return walked_after(None, rulesets, packet, host, natives, order)
+    firsts, is_complete = walked(rulesets, packet.but(state=NEW), host, natives, order)
+    begun: dict[tuple[object, ...], Ended] = {}
+    for first, doubts in firsts:
+        end = (first.became, first.address, first.port, first.one_of)
+        begun.setdefault((*end, first.remembered, first.bound, first.translated), (first, doubts))
+    ended: list[Ended] = []
+    for first, doubts in begun.values():
         if first.became is Became.DEPENDS:
-            return first.but(packet=packet)
-    rules = prepared(of_family, natives, order)
-    ended: list[tuple[Trace, list[Step | str]]] = []
+            ended.append((first.but(packet=packet), doubts))
+            continue
+        following, are_all = walked_after(first, rulesets, packet, host, natives, order)
+        ended += [(trace, [*doubts, *more]) for trace, more in following]
+        is_complete = is_complete and are_all
+        if len(ended) > MOST_WORLDS:
+            return ended, False
+    return ended, is_complete
+
+
+def walked_after(
+    first: Trace | None,
+    rulesets: Sequence[Ruleset],
+    packet: Packet,
+    host: Host,
+    natives: Sequence[NativeTable],
+    order: Sequence[int],
+) -> Walked:
+    """The same behind this first packet of its connection, if it is a later one."""
+    rules = prepared(rulesets, natives, order)
+    ended: list[Ended] = []
     waiting: list[tuple[int, ...]] = [()]
     while waiting:
         choices = waiting.pop()
@@ -125,13 +165,13 @@ def simulate(
         trace = walk.ended()
         is_first = packet.state == NEW and not packet.answers and not packet.is_later
         if is_first and trace.bound and trace.address and walk.zoned and not is_ours(walk.zoned):
-            answers = simulate(of_family, answer_to(trace, host), host, natives, order)
+            answers = simulate(rulesets, answer_to(trace, host), host, natives, order)
             if answers.zone != trace.zone:
                 why = f"its answers are in zone {answers.zone} of conntrack, where nobody knows its connection"
                 trace = trace.but(became=Became.DROPPED, address=None, port=None, decided=walk.zoned, reason=why)
         if is_first and walk.untracked and trace.address and packet.protocol == "tcp":
             # Conntrack takes what follows of the answers for the middle of a new connection (nf_conntrack_tcp_loose).
-            answers = simulate(of_family, answer_to(trace, host).but(answers=None, is_later=True), host, natives, order)
+            answers = simulate(rulesets, answer_to(trace, host).but(answers=None, is_later=True), host, natives, order)
             if answers.bound:
                 trace = trace.but(hindered=f"but its answers are {verdict(answers)}, so it fails")
         ended.append((trace, [step for step, _ in walk.chosen]))
@@ -143,7 +183,7 @@ def simulate(
         ]
         if len(ended) + len(waiting) > MOST_WORLDS:
             break
-    return judged(ended, complete=not waiting)
+    return ended, not waiting
 
 
 def answer_to(trace: Trace, host: Host) -> Packet:
@@ -164,20 +204,20 @@ def answer_to(trace: Trace, host: Host) -> Packet:
     )
 
 
-def judged(ended: list[tuple[Trace, list[Step | str]]], *, complete: bool) -> Trace:
+def judged(ended: Sequence[Ended], *, is_complete: bool) -> Trace:
     """One answer of all ways that were walked: the same for all of them, or that it depends."""
     kinds: dict[tuple[Became, Address | None, int | None, str], Trace] = {}
     for trace, _ in ended:
         kinds.setdefault((trace.became, trace.address, trace.port, trace.one_of), trace)
     plainest, _ = ended[0]
-    if complete and len(kinds) == 1 and plainest.became is not Became.DEPENDS:
+    if is_complete and len(kinds) == 1 and plainest.became is not Became.DEPENDS:
         return plainest
     doubts = dict.fromkeys(doubt for trace, unknown in ended for doubt in (*unknown, *trace.depends_on))
     return in_doubt(
         plainest,
         " and ".join(doubt for doubt in doubts if isinstance(doubt, str)),
         tuple(doubt for doubt in doubts if not isinstance(doubt, str)),
-        tuple(kinds.values()),
+        tuple(kinds.values()) if is_complete else (*kinds.values(), in_doubt(plainest, "", (), ())),
     )
 
 

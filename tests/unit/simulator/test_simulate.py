@@ -317,6 +317,30 @@ def test_later_packets_go_where_the_first_one_went() -> None:
     assert not [step for step in later.steps if step.table == "nat"]
 
 
+def test_later_packets_are_asked_where_it_depends_on_a_rule_where_the_first_one_went() -> None:
+    """Whatever that rule says, what is asked about connections that there are already has its own answer."""
+    maybe = f"*nat\n-A OUTPUT -p tcp {RANDOM} -j REDIRECT --to-ports 7\nCOMMIT\n"
+    dropped = "*filter\n-A OUTPUT -m conntrack --ctstate ESTABLISHED -j DROP\nCOMMIT\n"
+    later = OUT.but(state=ESTABLISHED)
+    assert followed(f"{maybe}{dropped}").became is Became.DEPENDS
+    assert followed(f"{maybe}{dropped}", later).became is Became.DROPPED
+    found = followed(maybe, later)
+    assert {(way.became, way.port) for way in found.ways} == {(Became.REDIRECTED, 7), (Became.BYPASSED, 80)}
+    assert places(found.depends_on) == [("OUTPUT", 1)]
+    # What the first one was dropped by never saw the connections that there were before: nat is not asked again.
+    gone = followed(f"*nat\n-A OUTPUT -p tcp {RANDOM} -j DROP\nCOMMIT\n", later)
+    assert (gone.became, gone.port) == (Became.BYPASSED, 80)
+
+
+def test_later_packets_have_what_their_connection_may_remember() -> None:
+    """Also where that makes no difference to the first one."""
+    marks = f"*mangle\n-A OUTPUT -m conntrack --ctstate NEW {RANDOM} -j CONNMARK --set-mark 5\nCOMMIT\n"
+    dropped = "*filter\n-A OUTPUT -m conntrack --ctstate ESTABLISHED -m connmark --mark 5 -j DROP\nCOMMIT\n"
+    assert followed(f"{marks}{dropped}").became is Became.BYPASSED
+    later = followed(f"{marks}{dropped}", OUT.but(state=ESTABLISHED))
+    assert (later.became, {way.became for way in later.ways}) == (Became.DEPENDS, {Became.DROPPED, Became.BYPASSED})
+
+
 def test_an_answer_is_never_captured() -> None:
     """What an application answers to a client outside."""
     answer = OUT.but(destination=CLIENT, port=40000, source_port=80, state=ESTABLISHED, answers=(POD, 80))
@@ -358,10 +382,12 @@ def test_a_rule_whose_other_matches_fail_need_not_be_asked() -> None:
 
 
 def test_too_many_rules_that_cannot_be_asked_are_not_guessed() -> None:
-    """Even where they would make no difference."""
+    """Even where they would make no difference; nor is it said that the ways that were walked are all."""
     count = MOST_WORLDS.bit_length()
     text = "".join(f"-A OUTPUT -m length --length {at} -j C\n" for at in range(1, count + 3))
-    assert nat(*text.splitlines(), "-A C -p tcp -j REDIRECT --to-ports 7").became is Became.DEPENDS
+    trace = nat(*text.splitlines(), "-A OUTPUT -p tcp -j REDIRECT --to-ports 7")
+    assert trace.became is Became.DEPENDS
+    assert {way.became for way in trace.ways} == {Became.REDIRECTED, Became.DEPENDS}
 
 
 def test_a_limit_matters_only_to_a_rule_that_decides() -> None:
