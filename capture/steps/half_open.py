@@ -40,9 +40,7 @@ class ForgetHalfOpen(Value):
         """What cannot be forgotten is said, and no failure: a capture is worth more than a connection."""
         try:
             here = {address.ip for address in rtnetlink.addresses()}
-            half_open = [it.began for it in ctnetlink.entries() if is_half_open(it, here, self.families)]
-            if half_open:
-                ctnetlink.forget(half_open)
+            ctnetlink.forget([it.began for it in ctnetlink.entries() if is_half_open(it, here, self.families)])
         except OSError as error:
             log.warn(
                 "an inbound connection that TPROXY's listener had no room for may reach the application: "

@@ -66,7 +66,7 @@ class PickUp(Value):
                 for flow, state in open_among(ends, self.families)
                 if state == ESTABLISHED or flow.family not in self.running
             }
-            refused = ctnetlink.write_down(found.items()) if found else {}
+            refused = ctnetlink.write_down(found.items())
             in_book = refused.pop(errno.EEXIST, [])
             written = found.keys() - set(in_book)
             if in_book:
