@@ -154,16 +154,17 @@ foreign_texts = st.sampled_from(
         "-m statistic --mode random --probability 0.50000000000",
     )
 )
+MASQUERADE, REDIRECTED = t.ForeignTarget("-j MASQUERADE"), t.Redirect(9999)
 foreign_targets = st.sampled_from(
     (
-        t.ForeignTarget("-j MASQUERADE"),
+        MASQUERADE,
         t.ForeignTarget("-g OTHERS"),
         t.ForeignTarget(""),
         t.ForeignTarget('-j LOG --log-prefix "who: "'),
         t.Accept(),
         t.Return(),
         t.Drop(),
-        t.Redirect(9999),
+        REDIRECTED,
     )
 )
 
@@ -234,23 +235,33 @@ def live_tables(draw: st.DrawFn, table: str, family: Family) -> TableRules:
     return table_of(table, chains)
 
 
-def without_loops(table: TableRules) -> TableRules:
-    """The kernel refuses chains that lead back to themselves: those of others lead to later ones only."""
+def is_possible(table: str, chain: str, rule: Rule) -> bool:
+    """Whether the kernel takes it: no chain of others leads back to itself, and NAT is done in its places only
+    (`hooks` of masquerade_tg_reg and redirect_tg_reg in net/netfilter)."""
     names = FOREIGN_CHAINS
-
-    def is_possible(chain: str, rule: Rule) -> bool:
-        to = rule.target.chain if isinstance(rule.target, t.Jump) else str(rule.target).partition("-g ")[2].rstrip("')")
-        return chain not in names or to not in names or names.index(to) > names.index(chain)
-
-    blocks = (
-        block.but(rules=tuple(rule for rule in block.rules if is_possible(block.chain, rule))) for block in table.blocks
-    )
-    return table.but(blocks=tuple(blocks))
+    to = rule.target.chain if isinstance(rule.target, t.Jump) else str(rule.target).partition("-g ")[2].rstrip("')")
+    if rule.target == MASQUERADE:
+        return (table, chain) == ("nat", "POSTROUTING")
+    is_for_source = table == "nat" and chain in ("INPUT", "POSTROUTING")
+    if rule.target == REDIRECTED:
+        return table == "nat" and not is_for_source
+    if to in names:  # where a rule may redirect
+        return not is_for_source and (chain not in names or names.index(to) > names.index(chain))
+    return True
 
 
 def possible_tables(table: str, family: Family) -> st.SearchStrategy[TableRules]:
-    """The same without loops, for whoever sends packets through it."""
-    return live_tables(table, family).map(without_loops)
+    """The same as the kernel takes it, for whoever sends packets through it."""
+    return live_tables(table, family).map(as_the_kernel_takes_it)
+
+
+def as_the_kernel_takes_it(table: TableRules) -> TableRules:
+    """The table without the rules that it refuses."""
+    blocks = (
+        block.but(rules=tuple(rule for rule in block.rules if is_possible(table.table, block.chain, rule)))
+        for block in table.blocks
+    )
+    return table.but(blocks=tuple(blocks))
 
 
 def table_of(table: str, chains: dict[str, Sequence[Rule]] | dict[str, list[Rule]]) -> TableRules:

@@ -203,7 +203,10 @@ def natives(draw: st.DrawFn, family: Family) -> tuple[NativeTable, ...]:
                 rules = tuple(rule.but(matches=(*rule.matches, Native((asked,), "fib"))) for rule in rules)
             name = f"base{at}"
             bases.append(BaseChain("ip", f"t{number}", name, kind, hook, draw(st.sampled_from(PRIORITIES)), handle=at))
-            chains.append((name, tuple(rule for rule in rules if type(rule.target).__name__ != "Jump")))
+            # What the kernel takes in the table nat of iptables it takes here.
+            of = "nat" if kind == "nat" else "filter"
+            rules = tuple(rule for rule in rules if type(rule.target).__name__ != "Jump")
+            chains.append((name, tuple(rule for rule in rules if strategies.is_possible(of, hook, rule))))
         is_dormant = draw(st.booleans()) and draw(st.booleans())
         tables.append(NativeTable("inet", f"t{number}", is_dormant, tuple(bases), tuple(chains)))
     return tuple(tables)
