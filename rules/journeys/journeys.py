@@ -714,7 +714,7 @@ class Journeys:
         self, by: tuple[Spot, Spot], does: e.Bind, now: Now, boxes: list[Box], hook: str
     ) -> Iterator[tuple[Now, list[Box]]]:
         """Send their connection to one of these ends."""
-        spot, through = by
+        spot, _ = by
         now = now.but(bound=spot, destination_decided=True).with_field(f.REWRITTEN, one(f.DNAT))
         for here, those in self.redirected_to(hook, now, boxes) if does.is_here else [((), boxes)]:
             if does.is_here and not here:
@@ -731,19 +731,24 @@ class Journeys:
             its = now
             if addresses or here:
                 its = its.with_field(f.DESTINATION, united(addresses, here if own_address else ()))
-            if ports and not own_ports:
-                its = its.with_field(f.DPORT, ports)
             is_one = len(does.ends) == 1 and all(not it or single(it) for it in (addresses, ports))
             its = its if is_one else its.but(depends=True)
-            if not its.handed and self.is_over(its):  # what a transparent listener has stays with it
-                if its.let_go and its.let_go[1].is_ours and not spot.is_ours:
-                    # Ours let them go already: who takes them then is not asked.
-                    _, let_go, depended = its.let_go
-                    self.end(its.but(depends=depended), those, Became.BYPASSED, let_go)
-                    continue
-                self.end(its, those, self.of_bound(spot), spot if spot.is_ours else through)
-                continue
-            yield from self.routed_anew(now, its, those, hook)
+            for at_port, some in with_port(its, those, () if own_ports else ports):
+                yield from self.bound(by, now, at_port, some, hook)
+
+    def bound(
+        self, by: tuple[Spot, Spot], was: Now, now: Now, boxes: list[Box], hook: str
+    ) -> Iterator[tuple[Now, list[Box]]]:
+        """They have their new destination: those of which more is to be known go on."""
+        spot, through = by
+        if now.handed or not self.is_over(now):  # what a transparent listener has stays with it
+            yield from self.routed_anew(was, now, boxes, hook)
+        elif now.let_go and now.let_go[1].is_ours and not spot.is_ours:
+            # Ours let them go already: who takes them then is not asked.
+            _, let_go, depended = now.let_go
+            self.end(now.but(depends=depended), boxes, Became.BYPASSED, let_go)
+        else:
+            self.end(now, boxes, self.of_bound(spot), spot if spot.is_ours else through)
 
     def routed_anew(self, was: Now, now: Now, boxes: list[Box], hook: str) -> Iterator[tuple[Now, list[Box]]]:
         """Those of them that NAT sent to another address than they had; the others go on as they are
@@ -1122,6 +1127,19 @@ def add(flow: Flow, now: Now, boxes: list[Box]) -> None:
 def add_all(flow: Flow, more: Flow) -> None:
     for now, boxes in more.items():
         add(flow, now, boxes)
+
+
+def with_port(now: Now, boxes: list[Box], ports: Span) -> Iterator[tuple[Now, list[Box]]]:
+    """The same with one of these ports, those of a protocol that has any."""
+    if not ports:
+        yield now, boxes
+        return
+    for to, some in (
+        (now.with_field(f.DPORT, ports), [box for box in boxes if box[f.DPORT]]),
+        (now, [box for box in boxes if not box[f.DPORT]]),
+    ):
+        if some:
+            yield to, some
 
 
 def remarked(now: Now, does: e.Remark) -> Now:

@@ -151,6 +151,21 @@ def test_what_is_redirected_on_its_way_in_gets_an_address_of_its_own_scope(to: s
     assert {end.became for end in arriving} == {Became.DROPPED}
 
 
+@pytest.mark.parametrize(("protocol", "outcome"), [("tcp", Became.DROPPED), ("icmp", Became.REDIRECTED)])
+def test_what_has_no_ports_gets_none_from_a_redirection(protocol: str, outcome: Became) -> None:
+    """A rule that asks for the new port is not met by it (`dnat to` without a protocol, as netlink takes it)."""
+    bases = (
+        BaseChain("ip", "theirs", "first", "nat", "OUTPUT", -100, handle=1),
+        BaseChain("ip", "theirs", "then", "filter", "INPUT", 0, handle=2),
+    )
+    chains = (("first", (Rule((), Redirect(15006)),)), ("then", (Rule((DPort(Ports(15006, 15006)),), Drop()),)))
+    journeys = Journeys((), V4, HOST, (NativeTable("ip", "theirs", False, bases, chains),))
+    ends = journeys.ends(journeys.started(universe(V4, HOST, passing=False)))
+    sent = [end for end in ends if end.now.direction is Direction.OUT]
+    number = one(PROTOCOLS[protocol])
+    assert {end.became for end in sent if any(meet(box[PROTOCOL], number) for box in end.boxes)} == {outcome}
+
+
 def asked_of(box: Box, to: str) -> bool:
     """Whether TCP to this address is in the box, as it was sent."""
     return meet(box[PROTOCOL], TCP) and meet(box[DESTINATION], one(int(ip_address(to))))
