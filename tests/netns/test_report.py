@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.support.archive import contents
-from capture.support.gathered import PROGRAMS, Thing, asked, of_netfilter
+from capture.support.gathered import PROGRAMS, Thing, asked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,13 +88,3 @@ def test_why_a_thing_is_missing_is_part_of_the_list(error: OSError, said: str) -
     lines = contents([Thing("a", "about it", "text"), asked("b", "about that", tell)])
     assert "  a        4 B  about it" in lines
     assert f"  b  {said}" in lines
-
-
-def test_of_the_kernels_log_only_what_concerns_netfilter() -> None:
-    """The last of it, if it is much."""
-    assert (
-        of_netfilter("usb 1: new\nnf_conntrack: table full\nx_tables: bad\n")
-        == "nf_conntrack: table full\nx_tables: bad\n"
-    )
-    assert of_netfilter("usb") == "none\n"
-    assert len(of_netfilter("nft\n" * 9999).splitlines()) == 500

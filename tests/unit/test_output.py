@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from capture.errors import CaptureError, OutputLost, in_words
 from capture.log import Log
-from capture.output import Output, json_text
+from capture.output import Output, colour, json_text
 from capture.text import ESC, one_line, spelled_out
 
 if TYPE_CHECKING:
@@ -66,6 +66,19 @@ def written(
     output.in_colour, output.is_terminal = in_colour, terminal
     assert output.write(text) == len(text)
     return os.read(pipe[0], 1 << 16)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("wanted", "after"), [("auto", None), ("never", False), ("always", True)])
+def test_colours_are_as_wanted(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, wanted: str, *, after: bool | None, before: bool
+) -> None:
+    """With `auto` as the stream has found them to be of use. One that is not ours has none to switch."""
+    output = Output(pipe[1], "utf-8", must_be_heard=True)
+    output.in_colour = before
+    monkeypatch.setattr(sys, "stdout", output)
+    colour(wanted)
+    assert output.in_colour is (before if after is None else after)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

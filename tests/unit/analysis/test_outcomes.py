@@ -46,6 +46,7 @@ def never(*rules: str, hook: str = HOOK, family: Family = Family.V4) -> list[tup
         (["-i eth0 -j DROP"], [("A", 1, ())]),
         (["-m conntrack --ctstate NEW,ESTABLISHED -j RETURN", "-m conntrack --ctstate NEW -j DROP"], [("A", 2, (1,))]),
         (["-m conntrack --ctstate NEW,SNAT -j RETURN", "-m conntrack --ctstate NEW -j DROP"], []),
+        (["-m conntrack ! --ctstate SNAT -j RETURN", "-j DROP"], []),
         (["-j MARK --set-xmark 0x1/0xffffffff", "-m mark --mark 0x2 -j DROP"], [("A", 2, ())]),
         (
             [

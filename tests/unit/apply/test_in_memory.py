@@ -20,6 +20,7 @@ from capture.commands.base import main
 from capture.errors import DIFFERS, DONE, FAILED, NOTHING_HERE, CaptureError
 from capture.host.place import Process
 from capture.iptables.iptables import LEGACY, NFT
+from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
 from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
 from capture.netlink import messages
@@ -319,6 +320,18 @@ def test_clean_says_of_legacy_tables_only_that_it_may_not_see_them(kernel: Memor
     assert [(it["where"], it["what"]) for it in answer["left"] if it["where"] == "legacy"] == (
         [("legacy", "tables, if there are any")] if unreadable else []
     )
+
+
+@pytest.mark.parametrize("may_be_read", [True, False])
+def test_clean_says_nothing_of_a_timeout_that_it_may_not_read(kernel: Memory, *, may_be_read: bool) -> None:
+    """As where /proc is not mounted; it cleans all the same. One that can be read and was changed is named as left."""
+    assert run(*PLAIN) == DONE
+    kernel.sysctls[CLOSE_WAIT_FILE] = "30"
+    kernel.unreadable = set() if may_be_read else {CLOSE_WAIT_FILE}
+    answer = command("clean", "--output", "json")
+    assert answer.exit_code == DONE
+    left = [it["what"] for it in json.loads(answer.stdout)["left"] if it["where"] == "conntrack"]
+    assert left == ([f"{CLOSE_WAIT} = 30"] if may_be_read else [])
 
 
 def test_clean_tells_what_it_left_and_says_no_more_in_the_log(

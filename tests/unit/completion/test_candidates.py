@@ -38,6 +38,8 @@ def test_a_command_offers_what_it_takes_and_no_more() -> None:
         (["--ipv6=r"], ["--ipv6=reject"]),
         (["-m", "T"], ["TPROXY"]),
         (["--dry-run=t"], ["--dry-run=true"]),
+        (["--dry-run", ""], []),
+        (["--dry-run", "--redirect-d"], ["--redirect-dns"]),
         (["-p", ""], []),
         (["trace", "--state", "e"], ["established"]),
         (["trace", "--live", ""], []),

@@ -164,6 +164,17 @@ def test_a_child_that_cannot_answer_is_told(
         tables_of("ipv4")
 
 
+@pytest.mark.parametrize(
+    ("complaint", "told"), [("Traceback\npermission denied\n", "permission denied"), ("", "nothing")]
+)
+def test_what_a_child_complained_of_is_told(kernel: Memory, complaint: str, told: str) -> None:
+    """Its last line, or that it said nothing."""
+    kernel.answers = lambda _: Completed(4, "", complaint)
+    with pytest.raises(LiveStateUnreadable) as refused:
+        tables_of("ipv4")
+    assert refused.value.details == (("it said", told),)
+
+
 def test_whom_libiptc_cannot_see_it_does_not_judge(kernel: Memory) -> None:
     """The nft backend, and legacy tables that only another user may list: asking would make them."""
     with pytest.raises(BackendUnusable, match="sees the legacy backend only"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rules.addresses import ip_address
-from rules.netfilter.matches import Proto
-from rules.netfilter.targets import Dnat, Redirect, Reject
+from rules.netfilter.matches import Not, OwnerGid, OwnerUid, Proto
+from rules.netfilter.targets import Dnat, Jump, Redirect, Reject
 from rules.netfilter.values import FILTER, NAT, Family
 from rules.plan.intent import Intent
-from rules.plan.names import ISTIO_OUTPUT, ISTIO_OUTPUT_DNS
+from rules.plan.names import ISTIO_IN_REDIRECT, ISTIO_OUTPUT, ISTIO_OUTPUT_DNS
 from rules.plan.plan import ruleset
 
 ADDRESSES = {Family.V4: ip_address("192.0.2.53"), Family.V6: ip_address("2001:db8::53")}
@@ -40,6 +40,22 @@ def test_a_family_without_a_resolver_of_its_own_is_sent_to_loopback(family: Fami
     )
     targets = {rule.target for rule in ruleset(intent, family).table(NAT).chains()[ISTIO_OUTPUT_DNS]}
     assert targets == {Redirect(15053)}
+
+
+@pytest.mark.parametrize(
+    ("uids", "gids"), [((1337, 1338), (1337,)), ((1337,), (1337, 1338))], ids=["two uids", "two gids"]
+)
+def test_of_several_owners_none_hides_the_calls_of_another_to_itself(
+    uids: tuple[int, ...], gids: tuple[int, ...]
+) -> None:
+    """The calls of all of them are captured before the one rule that lets everybody else go over lo."""
+    rules = ruleset(Intent(proxy_uid=uids, proxy_gid=gids), Family.V4).table(NAT).chains()[ISTIO_OUTPUT]
+    others = {*(Not(OwnerUid(uid)) for uid in uids), *(Not(OwnerGid(gid)) for gid in gids)}
+    captures = [at for at, rule in enumerate(rules) if rule.target == Jump(ISTIO_IN_REDIRECT)]
+    lets_others_go = [at for at, rule in enumerate(rules) if others & {*rule.matches}]
+    assert len(captures) == len(others)
+    assert len(lets_others_go) == 1
+    assert lets_others_go[0] > max(captures)
 
 
 def test_ipv6_that_is_refused_is_answered_in_both_protocols() -> None:

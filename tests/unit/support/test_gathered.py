@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.support.gathered import printed, processes, versions
+from capture.support.gathered import of_netfilter, printed, processes, versions
 
 
 def test_a_process_is_told_by_its_effective_user() -> None:
@@ -65,3 +65,13 @@ def test_processes_that_may_not_be_looked_at_are_counted(monkeypatch: pytest.Mon
     *lines, last = processes().splitlines()
     assert [line.split()[0] for line in lines] == [str(os.getpid())]
     assert last == "2 more may not be seen by this user"
+
+
+def test_of_the_kernels_log_only_what_concerns_netfilter() -> None:
+    """The last of it, if it is much."""
+    assert (
+        of_netfilter("usb 1: new\nnf_conntrack: table full\nx_tables: bad\n")
+        == "nf_conntrack: table full\nx_tables: bad\n"
+    )
+    assert of_netfilter("usb") == "none\n"
+    assert len(of_netfilter("nft\n" * 9999).splitlines()) == 500
