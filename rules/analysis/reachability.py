@@ -98,9 +98,9 @@ class Asked:
 
 
 class Walk:
-    """All packets, or some, sent through the built-in chains of one table."""
+    """All packets, or some, sent through the built-in chains of one table, or into one chain."""
 
-    def __init__(self, table: TableRules, family: Family, some: Iterable[Box] | None = None) -> None:
+    def __init__(self, table: TableRules, family: Family, some: Iterable[Box] | None = None, into: str = "") -> None:
         self.family = family
         self.asked = asked_by(table, family)
         self.chains = self.asked.chains
@@ -111,9 +111,9 @@ class Walk:
         """The chains that packets came to, and which."""
         self.exact = True
         self.outcomes: dict[str, dict[Outcome, list[Box]]] = {}
-        """For each built-in chain that has rules."""
+        """For each built-in chain that has rules, or for the one into which they are sent."""
         for chain in self.chains:
-            if table.is_built_in(chain):
+            if chain == into if into else table.is_built_in(chain):
                 self.decided = self.outcomes.setdefault(chain, {})
                 full = everything(family, chain)
                 boxes = [full] if some is None else [both for box in some if (both := overlap(box, full)) is not None]
@@ -153,10 +153,6 @@ class Walk:
         found = [(chain, at) for at in places]
         self.met.update(found)
         return found
-
-    def taking(self, chain: str, wanted: Box) -> list[tuple[int, Box]]:
-        """The rules of a chain, by their places, that take what they ask for, and ask for some of this."""
-        return sorted((at, box) for at, box in self.asked.taking(chain, wanted) if (chain, at) not in self.comes_back)
 
     def split(self, coming: list[Moving], box: Box | None) -> tuple[list[Moving], list[Moving]]:
         """Those that a rule asks for, and the others."""
@@ -398,29 +394,36 @@ def unmet(ruleset: Ruleset) -> Iterator[Unmet]:
             if chain not in walk.aside:
                 for at, rule in enumerate(rules):
                     if (chain, at) not in walk.met:
-                        yield Unmet(table.table, chain, at + 1, rule, takers(walk, chain, at))
+                        yield Unmet(table.table, chain, at + 1, rule, takers(table, walk, chain, at))
 
 
-def takers(walk: Walk, chain: str, at: int) -> tuple[int, ...]:
+def takers(table: TableRules, walk: Walk, chain: str, at: int) -> tuple[int, ...]:
     """The one rule before this one that takes all that it asks for; else those that take it together."""
     wanted, _ = box_of(walk.chains[chain][at].matches, walk.family)
     if wanted is None:
         return ()
     parts: dict[int, Box] = {}
-    for before, box in walk.taking(chain, wanted):
+    jumps: list[int] = []  # from which some packets come back, and others may not
+    for before, box in sorted(walk.asked.taking(chain, wanted)):
         if before >= at:
             break
         shared = overlap(wanted, box)
-        if shared == wanted:
+        some_come_back = (chain, before) in walk.comes_back
+        if shared == wanted and not some_come_back:
             return (before + 1,)
         if shared is not None and (chain, before) in walk.met:
-            parts[before + 1] = box
+            if some_come_back:
+                jumps.append(before + 1)
+            else:
+                parts[before + 1] = box
     came = [both for arrived in walk.entered[chain] if (both := overlap(arrived, wanted)) is not None]
     for position in list(parts) if len(parts) <= MOST_TAKERS else ():
         others = [box for other, box in parts.items() if other != position]
         if remainder(came, others, MOST_BOXES) == []:
             del parts[position]
-    return tuple(parts)
+    left = remainder(came, parts.values(), MOST_BOXES) if jumps else None
+    met = Walk(table, walk.family, left, into=chain).met if left else ()
+    return tuple(sorted([*parts, *(position for position in jumps if (chain, position - 1) in met)]))
 
 
 def decides(target: Target) -> bool:

@@ -91,7 +91,22 @@ def test_a_jump_takes_what_does_not_come_back() -> None:
     assert never("-p tcp -j B", "-p tcp -j DROP", "-A B -p tcp --dport 1 -j ACCEPT") == []
     assert never("-p tcp -j B", "-p tcp -j DROP", "-A B -j ACCEPT") == [("A", 2, (1,))]
     some = never("-p tcp -j B", "-p tcp --dport 1 -j DROP", "-p tcp -j ACCEPT", "-A B -p tcp --dport 1 -j ACCEPT")
-    assert some == [("A", 2, ())]
+    assert some == [("A", 2, (1,))]
+
+
+@pytest.mark.parametrize(
+    ("rules", "by"),
+    [
+        (["-p tcp --dport 5 -j B", "-p udp -j B", "-j B", "-p tcp --dport 3:5 -j DROP"], (1, 3)),
+        (["-p tcp --dport 5 -j RETURN", "-p tcp -j B", "-p tcp -j B", "-p tcp --dport 3:5 -j DROP"], (1, 2)),
+        (["-p tcp --dport 3 -j B", "-p tcp --dport 3:5 -j RETURN", "-p tcp --dport 5 -j DROP"], (2,)),
+    ],
+    ids=["the rest alone", "the first of two", "nothing is left"],
+)
+def test_who_takes_a_part_is_named_beside_the_jump_that_takes_the_rest(rules: list[str], by: tuple[int, ...]) -> None:
+    """Of jumps from which some packets come back, those that packets of this kind meet."""
+    found = never(*rules, "-A B -p tcp --dport 3:5 -j ACCEPT")
+    assert [it for it in found if it[:2] == ("A", len(rules))] == [("A", len(rules), by)]
 
 
 def test_what_does_not_come_to_a_chain_is_told_without_a_rule() -> None:
