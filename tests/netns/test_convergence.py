@@ -194,7 +194,8 @@ def interrupted(folder: Path, program: str, *, times: int) -> dict[str, str]:
     """An environment in which somebody else adds a rule, and a chain of our name, just before our restore runs."""
     real = next(f"{place}/{program}" for place in ("/usr/sbin", "/sbin") if os.path.exists(f"{place}/{program}"))
     backend = program.split("-")[1]
-    others = f"iptables-{backend} -t nat -A OUTPUT -d 192.0.2.$n -j ACCEPT; iptables-{backend} -t nat -N ISTIO_OUTPUT"
+    program_of_theirs = f"iptables-{backend} -w 30 -t nat"
+    others = f"{program_of_theirs} -A OUTPUT -d 192.0.2.$n -j ACCEPT; {program_of_theirs} -N ISTIO_OUTPUT"
     (folder / program).write_text(
         "#!/bin/sh\n"
         f"echo >> {folder}/runs; n=$(wc -l < {folder}/runs)\n"

@@ -282,7 +282,10 @@ def test_no_connection_fails_that_is_opened_while_the_first_rules_come(pod: Pod,
     pod.traffic.listen(pod.inside, [8080], where="pod", hosts=["0.0.0.0"])
     pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
     for _ in range(5):
-        clients = [Client(pod.inside, OUTSIDE[4], 80, APP), Client(pod.outside, ("10.244.0.5",), 8080)]
+        clients = [
+            Client(pod.inside, OUTSIDE[4], 80, APP, patience=20),  # of a machine that has much to do
+            Client(pod.outside, ("10.244.0.5",), 8080, patience=20),
+        ]
         with storm(pod.traffic, clients) as counted:
             pod.applied("-u", "1337", "-m", mode, f"--force-iptables-binary={backend}")
         pod.applied("--cleanup-only")
@@ -452,7 +455,7 @@ KEEPING_CONNTRACK = (
     "nft add table inet theirs; nft add chain inet theirs in; nft add rule inet theirs in ct state invalid drop",
 )
 KEEPING_NAT_TOO = (
-    "iptables-legacy -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE",
+    "iptables-legacy -w 30 -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE",
     "iptables-nft -t nat -A OUTPUT -d 192.0.2.7 -p tcp -j DNAT --to-destination 192.0.2.8",
     "nft add table inet theirs; nft add chain inet theirs n '{ type nat hook output priority 0; }'; "
     "nft add rule inet theirs n ip daddr 192.0.2.7 dnat to 192.0.2.8",

@@ -22,6 +22,7 @@ from rules.addresses import ip_address
 from rules.iptables import reading
 from rules.iptables.counters import counters
 from rules.iptables.writing import rule_text
+from rules.netfilter.hooks import INPUT
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Tproxy
 from rules.netfilter.values import PREROUTING, Family
@@ -345,6 +346,10 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
     if trace.became is Became.REFUSED and lands == "refused":
         reset, icmp, icmp6 = [each for each in refusals(trace, here) if each.direction is Direction.OUT]
         told = reset.but(state=ESTABLISHED) if is_reset(trace) else icmp if packet.family is Family.V4 else icmp6
+        if told is icmp and trace.decided and trace.decided.hook == INPUT and not here.is_local(packet.destination):
+            # A route of others delivers it here, to an address that no interface has. From that one the error would go
+            # (icmp_send of net/ipv4/icmp.c), and a route from it there is none (__ip_dev_find of net/ipv4/devinet.c).
+            return "timeout"
         fate = of_the_kernel(told, held, here, by_a_rule=True).became
         # An ip rule may keep it here, or send it away, where nobody waits for it.
         is_lost = fate is (Became.DELIVERED if packet.direction is Direction.IN else Became.BYPASSED)
