@@ -455,7 +455,7 @@ KEEPING_CONNTRACK = (
     "nft add table inet theirs; nft add chain inet theirs in; nft add rule inet theirs in ct state invalid drop",
 )
 KEEPING_NAT_TOO = (
-    "iptables-legacy -w 30 -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE",
+    "iptables-legacy -t nat -A POSTROUTING -s 192.0.2.0/24 -j MASQUERADE",
     "iptables-nft -t nat -A OUTPUT -d 192.0.2.7 -p tcp -j DNAT --to-destination 192.0.2.8",
     "nft add table inet theirs; nft add chain inet theirs n '{ type nat hook output priority 0; }'; "
     "nft add rule inet theirs n ip daddr 192.0.2.7 dnat to 192.0.2.8",

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.rig.namespace import PREFIX, ip, listed, made_by
 from tests.rig.pod import ROOT
+
+if TYPE_CHECKING:
+    from tests.rig import Pod
 
 WORKERS = 8
 REMOVE = "from tests.rig.namespace import remove_those_of_the_dead as remove; input(); remove()"
@@ -41,3 +49,16 @@ def test_a_namespace_of_a_living_run_stays() -> None:
         finally:
             ip("netns", "del", name)
             living.kill()
+
+
+@pytest.mark.parametrize(
+    "command", [["iptables-legacy", "-S"], ["sh", "-ec", "true; iptables-legacy -S"]], ids=["alone", "in sh"]
+)
+def test_a_legacy_command_waits_for_the_lock_of_the_machine(pod: Pod, command: list[str]) -> None:
+    """Somebody else holds it for a moment, as another test does, or another checkout."""
+    with open("/run/xtables.lock", "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        letting_go = threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN))
+        letting_go.start()
+        assert "-P INPUT ACCEPT" in pod.inside.output(*command)
+        letting_go.join()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from capture.kernel import netns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -57,11 +58,11 @@ class Namespace:
     def run(self, *command: str, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Run a program in this namespace, to its end, whatever its exit status. Bytes that are no UTF-8 are kept.
 
-        iptables-legacy waits for its lock, which other tests may hold: it is the machine's, not the namespace's.
+        iptables-legacy waits for its lock, also in a script: other tests may hold it, as it is the machine's, not the
+        namespace's.
         """
-        waiting = ["-w", "30"] if command[0].removesuffix("-restore") in ("iptables-legacy", "ip6tables-legacy") else []
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, command[0], *waiting, *command[1:]],
+            ["ip", "netns", "exec", self.name, *that_waits(command)],
             input=text.encode(errors="surrogateescape"),
             env=env,
             capture_output=True,
@@ -79,6 +80,16 @@ class Namespace:
 
     def ip(self, *arguments: str) -> None:
         ip("-n", self.name, *arguments)
+
+
+LEGACY = re.compile(r"\bip6?tables-legacy(-restore)?(?=\s|$)")
+
+
+def that_waits(command: Sequence[str]) -> list[str]:
+    """The same command, in which iptables-legacy waits for half a minute at most."""
+    if command[0] == "sh":
+        return [LEGACY.sub(r"\g<0> -w 30", word) for word in command]
+    return [command[0], *(["-w", "30"] if LEGACY.fullmatch(command[0]) else []), *command[1:]]
 
 
 def ip(*arguments: str) -> None:
