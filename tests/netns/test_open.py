@@ -145,36 +145,69 @@ def test_what_conntrack_has_forgotten_of_a_connection_that_is_over_stays_forgott
             assert known & {41000, 41001} == {41001}
 
 
+def with_an_end_between(monkeypatch: pytest.MonkeyPatch, pod: Pod, end: Callable[[], None]) -> set[int]:
+    """The ports from which conntrack knows connections, where this ended one behind the look at the sockets."""
+    ended: list[bool] = []
+
+    def looked() -> list[Socket]:
+        found = all_sockets()
+        if not ended:
+            end()
+            ended.append(True)
+        return found
+
+    monkeypatch.setattr(pickup, "all_sockets", looked)
+    with entered(pod.inside):
+        pickup.PickUp(tuple(Family)).do(Log())
+        return {entry.began.source_port for entry in ctnetlink.entries()}
+
+
 @pytest.mark.parametrize("who", ["caller", "taker"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("way", ["out", "in", "within", "in, to a listener for both families"])
 def test_what_is_reset_between_the_look_and_the_entry_leaves_none(
-    pod: Pod, who: str, monkeypatch: pytest.MonkeyPatch
+    pod: Pod, way: str, version: int, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody would end that entry, and for days the next connection from that port would go past the proxy."""
-    ports = {"over": 41000, "lasting": 41001}
-    with server(pod.outside, 80) as out:
-        over, lasting = (
-            dialled(pod.inside, ("1.1.1.1", 80), out, uid=APP, source=(ADDRESSES[4], port)) for port in ports.values()
-        )
+    sender = pod.outside if way.startswith("in,") or way == "in" else pod.inside
+    place = pod.outside if way == "out" else pod.inside
+    source = GATEWAY[version] if sender is pod.outside else ADDRESSES[version]
+    to = (OUTSIDE[version][0] if way == "out" else ADDRESSES[version], 80)
+    for_both = "both" in way
+    with server(place, 80, version=6 if for_both else version, only_ipv6=not for_both) as listener:
+        over, lasting = (dialled(sender, to, listener, uid=APP, source=(source, port)) for port in (41000, 41001))
         with over, lasting:
 
-            def looked() -> list[Socket]:
-                found = all_sockets()
-                end = getattr(over, who)
-                if end.fileno() >= 0:
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    end.close()  # at once, and with a reset
-                    other = over.taker if who == "caller" else over.caller
-                    with pytest.raises(ConnectionResetError):
-                        other.recv(1)
-                return found
+            def end() -> None:
+                gone, other = (over.caller, over.taker) if who == "caller" else (over.taker, over.caller)
+                gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                gone.close()  # at once, and with a reset
+                with pytest.raises(ConnectionResetError):
+                    other.recv(1)
 
-            monkeypatch.setattr(pickup, "all_sockets", looked)
-            with entered(pod.inside):
-                pickup.PickUp((Family.V4,)).do(Log())
-                known = {entry.began.source_port for entry in ctnetlink.entries()}
-            assert known & set(ports.values()) == {ports["lasting"]}
-            pod.applied("-u", "1337")
+            assert with_an_end_between(monkeypatch, pod, end) & {41000, 41001} == {41001}
+            pod.applied("-u", "1337", "--dual-stack")
             assert broken([lasting]) == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("proto", ["udp", "tcp"], ids=["udp", "a SYN without an answer"])
+def test_what_is_closed_without_a_word_between_the_look_and_the_entry_leaves_none(
+    pod: Pod, proto: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent at its end of which conntrack could learn."""
+    family = "ip6" if version == 6 else "ip"
+    lost = f"nft add table {family} lossy; nft add chain {family} lossy in '{{ type filter hook input priority 0; }}'; "
+    pod.outside.output("sh", "-ec", f"{lost} nft add rule {family} lossy in th dport 81 drop")
+    with entered(pod.inside):
+        over, lasting = (open_socket(OUTSIDE[version][0], proto, APP, APP) for _ in range(2))
+    with over, lasting:
+        for end, port in ((over, 41000), (lasting, 41001)):
+            end.bind((ADDRESSES[version], port))
+            end.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                end.connect((OUTSIDE[version][0], 81))
+        assert with_an_end_between(monkeypatch, pod, over.close) & {41000, 41001} == {41001}
 
 
 def test_udp_that_is_refused_from_now_on_goes_on_where_it_was_going(pod: Pod) -> None:
