@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.log import Log
     from capture.settings.declared import Settings
-    from capture.steps.load import DeleteTables, Load
+    from capture.steps.load import Load
+    from capture.steps.other_meshes import DeleteTables
     from rules.plan.plan import Plan
 
 
@@ -52,7 +53,8 @@ def dry_run(settings: Settings, planned: Plan, log: Log) -> None:
     doing, _ = letting_go(doing, live, planned, settings, log)
     by_nft: tuple[type[Load | DeleteTables], ...] = ()
     if others or transaction.uses_nft(doing):
-        from capture.steps.load import DeleteTables, Load
+        from capture.steps.load import Load
+        from capture.steps.other_meshes import DeleteTables
 
         by_nft = (Load, DeleteTables)
     doing = transacted(doing, live, planned, others)

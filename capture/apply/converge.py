@@ -8,7 +8,7 @@ from capture.host.live import choose_backend, names_at_sight, read_live
 from capture.host.place import signs_of_a_node
 from capture.iptables.iptables import BACKENDS, Iptables, expect
 from rules.netfilter.values import RAW, Family
-from rules.ours.meshes import chains_of_other_meshes, native_tables
+from rules.ours.meshes import REMEDY, chains_of_other_meshes, native_tables
 from rules.ours.recognition import holds_others
 from rules.plan.names import RULE_PRIORITY
 from rules.plan.plan import NOTHING
@@ -239,5 +239,5 @@ def refuse_another_mesh(live: Live, *, take_over: bool) -> None:
         raise OtherMesh(
             f"the {what} of another mesh are here ({', '.join(found)}); nothing was touched",
             details=[(mesh, ", ".join(chains)) for mesh, chains in found.items()],
-            hint="--take-over removes them without a gap as ours come; or keep that mesh out of this pod",
+            hint=REMEDY,
         )

@@ -16,7 +16,7 @@ from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import sentence_of
 from rules.netfilter.values import Family
-from rules.ours.meshes import chains_of_other_meshes, tables_by_mesh
+from rules.ours.meshes import REMEDY, chains_of_other_meshes, tables_by_mesh
 from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:
@@ -105,11 +105,9 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
             found.setdefault(mesh, []).append(chain)
     refused = here.planned is not NOTHING and not here.settings.take_over
     for mesh, chains in found.items():
-        remedy = "--take-over removes them without a gap as ours come; or keep that mesh out of this pod"
-        yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, remedy)
+        yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, REMEDY)
     for mesh, tables in tables_by_mesh(live.table_names()).items():
-        remedy = "--take-over removes them in the transaction that brings ours; or keep that mesh out of this pod"
-        yield Fact("namespace", f"tables of {mesh}", listed(tables), MISSING if refused else WARN, remedy)
+        yield Fact("namespace", f"tables of {mesh}", listed(tables), MISSING if refused else WARN, REMEDY)
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):
         remedy = "both act on traffic: keep rules in one of them"
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)

@@ -8,7 +8,7 @@ from capture.errors import KernelRefused
 from capture.iptables.iptables import NATIVE
 from capture.iptables.leaving import TakeAway
 from capture.kernel.process import run
-from capture.steps.other_meshes import DeleteTables as DeleteTables
+from capture.steps.other_meshes import DeleteTables
 from capture.steps.passing import LetPacketsPass
 from capture.steps.restore import Restore
 from rules.native.applied import applied

@@ -57,12 +57,8 @@ class DeleteTables:
     def __str__(self) -> str:
         return f"nft -f - with the following input:\n{self.text}"
 
-    def remember(self) -> None:
-        """See to it that they can be put back. Raises KernelRefused."""
-        self.before = listed(nft(), self.tables)
-
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.remember()
+        self.before = listed(nft(), self.tables)
         done = run(nft(), "-f", "-", text=self.text)
         if done.status:
             self.before = ""

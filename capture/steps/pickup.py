@@ -70,10 +70,11 @@ class PickUp(Value):
             in_book = refused.pop(errno.EEXIST, [])
             written = found.keys() - set(in_book)
             if in_book:
-                anew = self.forgotten(found, {socket.sends for socket in ends if not socket.is_left})
+                forgotten = forget_outdated(found, {socket.sends for socket in ends if not socket.is_left})
+                anew = found.keys() & {flow for one in forgotten for flow in (one, one.answered())}
                 refused |= ctnetlink.write_down((flow, found[flow]) for flow in anew)
-                written |= anew
                 refused.pop(errno.EEXIST, None)
+                written |= anew
             ended = over(written)
             ctnetlink.forget(ended)
         except OSError as error:
@@ -87,15 +88,6 @@ class PickUp(Value):
             )
         if going_on := len(found) - len(ended):
             log.info(f"{going_on} connections that are open go on as they are")
-
-    def forgotten(self, found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> set[Flow]:
-        """Forget what conntrack has kept from a capture that is over; those connections of it that are to be written
-        down anew."""
-        here = {address.ip for address in rtnetlink.addresses()}
-        begun = {flow for flow, state in found.items() if state != SYN_SENT}
-        outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, begun, sends, here)]
-        ctnetlink.forget(outdated)
-        return {flow for one in outdated for flow in (one, one.answered()) if flow in found}
 
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
         """The kernel answered the request itself."""
@@ -121,6 +113,15 @@ def all_sockets() -> list[Socket]:
             if number == TCP or not messages.is_absence(error):
                 raise  # without udp_diag there is still TCP
     return found
+
+
+def forget_outdated(found: Mapping[Flow, int], sends: AbstractSet[Flow]) -> list[Flow]:
+    """Forget what conntrack has kept from a capture that is over; the result is what began so."""
+    here = {address.ip for address in rtnetlink.addresses()}
+    begun = {flow for flow, state in found.items() if state != SYN_SENT}
+    outdated = [entry.began for entry in ctnetlink.entries() if is_outdated(entry, begun, sends, here)]
+    ctnetlink.forget(outdated)
+    return outdated
 
 
 def over(written: AbstractSet[Flow]) -> list[Flow]:

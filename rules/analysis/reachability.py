@@ -112,13 +112,12 @@ class Walk:
         self.exact = True
         self.outcomes: dict[str, dict[Outcome, list[Box]]] = {}
         """For each built-in chain that has rules, or for the one into which they are sent."""
-        for chain in self.chains:
-            if chain == into if into else table.is_built_in(chain):
-                self.decided = self.outcomes.setdefault(chain, {})
-                full = everything(family, chain)
-                boxes = [full] if some is None else [both for box in some if (both := overlap(box, full)) is not None]
-                for box, remarks in self.enter(chain, [(box, ()) for box in boxes], ()):
-                    self.decided.setdefault(Outcome(None, remarks), []).append(box)
+        for chain in [into] if into else filter(table.is_built_in, self.chains):
+            self.decided = self.outcomes.setdefault(chain, {})
+            full = everything(family, chain)
+            boxes = [full] if some is None else [both for box in some if (both := overlap(box, full)) is not None]
+            for box, remarks in self.enter(chain, [(box, ()) for box in boxes], ()):
+                self.decided.setdefault(Outcome(None, remarks), []).append(box)
         self.aside = frozenset(chain for chain in self.chains if chain not in self.entered)
         """Chains that nothing comes to."""
 

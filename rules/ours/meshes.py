@@ -28,6 +28,8 @@ NATIVE_TABLES = {
     "consul_tproxy": "Consul",
 }
 """Whose a table of nf_tables is in which a mesh captures without iptables, by how its name begins."""
+REMEDY = "--take-over removes them without a gap as ours come; or keep that mesh out of this pod"
+"""What to do about another mesh that captures here."""
 
 
 def mesh_of(table: TableRules, chain: str) -> str | None:
