@@ -75,7 +75,7 @@ def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[F
     known = list(open_connections)
     requests = [(IPCTNL_MSG_CT_NEW, CREATE, entry(*one)) for one in known]
     refused: dict[int, list[Flow]] = {}
-    for (flow, _), error in zip(known, told(requests), strict=True):
+    for (flow, _), error in zip(known, refusals(requests), strict=True):
         if error:
             refused.setdefault(error.errno or 0, []).append(flow)
     return refused
@@ -84,10 +84,10 @@ def write_down(open_connections: Iterable[tuple[Flow, int]]) -> dict[int, list[F
 def forget(flows: Iterable[Flow]) -> None:
     """Delete the entries of what began so, if there are any. Raises OSError where ctnetlink cannot be asked."""
     requests = [(IPCTNL_MSG_CT_DELETE, 0, nfgenmsg(flow) + tuple_as(CTA_TUPLE_ORIG, flow)) for flow in flows]
-    told(requests)
+    refusals(requests)
 
 
-def told(requests: Sequence[tuple[int, int, bytes]]) -> list[OSError | None]:
+def refusals(requests: Sequence[tuple[int, int, bytes]]) -> list[OSError | None]:
     """What conntrack has refused each of these with, or None. If there are none it is not asked."""
     return acknowledged(NETLINK_NETFILTER, requests) if requests else []
 
