@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,6 +52,12 @@ SLOW = {
 """Modules that cost a pod's start-up more than they are worth there."""
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    """A file of ours, which several tests read."""
+    return ast.parse(file.read_text())
+
+
 def imported(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Each module that is imported, with its statement."""
     for node in ast.walk(tree):
@@ -73,7 +80,7 @@ def only_for_the_type_checker(tree: ast.AST) -> set[ast.AST]:
 @pytest.mark.parametrize("file", THINKING, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_module_of_rules_imports_only_rules_and_the_pure_corners_of_the_library(file: Path) -> None:
     """Values in, values out: nothing that knows a file, socket, process, clock, environment or log is in reach."""
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     guarded = only_for_the_type_checker(tree)
     for module, statement in imported(tree):
         allowed = FOR_THE_TYPE_CHECKER if statement in guarded else PURE

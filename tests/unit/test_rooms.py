@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from tests.rig.pod import ROOT
-from tests.unit.test_purity import only_for_the_type_checker
+from tests.unit.test_purity import only_for_the_type_checker, parsed
 
 ROOMS = (
     "rules.value",
@@ -83,7 +83,7 @@ def room_of(module: str) -> str:
 def imports(module: str, *, run: bool = False) -> set[str]:
     """The modules of ours that this one imports; with `run`, without those that only the type checker reads."""
     found = set()
-    tree = ast.parse(MODULES[module].read_text())
+    tree = parsed(MODULES[module])
     guarded = only_for_the_type_checker(tree) if run else set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node not in guarded:
