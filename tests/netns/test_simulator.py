@@ -264,7 +264,7 @@ def compare(
             if (as_planned.became, as_planned.port) != (trace.became, trace.port):
                 wrong.append(f"{call}: planned {as_planned.became}, parsed back {trace.became}")
         later = before.trace(packet.but(state=ESTABLISHED), here)
-        expected = {landing_of(trace, before, here)} if is_known else landings_of(trace, later)
+        expected = landing_of(trace, before, here) if is_known else landings_of(trace, later)
         is_lost = trace.became.is_captured and str(answer) in expected  # it arrived, and its answers do not
         if str(landing) not in expected and not is_lost:
             wrong.append(f"{call}: landed {landing}, predicted {expected} {trace.became} {trace.decided}")
@@ -340,8 +340,11 @@ def of_the_kernel(packet: Packet, held: Held, here: Host, *, by_a_rule: bool = F
     return held.trace(packet.but(uid=0, gid=0), here) if fate.became is Became.DEPENDS else fate
 
 
-def landing_of(trace: Trace, held: Held, here: Host) -> str:
-    """Where the call lands: where its first packet goes, if the answer and what follows of TCP come through as well."""
+def landing_of(trace: Trace, held: Held, here: Host) -> set[str]:
+    """Where the call lands: where its first packet goes, if the answer and what follows of TCP come through as well.
+
+    What follows may be taken to where nobody knows of it: there it waits, or is answered with a reset.
+    """
     packet, lands = trace.packet, predicted.landing(trace)
     if trace.became is Became.REFUSED and lands == "refused":
         reset, icmp, icmp6 = [each for each in refusals(trace, here) if each.direction is Direction.OUT]
@@ -349,16 +352,16 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
         if told is icmp and trace.decided and trace.decided.hook == INPUT and not here.is_local(packet.destination):
             # A route of others delivers it here, to an address that no interface has. From that one the error would go
             # (icmp_send of net/ipv4/icmp.c), and a route from it there is none (__ip_dev_find of net/ipv4/devinet.c).
-            return "timeout"
+            return {"timeout"}
         fate = of_the_kernel(told, held, here, by_a_rule=True).became
         # An ip rule may keep it here, or send it away, where nobody waits for it.
         is_lost = fate is (Became.DELIVERED if packet.direction is Direction.IN else Became.BYPASSED)
-        return "timeout" if is_lost or fate in (Became.DROPPED, Became.REFUSED) else lands
+        return {"timeout"} if is_lost or fate in (Became.DROPPED, Became.REFUSED) else {lands}
     if trace.address is None or trace.port is None or lands == "timeout":
-        return lands
+        return {lands}
     is_tcp, is_refused = packet.protocol == "tcp", lands == "refused"
     if not is_tcp and not is_refused:
-        return lands
+        return {lands}
     later = held.trace(packet.but(state=ESTABLISHED), here)
     is_here = here.is_local(trace.address) or trace.became is Became.DELIVERED or trace.became.is_captured
     uid = (PROXY if trace.port in PROXY_PORTS else 0) if is_here and not is_refused else None
@@ -385,8 +388,10 @@ def landing_of(trace: Trace, held: Held, here: Host) -> str:
         returns = True  # the rig's sockets with a mark are transparent themselves
     goes_on = is_refused or later.became is trace.became
     if returns and is_reset(later):
-        return "error: ECONNRESET"  # it began, and what follows is refused
-    return lands if returns and goes_on else "timeout"
+        return {"error: ECONNRESET"}  # it began, and what follows is refused
+    if returns and not goes_on and later.became is not Became.DROPPED:
+        return {"timeout", "error: ECONNRESET"}
+    return {lands} if returns and goes_on else {"timeout"}
 
 
 def is_reset(trace: Trace) -> bool:
