@@ -16,7 +16,7 @@ from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import NAT, Family
 from rules.ours.meshes import beside_ambient, is_of_ambient
 from rules.ours.recognition import holds_ours
-from rules.plan.names import PASSTHROUGH
+from rules.plan.names import NATIVE_TABLE, PASSTHROUGH
 from rules.plan.plan import NOTHING
 from rules.routing.policy import LOCAL
 from rules.value import Value
@@ -68,6 +68,8 @@ class Live(Value):
     """Those of the namespace."""
     own: dict[Family, Saved] = {}  # noqa: RUF012 # a default that nobody changes
     """Our own tables of nf_tables, in which iptables has no part."""
+    owned: dict[str, int] = {}  # noqa: RUF012 # a default that nobody changes
+    """The tables of nf_tables that one program alone may change, as nft names them, and its netlink port."""
     unsound: frozenset[Family] = frozenset()
     """Where such a table is not one that we make, and has to be made anew."""
 
@@ -134,6 +136,22 @@ class Live(Value):
 
                 if others_take(theirs, ruleset, self.company()):
                     yield ruleset.family
+
+    def owned_in_the_way(self, backend: str, planned: Plan) -> tuple[str, int] | None:
+        """A table that one program alone may change, in which the backend would write what is planned.
+
+        Where nothing is planned, it would write in nat.
+        """
+        if not self.owned or backend == LEGACY:
+            return None
+        from rules.netfilter.hooks import NAME  # where a pod starts there are no tables
+
+        wanted = [(ruleset.family, table.table) for ruleset in planned.rulesets for table in ruleset.tables]
+        names = (
+            f"{NAME[family]} {NATIVE_TABLE if backend == NATIVE else table}"
+            for family, table in wanted or [(family, NAT) for family in Family]
+        )
+        return next(((name, self.owned[name]) for name in names if name in self.owned), None)
 
     def holds_rules(self, backend: str) -> bool:
         return any(
@@ -211,10 +229,11 @@ def of_nf_tables(*, counters: bool) -> Live:
     from capture.host.native import read_natives  # where a pod starts there are none
 
     try:
+        owned = nftables.owned()
         found = read_natives(nft, tables, others, chains)
     except OSError as refused:
         raise unreadable(NO_NF_TABLES, refused) from refused
-    return live.but(nft=found.of_iptables, natives=found.others, own=found.own, unsound=found.unsound)
+    return live.but(nft=found.of_iptables, natives=found.others, own=found.own, owned=owned, unsound=found.unsound)
 
 
 def of_legacy(*, counters: bool) -> tuple[dict[Family, Saved], bool]:
@@ -269,7 +288,7 @@ def choose_backend(live: Live, settings: Settings, planned: Plan = NOTHING) -> C
         from capture.kernel.rights import not_permitted
 
         raise not_permitted()
-    choice = preferred(live)
+    choice = preferred(live, planned)
     if choice.backend == NATIVE:
         return choice
     other = LEGACY if choice.backend == NFT else NFT
@@ -295,7 +314,7 @@ def choice_of(settings: Settings) -> Choice:
     return asked_for(settings) or only
 
 
-def preferred(live: Live) -> Choice:
+def preferred(live: Live, planned: Plan = NOTHING) -> Choice:
     """The backend, if rules of others in the other one are in nobody's way."""
     for backend in BACKENDS:
         if live.holds_ours(backend):
@@ -303,9 +322,10 @@ def preferred(live: Live) -> Choice:
             return Choice(backend, f"{HELD}; {ONLY_NFT}" if is_only else HELD)
     if live.holds_rules(LEGACY) and not live.holds_rules(NFT) and Iptables(LEGACY, Family.V4).is_installed:
         return Choice(LEGACY, "the namespace holds the rules of others there, and none in nft")
-    taken = next((chain for chain in live.misnamed if chain.table == NAT), None)
-    if taken and live.legacy_is_known and Iptables(LEGACY, Family.V4).is_installed:
-        return Choice(LEGACY, f"the chain {taken} of others keeps iptables-nft from having its own there")
+    why = why_not_iptables_nft(live, planned)
+    for backend in (LEGACY, NATIVE):
+        if why and is_usable(live, backend):
+            return Choice(backend, why)
     if live.nft_error is None and Iptables(NFT, Family.V4).is_installed:
         return Choice(NFT, "the kernel has nf_tables")
     if has_only_nft(live):
@@ -315,6 +335,15 @@ def preferred(live: Live) -> Choice:
         why = f"the kernel has no nf_tables ({live.nft_error.strerror})"
     require(live, LEGACY, why)
     return Choice(LEGACY, why)
+
+
+def why_not_iptables_nft(live: Live, planned: Plan) -> str:
+    """What of others keeps iptables-nft from writing what is planned; empty if nothing does."""
+    taken = next((chain for chain in live.misnamed if chain.table == NAT), None)
+    if taken:
+        return f"the chain {taken} of others keeps iptables-nft from having its own there"
+    owned = live.owned_in_the_way(NFT, planned)
+    return nftables.belongs(*owned) if owned else ""
 
 
 def has_only_nft(live: Live) -> bool:

@@ -9,12 +9,14 @@ from capture.netlink import nftables
 from rules.iptables.writing import extension, rule_text, target_extension
 from rules.live.changes import Append, Insert
 from rules.meaning.spoken import owners_named
+from rules.netfilter.hooks import NAME
 from rules.netfilter.matches import Not
 from rules.netfilter.values import Family
+from rules.plan.names import NATIVE_TABLE, OURS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from capture.kernel.process import Completed
     from rules.live.changes import Change
@@ -116,12 +118,32 @@ def unmapped_hint(unknown: Sequence[str], flags: str = "") -> str:
     )
 
 
-def permission_hint(stderr: str, *, is_legacy: bool = False) -> str:
+def permission_hint(stderr: str, *, is_legacy: bool = False, tables: Iterable[str] = ()) -> str:
+    """What helps where this says that something was denied: of these tables of nf_tables, as nft names them."""
     if "ermission denied" in stderr or "must be root" in stderr or "not permitted" in stderr:
-        return denied_hint()
+        return owned_hint(tables) or denied_hint()
     if is_legacy and "initialize" in stderr and "table" in stderr:
         return legacy_hint()
     return ""
+
+
+def owned_hint(tables: Iterable[str]) -> str:
+    """What helps where one of these tables belongs to one program; empty if none does."""
+    try:
+        owned = nftables.owned()
+    except OSError:
+        return ""
+    table = next((table for table in tables if table in owned), "")
+    return f"{nftables.belongs(table, owned[table])}, {ONLY_ITS_OWN}{other_tables(table)}" if table else ""
+
+
+ONLY_ITS_OWN = "and the kernel lets nobody else change it: end that program"
+
+
+def other_tables(table: str) -> str:
+    """How a run does without this table of nf_tables, if it can."""
+    of_iptables = table in {f"{name} {each}" for name in NAME.values() for each in OURS}
+    return ", or capture in tables of our own by --native-nftables" if of_iptables else ""
 
 
 def legacy_hint() -> str:
@@ -149,7 +171,7 @@ def refused_by_nft(lines: Sequence[tuple[str, Family, Rule | None]], done: Compl
     at = line_of_nft(done.stderr)
     _, family, rule = lines[at - 1] if 0 < at <= len(lines) else ("", None, None)
     what = f"the kernel refused the {family.value if family else 'native'} rules"
-    hint = permission_hint(done.stderr, is_legacy=False)
+    hint = permission_hint(done.stderr, tables=[f"{name} {NATIVE_TABLE}" for name in NAME.values()])
     if rule is None or hint:
         return KernelRefused(what, details=details, hint=hint, family=family)
     details += [("the rule", rule_text(rule)), ("its why", rule.why)]

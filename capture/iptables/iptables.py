@@ -307,6 +307,7 @@ class Iptables(Value):
     def refusal(self, changes: Sequence[Change], done: Completed) -> KernelRefused:
         """What was refused, and in the rule's own words what it is for."""
         from capture.iptables.diagnosis import complaint, missing_module_hint, owner_hint, permission_hint, refused_rule
+        from rules.netfilter.hooks import NAME
 
         details = [(f"{self}-restore said", complaint(done))]
         is_legacy = self.backend == LEGACY
@@ -315,7 +316,8 @@ class Iptables(Value):
             # It says nothing of what the kernel can do in this family.
             what = f"{self}-restore waited for the lock of iptables, which we hold"
             return KernelRefused(what, details=details, hint="install iptables 1.8.6 or later")
-        hint = permission_hint(done.stderr, is_legacy=is_legacy)
+        tables = [f"{NAME[self.family]} {change.table}" for change in changes if not is_legacy]
+        hint = permission_hint(done.stderr, is_legacy=is_legacy, tables=tables)
         found = None if hint else refused_rule(changes, done.stderr, family=self.family, is_legacy=is_legacy)
         if not found:
             return KernelRefused(what, details=details, hint=hint, family=self.family)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 # linux/netfilter/nf_tables.h
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 10 << 8 | 1, 10 << 8 | 4, 10 << 8 | 7
-NFTA_TABLE_NAME, NFTA_TABLE_FLAGS = 1, 2
+NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFTA_TABLE_OWNER = 1, 2, 7
+NFT_TABLE_F_OWNER = 2
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK = 1, 2, 3, 4
 NFTA_CHAIN_POLICY, NFTA_CHAIN_USE, NFTA_CHAIN_TYPE = 5, 6, 7
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
@@ -86,6 +87,27 @@ def nft_table_flags(family: Family, table: str) -> int | None:
         if FAMILIES.get(message[0]) is family and text(read[NFTA_TABLE_NAME]) == table:
             return big(read.get(NFTA_TABLE_FLAGS))
     return None
+
+
+def owned() -> dict[str, int]:
+    """The tables that one socket alone may change, as nft names them, and its netlink port (`flags owner` of nft(8)).
+
+    The kernel refuses everybody else with EPERM (nft_table_lookup of net/netfilter/nf_tables_api.c), whatever
+    capabilities they have. Raises OSError as `nft_tables`.
+    """
+    from rules.nftables.messages import family_of  # where a pod starts there are no tables
+
+    found = {}
+    for message in dump(NETLINK_NETFILTER, NFT_MSG_GETTABLE, bytes(4)):
+        read = attributes(message[4:])
+        if big(read.get(NFTA_TABLE_FLAGS)) & NFT_TABLE_F_OWNER:
+            found[f"{family_of(message)} {text(read[NFTA_TABLE_NAME])}"] = big(read.get(NFTA_TABLE_OWNER))
+    return found
+
+
+def belongs(table: str, port: int) -> str:
+    """Whose such a table is."""
+    return f"the table {table} belongs to the program that made it (`flags owner`, netlink port {port})"
 
 
 def nft_rules(family: Family) -> dict[tuple[str, str], list[dict[int, bytes]]]:

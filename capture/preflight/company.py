@@ -8,15 +8,17 @@ from capture.errors import CaptureError
 from capture.host import place
 from capture.host.listening import heard, not_of_the_proxy
 from capture.host.neighbours import findings_of_others
+from capture.iptables.diagnosis import other_tables
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks, netns
 from capture.netlink.early import early
+from capture.netlink.nftables import belongs
 from capture.preflight import trial
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import sentence_of
 from rules.netfilter.values import Family
-from rules.ours.meshes import REMEDY, chains_of_other_meshes, tables_by_mesh
+from rules.ours.meshes import REMEDY, chains_of_other_meshes, native_tables, tables_by_mesh
 from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
         yield Fact("namespace", f"chains of {mesh}", listed(chains), MISSING if refused else WARN, REMEDY)
     for mesh, tables in tables_by_mesh(live.table_names()).items():
         yield Fact("namespace", f"tables of {mesh}", listed(tables), MISSING if refused else WARN, REMEDY)
+    for table, port in in_the_way(here, live):
+        yield Fact("namespace", "table of one program", belongs(table, port), MISSING, f"end it{other_tables(table)}")
     if live.holds_rules(NFT) and live.holds_rules(LEGACY):
         remedy = "both act on traffic: keep rules in one of them"
         yield Fact("namespace", "backends that hold rules", "nft and legacy", WARN, remedy)
@@ -116,6 +120,18 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
     for program in early():
         remedy = "`capture trace` and `verify` know nothing of what it lets through"
         yield Fact("namespace", program.kind, str(program), WARN, remedy)
+
+
+def in_the_way(here: Here, live: Live) -> Iterator[tuple[str, int]]:
+    """The tables that a run would change or take over, and one program alone may."""
+    if here.planned is NOTHING:
+        return
+    planned = live.owned_in_the_way(here.backend, here.planned)
+    if planned:
+        yield planned
+    for table, port in live.owned.items():
+        if here.settings.take_over and native_tables([table.partition(" ")[2]]):
+            yield table, port
 
 
 def another_run() -> Fact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.errors import KernelRefused
-from capture.iptables.diagnosis import complaint
+from capture.iptables.diagnosis import complaint, owned_hint, permission_hint
 from capture.iptables.iptables import NATIVE, Iptables
 from capture.kernel.process import run
 from capture.netlink.messages import NETLINK_NETFILTER, dump
@@ -63,7 +63,9 @@ class DeleteTables:
         if done.status:
             self.before = ""
             raise KernelRefused(
-                "the kernel did not let the tables of another mesh go", details=[("nft said", complaint(done))]
+                "the kernel did not let the tables of another mesh go",
+                details=[("nft said", complaint(done))],
+                hint=permission_hint(done.stderr, tables=self.tables),
             )
 
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
@@ -90,6 +92,6 @@ def listed(program: str, tables: Sequence[str]) -> str:
         raise KernelRefused(
             "what another mesh has in tables of its own could not be put back after a failure, so it is not taken over",
             details=[("its tables", ", ".join(tables)), ("nft said", complaint(done))],
-            hint="remove them with `nft delete table`, and run it again",
+            hint=owned_hint(tables) or "remove them with `nft delete table`, and run it again",
         )
     return text

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import contextmanager
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.rig import Pod, deny
+from tests.rig.waiting import until
 
 if TYPE_CHECKING:
-    from subprocess import CompletedProcess
+    from collections.abc import Iterator
 
 NETLINK_NETFILTER = "12"
 HIDDEN = 'mount --make-rprivate /; mount -t tmpfs none /usr/sbin; exec "$@"'
@@ -43,6 +46,67 @@ def test_denied_although_the_capability_is_there(pod: Pod, number: int) -> None:
         assert "capabilities.add" not in told
         assert "run as root" not in told
     assert pod.state() == before
+
+
+@contextmanager
+def owned(pod: Pod, table: str) -> Iterator[None]:
+    """A table that one program alone may change, as firewalld's: it goes with that program."""
+    there = ("nft", "list", "table", *table.split())
+    with Popen(
+        ["ip", "netns", "exec", pod.inside.name, "nft", "-i"], stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, text=True
+    ) as owner:
+        assert owner.stdin
+        try:
+            owner.stdin.write(f"add table {table} {{ flags owner; }}\nadd chain {table} theirs\n")
+            owner.stdin.flush()
+            until(lambda: "chain theirs" in pod.inside.run(*there).stdout)
+            yield
+        finally:
+            owner.kill()
+    until(lambda: pod.inside.run(*there).returncode)
+
+
+FORCED = "--force-iptables-binary=nft"
+
+
+@pytest.mark.parametrize(
+    ("table", "settings"),
+    [
+        ("ip nat", (FORCED,)),
+        ("ip6 raw", (FORCED, "--dual-stack", "--redirect-dns", "--capture-all-dns")),
+        ("ip6 mangle", (FORCED, "--dual-stack", "-m", "TPROXY")),
+        ("ip istio-capture", ("--native-nftables",)),
+        ("ip6 istio-capture", ("--native-nftables", "--dual-stack")),
+        ("inet istio-proxy-nat", ("--take-over",)),
+        ("ip consul_tproxy", ("--take-over", "--native-nftables")),
+    ],
+)
+def test_what_one_program_alone_may_change_is_named_as_that(pod: Pod, table: str, settings: tuple[str, ...]) -> None:
+    """Neither a capability nor SELinux: by its table and the program's port, by a run and by check; then it works."""
+    with owned(pod, table):
+        before = pod.state()
+        for command in (("apply",), ("check",)):
+            done = pod.capture(*command, *EVERYTHING, *settings)
+            told = " ".join((done.stdout + done.stderr).split())
+            assert done.status == 1
+            assert f"the table {table} belongs to the program that made it (`flags owner`, netlink port " in told
+            assert "SELinux" not in told
+            assert ("capture in tables of our own by --native-nftables" in told) == (FORCED in settings)
+        assert pod.state() == before
+    pod.applied(*EVERYTHING, *settings)
+
+
+def test_where_one_program_has_the_table_of_iptables_another_backend_captures(pod: Pod) -> None:
+    """Without being asked for, and says why: a run, and status."""
+    pod.open_listeners()
+    with owned(pod, "ip nat"):
+        done = pod.applied(*EVERYTHING)
+        assert (
+            "Using the legacy backend of iptables: the table ip nat belongs to the program that made it" in done.stderr
+        )
+        assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+        assert pod.capture("verify", *EVERYTHING).status == 0
+        pod.applied("--cleanup-only")
 
 
 def test_a_kernel_without_any_backend_is_told_as_one(pod: Pod) -> None:

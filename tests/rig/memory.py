@@ -90,6 +90,8 @@ class Memory:
         self.tables: dict[tuple[str, Family, str], Table] = {}
         self.natives: list[tuple[int, str]] = []
         """Tables of nf_tables in other families: the number of the family, and the name."""
+        self.owned: dict[tuple[Family, str], int] = {}
+        """The netlink ports that alone may change a table of nf_tables."""
         self.rules: list[tuple[Family, int, int, int, int]] = []
         """Priority, mark, table, protocol."""
         self.routes: list[tuple[Family, int, int]] = []
@@ -182,7 +184,14 @@ class Memory:
         for backend, family, name in self.tables:
             if backend == NFT:
                 named = attribute(nftables.NFTA_TABLE_NAME, name.encode() + b"\0")
-                yield nfgenmsg(NUMBERS[family]) + named + attribute(nftables.NFTA_TABLE_FLAGS, bytes(4))
+                port = self.owned.get((family, name))
+                flags = nftables.NFT_TABLE_F_OWNER if port else 0
+                yield (
+                    nfgenmsg(NUMBERS[family])
+                    + named
+                    + attribute(nftables.NFTA_TABLE_FLAGS, struct.pack(">I", flags))
+                    + (attribute(nftables.NFTA_TABLE_OWNER, struct.pack(">I", port)) if port else b"")
+                )
         for number, name in self.natives:
             yield nfgenmsg(number) + attribute(nftables.NFTA_TABLE_NAME, name.encode() + b"\0")
 
