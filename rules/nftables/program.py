@@ -160,17 +160,8 @@ class _Program:
 
     def payload(self, read: dict[int, bytes]) -> None:
         base, offset, size = number(read.get(2)), number(read.get(3)), number(read.get(4))
-        touched = [
-            field
-            for field, at, start, length in self.reader.header
-            if at == base and start < offset + size and offset < start + length
-        ]
         if 5 in read:
-            retags = base == NET_HEADER and any(offset <= at < offset + size for at in TAGS[self.reader.ip])
-            if touched:
-                self.give_up("payload set")
-            else:
-                self.do(e.Retag("payload set") if retags else e.Nothing(), "payload set")
+            self.set_payload(base, self.changed(base, offset, size, self.at(number(read[5]))))
             return
         whole = next((field for field, *place in self.reader.header if place == [base, offset, size]), -1)
         name = NAMES_OF.get(whole, "@nh" if base == NET_HEADER else "@th" if base == TRANSPORT_HEADER else "@ll")
@@ -182,6 +173,26 @@ class _Program:
                 self.words.pop()  # nft adds it to a rule that names a port
                 self.words.append("")
         self.load(read.get(1), Loaded(name, whole, size, "big", base, offset))
+
+    def changed(self, base: int, offset: int, size: int, value: Loaded | Mapped | bytes) -> list[int]:
+        """Which bytes of a header this writes anew: nft reads a neighbour as well, for the checksum, and keeps it."""
+        places = range(offset, offset + size)
+        if not (isinstance(value, Loaded) and value.is_known and (value.base, value.offset) == (base, offset)):
+            return list(places)
+        masks, flips = ((bits & ((1 << 8 * size) - 1)).to_bytes(size, "big") for bits in (value.mask, value.flip))
+        return [at for at, mask, flip in zip(places, masks, flips, strict=True) if mask != 0xFF or flip]
+
+    def set_payload(self, base: int, changed: Sequence[int]) -> None:
+        if any(
+            at == base and start <= each < start + length
+            for _, at, start, length in self.reader.header
+            for each in changed
+        ):
+            self.give_up("payload set")
+        elif base == NET_HEADER and any(at in changed for at in TAGS[self.reader.ip]):
+            self.do(e.Retag("payload set"), "payload set")
+        else:
+            self.do(e.Nothing(), "payload set")
 
     def meta(self, read: dict[int, bytes]) -> None:
         key = number(read.get(2))

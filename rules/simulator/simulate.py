@@ -896,12 +896,6 @@ class _Walk:
         uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)
         is_later = packet.is_later or packet.state == ESTABLISHED
         flags = f.LATER_FLAGS if is_later else f.FIRST_FLAGS if packet.state == NEW else (0, 256)
-        # A redirection to where it went anyway is none to conntrack (nf_nat_setup_info of net/netfilter/nf_nat_core.c).
-        # What follows the first packet is of such a connection before nat acts on it.
-        known = self.first.translated if self.first else None
-        goes_to = (self.destination, self.port) if self.bound else known
-        is_bound = self.is_tracked and goes_to not in (None, (packet.destination, packet.port))
-        rewritten = (0, 4) if packet.answers else one(f.DNAT) if is_bound else one(f.UNTOUCHED)
         self.view = (
             (0, 256) if number is None else one(number),
             f.ADDRESSES[packet.family] if self.source is None else one(int(self.source)),
@@ -916,8 +910,24 @@ class _Walk:
             f.U32 if self.mark is None else one(self.mark),
             (one(self.connmark) if self.connmark is not None else f.U32) if self.is_tracked else one(-1),
             flags if packet.protocol == "tcp" else (),
-            rewritten,
+            self.rewritten(),
         )
+
+    def rewritten(self) -> Span:
+        """What of its connection is changed by nat, as `ct status` tells it.
+
+        A redirection to where it went anyway is none to conntrack (nf_nat_setup_info of net/netfilter/nf_nat_core.c).
+        What follows the first packet is of such a connection before nat acts on it; of an answer nobody remembers here
+        whether the source of the first packet was changed as well.
+        """
+        packet = self.packet
+        if packet.answers:
+            is_bound = self.is_tracked and (packet.source, packet.source_port) != packet.answers
+            return (f.DNAT, f.SNAT, f.BOTH, f.BOTH + 1) if is_bound else (f.UNTOUCHED, f.DNAT, f.SNAT, f.BOTH)
+        known = self.first.translated if self.first else None
+        goes_to = (self.destination, self.port) if self.bound else known
+        is_bound = self.is_tracked and goes_to not in (None, (packet.destination, packet.port))
+        return one(f.DNAT) if is_bound else one(f.UNTOUCHED)
 
 
 NAT_HOOKS = {PREROUTING: -100, OUTPUT: -100, INPUT: 100, POSTROUTING: 100}
@@ -1008,10 +1018,20 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
         what = f"mark {lost.marked:#x}" if lost.marked else "an ip rule"
         why = f"{what} keeps them in the pod, where nobody waits for them"
         lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
-    if lost.became not in (Became.DROPPED, Became.REFUSED):
+    if lost.became in (Became.DROPPED, Became.REFUSED):
+        return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by_whom(lost)}, so it fails")
+    if packet.protocol != "tcp":
         return trace
-    by = f"by {rule_place(lost.decided)} ({rule_text(lost.decided.rule)})" if lost.decided else f"because {lost.reason}"
-    return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by}, so it fails")
+    later = simulate(rulesets, packet.but(state=ESTABLISHED), host, natives)
+    if later.became not in (Became.DROPPED, Became.REFUSED):
+        return trace
+    return trace.but(hindered=f"but what follows is {verdict(later)} {by_whom(later)}, so it fails")
+
+
+def by_whom(ended: Trace) -> str:
+    """What ended a packet, in words."""
+    step = ended.decided
+    return f"by {rule_place(step)} ({rule_text(step.rule)})" if step else f"because {ended.reason}"
 
 
 def sets_a_mark(step: Step) -> bool:

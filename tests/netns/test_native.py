@@ -811,6 +811,74 @@ def test_rules_of_others_are_followed_as_far_as_they_can_be_told(backend: str) -
     assert not wrong, "\n".join(wrong)
 
 
+STATEMENTS = """\
+ct helper set "ftp" | ct timeout set "slow" | counter name "every" | quota name "much" | limit rate 1000/second accept
+add @seen { ip daddr } | update @seen { ip daddr timeout 5s } | tcp dport vmap @ports
+tcp dport vmap { 80 : accept, 81 : drop } | tcp dport 80 jump { counter; return; }
+tcp dport 80 goto { counter; accept; }
+meta nftrace set 1 | meta priority set 1:2 | ct zone set 7 | ct event set new | ct label set 1 | notrack | log group 5
+ip ttl set 33 | ip id set 5 | ip dscp set ef | ip ecn set 1 | tcp option maxseg size set 1000
+tcp flags syn tcp option maxseg size set rt mtu | tcp window set 1000 | fib saddr . oif type local accept
+meta skuid 0-500 drop | meta l4proto 132 drop | ct state invalid drop | ct mark set meta mark
+ct status snat drop | ct status dnat drop | fib daddr type local drop | tcp flags & (fin|syn|rst|ack) == syn accept
+@th,16,16 81 drop | @nh,128,32 0x09090909 accept | ip daddr & 0.0.0.9 == 0.0.0.9 accept
+ip daddr ^ 1.1.1.1 == 8.8.8.8 accept
+ip daddr . tcp dport { 9.9.9.9 . 81 } drop | meta mark set tcp dport map { 80 : 5, 81 : 6 } | sctp dport 80 drop
+tcp dport 80 reject | tcp dport 81 reject"""
+"""What can be told of each of them."""
+AMONG = """
+table inet theirs {
+  set seen {
+    type ipv4_addr
+    size 100
+    flags dynamic,timeout
+    timeout 1m
+  }
+  map ports {
+    type inet_service : verdict
+    elements = { 81 : drop }
+  }
+  counter every {
+  }
+  quota much {
+    over 1000 mbytes
+  }
+  ct helper ftp {
+    type "ftp" protocol tcp
+  }
+  ct timeout slow {
+    protocol tcp
+    policy = { established: 100 }
+  }
+  chain out {
+    type filter hook output priority -160
+    STATEMENT
+  }
+}
+"""
+
+
+@every_backend
+def test_statements_of_nft_are_followed(backend: str) -> None:
+    """One rule of others that is asked before ours: the call lands where the answer says, and it does not depend."""
+    wrong = []
+    with Pod(ipv6=False) as pod:
+        ready_v4(pod)
+        numbers = drawn.Calls(pod, random.Random(0)).numbers
+        here = predicted.host(ipv6=False)
+        pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
+        for statement in (each.strip() for line in STATEMENTS.splitlines() for each in line.split(" | ")):
+            pod.inside.output("nft", "-f", "-", text=AMONG.replace("STATEMENT", statement))
+            call = Call(pod.inside, "9.9.9.9", 80, 1000, 1000, "tcp", None, next(numbers))
+            trace = traced(live_in(pod), call, pod, here)
+            (landing,) = pod.traffic.land([call], patience=SHORT)
+            expected = {"timeout"} if trace.hindered else landings_of(trace)
+            if str(landing) not in expected or trace.became is Became.DEPENDS:
+                wrong.append(f"{statement}: landed {landing}, predicted {expected} {trace.became}")
+            pod.inside.output("nft", "delete table inet theirs")
+    assert not wrong, "\n".join(wrong)
+
+
 def ready_v4(pod: Pod) -> None:
     pod.open_listeners()
     for namespace in (pod.inside, pod.outside):

@@ -403,6 +403,8 @@ def is_reset(trace: Trace) -> bool:
 
 def landings_of(trace: Trace, later: Trace | None = None) -> set[str]:
     """Where the call may land between rules that we do not speak, which may let its packets pass one by one."""
+    if trace.hindered and not trace.lost:
+        return {"timeout", "error: ECONNRESET"}
     expected = {predicted.landing(way) for way in trace.ways or (trace,) if way.became is not Became.DEPENDS}
     if (trace.ways and "refused" in expected) or (later and is_reset(later)):
         expected.add("error: ECONNRESET")
@@ -782,3 +784,27 @@ def test_the_kernel_does_what_the_simulator_was_taught(backend: str) -> None:
             for what, *which in kept_by if kept else ():
                 pod.inside.ip(what, "del", *which)
     assert wrong == []
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("rule", "fails"),
+    [
+        ("mangle -I OUTPUT -p tcp --dport 80 -m conntrack --ctstate ESTABLISHED -j DROP", True),
+        ("raw -I OUTPUT -p tcp --dport 80 -m tcp ! --syn -j DROP", True),
+        ("filter -I OUTPUT -p tcp --dport 15001 -m conntrack --ctstate ESTABLISHED -j REJECT", True),
+        ("mangle -I OUTPUT -p tcp --dport 80 -m conntrack --ctstate DNAT -j DROP", True),
+        ("mangle -I OUTPUT -p tcp --sport 15001 -m conntrack --ctstate DNAT -j DROP", True),
+        ("mangle -I OUTPUT -p tcp --dport 80 -m conntrack --ctstate SNAT -j DROP", False),
+        ("mangle -I OUTPUT -p tcp --sport 15001 -m conntrack ! --ctstate DNAT -j DROP", False),
+    ],
+)
+def test_what_follows_the_first_packet_is_lost_as_trace_says(pod: Pod, backend: str, rule: str, fails: bool) -> None:
+    """It is captured all the same, and trace says by which rule its connection fails."""
+    ready(pod)
+    pod.applied("-u", str(PROXY), f"--force-iptables-binary={backend}")
+    pod.inside.output("iptables-legacy" if backend == "legacy" else "iptables-nft", "-t", *rule.split())
+    told = pod.capture("trace", "--live", "--uid", "1000", "9.9.9.9:80").stdout
+    assert "captured outbound by rule" in told
+    assert ("so it fails" in told) is fails
+    assert (str(pod.dial("9.9.9.9", 80, uid=1000)) != "pod:15001") is fails

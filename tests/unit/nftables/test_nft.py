@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,8 +11,10 @@ from rules.addresses import ip_address
 from rules.iptables.reading import tables
 from rules.iptables.writing import rule_text
 from rules.meaning.tracking import needs_conntrack
+from rules.netfilter.effects import Nothing, Retag, Unknown
 from rules.netfilter.hooks import BaseChain, merged, stations, undecided
 from rules.netfilter.rulesets import Ruleset
+from rules.netfilter.targets import NativeTarget
 from rules.netfilter.values import Family
 from rules.nftables.messages import Dump
 from rules.nftables.program import Reader
@@ -21,6 +24,10 @@ from rules.packets.trace import Became, Trace
 from rules.simulator.conclusions import conclusion
 from rules.simulator.simulate import in_any_order, simulate
 from tests.rig import predicted
+from tests.unit.nftables.test_sets import attribute
+
+if TYPE_CHECKING:
+    from rules.netfilter.effects import Effect
 
 RECORDED = Path(__file__).parent / "recorded" / "nf_tables.txt"
 HERE = predicted.host()
@@ -289,3 +296,42 @@ def test_counting_connections_needs_conntrack() -> None:
     reader = Reader(recorded(), Family.V4)
     counts, limits = (reader.rule("ip", "nat", [(name, {})]) for name in ("connlimit", "limit"))
     assert (needs_conntrack(counts), needs_conntrack(limits)) == (True, False)
+
+
+def number(value: int, size: int = 4) -> bytes:
+    return value.to_bytes(size, "big")
+
+
+@pytest.mark.parametrize(
+    ("offset", "mask", "flip", "effect"),
+    [
+        (8, 0x00FF, 0x2100, Nothing()),  # ip ttl set 33: the protocol beside it is read, and written as it was
+        (8, 0xFF00, 0x0006, Unknown("payload set")),
+        (8, 0x00FF, 0x2101, Unknown("payload set")),
+        (0, 0xFF03, 0x00B8, Retag("payload set")),  # ip dscp set ef
+        (0, 0x0FFF, 0x4000, Nothing()),
+        (12, 0xFFFF, 0x0000, Nothing()),
+        (12, 0xFFFF, 0x0001, Unknown("payload set")),
+    ],
+)
+def test_a_byte_that_is_written_as_it_was_is_not_written(offset: int, mask: int, flip: int, effect: Effect) -> None:
+    """nft writes two bytes at once, for the checksum, and keeps one of them by its mask."""
+    order = recorded().order
+    at = {2: number(1), 3: number(offset), 4: number(2)}
+    masks = {key: attribute(1, number(bits, 2), order) for key, bits in ((4, mask), (5, flip))}
+    writing = [
+        ("payload", {1: number(1), **at}),
+        ("bitwise", {1: number(1), 2: number(1), 3: number(2), **masks}),
+        ("payload", {5: number(1), **at}),
+    ]
+    reader = Reader(recorded(), Family.V4)
+    assert reader.rule("ip", "t", writing).target == NativeTarget(effect, "payload set")
+
+
+def test_what_is_written_elsewhere_than_it_was_read_is_written_anew() -> None:
+    """Bytes of the source put where the destination stands."""
+    at = {2: number(1), 3: number(12), 4: number(2)}
+    writing = [("payload", {1: number(1), **at}), ("payload", {5: number(1), **at, 3: number(16)})]
+    assert Reader(recorded(), Family.V4).rule("ip", "t", writing).target == NativeTarget(
+        Unknown("payload set"), "payload set"
+    )

@@ -566,6 +566,37 @@ def test_what_is_kept_from_conntrack_fails_where_its_answers_are_captured() -> N
     assert followed(text.replace("-p tcp -j REDIRECT", "-p tcp --syn -j REDIRECT")).hindered == ""
 
 
+@pytest.mark.parametrize(
+    ("rules", "what", "packet"),
+    [
+        ("mangle OUTPUT -p tcp --dport 80 -m state --state ESTABLISHED -j DROP", "what follows is dropped", OUT),
+        ("raw OUTPUT -p tcp --dport 80 ! --syn -j DROP", "what follows is dropped", OUT),
+        (
+            "filter OUTPUT -p tcp --dport 15001 -m conntrack --ctstate ESTABLISHED -j REJECT",
+            "what follows is refused",
+            OUT,
+        ),
+        ("mangle OUTPUT -p tcp --dport 80 -m conntrack --ctstate DNAT -j DROP", "what follows is dropped", OUT),
+        ("mangle OUTPUT -p tcp --sport 15001 -m conntrack --ctstate DNAT -j DROP", "its answers are dropped", OUT),
+        ("mangle PREROUTING -p tcp --dport 80 -m conntrack --ctstate DNAT -j DROP", "what follows is dropped", IN),
+        ("mangle OUTPUT -p tcp --sport 15006 -m conntrack --ctstate DNAT -j DROP", "its answers are dropped", IN),
+        ("mangle OUTPUT -p tcp --dport 80 -m conntrack --ctstate SNAT -j DROP", "", OUT),
+        ("mangle OUTPUT -p tcp --sport 15001 -m conntrack ! --ctstate DNAT -j DROP", "", OUT),
+        ("mangle OUTPUT -p udp --dport 53 -m state --state ESTABLISHED -j DROP", "", OUT.but(protocol="udp", port=53)),
+    ],
+)
+def test_what_follows_the_first_packet_may_be_lost(rules: str, what: str, packet: Packet) -> None:
+    """It is captured, and its connection fails: one more packet of TCP that way, or its answer, says so."""
+    table, chain, rule = rules.split(maxsplit=2)
+    jump, to = "-A {} -p {} -j REDIRECT --to-ports {}", 15001 if packet.direction is Direction.OUT else 15006
+    hook = "OUTPUT" if packet.direction is Direction.OUT else "PREROUTING"
+    nat = f"*nat\n{jump.format(hook, packet.protocol, to)}\nCOMMIT\n"
+    trace = in_any_order([ruleset(f"*{table}\n-A {chain} {rule}\nCOMMIT\n{nat}")], packet, HERE)
+    assert trace.became is Became.REDIRECTED
+    assert trace.hindered.startswith(f"but {what} by rule 1 of {chain} " if what else "")
+    assert bool(trace.hindered) is bool(what)
+
+
 @pytest.mark.parametrize("target", ["-j SYNPROXY --mss 1460", "-j A_TARGET_THAT_NOBODY_KNOWS"])
 def test_behind_a_target_that_we_do_not_speak_nothing_is_known(target: str) -> None:
     """It depends on that rule."""
