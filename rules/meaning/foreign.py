@@ -38,10 +38,10 @@ FIRST_ONLY = f.FIN | f.SYN | f.RST | f.ACK
 def match_meaning(words: Sequence[str]) -> tuple[f.Condition, ...]:
     """What a match asks for, from its words: a module with its options, or options of the packet itself."""
     found: list[f.Condition] = []
-    module, at = "", 0
+    module, at, began = "", 0, 0
     while at < len(words):
         if words[at] == "-m":
-            module, at = words[at + 1] if at + 1 < len(words) else "", at + 2
+            module, at, began = words[at + 1] if at + 1 < len(words) else "", at + 2, len(found)
             if module in SAYS_NOTHING:
                 return tuple(found)
             if module not in MODULES:
@@ -55,7 +55,8 @@ def match_meaning(words: Sequence[str]) -> tuple[f.Condition, ...]:
             end += 1
         told = read(module, option, words[at + 1 : end])
         if told is None:
-            return (*found, f.Untold(" ".join(words)))
+            certain = found if module in INDEPENDENT else found[:began]
+            return (*certain, f.Untold(" ".join(words)))
         found += f.opposite(told, of_version(words)) if negated else told
         at = max(end, at + 1)
     return tuple(found)
@@ -204,6 +205,9 @@ SAYS_NOTHING = frozenset({"comment"})
 MODULES = frozenset(
     {"", "tcp", "udp", "multiport", "iprange", "mark", "connmark", "conntrack", "state", "addrtype", "owner"}
 )
+INDEPENDENT = frozenset({"", "tcp", "udp", "conntrack"})
+"""Those whose options each narrow what is met. Of others one may change what another means: `--suppl-groups` of owner
+lets more groups in, and with `--limit-iface-out` of addrtype fewer addresses are LOCAL."""
 OPTIONS: dict[tuple[str, str], Reader] = {
     ("", "-p"): protocol,
     ("", "-s"): address(f.SOURCE),

@@ -38,6 +38,10 @@ class Direction(Enum):
     """From outside, on an interface."""
 
 
+SOMEBODY = -2
+"""As a uid and gid: a socket sends it, and nobody tells whose that is."""
+
+
 class Packet(Value):
     """The packet that is asked about."""
 

@@ -117,6 +117,8 @@ class Trace(Value):
     """What becomes of its answers, if they do not arrive."""
     translated: tuple[Address, int] | None = None
     """Where conntrack has its packets go, if a rule changed that. TPROXY may hand them to another port all the same."""
+    doubted: str = ""
+    """What its connection may fail by all the same, where that cannot be told."""
 
     @property
     def matched(self) -> tuple[Step, ...]:

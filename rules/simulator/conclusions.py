@@ -22,7 +22,7 @@ FORWARDING = {Family.V4: "net.ipv4.ip_forward", Family.V6: "net.ipv6.conf.all.fo
 def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
     """What became of the packet and why, in one sentence; `said` tells how the operator said a setting."""
     if trace.became is Became.DEPENDS:
-        which = [f"{rule_place(step)} ({rule_text(step.rule)})" for step in trace.depends_on]
+        which = list(map(rule_named, trace.depends_on))
         why = " and ".join([*which, *([trace.reason] if trace.reason else [])])
         ways = [way for way in trace.ways if way.became is not Became.DEPENDS]
         ends = " or ".join(
@@ -31,7 +31,7 @@ def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
         return f"it depends on {why}{f': {ends}' if ends else ''}"
     reason = reason_of(trace, said)
     decided = f"{verdict(trace)} {reason}" if trace.became.is_a_deed else f"{verdict(trace)}, {reason}"
-    end = ", ".join(filter(None, (end_of(trace), trace.hindered)))
+    end = ", ".join(filter(None, (end_of(trace), trace.hindered, trace.doubted)))
     return ": ".join(filter(None, (decided, end)))
 
 
@@ -50,6 +50,11 @@ def reason_of(trace: Trace, said: Callable[[str], str]) -> str:
     setting = f", because of {said(step.rule.setting)}" if step.rule.setting else ""
     why = f", for {trace.reason}" if trace.reason else ""
     return f"by {rule_place(step)} ({what}){later}{setting}{why}"
+
+
+def rule_named(step: Step) -> str:
+    """A rule by its place and its text."""
+    return f"{rule_place(step)} ({rule_text(step.rule)})"
 
 
 def rule_place(step: Step) -> str:

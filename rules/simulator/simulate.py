@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from rules.iptables.writing import rule_text
 from rules.meaning.spoken import asked_of, conditions, effect
 from rules.meaning.tracking import needs_conntrack
 from rules.netfilter import effects as e
@@ -41,6 +40,7 @@ from rules.packets.packet import (
     INVALID,
     NEW,
     RELATED,
+    SOMEBODY,
     UNTRACKED,
     Direction,
     Host,
@@ -59,7 +59,7 @@ from rules.plan.names import (
     OURS,
 )
 from rules.routing.policy import Flow, ip_command
-from rules.simulator.conclusions import rule_place, verdict
+from rules.simulator.conclusions import rule_named, rule_place, verdict
 from rules.value import assert_never
 
 TYPE_CHECKING = False
@@ -197,8 +197,8 @@ def answer_to(trace: Trace, host: Host) -> Packet:
         destination=packet.source,
         port=packet.source_port or EPHEMERAL[0],
         interface=host.leaves_on(packet.family, packet.source) if stays else packet.interface,
-        uid=None,
-        gid=None,
+        uid=SOMEBODY if stays else None,
+        gid=SOMEBODY if stays else None,
         mark=0,
         answers=(packet.destination, packet.port),
     )
@@ -233,7 +233,7 @@ class _Rules:
     def __init__(self, rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> None:
         self.hooks = stations(rulesets, natives, order)
         self.meanings: dict[int, tuple[tuple[f.Condition, ...], e.Effect]] = {}
-        self._may_drop: bool | None = None
+        self._deeds: tuple[bool, bool] | None = None
         everything = [rule for ruleset in rulesets for rule in ruleset.kinds()]
         everything += [rule for native in natives for _, those in native.chains for rule in those]
         self.tracks = any(needs_conntrack(rule) for rule in everything)
@@ -247,15 +247,23 @@ class _Rules:
 
     @property
     def may_drop(self) -> bool:
-        """Whether some rule or policy drops packets, or refuses them."""
-        if self._may_drop is None:
+        """Whether some rule or policy drops packets or refuses them, or does with them nobody knows what."""
+        return self.deeds[0]
+
+    @property
+    def may_part(self) -> bool:
+        """Whether some rule keeps packets from conntrack, or puts them in a zone of it."""
+        return self.deeds[1]
+
+    @property
+    def deeds(self) -> tuple[bool, bool]:
+        if self._deeds is None:
             those = [station for at_hook in self.hooks.values() for station in at_hook]
             rules = (rule for station in those for chain in station.rules.values() for rule in chain)
-            deeds = (done for rule in rules for done in e.first_of(self.meaning(rule)[1]))
-            self._may_drop = any(station.drops for station in those) or any(
-                isinstance(done, Drop | Reject) for done in deeds
-            )
-        return self._may_drop
+            kinds = {type(done) for rule in rules for done in e.first_of(self.meaning(rule)[1])}
+            drops = any(station.drops for station in those) or not kinds.isdisjoint({Drop, Reject, e.Queue, e.Unknown})
+            self._deeds = drops, not kinds.isdisjoint({Zone, e.NoTrack})
+        return self._deeds
 
 
 def prepared(rulesets: Sequence[Ruleset], natives: Sequence[NativeTable], order: Sequence[int]) -> _Rules:
@@ -521,6 +529,7 @@ class _Walk:
         # An answer has the uid of whoever listens there, unless the kernel says by itself what became of a packet.
         is_answer = packet.answers and packet.direction is Direction.OUT and packet.state != RELATED
         uid = packet.uid if self.has_socket else None if is_answer and not self.arrives else 0
+        uid = None if uid == SOMEBODY else uid
         if self.is_turned and packet.family is Family.V4:
             uid = 0  # ip_route_me_harder of net/ipv4/netfilter.c has forgotten whose it is
         return Flow(packet.family, self.mark or 0, *sent, self.port, self.source_port, uid, 0)
@@ -893,7 +902,10 @@ class _Walk:
         number = packet.number
         has_ports = packet.protocol in ("tcp", "udp")
         source_port = EPHEMERAL if self.source_port is None else one(self.source_port)
-        uid, gid = (packet.uid, packet.gid) if self.has_socket else (None, None)
+        uid, gid = (
+            f.U32 if each == SOMEBODY else one(-1 if each is None else each)
+            for each in ((packet.uid, packet.gid) if self.has_socket else (None, None))
+        )
         is_later = packet.is_later or packet.state == ESTABLISHED
         flags = f.LATER_FLAGS if is_later else f.FIRST_FLAGS if packet.state == NEW else (0, 256)
         self.view = (
@@ -902,8 +914,8 @@ class _Walk:
             one(int(self.destination)),
             source_port if has_ports else (),
             one(self.port) if has_ports else (),
-            one(-1 if uid is None else uid),
-            one(-1 if gid is None else gid),
+            uid,
+            gid,
             one(self.arrives),
             one(self.leaves),
             one(f.STATES.index(self.state)),
@@ -1002,13 +1014,18 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
     by_marks = host.routing or (host.policy and any(rule.mark for rule in host.policy.rules))
     may_refuse = host.policy and host.policy.is_custom(packet.family)
     may_turn = bool(by_marks or may_refuse) and packet.direction is Direction.IN
-    if not (may_turn or may_refuse or prepared(rulesets, natives, ()).may_drop):
+    rules = prepared(rulesets, natives, ())
+    if not (may_turn or may_refuse or rules.may_drop or (trace.bound and rules.may_part)):
         return trace
     answer = answer_to(trace, host).but(state=ESTABLISHED, connmark=trace.remembered)
     # What TPROXY hands over comes from where conntrack has it go.
     source, port = trace.translated or (packet.destination, packet.port)
     answer = answer.but(source=source, source_port=port)
-    lost = simulate(rulesets, answer, host, natives)
+    ended, is_complete = walked(rulesets, answer, host, natives, ())
+    parted = [parted_by(trace, way) for way, _ in ended]
+    if is_complete and all(parted):
+        return trace.but(hindered=f"but its answers are {parted[0]}, where nobody knows its connection, so it fails")
+    lost = judged(ended, is_complete=is_complete)
     if may_refuse and lost.became is Became.DEPENDS and not lost.depends_on:
         none = trace.but(became=Became.DROPPED, address=None, port=None, decided=None, reason="no answer comes")
         why = f"{lost.reason}, in its answers"
@@ -1020,18 +1037,41 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
         lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
     if lost.became in (Became.DROPPED, Became.REFUSED):
         return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by_whom(lost)}, so it fails")
+    if may_be_lost(lost):
+        return trace.but(doubted=f"and whether its answers come back depends on {doubts_of(lost)}")
     if packet.protocol != "tcp":
         return trace
     later = simulate(rulesets, packet.but(state=ESTABLISHED), host, natives)
-    if later.became not in (Became.DROPPED, Became.REFUSED):
-        return trace
-    return trace.but(hindered=f"but what follows is {verdict(later)} {by_whom(later)}, so it fails")
+    if later.became in (Became.DROPPED, Became.REFUSED):
+        return trace.but(hindered=f"but what follows is {verdict(later)} {by_whom(later)}, so it fails")
+    if may_be_lost(later):
+        return trace.but(doubted=f"and whether what follows arrives depends on {doubts_of(later)}")
+    return trace
+
+
+def may_be_lost(ended: Trace) -> bool:
+    """Whether it depends, and a rule may drop it or refuse it, or do nobody knows what."""
+    lost = (Became.DROPPED, Became.REFUSED, Became.DEPENDS)
+    return bool(ended.depends_on) and any(way.became in lost for way in ended.ways or (ended,))
+
+
+def doubts_of(ended: Trace) -> str:
+    """What it depends on, in words."""
+    return " and ".join([*map(rule_named, ended.depends_on), *filter(None, [ended.reason])])
+
+
+def parted_by(trace: Trace, answer: Trace) -> str:
+    """What keeps the answer to a packet that was sent somewhere else from being known as one; empty if nothing does."""
+    if not trace.bound or not trace.translated:
+        return ""
+    if answer.untracked:
+        return f"kept from conntrack by {rule_named(answer.untracked)}"
+    return f"in zone {answer.zone} of conntrack" if answer.zone != trace.zone else ""
 
 
 def by_whom(ended: Trace) -> str:
     """What ended a packet, in words."""
-    step = ended.decided
-    return f"by {rule_place(step)} ({rule_text(step.rule)})" if step else f"because {ended.reason}"
+    return f"by {rule_named(ended.decided)}" if ended.decided else f"because {ended.reason}"
 
 
 def sets_a_mark(step: Step) -> bool:

@@ -415,6 +415,9 @@ def test_a_limit_matters_only_to_a_rule_that_decides() -> None:
         ("-m addrtype --dst-type UNICAST", True),
         ("-m addrtype --dst-type ANYCAST", None),
         ("-m addrtype --dst-type UNICAST --limit-iface-out", None),
+        ("-m addrtype ! --dst-type UNICAST --limit-iface-out", None),
+        ("-m owner --gid-owner 1001 --suppl-groups", None),
+        ("-p tcp -m tcp --dport 81 --tcp-option 2", False),
         ("-m set --match-set allowed dst", None),
         ("-m owner --socket-exists", True),
         ("-m owner ! --socket-exists", False),
@@ -583,6 +586,14 @@ def test_what_is_kept_from_conntrack_fails_where_its_answers_are_captured() -> N
         ("mangle OUTPUT -p tcp --dport 80 -m conntrack --ctstate SNAT -j DROP", "", OUT),
         ("mangle OUTPUT -p tcp --sport 15001 -m conntrack ! --ctstate DNAT -j DROP", "", OUT),
         ("mangle OUTPUT -p udp --dport 53 -m state --state ESTABLISHED -j DROP", "", OUT.but(protocol="udp", port=53)),
+        ("filter OUTPUT -m owner ! --socket-exists -j DROP", "", OUT),
+        ("filter OUTPUT -m owner ! --socket-exists -j DROP", "", IN),
+        ("filter OUTPUT -p tcp --sport 15006 -m owner --socket-exists -j DROP", "its answers are dropped", IN),
+        ("raw OUTPUT -p tcp --sport 15006 -j NOTRACK", "its answers are kept from conntrack", IN),
+        ("raw OUTPUT -p tcp --sport 15001 -j CT --notrack", "its answers are kept from conntrack", OUT),
+        ("raw OUTPUT -p tcp --sport 15006 -j CT --zone 5", "its answers are in zone 5 of conntrack", IN),
+        ("raw OUTPUT -p tcp --sport 15006 -m owner --uid-owner 1337 -j CT --zone 5", "", IN),
+        ("raw OUTPUT -p tcp --sport 80 -j NOTRACK", "", IN),
     ],
 )
 def test_what_follows_the_first_packet_may_be_lost(rules: str, what: str, packet: Packet) -> None:
@@ -593,8 +604,37 @@ def test_what_follows_the_first_packet_may_be_lost(rules: str, what: str, packet
     nat = f"*nat\n{jump.format(hook, packet.protocol, to)}\nCOMMIT\n"
     trace = in_any_order([ruleset(f"*{table}\n-A {chain} {rule}\nCOMMIT\n{nat}")], packet, HERE)
     assert trace.became is Became.REDIRECTED
-    assert trace.hindered.startswith(f"but {what} by rule 1 of {chain} " if what else "")
+    assert trace.hindered.startswith(f"but {what}" if what else "")
+    assert f"by rule 1 of {chain} " in trace.hindered or not what or "zone" in what
     assert bool(trace.hindered) is bool(what)
+
+
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        ("OUTPUT -p tcp --sport 15006 -m owner --uid-owner 1337 -j DROP", "its answers come back"),
+        ("OUTPUT -p tcp --sport 15006 -m owner ! --gid-owner 1337 -j REJECT", "its answers come back"),
+        ("OUTPUT -p tcp --sport 15006 -m limit --limit 1/s -j DROP", "its answers come back"),
+        (
+            "INPUT -p tcp --dport 15006 -m state --state ESTABLISHED -m limit --limit 1/s -j DROP",
+            "what follows arrives",
+        ),
+        ("OUTPUT -p tcp --sport 15006 -j QUEUE", "its answers come back"),
+        ("OUTPUT -p tcp --sport 15006 -j A_TARGET_THAT_NOBODY_KNOWS", "its answers come back"),
+        ("OUTPUT -p tcp -m addrtype ! --dst-type UNICAST --limit-iface-out -j DROP", "its answers come back"),
+        ("INPUT -p tcp -m owner --gid-owner 5 --suppl-groups -j ACCEPT", ""),
+        ("OUTPUT -p tcp --sport 15006 -m owner --uid-owner 1337 -j ACCEPT", ""),
+        ("OUTPUT -p tcp --sport 80 -m limit --limit 1/s -j DROP", ""),
+    ],
+)
+def test_what_may_be_lost_later_is_told_as_that(rule: str, what: str) -> None:
+    """It is captured for certain, and by which rule its connection may fail is said with it."""
+    nat = "*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 15006\nCOMMIT\n"
+    trace = in_any_order([ruleset(f"*filter\n-A {rule}\nCOMMIT\n{nat}")], IN, HERE)
+    assert (trace.became, trace.hindered) == (Became.REDIRECTED, "")
+    chain, _, text = rule.partition(" ")
+    said = f", and whether {what} depends on rule 1 of {chain} of the filter table ({text})" if what else ""
+    assert conclusion(trace, str).endswith(f"it goes to 10.244.0.5:15006{said}")
 
 
 @pytest.mark.parametrize("target", ["-j SYNPROXY --mss 1460", "-j A_TARGET_THAT_NOBODY_KNOWS"])

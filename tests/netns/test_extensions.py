@@ -1,0 +1,270 @@
+"""Each match and target of iptables-extensions(8) in a rule of others: a call out and a call in land as trace says.
+
+A sample is drawn; CAPTURE_TESTS=all takes all. CAPTURE_SEED draws the same again. What this kernel lacks is passed
+over.
+"""
+
+from __future__ import annotations
+
+import random
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rules.packets.trace import Became
+from tests.conftest import every_backend
+from tests.netns.test_native import SETTINGS, live_in, ready_v4, traced
+from tests.netns.test_simulator import SHORT, landings_of
+from tests.rig import Call, Pod, drawn, predicted
+from tests.rig.chance import ALL, SEED
+from tests.rig.pod import GATEWAY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rules.packets.trace import Trace
+
+SAMPLE = 40
+FAILED = {"timeout", "refused", "error: ECONNRESET"}
+MATCHES = """\
+-m addrtype --dst-type LOCAL
+-m addrtype --src-type LOCAL
+-m addrtype --dst-type UNICAST
+-m addrtype ! --dst-type LOCAL --limit-iface-out
+-m addrtype --src-type UNICAST --limit-iface-in
+-m bpf --bytecode "4,48 0 0 9,21 0 1 6,6 0 0 1,6 0 0 0"
+-m cgroup --cgroup 5
+-m cluster --cluster-total-nodes 2 --cluster-local-node 1 --cluster-hash-seed 0xdeadbeef
+-m comment --comment x
+-m connbytes --connbytes 100000 --connbytes-dir both --connbytes-mode bytes
+-m connlabel --label 1
+-m connlimit --connlimit-above 100
+-m connlimit --connlimit-upto 100
+-m connmark --mark 0
+-m connmark ! --mark 0
+-m conntrack --ctstate NEW
+-m conntrack --ctstate ESTABLISHED
+-m conntrack --ctstate INVALID
+-m conntrack --ctstate UNTRACKED
+-m conntrack --ctstate SNAT
+-m conntrack --ctstate DNAT
+-m conntrack --ctproto tcp
+-m conntrack --ctorigsrc 10.244.0.5
+-m conntrack --ctorigdst 9.9.9.9
+-m conntrack --ctreplsrc 9.9.9.9
+-m conntrack --ctorigdstport 80
+-m conntrack --ctreplsrcport 80
+-m conntrack --ctstatus NONE
+-m conntrack --ctstatus SEEN_REPLY
+-m conntrack --ctstatus CONFIRMED
+-m conntrack --ctstatus ASSURED
+-m conntrack --ctexpire 1:1000
+-m conntrack --ctdir ORIGINAL
+-m conntrack --ctdir REPLY
+-m cpu --cpu 99
+-m dscp --dscp 0
+-m dscp ! --dscp 0
+-m dscp --dscp-class AF11
+-m ecn --ecn-ip-ect 0
+-m ecn --ecn-tcp-cwr
+-p tcp -m ecn --ecn-tcp-ece
+-m hashlimit --hashlimit-above 100/sec --hashlimit-mode dstip --hashlimit-name foo
+-m hashlimit --hashlimit-upto 1000/sec --hashlimit-mode dstip --hashlimit-name foo2
+-m helper --helper ftp
+-m iprange --src-range 10.244.0.1-10.244.0.9
+-m iprange ! --dst-range 9.9.9.9-9.9.9.10
+-m ipvs --ipvs
+-m length --length 0:40
+-m length --length 41:2000
+-m limit --limit 1000/s
+-m mac --mac-source 00:11:22:33:44:55
+-m mark --mark 0
+-m mark ! --mark 0
+-m mark --mark 0x5/0x5
+-p tcp -m multiport --dports 80,81
+-p tcp -m multiport ! --dports 80:90
+-p tcp -m multiport --ports 80
+-p tcp -m multiport --sports 1:65535
+-m osf --genre Linux
+-m owner --uid-owner 1000
+-m owner ! --uid-owner 1000
+-m owner --uid-owner 0-999
+-m owner --gid-owner 1000
+-m owner --socket-exists
+-m owner ! --socket-exists
+-m physdev --physdev-is-bridged
+-m pkttype --pkt-type unicast
+-m pkttype --pkt-type broadcast
+-m policy --dir out --pol none
+-m policy --dir out --pol ipsec
+-m quota --quota 100000
+-m quota ! --quota 100000
+-m realm --realm 5
+-m recent --name r --set
+-m recent --name r2 --rcheck
+-m recent --name r3 ! --rcheck
+-m rpfilter
+-m socket
+-m socket --transparent
+-m socket --nowildcard
+-m state --state NEW
+-m state --state RELATED,ESTABLISHED
+-m statistic --mode random --probability 0
+-m statistic --mode random --probability 1
+-m statistic --mode nth --every 1000 --packet 999
+-m string --string GET --algo bm
+-p tcp --syn
+-p tcp ! --syn
+-p tcp --tcp-flags ALL SYN
+-p tcp --tcp-flags ALL NONE
+-p tcp --tcp-option 2
+-p tcp --tcp-option 99
+-p tcp --sport 1024:
+-p tcp ! --dport 80
+-m tcpmss --mss 1000:2000
+-m time --timestart 00:00 --timestop 23:59:59
+-m time --weekdays Mon
+-m time --datestart 2036-01-01
+-m tos --tos 0
+-m tos ! --tos 0
+-m ttl --ttl-eq 64
+-m ttl --ttl-lt 5
+-m ttl --ttl-gt 5
+-m u32 --u32 "6&0xFF=6"
+-m u32 --u32 "6&0xFF=17"
+-f
+! -f
+-p all
+-p 0
+-p ! 6
+! -p tcp
+-p udp
+-p icmp
+-p 132
+-p sctp --dport 80
+-p dccp --dport 80
+-p udplite
+-s 10.244.0.5
+! -s 10.244.0.5
+-d 9.9.9.9
+-d 9.9.9.0/255.255.255.0
+-d 0.0.0.9/0.0.0.255
+-o eth0
+-o eth+
+-o et+
+! -o eth0
+-o +
+-o lo
+"""
+"""Each of them in filter, in OUTPUT and in INPUT, with -j DROP."""
+TARGETS = """\
+mangle OUTPUT -j MARK --set-mark 5
+mangle OUTPUT -j CONNMARK --save-mark
+mangle OUTPUT -j CONNMARK --restore-mark
+mangle OUTPUT -j CLASSIFY --set-class 1:1
+mangle OUTPUT -j DSCP --set-dscp 5
+mangle OUTPUT -j TOS --set-tos 8
+mangle OUTPUT -j TTL --ttl-set 33
+mangle OUTPUT -j TTL --ttl-dec 1
+mangle OUTPUT -p tcp -j ECN --ecn-tcp-remove
+mangle OUTPUT -j CHECKSUM --checksum-fill
+mangle OUTPUT -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000
+mangle OUTPUT -p tcp -j TCPOPTSTRIP --strip-options sack-permitted
+mangle OUTPUT -j HMARK --hmark-tuple src --hmark-mod 10 --hmark-rnd 1
+mangle OUTPUT -j LOG
+mangle OUTPUT -j NFLOG
+mangle OUTPUT -j TEE --gateway 10.244.0.1
+mangle OUTPUT -j TRACE
+raw OUTPUT -j TRACE
+raw OUTPUT -j NOTRACK
+raw OUTPUT -j CT --notrack
+raw OUTPUT -j CT --zone 5
+raw OUTPUT -p tcp -j CT --helper ftp
+raw OUTPUT -j CT --ctevents new
+raw OUTPUT -j CT --timeout x
+mangle OUTPUT -j IDLETIMER --timeout 5 --label x
+mangle OUTPUT -j LED --led-trigger-id x
+mangle OUTPUT -j RATEEST --rateest-name y --rateest-interval 250ms --rateest-ewmalog 0.5s
+mangle OUTPUT -j SET --add-set x dst
+mangle OUTPUT -j AUDIT --type accept
+mangle OUTPUT -j SECMARK --selctx x
+mangle OUTPUT -j CONNSECMARK --save
+filter OUTPUT -j SYNPROXY
+filter OUTPUT -p tcp --dport 80 -j REJECT --reject-with tcp-reset
+filter OUTPUT -p tcp --dport 15001 -j REJECT
+filter OUTPUT -p tcp --dport 15001 -j REJECT --reject-with icmp-admin-prohibited
+filter OUTPUT -j NFQUEUE --queue-bypass
+filter OUTPUT -j QUEUE
+filter OUTPUT -j RETURN
+filter OUTPUT -j ACCEPT
+filter OUTPUT
+nat OUTPUT -p tcp -j REDIRECT
+nat OUTPUT -p tcp -j REDIRECT --to-ports 9999 --random
+nat OUTPUT -p tcp -j DNAT --to-destination 1.1.1.1:81
+nat OUTPUT -p tcp -j DNAT --to-destination :81
+nat OUTPUT -p tcp -j DNAT --to-destination 1.1.1.1-1.1.1.2
+nat OUTPUT -d 9.9.9.8/30 -p tcp -j NETMAP --to 1.1.1.0/30
+nat OUTPUT -j ACCEPT
+nat POSTROUTING -j MASQUERADE
+nat POSTROUTING -p tcp -j MASQUERADE --to-ports 5000-6000
+nat POSTROUTING -j SNAT --to-source 10.244.0.5
+nat POSTROUTING -o eth0 -j SNAT --to-source 10.244.0.77
+nat INPUT -p tcp -j SNAT --to-source 10.244.0.77
+"""
+
+
+def rules() -> list[str]:
+    """Table, chain and rule, all of them or a sample."""
+    matches = [
+        f"filter {chain} {match} -j DROP"
+        for match in MATCHES.splitlines()
+        for chain in ("OUTPUT", "INPUT")
+        if not (chain == "INPUT" and "-o " in match)
+    ]
+    every = [*matches, *TARGETS.splitlines()]
+    return every if ALL else random.Random(f"{SEED} extensions").sample(every, SAMPLE)
+
+
+def expected_of(trace: Trace) -> set[str]:
+    """Where its caller may find itself."""
+    if trace.hindered:
+        return FAILED
+    expected = landings_of(trace)
+    ways = trace.ways or (trace,)
+    if trace.doubted or any(way.became in (Became.DROPPED, Became.REFUSED, Became.DEPENDS) for way in ways):
+        expected |= {*FAILED, "error: EHOSTUNREACH"}
+    return expected
+
+
+@every_backend
+def test_rules_of_every_extension_are_followed(backend: str, tell: Callable[[str], None]) -> None:
+    """What is certain is so, and what depends ends in one of the ways that are named."""
+    tell(f"CAPTURE_SEED={SEED}")
+    wrong, tried = [], 0
+    theirs = "iptables-legacy" if backend == "legacy" else "iptables-nft"
+    with Pod(ipv6=False) as pod:
+        ready_v4(pod)
+        numbers = drawn.Calls(pod, random.Random(0)).numbers
+        here = predicted.host(ipv6=False)
+        pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
+        for line in rules():
+            table, chain, *words = shlex.split(line)
+            if pod.inside.run(theirs, "-t", table, "-I", chain, *words).returncode:
+                continue
+            tried += 1
+            for call in (
+                Call(pod.inside, "9.9.9.9", 80, 1000, 1000, "tcp", None, next(numbers)),
+                Call(pod.outside, "10.244.0.5", 8080, 0, 0, "tcp", GATEWAY[4], next(numbers)),
+            ):
+                trace = traced(live_in(pod), call, pod, here)
+                (landing,) = pod.traffic.land([call], patience=SHORT)
+                if str(landing) not in expected_of(trace) and (trace.ways or trace.became is not Became.DEPENDS):
+                    said = f"{trace.became} {trace.hindered} {trace.doubted}"
+                    wrong.append(f"{line}: {call.host} landed {landing}, predicted {expected_of(trace)} {said}")
+            pod.inside.output(theirs, "-t", table, "-D", chain, "1")
+            pod.end_connections()
+    tell(f"{backend}: {tried} rules")
+    assert not wrong, "\n".join(wrong)
+    if not tried:
+        pytest.skip("this kernel has none of the extensions that were drawn")
