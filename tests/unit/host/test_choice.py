@@ -34,7 +34,9 @@ def given(kernel: Memory, family: Family, table: str, without: set[str]) -> None
 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize(
-    ("without", "backend"), [(set(), LEGACY), (OF_LEGACY, NATIVE), (OF_LEGACY | {"nft"}, NFT)], ids=lambda it: str(it)
+    ("without", "backend"),
+    [(set(), LEGACY), (OF_LEGACY, NATIVE), (OF_LEGACY | {"nft"}, NFT)],
+    ids=["all", "without legacy", "only iptables-nft"],
 )
 def test_what_one_program_has_for_itself_is_left_for_another_backend(
     kernel: Memory, family: Family, without: set[str], backend: str
