@@ -24,7 +24,7 @@ test: root check ## Lint, types and all tests, those that ask the kernel include
 test-all: root check ## The same with every case that `make test` draws a sample of: neighbours, instants, 200,000 drawn texts.
 	@exec env CAPTURE_TESTS=all CAPTURE_FUZZ_CASES=200000 $(SUITE) $(TESTS)
 
-quick: check ## Lint, types, and the tests that need no root and no kernel, with a few examples of each property and of long rows of cases: two minutes.
+quick: check ## Lint, types, and the tests that need no root and no kernel, with a few examples of each property and of long rows of cases: a minute.
 	@CAPTURE_TESTS=quick PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/bytecode $(RUN) -m pytest -q -n auto -m 'not netns and not image' tests/unit tests/golden tests/property
 
 check: lint types ## Lint, format and strict types.
