@@ -37,6 +37,12 @@ NETMAP = 1 << 6
 NET_HEADER, TRANSPORT_HEADER = 1, 2
 TAGS = {"ip": (1,), "ip6": (0, 1, 2, 3, 7)}
 """The bytes of a header that OUTPUT of a chain of type route compares: TOS; or class and flow label, and hop limit."""
+HARMLESS = {
+    NET_HEADER: {"ip": frozenset({1, 4, 5, 8}), "ip6": frozenset({0, 1, 2, 3, 7})},
+    TRANSPORT_HEADER: dict.fromkeys(TAGS, frozenset({14, 15, 18, 19})),
+}
+"""The bytes of a header behind whose change the packet is still understood, and is to every rule what it was: TOS,
+identification, TTL; class, flow label, hop limit; window and urgent pointer of TCP (RFC 791, 8200, 9293)."""
 NF_DROP, NF_ACCEPT, NF_QUEUE = 0, 1, 3
 NFT_CONTINUE, NFT_JUMP, NFT_GOTO, NFT_RETURN = -1, -3, -4, -5
 EQ, NEQ, LT, LTE, GT, GTE = range(6)
@@ -183,11 +189,7 @@ class _Program:
         return [at for at, mask, flip in zip(places, masks, flips, strict=True) if mask != 0xFF or flip]
 
     def set_payload(self, base: int, changed: Sequence[int]) -> None:
-        if any(
-            at == base and start <= each < start + length
-            for _, at, start, length in self.reader.header
-            for each in changed
-        ):
+        if base in (NET_HEADER, TRANSPORT_HEADER) and not HARMLESS[base][self.reader.ip].issuperset(changed):
             self.give_up("payload set")
         elif base == NET_HEADER and any(at in changed for at in TAGS[self.reader.ip]):
             self.do(e.Retag("payload set"), "payload set")

@@ -15,10 +15,10 @@ import pytest
 from rules.packets.trace import Became
 from tests.conftest import every_backend
 from tests.netns.test_native import SETTINGS, live_in, ready_v4, traced
-from tests.netns.test_simulator import SHORT, landings_of
+from tests.netns.test_simulator import SHORT, landings_of, ready
 from tests.rig import Call, Pod, drawn, predicted
 from tests.rig.chance import ALL, SEED
-from tests.rig.pod import GATEWAY
+from tests.rig.pod import ADDRESSES, GATEWAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,16 +214,112 @@ nat INPUT -p tcp -j SNAT --to-source 10.244.0.77
 """
 
 
-def rules() -> list[str]:
+MATCHES6 = """\
+-m addrtype --dst-type LOCAL
+-m addrtype ! --dst-type LOCAL --limit-iface-out
+-m addrtype --src-type UNICAST
+-m ah
+-m ah ! --ahspi 5
+-m conntrack --ctstate NEW
+-m conntrack --ctstate ESTABLISHED
+-m conntrack --ctstate DNAT
+-m conntrack --ctorigdst 2001:db8::1
+-m dst
+-m dst ! --dst-len 5
+-m dscp --dscp 0
+-m eui64
+-m frag
+-m frag ! --fragid 5
+-m frag --fragmore
+-m hbh
+-m hbh ! --hbh-len 5
+-m hl --hl-eq 64
+-m hl --hl-lt 5
+-m ipv6header --header tcp --soft
+-m ipv6header ! --header frag --soft
+-m ipv6header --header hop
+-m iprange --dst-range 2001:db8::1-2001:db8::9
+-m iprange ! --src-range fd00:244::5-fd00:244::6
+-m length --length 41:2000
+-m mac --mac-source 00:11:22:33:44:55
+-m owner --uid-owner 1000
+-m owner ! --uid-owner 1000
+-m owner --gid-owner 1001 --suppl-groups
+-m owner ! --socket-exists
+-m pkttype --pkt-type unicast
+-m policy --dir out --pol none
+-m rpfilter
+-m rt
+-m rt --rt-type 0
+-m rt ! --rt-type 0
+-m socket
+-m state --state NEW
+-m tos --tos 0
+-m u32 --u32 "6&0xFF=64"
+-m bpf --bytecode "4,48 0 0 6,21 0 1 6,6 0 0 1,6 0 0 0"
+-p ah
+-p esp
+-p ipv6-frag
+-p ipv6-opts
+-p ipv6-nonxt
+-p ipv6-icmp
+-p icmpv6 --icmpv6-type echo-request
+-p 0
+-p mh
+-p ! 6
+-p tcp --syn
+-p tcp ! --syn
+-p tcp -m multiport --dports 80,8080
+-s fd00:244::5
+! -s fd00:244::5
+-d 2001:db8::/32
+-d ::1/::ff
+-d ::5/::ffff
+-o eth+
+! -o lo
+"""
+TARGETS6 = """\
+mangle OUTPUT -j HL --hl-set 33
+mangle OUTPUT -j HL --hl-dec 1
+mangle OUTPUT -j DSCP --set-dscp 5
+mangle OUTPUT -j TOS --set-tos 8
+mangle OUTPUT -j MARK --set-mark 5
+mangle OUTPUT -j CONNMARK --save-mark
+mangle OUTPUT -j DNPT --src-pfx 2001:db8::/64 --dst-pfx fd00:96::/64
+mangle OUTPUT -j SNPT --src-pfx fd00:244::/64 --dst-pfx fd00:245::/64
+mangle OUTPUT -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1200
+mangle OUTPUT -j TEE --gateway fd00:244::1
+raw OUTPUT -j NOTRACK
+raw OUTPUT -j CT --zone 5
+raw OUTPUT -p tcp -j CT --helper ftp
+raw OUTPUT -j TRACE
+filter OUTPUT -p tcp --dport 15001 -j REJECT
+filter OUTPUT -p tcp --dport 15001 -j REJECT --reject-with icmp6-adm-prohibited
+filter OUTPUT -p tcp --dport 15001 -j REJECT --reject-with tcp-reset
+filter INPUT -p tcp -j NFQUEUE --queue-bypass
+filter OUTPUT -j LOG
+nat OUTPUT -p tcp -j REDIRECT
+nat OUTPUT -p tcp -j DNAT --to-destination [fd00:96::a]:81
+nat OUTPUT -d 2001:db8::1 -p tcp -j NETMAP --to fd00:96::a/128
+nat OUTPUT -j ACCEPT
+nat POSTROUTING -j MASQUERADE
+nat POSTROUTING -o eth0 -j SNAT --to-source fd00:244::77
+"""
+OF_FAMILY = {4: (MATCHES, TARGETS), 6: (MATCHES6, TARGETS6)}
+HOST = {4: "9.9.9.9", 6: "2001:db8::1"}
+
+
+def rules(version: int) -> list[str]:
     """Table, chain and rule, all of them or a sample."""
+    asked, done = OF_FAMILY[version]
     matches = [
         f"filter {chain} {match} -j DROP"
-        for match in MATCHES.splitlines()
+        for match in asked.splitlines()
         for chain in ("OUTPUT", "INPUT")
         if not (chain == "INPUT" and "-o " in match)
     ]
-    every = [*matches, *TARGETS.splitlines()]
-    return every if ALL else random.Random(f"{SEED} extensions").sample(every, SAMPLE)
+    every = [*matches, *done.splitlines()]
+    return every if ALL else random.Random(f"{SEED} extensions {version}").sample(every, SAMPLE)
 
 
 def expected_of(trace: Trace) -> set[str]:
@@ -238,24 +334,27 @@ def expected_of(trace: Trace) -> set[str]:
 
 
 @every_backend
-def test_rules_of_every_extension_are_followed(backend: str, tell: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_rules_of_every_extension_are_followed(backend: str, version: int, tell: Callable[[str], None]) -> None:
     """What is certain is so, and what depends ends in one of the ways that are named."""
     tell(f"CAPTURE_SEED={SEED}")
     wrong, tried = [], 0
-    theirs = "iptables-legacy" if backend == "legacy" else "iptables-nft"
-    with Pod(ipv6=False) as pod:
-        ready_v4(pod)
+    theirs = f"ip{'6' if version == 6 else ''}tables-{'legacy' if backend == 'legacy' else 'nft'}"
+    with Pod(ipv6=version == 6) as pod:
+        (ready if version == 6 else ready_v4)(pod)
         numbers = drawn.Calls(pod, random.Random(0)).numbers
-        here = predicted.host(ipv6=False)
-        pod.applied(*SETTINGS, f"--force-iptables-binary={backend}")
-        for line in rules():
+        here = predicted.host(ipv6=version == 6)
+        pod.applied(
+            f"--force-iptables-binary={backend}", *(("-u", "1337", "--dual-stack") if version == 6 else SETTINGS)
+        )
+        for line in rules(version):
             table, chain, *words = shlex.split(line)
             if pod.inside.run(theirs, "-t", table, "-I", chain, *words).returncode:
                 continue
             tried += 1
             for call in (
-                Call(pod.inside, "9.9.9.9", 80, 1000, 1000, "tcp", None, next(numbers)),
-                Call(pod.outside, "10.244.0.5", 8080, 0, 0, "tcp", GATEWAY[4], next(numbers)),
+                Call(pod.inside, HOST[version], 80, 1000, 1000, "tcp", None, next(numbers)),
+                Call(pod.outside, ADDRESSES[version], 8080, 0, 0, "tcp", GATEWAY[version], next(numbers)),
             ):
                 trace = traced(live_in(pod), call, pod, here)
                 (landing,) = pod.traffic.land([call], patience=SHORT)
@@ -264,7 +363,7 @@ def test_rules_of_every_extension_are_followed(backend: str, tell: Callable[[str
                     wrong.append(f"{line}: {call.host} landed {landing}, predicted {expected_of(trace)} {said}")
             pod.inside.output(theirs, "-t", table, "-D", chain, "1")
             pod.end_connections()
-    tell(f"{backend}: {tried} rules")
+    tell(f"{backend}, IPv{version}: {tried} rules")
     assert not wrong, "\n".join(wrong)
     if not tried:
         pytest.skip("this kernel has none of the extensions that were drawn")

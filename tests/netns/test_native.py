@@ -817,7 +817,7 @@ add @seen { ip daddr } | update @seen { ip daddr timeout 5s } | tcp dport vmap @
 tcp dport vmap { 80 : accept, 81 : drop } | tcp dport 80 jump { counter; return; }
 tcp dport 80 goto { counter; accept; }
 meta nftrace set 1 | meta priority set 1:2 | ct zone set 7 | ct event set new | ct label set 1 | notrack | log group 5
-ip ttl set 33 | ip id set 5 | ip dscp set ef | ip ecn set 1 | tcp option maxseg size set 1000
+ip ttl set 33 | ip id set 5 | tcp urgptr set 0 | ip dscp set ef | ip ecn set 1 | tcp option maxseg size set 1000
 tcp flags syn tcp option maxseg size set rt mtu | tcp window set 1000 | fib saddr . oif type local accept
 meta skuid 0-500 drop | meta l4proto 132 drop | ct state invalid drop | ct mark set meta mark
 ct status snat drop | ct status dnat drop | fib daddr type local drop | tcp flags & (fin|syn|rst|ack) == syn accept

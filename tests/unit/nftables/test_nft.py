@@ -309,7 +309,9 @@ def number(value: int, size: int = 4) -> bytes:
         (8, 0xFF00, 0x0006, Unknown("payload set")),
         (8, 0x00FF, 0x2101, Unknown("payload set")),
         (0, 0xFF03, 0x00B8, Retag("payload set")),  # ip dscp set ef
-        (0, 0x0FFF, 0x4000, Nothing()),
+        (0, 0x0FFF, 0x4000, Unknown("payload set")),  # another version of IP
+        (2, 0x0000, 0x0028, Unknown("payload set")),  # another length
+        (4, 0x0000, 0x0005, Nothing()),  # ip id set 5
         (12, 0xFFFF, 0x0000, Nothing()),
         (12, 0xFFFF, 0x0001, Unknown("payload set")),
     ],
