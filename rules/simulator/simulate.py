@@ -1039,9 +1039,12 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
         return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by_whom(lost)}, so it fails")
     if may_be_lost(lost):
         return trace.but(doubted=f"and whether its answers come back depends on {doubts_of(lost)}")
-    if packet.protocol != "tcp":
-        return trace
-    later = simulate(rulesets, packet.but(state=ESTABLISHED), host, natives)
+    return with_what_follows(trace, rulesets, host, natives) if packet.protocol == "tcp" else trace
+
+
+def with_what_follows(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable]) -> Trace:
+    """The same, and what keeps the packets behind the first one from arriving: a handshake takes two."""
+    later = simulate(rulesets, trace.packet.but(state=ESTABLISHED), host, natives)
     if later.became in (Became.DROPPED, Became.REFUSED):
         return trace.but(hindered=f"but what follows is {verdict(later)} {by_whom(later)}, so it fails")
     if may_be_lost(later):
