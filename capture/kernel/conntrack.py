@@ -1,7 +1,8 @@
-"""A setting of conntrack itself, which some meshes tune when they capture a pod."""
+"""Conntrack itself: a setting that some meshes tune when they capture a pod, and how full it is."""
 
 from __future__ import annotations
 
+from capture.kernel.process import read_words
 from capture.kernel.seam import primitive
 
 TYPE_CHECKING = False
@@ -12,6 +13,24 @@ CLOSE_WAIT = "net.netfilter.nf_conntrack_tcp_timeout_close_wait"
 CLOSE_WAIT_FILE = f"/proc/sys/{CLOSE_WAIT.replace('.', '/')}"
 DEFAULT_CLOSE_WAIT = 60
 """Seconds: what the kernel gives to a new namespace (tcp_timeouts of nf_conntrack_proto_tcp.c)."""
+
+
+ENTRIES = "/proc/sys/net/netfilter/nf_conntrack_count"
+"""How many connections conntrack knows in this namespace."""
+MOST_ENTRIES = "/proc/sys/net/netfilter/nf_conntrack_max"
+"""How many it may know in each; 0 for any number (__nf_conntrack_alloc of net/netfilter/nf_conntrack_core.c)."""
+NEARLY = 0.9
+
+
+def fullness(share: float = NEARLY) -> str:
+    """That conntrack is as full as that, a share of 1, and what comes of it; empty if it is not, or nothing tells."""
+    count, most = (next(iter(read_words(path) or []), "") for path in (ENTRIES, MOST_ENTRIES))
+    if not (count.isdigit() and most.isdigit() and int(most) and int(count) >= share * int(most)):
+        return ""
+    return (
+        f"conntrack knows {int(count):,} connections here and may know {int(most):,}: at that number the kernel drops "
+        "the first packet of a new one, unless it can forget one that was never answered"
+    )
 
 
 def set_close_wait_timeout(seconds: int, log: Log) -> None:

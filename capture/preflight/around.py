@@ -9,7 +9,7 @@ from capture.host import place
 from capture.host.facts import read_text
 from capture.intent.nameservers import nameservers_in
 from capture.kernel import netns
-from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE
+from capture.kernel.conntrack import CLOSE_WAIT, CLOSE_WAIT_FILE, fullness
 from capture.kernel.process import read_words
 from capture.log import TERMINATION_LOG
 from capture.preflight.facts import Fact, Here
@@ -33,6 +33,10 @@ def conntrack(here: Here) -> Iterator[Fact]:
     else:
         remedy = "the module nf_conntrack makes it; if it is still missing after the rules: `modprobe nf_conntrack`"
         yield Fact("conntrack", "close_wait timeout", f"{path} cannot be read", UNKNOWN, remedy, needed)
+    full = fullness()
+    if full:
+        remedy = "raise net.netfilter.nf_conntrack_max on the node, or see who holds them: `conntrack -L`"
+        yield Fact("conntrack", "entries", full, WARN, remedy)
 
 
 def logging(here: Here) -> Iterator[Fact]:

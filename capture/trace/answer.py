@@ -12,6 +12,7 @@ from capture.host.neighbours import host_of, host_there
 from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
+from capture.kernel.conntrack import fullness
 from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
 from capture.netlink.early import early
@@ -168,6 +169,7 @@ class Answer:
             self.notes.append(f"the table {table} is dormant: the kernel asks none of its chains")
         self.notes += map(str, others_routing(live))
         self.notes += map(str, early())
+        self.notes += filter(None, [fullness(1)])
         return live
 
     def explained(self, live: Live, wanted: Ruleset) -> tuple[Ruleset, ...]:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from capture.kernel.conntrack import MOST_ENTRIES
 from capture.kernel.process import locate
+from capture.netlink.ctnetlink import write_down
+from rules.addresses import ip_address, ip_network
+from rules.connections.flow import ESTABLISHED, TCP, Flow
 from tests.netns.test_apply import READ_ONLY, block, unprivileged
-from tests.rig import Namespace, Pod, Result
+from tests.rig import Namespace, Pod, Result, entered
 from tests.rig.pod import has
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 POD_SPEC = ["-p", "15001", "-z", "15006", "-u", "1337"]
 EVERYTHING = [*POD_SPEC, "-m", "TPROXY", "--dual-stack", "--redirect-dns", "--capture-all-dns", "--drop-invalid"]
@@ -611,3 +616,30 @@ def test_a_place_without_an_address_is_judged_as_a_run_sees_it() -> None:
 def test_programs_that_these_tests_need() -> None:
     """Those that impair an environment are there."""
     assert has("setpriv", "unshare", "flock", "chroot") == []
+
+
+MANY = 300_000
+
+
+def test_a_conntrack_that_is_full_is_told(pod: Pod) -> None:
+    """By check and by trace: a new connection is captured by the rules, and dropped by conntrack."""
+    most = int(Path(MOST_ENTRIES).read_text(encoding="ascii"))
+    if not 0 < most <= MANY:
+        pytest.skip(f"this kernel's conntrack takes {most} connections, which would take too long to fill")
+    pod.open_listeners()
+    pod.applied(*POD_SPEC)
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    assert "conntrack knows" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+    there, sources = ip_address("192.0.2.200"), ip_network("198.51.100.0/24")
+    flows = (
+        (Flow(TCP, sources[1 + at // 65_000], 1 + at % 65_000, there, 7), ESTABLISHED) for at in range(most + 1000)
+    )
+    with entered(pod.inside):
+        refused = write_down(flows)
+    assert set(refused) == {errno.ENOMEM}
+    assert str(pod.dial("9.9.9.9", 80)) == "timeout"
+    told = f"conntrack knows {most:,} connections here and may know {most:,}"
+    assert told in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+    fact = checked(pod.capture("check", "--output", "json", *POD_SPEC))["by_name"]["entries"]
+    assert fact["verdict"] == "warn"
+    assert told in fact["value"]

@@ -11,9 +11,10 @@ from capture.errors import NamespaceUnusable
 from capture.host.place import Process
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks
+from capture.kernel.conntrack import ENTRIES, MOST_ENTRIES
 from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
-from capture.preflight import company, permissions, programs, routes, trial
+from capture.preflight import around, company, permissions, programs, routes, trial
 from capture.preflight.facts import Fact, Here
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.declared import Settings
@@ -373,3 +374,28 @@ def test_another_run_is_told_with_how_long_is_waited(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(locks, "runs_at_work", unreadable)
     assert company.another_run().verdict == UNKNOWN
+
+
+# --- conntrack ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "is_told"),
+    [
+        ("0", "262144", False),
+        ("89", "100", False),
+        ("90", "100", True),
+        ("100", "100", True),
+        ("5", "0", False),
+        ("", "100", False),
+        ("5", "many", False),
+    ],
+)
+def test_conntrack_that_is_nearly_full_is_a_warning(kernel: Memory, count: str, most: str, is_told: bool) -> None:
+    """From nine tenths of what it may know; 0 is no limit, and what cannot be read is no number."""
+    kernel.sysctls |= {ENTRIES: count, MOST_ENTRIES: most}
+    found = [fact for fact in around.conntrack(here()) if fact.name == "entries"]
+    assert [fact.verdict for fact in found] == [WARN] * is_told
+    assert all(f"knows {count} connections here and may know {most}:" in fact.value for fact in found)
+    kernel.sysctls.pop(ENTRIES)
+    assert not any(fact.name == "entries" for fact in around.conntrack(here()))
