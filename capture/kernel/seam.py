@@ -67,6 +67,9 @@ if TYPE_CHECKING:
         def read_words(self, path: str) -> list[str] | None:
             """The words in a file of the kernel; none if it does not exist, None if it may not be read."""
 
+        def lo_is_up(self) -> bool | None:
+            """Whether the loopback interface is up; None if that is not told."""
+
         def add_rule(self, family: Family, priority: int, mark: int, table: int) -> None: ...
         def remove_rule(self, family: Family, priority: int, mark: int, table: int) -> None: ...
         def add_route(self, family: Family, table: int) -> None: ...

@@ -11,9 +11,9 @@ from capture.host.neighbours import findings_of_others
 from capture.iptables.diagnosis import other_tables
 from capture.iptables.iptables import LEGACY, NFT
 from capture.kernel import locks, netns
+from capture.kernel.loopback import lo_is_up
 from capture.netlink.early import early
 from capture.netlink.nftables import belongs
-from capture.preflight import trial
 from capture.preflight.facts import Fact, Here, listed
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import sentence_of
@@ -85,7 +85,7 @@ def proxy(here: Here) -> Iterator[Fact]:
 
 
 def lo(here: Here) -> Iterator[Fact]:
-    up = trial.lo_is_up()
+    up = lo_is_up()
     if up is None:
         yield Fact("namespace", "lo", "cannot be asked", UNKNOWN, "see `ip link show lo`")
     elif up:

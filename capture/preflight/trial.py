@@ -7,13 +7,10 @@ others have put into the namespace that is meant.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
 import signal
-import socket
-import struct
 from typing import TYPE_CHECKING, NoReturn
 
 from capture.apply import transaction
@@ -21,11 +18,11 @@ from capture.errors import CaptureError, KernelRefused
 from capture.host.live import read_live
 from capture.iptables.iptables import private_lock
 from capture.kernel import netns
+from capture.kernel.loopback import raise_lo
 from capture.kernel.seam import primitive
 from capture.log import Log
 from capture.steps.load import in_transactions
 from rules.netfilter.values import Family
-from rules.plan.names import LOOPBACK_INTERFACE
 from rules.value import Value
 
 if TYPE_CHECKING:
@@ -34,9 +31,6 @@ if TYPE_CHECKING:
 PROVED, REFUSED, NOT_TRIED = "proved", "refused", "not tried"
 LONGEST = 60
 """Seconds after which a rehearsal is given up."""
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-"""linux/sockios.h and linux/if.h."""
-IFREQ = struct.Struct("16sh14x")
 
 
 class Rehearsal(Value):
@@ -154,25 +148,3 @@ def unshare(flags: int) -> None:
     if libc.unshare(flags):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def lo_is_up() -> bool | None:
-    """Whether lo is up in the namespace we are in; None if the kernel would not say."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            return bool(flags_of_lo(asking) & IFF_UP)
-    except OSError:
-        return None
-
-
-def raise_lo() -> None:
-    """`ip link set lo up`. Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        request = IFREQ.pack(LOOPBACK_INTERFACE.encode(), flags_of_lo(asking) | IFF_UP)
-        fcntl.ioctl(asking, SIOCSIFFLAGS, request)
-
-
-def flags_of_lo(asking: socket.socket) -> int:
-    answer = fcntl.ioctl(asking, SIOCGIFFLAGS, IFREQ.pack(LOOPBACK_INTERFACE.encode(), 0))
-    flags: int = IFREQ.unpack(answer)[1]
-    return flags

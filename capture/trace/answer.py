@@ -13,6 +13,7 @@ from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
 from capture.kernel.conntrack import fullness
+from capture.kernel.loopback import lo_is_up
 from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
 from capture.netlink.early import early
@@ -59,6 +60,7 @@ SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 FAMILIES = {4: Family.V4, 6: Family.V6}
 
 
+LO_IS_DOWN = "lo is down, so it hangs: what goes from this host to itself goes over lo (`ip link set lo up`)"
 BOUND_SOCKET = (
     "a socket that is bound to an interface (SO_BINDTODEVICE, `curl --interface eth0`) hangs instead: what is captured "
     "goes over lo"
@@ -147,8 +149,16 @@ class Answer:
         natives = live.natives.get(self.packet.family, ()) if live else ()
         self.trace = in_any_order(of_family, self.packet, self.host, natives)
         self.sentence = conclusion(self.trace, self.said)
+        if live and self.goes_over_lo and lo_is_up() is False:
+            self.notes.append(LO_IS_DOWN)
         if self.trace.bound and self.trace.became.is_captured and self.packet.direction is Direction.OUT:
             self.notes.append(BOUND_SOCKET)
+
+    @property
+    def goes_over_lo(self) -> bool:
+        """Whether it is sent from here and ends here."""
+        address, is_sent = self.trace.address, self.packet.direction is Direction.OUT
+        return is_sent and address is not None and self.host.is_local(address)
 
     def ruleset(self, planned: Plan) -> Ruleset:
         """What the settings mean for the family of the packet."""

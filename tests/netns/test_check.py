@@ -643,3 +643,18 @@ def test_a_conntrack_that_is_full_is_told(pod: Pod) -> None:
     fact = checked(pod.capture("check", "--output", "json", *POD_SPEC))["by_name"]["entries"]
     assert fact["verdict"] == "warn"
     assert told in fact["value"]
+
+
+def test_a_lo_that_is_down_is_told(pod: Pod) -> None:
+    """What is captured goes over lo: trace says that it hangs, and of what leaves the pod it says nothing."""
+    pod.open_listeners()
+    pod.applied(*POD_SPEC, "-o", "53")
+    pod.inside.ip("link", "set", "lo", "down")
+    for port, lands in ((80, "timeout"), (53, "ext:53")):
+        assert str(pod.dial("9.9.9.9", port)) == lands
+        told = pod.capture("trace", "--live", f"9.9.9.9:{port}").stdout
+        assert ("lo is down, so it hangs" in told) is (lands == "timeout")
+    assert checked(pod.capture("check", "--output", "json", *POD_SPEC))["by_name"]["lo"]["verdict"] == "warn"
+    pod.inside.ip("link", "set", "lo", "up")
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+    assert "lo is down" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout

@@ -125,6 +125,7 @@ class Memory:
         self.unreadable: set[str] = set()
         """Files of the kernel that this user may not read."""
         self.has_legacy = True
+        self.has_lo_up: bool | None = True
         self.sysctls = {CLOSE_WAIT_FILE: str(DEFAULT_CLOSE_WAIT)}
         """By the files that stand for them."""
         self.others: dict[str, Memory] = {}
@@ -276,6 +277,9 @@ class Memory:
         self.act("address del ::6")
         passthrough = ip_interface(str(PASSTHROUGH[Family.V6]))
         self.addresses = [kept for kept in self.addresses if kept[0] != passthrough]
+
+    def lo_is_up(self) -> bool | None:
+        return self.has_lo_up
 
     def exchange(self, path: str, value: str) -> str:
         self.act(f"{path} = {value}")

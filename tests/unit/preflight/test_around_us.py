@@ -14,7 +14,7 @@ from capture.kernel import locks
 from capture.kernel.conntrack import ENTRIES, MOST_ENTRIES
 from capture.kernel.process import LEGACY_TABLES, Completed
 from capture.kernel.seam import standing_in
-from capture.preflight import around, company, permissions, programs, routes, trial
+from capture.preflight import around, company, permissions, programs, routes
 from capture.preflight.facts import Fact, Here
 from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from capture.settings.declared import Settings
@@ -275,12 +275,11 @@ def test_the_ip_rules_that_ours_comes_before_are_those_that_would_be_asked_first
         (False, ("-m", "TPROXY", "--ipv6=on"), MISSING),
     ],
 )
-@pytest.mark.usefixtures("kernel")
 def test_a_loopback_that_is_down_prevents_what_the_kernel_refuses_then(
-    monkeypatch: pytest.MonkeyPatch, up: bool | None, flags: tuple[str, ...], verdict: Verdict
+    kernel: Memory, up: bool | None, flags: tuple[str, ...], verdict: Verdict
 ) -> None:
     """Of the two families only IPv6 refuses a local route."""
-    monkeypatch.setattr(trial, "lo_is_up", lambda: up)
+    kernel.has_lo_up = up
     (fact,) = company.lo(here("-u", "1337", *flags))
     assert fact.verdict == verdict
 
