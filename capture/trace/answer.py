@@ -20,7 +20,7 @@ from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from capture.style import style
 from capture.trace.question import Question, is_outside, quoted
-from rules.addresses import ip_address
+from rules.addresses import ip_address, ip_network
 from rules.analysis.probes import ELSEWHERE
 from rules.iptables.writing import rule_text
 from rules.native.compiled import as_held
@@ -60,7 +60,6 @@ SOCKETS = {Family.V4: socket.AF_INET, Family.V6: socket.AF_INET6}
 FAMILIES = {4: Family.V4, 6: Family.V6}
 
 
-LO_IS_DOWN = "lo is down, so it hangs: what goes from this host to itself goes over lo (`ip link set lo up`)"
 BOUND_SOCKET = (
     "a socket that is bound to an interface (SO_BINDTODEVICE, `curl --interface eth0`) hangs instead: what is captured "
     "goes over lo"
@@ -149,16 +148,21 @@ class Answer:
         natives = live.natives.get(self.packet.family, ()) if live else ()
         self.trace = in_any_order(of_family, self.packet, self.host, natives)
         self.sentence = conclusion(self.trace, self.said)
-        if live and self.goes_over_lo and lo_is_up() is False:
-            self.notes.append(LO_IS_DOWN)
+        self.notes += self.lost_on_lo(live) if live else ()
         if self.trace.bound and self.trace.became.is_captured and self.packet.direction is Direction.OUT:
             self.notes.append(BOUND_SOCKET)
 
-    @property
-    def goes_over_lo(self) -> bool:
-        """Whether it is sent from here and ends here."""
-        address, is_sent = self.trace.address, self.packet.direction is Direction.OUT
-        return is_sent and address is not None and self.host.is_local(address)
+    def lost_on_lo(self, live: Live) -> Iterator[str]:
+        """Why what is sent from here and is to end here does not."""
+        address = self.trace.address
+        if self.packet.direction is not Direction.OUT or address is None:
+            return
+        if not (address.is_loopback or self.host.is_local(address)):
+            return
+        if lo_is_up() is False:
+            yield "lo is down, so it hangs: what goes from this host to itself goes over lo (`ip link set lo up`)"
+        elif address.is_loopback and not any(address in ip_network(str(own), strict=False) for own in live.addresses):
+            yield f"no interface has {address}, so it hangs: lo should have it (`ip addr show lo`)"
 
     def ruleset(self, planned: Plan) -> Ruleset:
         """What the settings mean for the family of the packet."""

@@ -657,4 +657,23 @@ def test_a_lo_that_is_down_is_told(pod: Pod) -> None:
     assert checked(pod.capture("check", "--output", "json", *POD_SPEC))["by_name"]["lo"]["verdict"] == "warn"
     pod.inside.ip("link", "set", "lo", "up")
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
-    assert "lo is down" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+    assert "it hangs" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback", "gone"),
+    [
+        ("9.9.9.9", "127.0.0.1", ("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")),
+        ("2001:db8::1", "::1", ("sysctl", "-qw", "net.ipv6.conf.lo.disable_ipv6=1")),
+    ],
+)
+def test_a_loopback_address_that_went_away_is_told(pod: Pod, host: str, loopback: str, gone: tuple[str, ...]) -> None:
+    """What is redirected goes there: where no interface has it any more, trace says so."""
+    pod.open_listeners()
+    pod.applied(*POD_SPEC, "--dual-stack")
+    question = ("trace", "--live", f"[{host}]:80" if ":" in host else f"{host}:80")
+    assert str(pod.dial(host, 80)) == "pod:15001"
+    assert "it hangs" not in pod.capture(*question).stdout
+    pod.inside.output(*gone)
+    assert str(pod.dial(host, 80)) == "timeout"
+    assert f"no interface has {loopback}, so it hangs" in pod.capture(*question).stdout
