@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capture.errors import BadSettings, CaptureError, Refusal
+from capture.host.listening import listeners
 from capture.host.live import choice_of, chosen, read_live
 from capture.host.neighbours import host_of, host_there
 from capture.inspect.verify import others_routing
@@ -16,6 +17,7 @@ from capture.kernel.conntrack import fullness
 from capture.kernel.loopback import lo_is_up
 from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
+from capture.netlink import sockets
 from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from capture.style import style
@@ -148,7 +150,7 @@ class Answer:
         natives = live.natives.get(self.packet.family, ()) if live else ()
         self.trace = in_any_order(of_family, self.packet, self.host, natives)
         self.sentence = conclusion(self.trace, self.said)
-        self.notes += self.lost_on_lo(live) if live else ()
+        self.notes += (*self.lost_on_lo(live), *self.unheard()) if live else ()
         if self.trace.bound and self.trace.became.is_captured and self.packet.direction is Direction.OUT:
             self.notes.append(BOUND_SOCKET)
 
@@ -163,6 +165,20 @@ class Answer:
             yield "lo is down, so it hangs: what goes from this host to itself goes over lo (`ip link set lo up`)"
         elif address.is_loopback and not any(address in ip_network(str(own), strict=False) for own in live.addresses):
             yield f"no interface has {address}, so it hangs: lo should have it (`ip addr show lo`)"
+
+    def unheard(self) -> Iterator[str]:
+        """That nobody listens where it ends."""
+        packet, address, port = self.packet, self.trace.address, self.trace.port
+        if packet.state != NEW or address is None or port is None or packet.protocol not in ("tcp", "udp"):
+            return
+        if not (self.trace.became.is_captured or self.trace.became is Became.DELIVERED or self.host.is_local(address)):
+            return
+        try:
+            found = [each for each in sockets.listeners() if (each.protocol, each.port) == (packet.protocol, port)]
+        except OSError:
+            return
+        if not any(each.hears_at(address) for each in listeners(found, ())):
+            yield f"nobody listens at {packet.protocol.upper()} port {port} of {address} now, so it fails"
 
     def ruleset(self, planned: Plan) -> Ruleset:
         """What the settings mean for the family of the packet."""

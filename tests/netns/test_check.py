@@ -677,3 +677,27 @@ def test_a_loopback_address_that_went_away_is_told(pod: Pod, host: str, loopback
     pod.inside.output(*gone)
     assert str(pod.dial(host, 80)) == "timeout"
     assert f"no interface has {loopback}, so it hangs" in pod.capture(*question).stdout
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_nobody_who_listens_is_told_by_trace(pod: Pod, mode: str) -> None:
+    """Where it ends, whether captured or not; once somebody does, nothing is said, and the call lands there."""
+    pod.applied(*POD_SPEC, "--dual-stack", "-m", mode, "-d", "8443", "--redirect-dns", "--capture-all-dns")
+    questions = {
+        "9.9.9.9:80": "TCP port 15001 of 127.0.0.1",
+        "[2001:db8::1]:80": "TCP port 15001 of ::1",
+        "--in 10.244.0.5:8080": "TCP port 15006 of 10.244.0.5",
+        "--in [fd00:244::5]:8080": "TCP port 15006 of fd00:244::5",
+        "--in 10.244.0.5:8443": "TCP port 8443 of 10.244.0.5",
+        "--udp 9.9.9.9:53": "UDP port 15053 of 127.0.0.1",
+    }
+    for question, where in questions.items():
+        told = pod.capture("trace", "--live", *question.split()).stdout
+        assert f"nobody listens at {where} now, so it fails" in told, told
+    assert "nobody listens" not in pod.capture("trace", "--live", "--udp", "9.9.9.9:443").stdout
+    assert (str(pod.dial("9.9.9.9", 80)), str(pod.dial_in(8443))) == ("refused", "refused")
+    pod.open_listeners(transparent=mode == "TPROXY")
+    for question in questions:
+        if "8443" not in question:
+            assert "nobody listens" not in pod.capture("trace", "--live", *question.split()).stdout, question
+    assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
