@@ -78,7 +78,7 @@ def said_of(line: str) -> str:
 def test_a_session_goes_as_it_is_written(session: Path, request: pytest.FixtureRequest) -> None:
     """To the letter, each command in what those before it left."""
     pod, *lines = session.read_text().splitlines()
-    kernel, written = Memory(*ADDRESSES[pod]), f"{pod}\n"
+    kernel, written = Memory("127.0.0.1/8", "::1/128", *ADDRESSES[pod]), f"{pod}\n"
     for line in lines:
         if line.startswith("$ "):
             written += f"\n{line}\n{done(kernel, line[2:])}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.iptables.iptables import LEGACY, NFT
+from capture.kernel.conntrack import CLOSE_WAIT_FILE
 from capture.kernel.seam import standing_in
 from capture.netlink import messages
 from capture.preflight import around, trial
@@ -83,7 +84,7 @@ def test_the_sysctl_of_conntrack_is_looked_at(
     kernel: Memory, monkeypatch: pytest.MonkeyPatch, flags: Sequence[str], needed: bool, has_file: bool
 ) -> None:
     """It matters where it is to be set; what cannot be read is not known."""
-    monkeypatch.setattr(kernel, "read_words", lambda _: ["60"] if has_file else [])
+    monkeypatch.setattr(kernel, "read_words", lambda path: ["60"] if has_file and path == CLOSE_WAIT_FILE else [])
     monkeypatch.setattr(os, "access", lambda *_: False)
     place = here()
     place.settings = Settings.load(flags, {})
