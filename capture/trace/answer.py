@@ -24,6 +24,7 @@ from capture.style import style
 from capture.trace.question import Question, is_outside, quoted
 from rules.addresses import ip_address, ip_network
 from rules.analysis.probes import ELSEWHERE
+from rules.explain.listeners import NONE_IS_TRANSPARENT
 from rules.iptables.writing import rule_text
 from rules.native.compiled import as_held
 from rules.netfilter.hooks import INPUT
@@ -177,8 +178,12 @@ class Answer:
             found = [each for each in sockets.listeners() if (each.protocol, each.port) == (packet.protocol, port)]
         except OSError:
             return
-        if not any(each.hears_at(address) for each in listeners(found, ())):
+        hearing = [each for each in listeners(found, ()) if each.hears_at(address)]
+        is_handed_over = self.trace.bound is None and port != packet.port
+        if not hearing:
             yield f"nobody listens at {packet.protocol.upper()} port {port} of {address} now, so it fails"
+        elif is_handed_over and not any(each.is_transparent for each in hearing):
+            yield f"port {port}: {NONE_IS_TRANSPARENT}"
 
     def ruleset(self, planned: Plan) -> Ruleset:
         """What the settings mean for the family of the packet."""

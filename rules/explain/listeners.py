@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OUTBOUND: What = "outbound TCP"
 INBOUND: What = "inbound TCP"
 DNS: What = "DNS"
+NONE_IS_TRANSPARENT = "no listener is transparent (IP_TRANSPARENT), so what TPROXY hands over is not taken"
 NOWHERE = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}
 """Addresses of nobody (RFC 5737, RFC 3849): where a packet goes that is asked about as any."""
 
@@ -168,7 +169,7 @@ def wrong(
             "listens"
         )
     if what == INBOUND and captured.mode == "TPROXY" and not any(each.is_transparent for each in hearing):
-        yield "no listener is transparent (IP_TRANSPARENT), so what TPROXY hands over is not taken"
+        yield NONE_IS_TRANSPARENT
     proxy = ", ".join([f"uid {uid}" for uid in captured.proxy_uids] + [f"gid {gid}" for gid in captured.proxy_gids])
     for each in hearing:
         is_proxy = each.uid in captured.proxy_uids or each.gid in captured.proxy_gids

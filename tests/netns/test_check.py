@@ -701,3 +701,16 @@ def test_nobody_who_listens_is_told_by_trace(pod: Pod, mode: str) -> None:
         if "8443" not in question:
             assert "nobody listens" not in pod.capture("trace", "--live", *question.split()).stdout, question
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_a_listener_that_is_not_transparent_is_told_by_trace(pod: Pod, mode: str, version: int) -> None:
+    """It takes what is redirected to it, and nothing that TPROXY hands over."""
+    pod.applied(*POD_SPEC, "--dual-stack", "-m", mode)
+    pod.open_listeners()
+    host = {4: "10.244.0.5", 6: "[fd00:244::5]"}[version]
+    told = pod.capture("trace", "--live", "--in", f"{host}:8080").stdout
+    assert ("port 15006: no listener is transparent" in told) is (mode == "TPROXY")
+    assert "nobody listens" not in told
+    assert str(pod.dial_in(8080, version=version)) == ("timeout" if mode == "TPROXY" else "pod:15006")
