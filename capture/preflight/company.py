@@ -19,6 +19,7 @@ from capture.preflight.modules import MISSING, OK, UNKNOWN, WARN
 from rules.live.drift import sentence_of
 from rules.netfilter.values import Family
 from rules.ours.meshes import REMEDY, chains_of_other_meshes, native_tables, tables_by_mesh
+from rules.plan.names import NATIVE_TABLE
 from rules.plan.plan import NOTHING
 
 if TYPE_CHECKING:
@@ -123,14 +124,14 @@ def others(here: Here, live: Live) -> Iterator[Fact]:
 
 
 def in_the_way(here: Here, live: Live) -> Iterator[tuple[str, int]]:
-    """The tables that a run would change or take over, and one program alone may."""
+    """The tables that a run would change, take away or take over, and one program alone may."""
     if here.planned is NOTHING:
         return
     planned = live.owned_in_the_way(here.backend, here.planned)
-    if planned:
-        yield planned
     for table, port in live.owned.items():
-        if here.settings.take_over and native_tables([table.partition(" ")[2]]):
+        name = table.partition(" ")[2]
+        is_taken_over = here.settings.take_over and native_tables([name])
+        if (table, port) == planned or name == NATIVE_TABLE or is_taken_over:
             yield table, port
 
 

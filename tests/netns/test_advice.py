@@ -77,6 +77,8 @@ FORCED = "--force-iptables-binary=nft"
         ("ip6 mangle", (FORCED, "--dual-stack", "-m", "TPROXY")),
         ("ip istio-capture", ("--native-nftables",)),
         ("ip6 istio-capture", ("--native-nftables", "--dual-stack")),
+        ("ip istio-capture", ()),
+        ("ip6 istio-capture", ("--take-over",)),
         ("inet istio-proxy-nat", ("--take-over",)),
         ("ip consul_tproxy", ("--take-over", "--native-nftables")),
     ],
