@@ -1,8 +1,9 @@
-"""The modules of a run in one file: finding and opening each of them takes as long as half of what they do.
+"""The modules of a run in one file: finding, opening and importing each of them takes as long as what they do.
 
-It is a cache like Python's own, made where a program is installed to start often: `python -m capture.bundle` does it,
-in the image's build and for a checkout. Where there is none, or a source is no longer the one that it was made from,
-Python finds modules as ever.
+Those that are always loaded together lie there as one, and are run one after the other when the one that needs them all
+is imported. It is a cache like Python's own, made where a program is installed to start often: `python -m
+capture.bundle` does it, in the image's build and for a checkout. Where there is none, or a source is no longer the one
+that it was made from, Python finds modules as ever.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ from __future__ import annotations
 import marshal
 import os
 import sys
-from _frozen_importlib import ModuleSpec  # what `importlib.machinery` wraps, which takes its time to import
+from _frozen_importlib import (  # type: ignore[attr-defined] # what `importlib` wraps, which takes its time to import
+    ModuleSpec,
+    _load_unlocked,  # loads by a spec, and has no public name
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import PathFinder
     from types import CodeType, ModuleType
     from typing import TypeAlias
 
-    Kept: TypeAlias = tuple[str, bool, tuple[int, int] | None, int, int]
+    Kept: TypeAlias = tuple[str, bool, tuple[int, int] | None, str]
     """A module's source below the folder of our packages, whether it is a package, the source's time in nanoseconds and
-    its size (None: not looked at), and where in the file its code begins, marshalled, and how long that is."""
+    its size (None: not looked at), and its leader: the module that needs it."""
+    Place: TypeAlias = tuple[int, int]
+    """Where in the file the code of a leader and of all that it needs begins, and how long it is: by name, in the order
+    in which they can be run, marshalled."""
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.dirname(PACKAGE)
@@ -36,15 +45,18 @@ LENGTH = 4
 class Bundle:
     """Finds modules in the file, and loads them. Only what is loaded is read."""
 
-    def __init__(self, file: int, kept: dict[str, Kept]) -> None:
+    def __init__(self, file: int, kept: dict[str, Kept], places: dict[str, Place]) -> None:
         self.file = file
         self.kept = kept
+        self.places = places
+        self.groups: dict[str, dict[str, CodeType]] = {}
+        """What was read of it."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002 # importlib's signature
         found = self.kept.get(name)
         if found is None:
             return None
-        below, is_package, stamp, _, _ = found
+        below, is_package, stamp, _ = found
         source = f"{FOLDER}/{below}"
         if stamp is not None and stamp != stamp_of(source):
             return None
@@ -58,9 +70,28 @@ class Bundle:
         """As Python does."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code."""
-        *_, at, length = self.kept[module.__name__]
-        exec(marshal.loads(os.pread(self.file, length, at)), module.__dict__)  # noqa: S102, S302 # what importing is
+        """Run the module's code; before it, that of all modules which are loaded with it."""
+        *_, leader = self.kept[module.__name__]
+        if leader not in self.groups:
+            at, length = self.places[leader]
+            self.groups[leader] = marshal.loads(os.pread(self.file, length, at))  # noqa: S302 # our own, where our code is
+        group = self.groups[leader]
+        if module.__name__ == leader:
+            for each in group:
+                self.load(each)
+        exec(group[module.__name__], module.__dict__)  # noqa: S102 # what importing is
+
+    def load(self, name: str) -> None:
+        """Load a module all of whose imports are loaded: as Python does it, less finding out that they are.
+
+        One whose source has changed is left to who imports it.
+        """
+        spec = self.find_spec(name) if name not in sys.modules else None
+        if spec is not None:
+            module = _load_unlocked(spec)
+            parent, _, its_name = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], its_name, module)
 
 
 def stamp_of(source: str) -> tuple[int, int] | None:
@@ -88,18 +119,20 @@ def use() -> None:
         return
     try:
         length = int.from_bytes(os.pread(file, LENGTH, 0), "big")
-        version, whole, kept = marshal.loads(os.pread(file, length, LENGTH))  # noqa: S302 # our own, where our code is
+        version, whole, kept, places = marshal.loads(os.pread(file, length, LENGTH))  # noqa: S302 # our own, where our code is
     except (OSError, EOFError, ValueError, TypeError):
         version = whole = None
     if version == VERSION and whole == os.fstat(file).st_size and not sys.flags.optimize:
-        sys.meta_path.insert(0, Bundle(file, kept))
+        sys.meta_path.insert(0, Bundle(file, kept, places))
     else:
         os.close(file)
 
 
-LATER = (
+LEADERS = (
+    "capture.init",
     "capture.apply.converge",
     "capture.dry_run",
+    "capture.host.listening",
     "capture.host.native",
     "capture.host.neighbours",
     "capture.lists.files",
@@ -109,13 +142,32 @@ LATER = (
     "rules.iptables.printed",
     "rules.iptables.reading",
     "rules.lists.long",
-    "rules.netfilter.hooks",
     "rules.ours.exemptions",
     "rules.ours.held",
 )
-"""What `capture.init` does not load, but a run that changes something does, or by TPROXY, with IPv6 or long lists."""
+"""What each run loads; and what one does that changes something, or by TPROXY, with IPv6, long lists or listeners."""
 
 # --- making it ----------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Finds modules as Python does, and writes down in which order they were run."""
+
+    def __init__(self, finder: type[PathFinder]) -> None:
+        self.finder = finder
+        self.run: list[ModuleSpec] = []
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> object:
+        spec = self.finder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None and name.partition(".")[0] in ("capture", "rules"):
+            run = spec.loader.exec_module
+
+            def run_and_record(module: ModuleType) -> None:
+                run(module)
+                self.run.append(spec)
+
+            spec.loader.exec_module = run_and_record  # type: ignore[method-assign] # of this loader alone
+        return spec
 
 
 def make(*, is_checked: bool = True) -> int:
@@ -124,40 +176,44 @@ def make(*, is_checked: bool = True) -> int:
     Unchecked is for sources that nobody changes.
     """
     from importlib import import_module
+    from importlib.machinery import PathFinder
 
+    recorder = Recorder(PathFinder)
+    sys.meta_path.insert(0, recorder)  # type: ignore[arg-type] # a finder by what it does
     from rules import __name__ as thinking  # which is capture.rules where we are installed
 
-    for each in ("capture.init", *LATER):
-        import_module(each.replace("rules", thinking, 1) if each.startswith("rules.") else each)
     kept: dict[str, Kept] = {}
+    places: dict[str, Place] = {}
     codes = bytearray()
-    for name, module in list(sys.modules.items()):
-        spec, source = module.__spec__, getattr(module, "__file__", None)
-        if name == "__main__" or spec is None or not source or not source.startswith(f"{FOLDER}/"):
-            continue
-        reader = getattr(spec.loader, "get_code", None)
-        if name.partition(".")[0] in ("capture", "rules") and reader:
-            code: CodeType = reader(name)
-            stamp = stamp_of(source) if is_checked else None
-            below = os.path.relpath(source, FOLDER)
-            marshalled = marshal.dumps(code)
-            kept[name] = below, spec.submodule_search_locations is not None, stamp, len(codes), len(marshalled)
-            codes += marshalled
+    for each in LEADERS:
+        leader = each.replace("rules", thinking, 1) if each.startswith("rules.") else each
+        import_module(leader)
+        group: dict[str, CodeType] = {}
+        for spec in recorder.run:
+            source = str(spec.origin)
+            group[spec.name] = spec.loader.get_code(spec.name)  # type: ignore[union-attr] # sources all
+            is_package, stamp = spec.submodule_search_locations is not None, stamp_of(source) if is_checked else None
+            kept[spec.name] = os.path.relpath(source, FOLDER), is_package, stamp, leader
+        recorder.run.clear()
+        marshalled = marshal.dumps(group)
+        places[leader] = len(codes), len(marshalled)
+        codes += marshalled
+    sys.meta_path.remove(recorder)  # type: ignore[arg-type] # a finder by what it does
     os.makedirs(os.path.dirname(FILE), exist_ok=True)
     beside = f"{FILE}.{os.getpid()}"
     with open(beside, "wb") as file:
-        file.write(listed(kept, len(codes)) + codes)
+        file.write(listed(kept, places, len(codes)) + codes)
     os.replace(beside, FILE)
     return len(kept)
 
 
-def listed(kept: dict[str, Kept], size: int) -> bytes:
+def listed(kept: dict[str, Kept], places: dict[str, Place], size: int) -> bytes:
     """The beginning of the file, with places counted from there. `size` is that of all code."""
     length = 0
     while True:
         begins = LENGTH + length
-        moved = {name: (*about, at + begins, long) for name, (*about, at, long) in kept.items()}
-        written = marshal.dumps((VERSION, begins + size, moved))
+        moved = {leader: (at + begins, long) for leader, (at, long) in places.items()}
+        written = marshal.dumps((VERSION, begins + size, kept, moved))
         if len(written) == length:
             return length.to_bytes(LENGTH, "big") + written
         length = len(written)

@@ -132,6 +132,8 @@ def follow(settings: Settings, environ: Mapping[str, str], log: Log) -> None:
 
 def warn_of_listeners(facts: Facts, planned: Plan, log: Log) -> None:
     """Say what is wrong with those who listen here already where the rules will send things."""
+    if not place.has_sockets():
+        return  # as where only a shell began us
     from capture.host.listening import heard
 
     for warning in heard(planned.rulesets, facts).warnings:

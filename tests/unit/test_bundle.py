@@ -77,6 +77,32 @@ def test_a_file_that_is_none_is_passed_over(installed: Path, content: bytes | No
     assert all(" SourceFileLoader " in line for line in run(installed, LOADED)[:3])
 
 
+TOGETHER = """
+import importlib.util
+from capture.bundle import use
+use()
+asked = []
+sys.addaudithook(lambda event, its: asked.append(its[0]) if event == "import" else None)
+import capture.init
+asked = [name for name in asked if name.partition(".")[0] in ("capture", "rules")]
+assert asked == ["capture.init"], asked
+for name, module in sys.modules.items():
+    if name.startswith(("capture.", "rules.")) and name != "capture.bundle":
+        parent, _, last = name.rpartition(".")
+        assert getattr(sys.modules[parent], last) is module, name
+        assert module.__package__ == (name if hasattr(module, "__path__") else parent), name
+        assert importlib.util.find_spec(name) is module.__spec__, name
+        print(type(module.__loader__).__name__)
+"""
+
+
+def test_what_is_always_loaded_together_is_run_in_one_go(installed: Path) -> None:
+    """Python is asked for one module, and the others are where it would have put them."""
+    told = run(installed, TOGETHER)
+    assert set(told) == {"Bundle"}
+    assert len(told) > 50
+
+
 def test_a_traceback_shows_our_lines(installed: Path) -> None:
     """For people who report what went wrong."""
     code = "from capture.bundle import use\nuse()\nimport capture.text, traceback\n"

@@ -181,6 +181,18 @@ def test_applying_loads_nothing_slow(mode: list[str], backend: str) -> None:
             assert "ISTIO_OUTPUT" not in namespace.output(f"iptables-{backend}-save")
 
 
+@pytest.mark.netns
+def test_beside_processes_that_opened_no_socket_a_run_loads_what_it_does_alone() -> None:
+    """As where a shell is the entrypoint: who listens is not looked for where nobody has a socket."""
+    loaded = []
+    for beside in ((), ("sh", "-c", '"$@"; exit $?', "sh")):
+        with Namespace("modules") as namespace:
+            namespace.ip("addr", "add", "10.244.0.5/32", "dev", "lo")
+            within = ["ip", "netns", "exec", namespace.name, *beside]
+            loaded.append(modules_loaded(init_path("-u", "1337", children=2), also=within))
+    assert loaded[0] == loaded[1]
+
+
 PLUGIN = """
 import os
 from capture.cni.protocol import answer
