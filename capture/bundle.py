@@ -132,7 +132,6 @@ LEADERS = (
     "capture.init",
     "capture.apply.converge",
     "capture.dry_run",
-    "capture.host.listening",
     "capture.host.native",
     "capture.host.neighbours",
     "capture.lists.files",
@@ -144,8 +143,16 @@ LEADERS = (
     "rules.lists.long",
     "rules.ours.exemptions",
     "rules.ours.held",
+    "capture.host.listening",
+    "rules.proof.neighbours",
+    "capture.validation.validation",
+    "capture.apply.clean",
+    "capture.cni.protocol",
+    "capture.many",
 )
-"""What each run loads; and what one does that changes something, or by TPROXY, with IPv6, long lists or listeners."""
+"""What each run loads; and what some do: those that change something, are by TPROXY or with IPv6, have long lists,
+listeners or rules of others, validate, take away, are of a runtime or for many namespaces. What two of them need is
+loaded with the first, so what most runs do stands first."""
 
 # --- making it ----------------------------------------------------------------------------------------------
 
