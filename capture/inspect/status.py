@@ -7,8 +7,10 @@ import time
 
 from capture.host.listening import heard
 from capture.host.live import chosen, has_only_nft
+from capture.host.loopback import lost_on_lo
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
+from capture.kernel.conntrack import fullness
 from capture.netlink import messages, rtnetlink
 from rules.iptables.counters import Count
 from rules.live.changes import precedents_of
@@ -18,12 +20,12 @@ from rules.ours.installed import Installed, installed
 from rules.ours.meshes import chains_of_other_meshes, native_tables
 from rules.ours.reasons import explained
 from rules.ours.recognition import holds_ours, is_our_jump, is_ours, ours_in
-from rules.plan.names import PASSTHROUGH, PROTOCOL
+from rules.plan.names import LOOPBACK, PASSTHROUGH, PROTOCOL
 from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import ClassVar
 
     from capture.host.facts import Facts
@@ -155,6 +157,9 @@ class Status(Value):
     """Why that backend, or why none."""
     only_nft: bool = False
     """Whether nft is installed here and no iptables that can be used, so that a run takes tables of its own."""
+    failing: tuple[str, ...] = ()
+    """What of the namespace itself keeps captured connections from working, in sentences: lo is down or lacks its
+    address, or conntrack is as good as full."""
 
     TOLD: ClassVar = (
         "installed",
@@ -169,6 +174,7 @@ class Status(Value):
         "heard.proxy",
         "heard.resolvers",
         "in_the_way",
+        "failing",
         "other_meshes",
         "native_tables",
     )
@@ -204,7 +210,19 @@ def status_of(live: Live, facts: Facts, settings: Settings) -> Status:
         choice.backend,
         choice.reason,
         has_only_nft(live),
+        tuple(dict.fromkeys(failing(live, [each.installed for each in captures]))),
     )
+
+
+def failing(live: Live, captures: Sequence[Installed]) -> Iterator[str]:
+    """What of the namespace itself keeps what these capture from working."""
+    for each in captures:
+        lost = each.outbound_port and lost_on_lo(LOOPBACK[each.family].network_address, live.addresses)
+        if lost:
+            yield f"outbound {each.family.value} that is captured: {lost}"
+    full = captures and fullness()
+    if full:
+        yield full
 
 
 def chains_of(live: Live, backend: Backend, family: Family) -> Iterator[Chain]:

@@ -33,7 +33,7 @@ def report(found: Status) -> Iterator[str]:
         yield style(f"{each.installed.family.value}, {each.backend} backend: {each.installed}", fg="green", bold=True)
     yield Choice(found.backend, found.backend_reason).sentence
     yield from proxy(found)
-    yield from (warning(each) for each in found.in_the_way)
+    yield from map(warning, (*found.in_the_way, *found.failing))
     yield from meshes(found)
     yield from routing(found)
     for chain in found.chains:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from capture.errors import BadSettings, CaptureError, Refusal
 from capture.host.listening import listeners
 from capture.host.live import choice_of, chosen, read_live
+from capture.host.loopback import lost_on_lo
 from capture.host.neighbours import host_of, host_there
 from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
 from capture.kernel.conntrack import fullness
-from capture.kernel.loopback import lo_is_up
 from capture.kernel.rights import not_permitted
 from capture.kernel.seam import primitive
 from capture.netlink import sockets
@@ -22,7 +22,7 @@ from capture.netlink.early import early
 from capture.settings.declared import DECLARED_BY_NAME
 from capture.style import style
 from capture.trace.question import Question, is_outside, quoted
-from rules.addresses import ip_address, ip_network
+from rules.addresses import ip_address
 from rules.analysis.probes import ELSEWHERE
 from rules.explain.listeners import NONE_IS_TRANSPARENT
 from rules.iptables.writing import rule_text
@@ -162,10 +162,7 @@ class Answer:
             return
         if not (address.is_loopback or self.host.is_local(address)):
             return
-        if lo_is_up() is False:
-            yield "lo is down, so it hangs: what goes from this host to itself goes over lo (`ip link set lo up`)"
-        elif address.is_loopback and not any(address in ip_network(str(own), strict=False) for own in live.addresses):
-            yield f"no interface has {address}, so it hangs: lo should have it (`ip addr show lo`)"
+        yield from filter(None, [lost_on_lo(address, live.addresses)])
 
     def unheard(self) -> Iterator[str]:
         """That nobody listens where it ends."""

@@ -176,8 +176,9 @@ def rule(words: list[str], chains: Container[str], text: str = "") -> Rule:
 
 GENERAL = frozenset({"-m", "-j", "-g", "-p", "-s", "-d", "-i", "-o", "-f"})
 """The options of no module (iptables(8), PARAMETERS)."""
-REFINING = frozenset({"--limit-burst", "--suppl-groups"})
-"""Options that change what another one of their module means, so that none of them can be understood alone."""
+REFINING = frozenset({"--ctproto", "--limit-burst", "--suppl-groups"})
+"""Options that change what another one of their module means, so that none of them can be understood alone. `--ctproto`
+is not asked of a packet without a connection, where `--ctstate` stands beside it and holds (xt_conntrack.c)."""
 
 
 def end_of_module(words: list[str], at: int) -> int:

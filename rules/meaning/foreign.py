@@ -54,12 +54,24 @@ def match_meaning(words: Sequence[str]) -> tuple[f.Condition, ...]:
         while end < len(words) and words[end] != "!" and not (words[end].startswith("-") and words[end] != "-"):
             end += 1
         told = read(module, option, words[at + 1 : end])
+        if option == "--ctproto" and asks_for_a_state_without_a_connection(words):
+            told = None  # where it holds, nothing else is asked
         if told is None:
             certain = found if module in INDEPENDENT else found[:began]
             return (*certain, f.Untold(" ".join(words)))
         found += f.opposite(told, of_version(words)) if negated else told
+        if (module, option) == ("conntrack", "--ctproto"):
+            found.append(KNOWN)
         at = max(end, at + 1)
     return tuple(found)
+
+
+def asks_for_a_state_without_a_connection(words: Sequence[str]) -> bool:
+    if "--ctstate" not in words:
+        return False
+    at = words.index("--ctstate")
+    named = ",".join(words[at + 1 : at + 2]).split(",")
+    return words[at - 1] == "!" or not {"INVALID", "UNTRACKED"}.isdisjoint(named)
 
 
 def read(module: str, option: str, values: Sequence[str]) -> tuple[f.Condition, ...] | None:
@@ -201,6 +213,9 @@ def protocol(values: Sequence[str]) -> tuple[f.Condition, ...]:
     return (f.Among(f.PROTOCOL, one(int(name) if name.isdigit() else f.PROTOCOLS[name])),)
 
 
+KNOWN = f.Among(f.STATE, (0, f.STATES.index("INVALID")))
+"""A packet of a connection: of any other conntrack asks nothing but its state (conntrack_mt of
+net/netfilter/xt_conntrack.c)."""
 SAYS_NOTHING = frozenset({"comment"})
 MODULES = frozenset(
     {"", "tcp", "udp", "multiport", "iprange", "mark", "connmark", "conntrack", "state", "addrtype", "owner"}

@@ -26,7 +26,9 @@ def conclusion(trace: Trace, said: Callable[[str], str]) -> str:
         why = " and ".join([*which, *([trace.reason] if trace.reason else [])])
         ways = [way for way in trace.ways if way.became is not Became.DEPENDS]
         ends = " or ".join(
-            dict.fromkeys(f"{verdict(way)}, {end_of(way)}" if end_of(way) else verdict(way) for way in ways)
+            dict.fromkeys(
+                ", ".join(filter(None, (verdict(way), end_of(way), way.hindered, way.doubted))) for way in ways
+            )
         )
         return f"it depends on {why}{f': {ends}' if ends else ''}"
     reason = reason_of(trace, said)

@@ -999,15 +999,19 @@ def in_any_order(rulesets: Sequence[Ruleset], packet: Packet, host: Host, native
     return in_doubt(trace, why, asked, tuple(ways))
 
 
-def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable]) -> Trace:
-    """The same, and what keeps its answers from arriving.
+def with_answers(
+    trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable], *, is_way: bool = False
+) -> Trace:
+    """The same, and what keeps its answers from arriving; of one that depends, for each way.
 
     Those of a redirected connection come over lo with the address that was asked for their source, which filters
     against forged addresses may refuse.
     """
+    if trace.became is Became.DEPENDS:
+        return trace.but(ways=tuple(with_answers(way, rulesets, host, natives, is_way=True) for way in trace.ways))
     packet = trace.packet
     is_first = packet.state == NEW and not packet.answers and not packet.is_later
-    if not (is_first and trace.address and trace.became is not Became.DEPENDS and not trace.hindered):
+    if not (is_first and trace.address and not trace.hindered):
         return trace
     if packet.mark and host.is_local(packet.destination):
         return trace  # a transparent proxy's own, whose answers are kept for it
@@ -1024,7 +1028,10 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
     ended, is_complete = walked(rulesets, answer, host, natives, ())
     parted = [parted_by(trace, way) for way, _ in ended]
     if is_complete and all(parted):
-        return trace.but(hindered=f"but its answers are {parted[0]}, where nobody knows its connection, so it fails")
+        return trace.but(hindered=f"but its answers are {parted[0]}, {UNKNOWN_THERE}")
+    doubts = choices_of(ended)
+    if any(parted) and doubts:
+        return trace.but(doubted=f"and whether conntrack knows its answers depends on {doubts}")
     lost = judged(ended, is_complete=is_complete)
     if may_refuse and lost.became is Became.DEPENDS and not lost.depends_on:
         none = trace.but(became=Became.DROPPED, address=None, port=None, decided=None, reason="no answer comes")
@@ -1039,17 +1046,41 @@ def with_answers(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives:
         return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by_whom(lost)}, so it fails")
     if may_be_lost(lost):
         return trace.but(doubted=f"and whether its answers come back depends on {doubts_of(lost)}")
-    return with_what_follows(trace, rulesets, host, natives) if packet.protocol == "tcp" else trace
+    if packet.protocol != "tcp":
+        return trace
+    later = packet.but(state=ESTABLISHED)
+    if is_way:
+        return with_what_follows(trace, *walked_after(trace, rulesets, later, host, natives, ()))
+    return with_what_follows(trace, *walked(rulesets, later, host, natives, ()))
 
 
-def with_what_follows(trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable]) -> Trace:
+def with_what_follows(trace: Trace, ended: Sequence[Ended], is_complete: bool) -> Trace:
     """The same, and what keeps the packets behind the first one from arriving: a handshake takes two."""
-    later = simulate(rulesets, trace.packet.but(state=ESTABLISHED), host, natives)
+    parted = [parted_by(trace, way) for way, _ in ended]
+    if is_complete and all(parted):
+        return trace.but(hindered=f"but what follows is {parted[0]}, {UNKNOWN_THERE}")
+    doubts = choices_of(ended)
+    if any(parted) and doubts:
+        return trace.but(doubted=f"and whether conntrack knows what follows depends on {doubts}")
+    later = judged(ended, is_complete=is_complete)
     if later.became in (Became.DROPPED, Became.REFUSED):
         return trace.but(hindered=f"but what follows is {verdict(later)} {by_whom(later)}, so it fails")
     if may_be_lost(later):
         return trace.but(doubted=f"and whether what follows arrives depends on {doubts_of(later)}")
     return trace
+
+
+UNKNOWN_THERE = "where nobody knows its connection, so it fails"
+
+
+def choices_of(ended: Sequence[Ended]) -> str:
+    """What left a choice on these ways, in words; not rules of ours, which know the proxy by its owner."""
+    doubts = dict.fromkeys(doubt for _, unknown in ended for doubt in unknown)
+    return " and ".join(
+        doubt if isinstance(doubt, str) else rule_named(doubt)
+        for doubt in doubts
+        if isinstance(doubt, str) or not is_ours(doubt)
+    )
 
 
 def may_be_lost(ended: Trace) -> bool:
@@ -1063,13 +1094,13 @@ def doubts_of(ended: Trace) -> str:
     return " and ".join([*map(rule_named, ended.depends_on), *filter(None, [ended.reason])])
 
 
-def parted_by(trace: Trace, answer: Trace) -> str:
-    """What keeps the answer to a packet that was sent somewhere else from being known as one; empty if nothing does."""
+def parted_by(trace: Trace, other: Trace) -> str:
+    """What keeps another packet of a redirected connection from being known as one of it; empty if nothing does."""
     if not trace.bound or not trace.translated:
         return ""
-    if answer.untracked:
-        return f"kept from conntrack by {rule_named(answer.untracked)}"
-    return f"in zone {answer.zone} of conntrack" if answer.zone != trace.zone else ""
+    if other.untracked:
+        return f"kept from conntrack by {rule_named(other.untracked)}"
+    return f"in zone {other.zone} of conntrack" if other.zone != trace.zone else ""
 
 
 def by_whom(ended: Trace) -> str:

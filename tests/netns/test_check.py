@@ -629,7 +629,7 @@ def test_a_conntrack_that_is_full_is_told(pod: Pod) -> None:
     pod.open_listeners()
     pod.applied(*POD_SPEC)
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
-    assert "conntrack knows" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+    assert "conntrack knows" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout + pod.capture("status").stdout
     there, sources = ip_address("192.0.2.200"), ip_network("198.51.100.0/24")
     flows = (
         (Flow(TCP, sources[1 + at // 65_000], 1 + at % 65_000, there, 7), ESTABLISHED) for at in range(most + 1000)
@@ -640,6 +640,7 @@ def test_a_conntrack_that_is_full_is_told(pod: Pod) -> None:
     assert str(pod.dial("9.9.9.9", 80)) == "timeout"
     told = f"conntrack knows {most:,} connections here and may know {most:,}"
     assert told in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+    assert f"warning: {told}" in pod.capture("status").stdout
     fact = checked(pod.capture("check", "--output", "json", *POD_SPEC))["by_name"]["entries"]
     assert fact["verdict"] == "warn"
     assert told in fact["value"]
@@ -654,10 +655,11 @@ def test_a_lo_that_is_down_is_told(pod: Pod) -> None:
         assert str(pod.dial("9.9.9.9", port)) == lands
         told = pod.capture("trace", "--live", f"9.9.9.9:{port}").stdout
         assert ("lo is down, so it hangs" in told) is (lands == "timeout")
+    assert "outbound IPv4 that is captured: lo is down, so it hangs" in pod.capture("status").stdout
     assert checked(pod.capture("check", "--output", "json", *POD_SPEC))["by_name"]["lo"]["verdict"] == "warn"
     pod.inside.ip("link", "set", "lo", "up")
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
-    assert "it hangs" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout
+    assert "it hangs" not in pod.capture("trace", "--live", "9.9.9.9:80").stdout + pod.capture("status").stdout
 
 
 @pytest.mark.parametrize(
@@ -677,6 +679,9 @@ def test_a_loopback_address_that_went_away_is_told(pod: Pod, host: str, loopback
     pod.inside.output(*gone)
     assert str(pod.dial(host, 80)) == "timeout"
     assert f"no interface has {loopback}, so it hangs" in pod.capture(*question).stdout
+    family = "IPv6" if ":" in host else "IPv4"
+    (failing,) = json.loads(pod.capture("status", "--output", "json").stdout)["failing"]
+    assert failing.startswith(f"outbound {family} that is captured: no interface has {loopback}, so it hangs")
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

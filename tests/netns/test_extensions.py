@@ -157,7 +157,18 @@ MATCHES = """\
 -o +
 -o lo
 """
-"""Each of them in filter, in OUTPUT and in INPUT, with -j DROP."""
+"""Each of them in each of the places below."""
+PLACES = {
+    "filter OUTPUT": "DROP",
+    "filter INPUT": "DROP",
+    "mangle PREROUTING": "DROP",
+    "mangle POSTROUTING": "DROP",
+    "nat OUTPUT": "ACCEPT",
+    "nat PREROUTING": "ACCEPT",
+    "raw OUTPUT": "NOTRACK",
+    "raw PREROUTING": "NOTRACK",
+}
+"""Table and chain, and the target there. An ACCEPT in nat comes before our jump."""
 TARGETS = """\
 mangle OUTPUT -j MARK --set-mark 5
 mangle OUTPUT -j CONNMARK --save-mark
@@ -312,12 +323,7 @@ HOST = {4: "9.9.9.9", 6: "2001:db8::1"}
 def rules(version: int) -> list[str]:
     """Table, chain and rule, all of them or a sample."""
     asked, done = OF_FAMILY[version]
-    matches = [
-        f"filter {chain} {match} -j DROP"
-        for match in asked.splitlines()
-        for chain in ("OUTPUT", "INPUT")
-        if not (chain == "INPUT" and "-o " in match)
-    ]
+    matches = [f"{place} {match} -j {target}" for match in asked.splitlines() for place, target in PLACES.items()]
     every = [*matches, *done.splitlines()]
     return every if ALL else random.Random(f"{SEED} extensions {version}").sample(every, SAMPLE)
 
@@ -327,8 +333,8 @@ def expected_of(trace: Trace) -> set[str]:
     if trace.hindered:
         return FAILED
     expected = landings_of(trace)
-    ways = trace.ways or (trace,)
-    if trace.doubted or any(way.became in (Became.DROPPED, Became.REFUSED, Became.DEPENDS) for way in ways):
+    lost = (Became.DROPPED, Became.REFUSED, Became.DEPENDS)
+    if trace.doubted or any(way.hindered or way.doubted or way.became in lost for way in trace.ways or (trace,)):
         expected |= {*FAILED, "error: EHOSTUNREACH"}
     return expected
 

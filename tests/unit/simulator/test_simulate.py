@@ -594,6 +594,17 @@ def test_what_is_kept_from_conntrack_fails_where_its_answers_are_captured() -> N
         ("raw OUTPUT -p tcp --sport 15006 -j CT --zone 5", "its answers are in zone 5 of conntrack", IN),
         ("raw OUTPUT -p tcp --sport 15006 -m owner --uid-owner 1337 -j CT --zone 5", "", IN),
         ("raw OUTPUT -p tcp --sport 80 -j NOTRACK", "", IN),
+        ("raw PREROUTING -p tcp ! --syn -j NOTRACK", "what follows is kept from conntrack", IN),
+        ("raw OUTPUT -p tcp ! --syn -j CT --zone 5", "its answers are in zone 5 of conntrack", IN),
+        ("raw PREROUTING -p tcp ! --syn -j CT --zone 5", "what follows is in zone 5 of conntrack", IN),
+        ("raw OUTPUT -p tcp -m conntrack --ctproto 6 -j NOTRACK", "", OUT),
+        ("raw OUTPUT -p tcp -m conntrack ! --ctproto 17 -j NOTRACK", "", OUT),
+        ("raw OUTPUT -p tcp -m conntrack --ctstate NEW --ctproto 6 -j NOTRACK", "", OUT),
+        (
+            "mangle OUTPUT -p tcp --dport 80 -m conntrack --ctstate ESTABLISHED --ctproto 6 -j DROP",
+            "what follows is dropped",
+            OUT,
+        ),
     ],
 )
 def test_what_follows_the_first_packet_may_be_lost(rules: str, what: str, packet: Packet) -> None:
@@ -635,6 +646,41 @@ def test_what_may_be_lost_later_is_told_as_that(rule: str, what: str) -> None:
     chain, _, text = rule.partition(" ")
     said = f", and whether {what} depends on rule 1 of {chain} of the filter table ({text})" if what else ""
     assert conclusion(trace, str).endswith(f"it goes to 10.244.0.5:15006{said}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "ends"),
+    [
+        (
+            "OUTPUT -p tcp -m owner ! --uid-owner 1000 -j NOTRACK",
+            [": it goes to 127.0.0.1:15001, and whether conntrack knows its answers depends on {}"],
+        ),
+        (
+            "OUTPUT -p tcp -m limit --limit 1/s -j NOTRACK",
+            [
+                "it depends on {}: redirected, it goes to 127.0.0.1:15001, and whether conntrack knows its answers "
+                "depends on {}",
+                " or not captured, it leaves the pod, to 9.9.9.9:80",
+            ],
+        ),
+        (
+            "OUTPUT -p tcp ! --syn -m limit --limit 1/s -j NOTRACK",
+            ["it goes to 127.0.0.1:15001, and whether conntrack knows its answers depends on {}"],
+        ),
+        (
+            "OUTPUT -p tcp --dport 80 ! --syn -m limit --limit 1/s -j NOTRACK",
+            ["it goes to 127.0.0.1:15001, and whether conntrack knows what follows depends on {}"],
+        ),
+        ("OUTPUT -p tcp -m conntrack --ctstate INVALID --ctproto 17 -j NOTRACK", ["it depends on {}: ", " or "]),
+    ],
+)
+def test_what_conntrack_may_not_know_is_told_of_each_way(rule: str, ends: list[str]) -> None:
+    """Where a rule that cannot be told keeps packets from it, the first of a connection or others."""
+    nat = "*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n"
+    told = conclusion(in_any_order([ruleset(f"*raw\n-A {rule}\nCOMMIT\n{nat}")], OUT, HERE), str)
+    chain, _, text = rule.partition(" ")
+    for end in ends:
+        assert end.replace("{}", f"rule 1 of {chain} of the raw table ({text})") in told, told
 
 
 @pytest.mark.parametrize("target", ["-j SYNPROXY --mss 1460", "-j A_TARGET_THAT_NOBODY_KNOWS"])
