@@ -82,14 +82,16 @@ class Bundle:
         exec(group[module.__name__], module.__dict__)  # noqa: S102 # what importing is
 
     def load(self, name: str) -> None:
-        """Load a module all of whose imports are loaded: as Python does it, less finding out that they are.
+        """Load a module as Python does it, less finding out that its imports are loaded, which they mostly are.
 
-        One whose source has changed is left to who imports it.
+        One whose source has changed, or whose package is not loaded yet, is left to who imports it.
         """
-        spec = self.find_spec(name) if name not in sys.modules else None
+        parent, _, its_name = name.rpartition(".")
+        if name in sys.modules or (parent and parent not in sys.modules):
+            return
+        spec = self.find_spec(name)
         if spec is not None:
             module = _load_unlocked(spec)
-            parent, _, its_name = name.rpartition(".")
             if parent:
                 setattr(sys.modules[parent], its_name, module)
 

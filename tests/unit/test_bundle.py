@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.bundle import LEADERS
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
@@ -101,6 +102,13 @@ def test_what_is_always_loaded_together_is_run_in_one_go(installed: Path) -> Non
     told = run(installed, TOGETHER)
     assert set(told) == {"Bundle"}
     assert len(told) > 50
+
+
+def test_each_leader_can_be_the_first_that_is_loaded(installed: Path) -> None:
+    """A command that people type loads them in another order than a run does."""
+    for leader in LEADERS:
+        code = f"from capture.bundle import use\nuse()\nimport {leader}\nprint(type({leader}.__loader__).__name__)"
+        assert run(installed, code) == ["Bundle"], leader
 
 
 def test_a_traceback_shows_our_lines(installed: Path) -> None:
