@@ -213,7 +213,7 @@ def protocol(values: Sequence[str]) -> tuple[f.Condition, ...]:
     return (f.Among(f.PROTOCOL, one(int(name) if name.isdigit() else f.PROTOCOLS[name])),)
 
 
-KNOWN = f.Among(f.STATE, (0, f.STATES.index("INVALID")))
+KNOWN = f.Among(f.STATE, f.KNOWN_STATES)
 """A packet of a connection: of any other conntrack asks nothing but its state (conntrack_mt of
 net/netfilter/xt_conntrack.c)."""
 SAYS_NOTHING = frozenset({"comment"})

@@ -53,6 +53,8 @@ OWNERS: Span = (-1, 2**32)
 NOBODY: Span = (-1, 0)
 STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
 """Those of which a packet has exactly one (iptables-extensions(8), conntrack)."""
+KNOWN_STATES: Span = (0, STATES.index("INVALID"))
+"""Those of a packet of a connection."""
 UNTOUCHED, DNAT, SNAT, BOTH = range(4)
 """Which ends of its connection were changed: SNAT and DNAT, which `--ctstate` asks for beside the others."""
 ADDRESSES: dict[Family, Span] = {Family.V4: (0, 2**32), Family.V6: (0, 2**128)}

@@ -396,7 +396,7 @@ class _Program:
             return (f.Untold(loaded.name),) if holds is None else () if holds else (f.NEVER,)
         if loaded.special in ("state", "status"):
             return self.bits(loaded, op, value)
-        if loaded.special == "type":
+        if loaded.special.startswith("type"):
             kind = RTN.get(value)
             if kind is None or op not in (EQ, NEQ):
                 return (f.Untold(loaded.name),)
@@ -431,7 +431,8 @@ class _Program:
             if span is None or value:
                 return (f.Untold(loaded.name),)
             asked: tuple[f.Condition, ...] = (f.Among(f.REWRITTEN, span),)
-            return asked if op == NEQ else f.opposite(asked, {})
+            # Without a connection the rule stops here (nft_ct_get_eval of net/netfilter/nft_ct.c).
+            return (f.Among(f.STATE, f.KNOWN_STATES), *(asked if op == NEQ else f.opposite(asked, {})))
         if loaded.mask != -1 and value == 0:
             names, is_so = states_in(loaded.mask), op == NEQ
         else:

@@ -336,6 +336,8 @@ class _Walk:
         self.zoned: Step | None = None
         """The rule that put it in its conntrack zone."""
         self.has_socket = packet.direction is Direction.OUT and packet.uid is not None
+        self.is_met = False
+        """Whether it may have been given the socket that it is for."""
         self.arrives, self.leaves = "", ""
         self.goes = packet.interface
         """Where it will leave as things stand, whatever OUTPUT is told."""
@@ -472,6 +474,8 @@ class _Walk:
         # What left over lo has its route already, unless nat changes where it goes (ip_rcv_finish_core).
         is_back = interface == LOOPBACK_INTERFACE and self.packet.direction is Direction.OUT
         if (is_back and self.destination == sent_to) or self.is_own() or self.is_kept():
+            # A connection's socket is found before INPUT (tcp_v4_early_demux), a listener by TPROXY.
+            self.is_met = self.is_later or self.handed_to is not None
             self.hook(INPUT)
             return True
         if self.handed_to is not None:
@@ -906,8 +910,9 @@ class _Walk:
             f.U32 if each == SOMEBODY else one(-1 if each is None else each)
             for each in ((packet.uid, packet.gid) if self.has_socket else (None, None))
         )
-        is_later = packet.is_later or packet.state == ESTABLISHED
-        flags = f.LATER_FLAGS if is_later else f.FIRST_FLAGS if packet.state == NEW else (0, 256)
+        if self.is_met:
+            uid = gid = f.OWNERS
+        flags = f.LATER_FLAGS if self.is_later else f.FIRST_FLAGS if packet.state == NEW else (0, 256)
         self.view = (
             (0, 256) if number is None else one(number),
             f.ADDRESSES[packet.family] if self.source is None else one(int(self.source)),
@@ -924,6 +929,11 @@ class _Walk:
             flags if packet.protocol == "tcp" else (),
             self.rewritten(),
         )
+
+    @property
+    def is_later(self) -> bool:
+        """Whether it is not the first of its connection."""
+        return self.packet.is_later or self.packet.state == ESTABLISHED
 
     def rewritten(self) -> Span:
         """What of its connection is changed by nat, as `ct status` tells it.
