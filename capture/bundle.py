@@ -136,15 +136,26 @@ LEADERS = (
     "capture.dry_run",
     "capture.host.native",
     "capture.host.neighbours",
+    "capture.intent.nameservers",
+    "capture.kernel.rights",
     "capture.lists.files",
     "capture.lists.networks",
     "capture.netlink.routing",
+    "capture.netlink.tidying",
     "capture.steps.routing",
     "rules.iptables.printed",
     "rules.iptables.reading",
     "rules.lists.long",
+    "rules.live.routing",
     "rules.ours.exemptions",
     "rules.ours.held",
+    "rules.plan.flows.invalid",
+    "rules.plan.flows.tproxy",
+    "capture.iptables.own",
+    "capture.steps.load",
+    "rules.native.applied",
+    "capture.steps.half_open",
+    "rules.ours.older",
     "capture.host.listening",
     "rules.proof.neighbours",
     "capture.validation.validation",
@@ -152,9 +163,9 @@ LEADERS = (
     "capture.cni.protocol",
     "capture.many",
 )
-"""What each run loads; and what some do: those that change something, are by TPROXY or with IPv6, have long lists,
-listeners or rules of others, validate, take away, are of a runtime or for many namespaces. What two of them need is
-loaded with the first, so what most runs do stands first."""
+"""What each run loads; and what some do: in some modes, with long lists, listeners or rules of others, to validate or
+to take away, for a runtime or for many namespaces. What two of them need is loaded with the first, so what most runs
+do stands first."""
 
 # --- making it ----------------------------------------------------------------------------------------------
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.bundle import LEADERS
+from tests.rig import Namespace
 from tests.rig.pod import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 LOADED = """
@@ -36,9 +38,9 @@ def installed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, code: str) -> list[str]:
+def run(folder: Path, code: str, within: Sequence[str] = ()) -> list[str]:
     program = f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"
-    command = [sys.executable, "-I", "-S", "-c", program]
+    command = [*within, sys.executable, "-I", "-S", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
@@ -109,6 +111,46 @@ def test_each_leader_can_be_the_first_that_is_loaded(installed: Path) -> None:
     for leader in LEADERS:
         code = f"from capture.bundle import use\nuse()\nimport {leader}\nprint(type({leader}.__loader__).__name__)"
         assert run(installed, code) == ["Bundle"], leader
+
+
+MODE = """
+import os
+from capture.bundle import use
+use()
+from capture.init import run
+status = run({argv!r}, {{"LOG_OUTPUT_LEVEL": "none", "PATH": os.environ["PATH"]}})
+assert status == 0, status
+for name, module in sys.modules.items():
+    if name.partition(".")[0] in ("capture", "rules") and name not in ("capture", "capture.bundle"):
+        if type(module.__loader__).__name__ != "Bundle":
+            print(name)
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize(
+    "mode",
+    [
+        [],
+        ["--redirect-dns"],
+        ["--dual-stack"],
+        ["-m", "TPROXY", "--dual-stack", "--drop-invalid"],
+        ["--native-nftables"],
+        ["--native-nftables", "-m", "TPROXY", "--dual-stack", "--redirect-dns"],
+        ["--force-iptables-binary=legacy", "-m", "TPROXY"],
+    ],
+    ids=["plain", "DNS", "dual stack", "TPROXY", "native", "native, all", "legacy"],
+)
+def test_all_that_a_run_loads_is_in_the_file(installed: Path, mode: list[str]) -> None:
+    """In each mode, the first time, again, and to take it away."""
+    with Namespace("modules") as namespace:
+        namespace.ip("link", "set", "lo", "up")
+        for address in ("10.244.0.5/32", "fd00::5/128"):
+            namespace.ip("addr", "add", address, "dev", "lo")
+        namespace.set_resolv_conf("nameserver 10.96.0.10\n")
+        within = ["ip", "netns", "exec", namespace.name]
+        for argv in (["-u", "1337", *mode], ["-u", "1337", *mode], ["--cleanup-only"]):
+            assert run(installed, MODE.format(argv=argv), within) == []
 
 
 def test_a_traceback_shows_our_lines(installed: Path) -> None:
