@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import random
 import shlex
+from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rules.packets.trace import Became
 from tests.conftest import every_backend
+from tests.netns.test_meaning import FAILED, Judged
 from tests.netns.test_native import SETTINGS, live_in, ready_v4, traced
-from tests.netns.test_simulator import SHORT, landings_of, ready
+from tests.netns.test_simulator import SHORT, landings_of, planned_for, ready
 from tests.rig import Call, Pod, drawn, predicted
 from tests.rig.chance import ALL, SEED
-from tests.rig.pod import ADDRESSES, GATEWAY
+from tests.rig.pod import ADDRESSES, GATEWAY, PROXY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rules.packets.trace import Trace
 
-SAMPLE = 25
-FAILED = {"timeout", "refused", "error: ECONNRESET"}
+SAMPLE, CALLS = 25, 6
+"""Rules of each kind, and calls beside each of them where all is proved to be as planned."""
 MATCHES = """\
 -m addrtype --dst-type LOCAL
 -m addrtype --src-type LOCAL
@@ -435,6 +438,25 @@ def expected_of(trace: Trace) -> set[str]:
     return expected
 
 
+def each_of_iptables(pod: Pod, backend: str, version: int) -> Iterator[str]:
+    """Every rule of others that this kernel takes, while it is there."""
+    theirs = f"ip{'6' if version == 6 else ''}tables-{'legacy' if backend == 'legacy' else 'nft'}"
+    for line in rules(version):
+        table, built_in, *words = shlex.split(line)
+        if not pod.inside.run(theirs, "-t", table, "-I", built_in, *words).returncode:
+            yield line
+            pod.inside.output(theirs, "-t", table, "-D", built_in, "1")
+
+
+def each_of_nft(pod: Pod, version: int) -> Iterator[str]:
+    """The same for native tables."""
+    for place, rule in native_rules(version):
+        text = f"table inet theirs {{\n chain c {{\n {place}\n {rule}\n }}\n}}\n"
+        if not pod.inside.run("nft", "-f", "-", text=text).returncode:
+            yield f"{place} {rule}"
+            pod.inside.output("nft", "delete", "table", "inet", "theirs")
+
+
 class Company:
     """A pod that is captured, and what of others is wrongly foretold there."""
 
@@ -475,15 +497,10 @@ class Company:
 @pytest.mark.parametrize("version", [4, 6])
 def test_rules_of_every_extension_are_followed(backend: str, version: int, tell: Callable[[str], None]) -> None:
     """What is certain is so, and what depends ends in one of the ways that are named."""
-    theirs = f"ip{'6' if version == 6 else ''}tables-{'legacy' if backend == 'legacy' else 'nft'}"
     with Pod(ipv6=version == 6) as pod:
         company = Company(pod, version, backend)
-        for line in rules(version):
-            table, chain, *words = shlex.split(line)
-            if pod.inside.run(theirs, "-t", table, "-I", chain, *words).returncode:
-                continue
+        for line in each_of_iptables(pod, backend, version):
             company.call(line)
-            pod.inside.output(theirs, "-t", table, "-D", chain, "1")
         company.told(tell, backend)
 
 
@@ -493,10 +510,32 @@ def test_rules_of_every_expression_of_nft_are_followed(backend: str, version: in
     """The same in a native table of others."""
     with Pod(ipv6=version == 6) as pod:
         company = Company(pod, version, backend)
-        for place, rule in native_rules(version):
-            text = f"table inet theirs {{\n chain c {{\n {place}\n {rule}\n }}\n}}\n"
-            if pod.inside.run("nft", "-f", "-", text=text).returncode:
-                continue
-            company.call(f"{place} {rule}")
-            pod.inside.output("nft", "delete", "table", "inet", "theirs")
+        for line in each_of_nft(pod, version):
+            company.call(line)
         company.told(tell, backend)
+
+
+@every_backend
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_proved_beside_each_is_so(backend: str, version: int, tell: Callable[[str], None]) -> None:
+    """And where it is disproved, the connection is made that does, and lands where it says."""
+    wrong: list[str] = []
+    answers: Counter[str] = Counter()
+    with Pod() as pod:
+        ready(pod)
+        calls = drawn.Calls(pod, random.Random(f"{SEED} {backend} {version}"))
+        said = drawn.CommandLine(("-u", str(PROXY), "--dual-stack"))
+        planned = planned_for(pod, said)
+        pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
+        for others in chain(each_of_iptables(pod, backend, version), each_of_nft(pod, version)):
+            judged = Judged(pod, planned)
+            found: list[str] = []
+            for proof in judged.proofs:
+                answers[proof.answer] += 1
+                for difference in proof.differences[:2]:
+                    found += judged.made(difference, next(calls.numbers))
+            found += judged.disproved(calls.draw(CALLS))
+            wrong += [f"{others}: {line}" for line in found]
+            pod.end_connections()
+    tell(f"CAPTURE_SEED={SEED}: {backend}, IPv{version}: {dict(answers)}")
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong)
