@@ -170,10 +170,7 @@ def walked_after(
                 why = f"its answers are in zone {answers.zone} of conntrack, where nobody knows its connection"
                 trace = trace.but(became=Became.DROPPED, address=None, port=None, decided=walk.zoned, reason=why)
         if is_first and walk.untracked and trace.address and packet.protocol == "tcp":
-            # Conntrack takes what follows of the answers for the middle of a new connection (nf_conntrack_tcp_loose).
-            answers = simulate(rulesets, answer_to(trace, host).but(answers=None, is_later=True), host, natives, order)
-            if answers.bound:
-                trace = trace.but(hindered=f"but its answers are {verdict(answers)}, so it fails")
+            trace = picked_up(trace, rulesets, host, natives, order)
         ended.append((trace, [step for step, _ in walk.chosen]))
         # What was met for the first time on this way went the first way: walk each of the others as well.
         waiting += [
@@ -184,6 +181,27 @@ def walked_after(
         if len(ended) + len(waiting) > MOST_WORLDS:
             break
     return ended, not waiting
+
+
+def picked_up(
+    trace: Trace, rulesets: Sequence[Ruleset], host: Host, natives: Sequence[NativeTable], order: Sequence[int]
+) -> Trace:
+    """The same of the first packet of a connection that is kept from conntrack, with what becomes of others of it.
+
+    Those that are not kept from it are taken for the middle of a new connection (nf_conntrack_tcp_loose).
+    """
+    others = {
+        "its answers are": answer_to(trace, host).but(answers=None, is_later=True),
+        "what follows is": trace.packet.but(is_later=True),
+    }
+    doubts = []
+    for what, other in others.items():
+        ended = simulate(rulesets, other, host, natives, order)
+        if ended.bound and not ended.ways:
+            return trace.but(hindered=f"but {what} {verdict(ended)}, so it fails")
+        if any(way.bound for way in ended.ways):
+            doubts.append(f"and whether {what} redirected depends on {doubts_of(ended)}")
+    return trace.but(doubted=doubts[0]) if doubts else trace
 
 
 def answer_to(trace: Trace, host: Host) -> Packet:

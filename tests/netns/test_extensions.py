@@ -396,6 +396,7 @@ ONCE_WRONG = (
     "raw OUTPUT -m owner ! --uid-owner 1000 -j NOTRACK",
     "raw OUTPUT -m limit --limit 1000/s -j NOTRACK",
     "raw PREROUTING -p tcp ! --syn -j NOTRACK",
+    "raw OUTPUT -p tcp --syn -j NOTRACK",
 )
 ONCE_WRONG_IN_NFT = (
     ("type filter hook input priority 5;", "meta skuid != 1000 drop"),

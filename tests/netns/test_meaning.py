@@ -199,9 +199,13 @@ class Judged:
 
     def listed_wrongly(self, call: Call, trace: Trace, landing: str) -> Iterator[str]:
         """Whether it is in a set of `capture escapes`, held against what becomes of it and where it landed."""
-        if trace.became is Became.DEPENDS:
+        untold, told = (
+            [each for each in self.escapes if (each.outcome == "cannot be told") is is_untold]
+            for is_untold in (True, False)
+        )
+        if trace.became is Became.DEPENDS or is_listed(trace.packet, untold):
             return
-        escaped = is_listed(trace.packet, self.escapes)
+        escaped = is_listed(trace.packet, told)
         if escaped is trace.became.is_captured:
             yield f"{call}: {'is' if escaped else 'is not'} listed as escaping, and traced {trace.became}"
         # Others may drop what we capture, or its answers.

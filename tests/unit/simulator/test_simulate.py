@@ -570,6 +570,25 @@ def test_what_is_kept_from_conntrack_fails_where_its_answers_are_captured() -> N
 
 
 @pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("-p tcp -m tcp --syn -j NOTRACK", ", but what follows is redirected, so it fails"),
+        ("-p tcp -m tcp --tcp-flags SYN,ACK SYN -j CT --notrack", ", but what follows is redirected, so it fails"),
+        ("-p tcp -j NOTRACK", ""),
+        (
+            "-p tcp -m tcp ! --syn -m limit --limit 1/s -j NOTRACK\n-A OUTPUT -p tcp -m tcp --syn -j NOTRACK",
+            ", and whether what follows is redirected depends on rule 1 of OUTPUT of the raw table "
+            "(-p tcp -m tcp ! --syn -m limit --limit 1/s -j NOTRACK)",
+        ),
+    ],
+)
+def test_what_is_kept_from_conntrack_fails_where_what_follows_is_captured(rule: str, said: str) -> None:
+    """Conntrack takes the second packet for the middle of a new connection, which the rules redirect."""
+    text = f"*raw\n-A OUTPUT {rule}\nCOMMIT\n*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n"
+    assert conclusion(followed(text), str).endswith(f"it leaves the pod, to 9.9.9.9:80{said}")
+
+
+@pytest.mark.parametrize(
     ("rules", "what", "packet"),
     [
         ("mangle OUTPUT -p tcp --dport 80 -m state --state ESTABLISHED -j DROP", "what follows is dropped", OUT),
