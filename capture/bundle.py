@@ -11,10 +11,7 @@ from __future__ import annotations
 import marshal
 import os
 import sys
-from _frozen_importlib import (  # type: ignore[attr-defined] # what `importlib` wraps, which takes its time to import
-    ModuleSpec,
-    _load_unlocked,  # loads by a spec, and has no public name
-)
+from _frozen_importlib import ModuleSpec, module_from_spec  # what `importlib` wraps, which takes its time to import
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,10 +87,16 @@ class Bundle:
         if name in sys.modules or (parent and parent not in sys.modules):
             return
         spec = self.find_spec(name)
-        if spec is not None:
-            module = _load_unlocked(spec)
-            if parent:
-                setattr(sys.modules[parent], its_name, module)
+        if spec is None:
+            return
+        module = sys.modules[name] = module_from_spec(spec)
+        try:
+            self.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        if parent:
+            setattr(sys.modules[parent], its_name, module)
 
 
 def stamp_of(source: str) -> tuple[int, int] | None:
