@@ -734,7 +734,19 @@ class Journeys:
             is_one = len(does.ends) == 1 and all(not it or single(it) for it in (addresses, ports))
             its = its if is_one else its.but(depends=True)
             for at_port, some in with_port(its, those, () if own_ports else ports):
-                yield from self.bound(by, now, at_port, some, hook)
+                for after, part in self.rewritten(now, at_port, some):
+                    yield from self.bound(by, now, after, part, hook)
+
+    def rewritten(self, was: Now, now: Now, boxes: list[Box]) -> Iterator[tuple[Now, list[Box]]]:
+        """What goes where it went anyway is unchanged to conntrack (nf_nat_setup_info, nf_nat_core.c)."""
+        ends = {field: now.seen[field] for field in (f.DESTINATION, f.DPORT)}
+        changed = tuple(f.Among(field, to) for field, to in ends.items() if to is not None and to != was.seen[field])
+        is_told = self.rules.asks_for_nat and all(single(each.span) for each in changed)
+        same, moved = self.split(was, boxes, changed) if is_told else ([], boxes)
+        if same:
+            yield now.with_field(f.REWRITTEN, one(f.UNTOUCHED)), same
+        if moved:
+            yield now, moved
 
     def bound(
         self, by: tuple[Spot, Spot], was: Now, now: Now, boxes: list[Box], hook: str

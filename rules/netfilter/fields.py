@@ -150,6 +150,16 @@ class Untold(Value):
     text: str
 
 
+def asks_for(field: int, conditions: Sequence[Condition]) -> bool:
+    """Whether any of these looks at this field."""
+    return any(
+        any(asks_for(field, way) for way in each.ways)
+        if isinstance(each, AnyOf)
+        else getattr(each, "field", None) == field
+        for each in conditions
+    )
+
+
 NEVER = Among(PROTOCOL, ())
 """Holds for no packet."""
 

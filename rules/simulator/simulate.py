@@ -252,9 +252,10 @@ class _Rules:
         self.hooks = stations(rulesets, natives, order)
         self.meanings: dict[int, tuple[tuple[f.Condition, ...], e.Effect]] = {}
         self._deeds: tuple[bool, bool] | None = None
-        everything = [rule for ruleset in rulesets for rule in ruleset.kinds()]
-        everything += [rule for native in natives for _, those in native.chains for rule in those]
-        self.tracks = any(needs_conntrack(rule) for rule in everything)
+        self.kinds = [rule for ruleset in rulesets for rule in ruleset.kinds()]
+        self.kinds += [rule for native in natives for _, those in native.chains for rule in those]
+        self.tracks = any(needs_conntrack(rule) for rule in self.kinds)
+        self._asks_for_nat: bool | None = None
 
     def meaning(self, rule: Rule) -> tuple[tuple[f.Condition, ...], e.Effect]:
         known = self.meanings.get(id(rule))
@@ -262,6 +263,13 @@ class _Rules:
             known = tuple(each for asked in rule.matches for each in conditions(asked)), effect(rule.target)
             self.meanings[id(rule)] = known
         return known
+
+    @property
+    def asks_for_nat(self) -> bool:
+        """Whether some rule asks what nat did to a connection (`--ctstate DNAT`, `ct status`)."""
+        if self._asks_for_nat is None:
+            self._asks_for_nat = any(f.asks_for(f.REWRITTEN, self.meaning(rule)[0]) for rule in self.kinds)
+        return self._asks_for_nat
 
     @property
     def may_drop(self) -> bool:

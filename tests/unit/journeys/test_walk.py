@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rules.addresses import IPv4Address, ip_address, ip_network
+from rules.iptables.reading import tables
 from rules.journeys.journeys import Journeys, universe
 from rules.meaning.lists import LONG
 from rules.netfilter.effects import Choice
 from rules.netfilter.fields import DESTINATION, DPORT, PROTOCOL, PROTOCOLS, UID, Among, AnyOf
 from rules.netfilter.hooks import BaseChain, NativeTable
 from rules.netfilter.matches import DPort, Dst, Native, OwnerUid, Proto
-from rules.netfilter.rulesets import Rule
+from rules.netfilter.rulesets import Rule, Ruleset
 from rules.netfilter.spans import meet, one
 from rules.netfilter.targets import Accept, Drop, NativeTarget, Redirect, SetMark
 from rules.netfilter.values import Family, Ports
-from rules.packets.packet import Direction, Host, Local
+from rules.packets.packet import Direction, Host, Local, Packet
 from rules.packets.trace import Became
 from rules.routing.policy import Policy, PolicyRule, Route
+from rules.simulator.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,3 +182,39 @@ def test_what_meets_none_of_several_goes_on(port: int, uid: int, outcome: Became
     either = AnyOf(((Among(DPORT, one(80)),), (Among(UID, one(5)),)))
     for asked in ((either,), (either, Among(PROTOCOL, TCP)), (Among(PROTOCOL, TCP), either)):
         assert outcomes([Rule((Native(asked, "either"),), Drop())], port=port, uid=uid) == {outcome}
+
+
+OURS = """\
+*filter
+:INPUT ACCEPT [0:0]
+-A INPUT -p tcp -m tcp --dport 15000:15010 -m conntrack {}--ctstate DNAT -j DROP
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:ISTIO_INBOUND - [0:0]
+:ISTIO_IN_REDIRECT - [0:0]
+-A PREROUTING -p tcp -j ISTIO_INBOUND
+-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT
+-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("negated", ["", "! "])
+@pytest.mark.parametrize("port", [15005, 15006, 15007])
+def test_what_goes_where_it_went_anyway_is_not_changed_to_conntrack(negated: str, port: int) -> None:
+    """Redirected to 15006, only what did not go there is DNAT: the boxes have both, and the simulator says the same."""
+    ruleset = Ruleset(V4, tables(OURS.format(negated)))
+    packet = Packet(Direction.IN, V4, "tcp", ip_address("192.0.2.1"), ip_address("10.244.0.5"), port, "eth0", 40000)
+    is_dropped = simulate([ruleset], packet, HOST).became is Became.DROPPED
+    assert is_dropped is ((port == 15006) is bool(negated))
+    journeys = Journeys((ruleset,), V4, HOST, ())
+    ends = {
+        end.became
+        for end in journeys.ends(journeys.started(universe(V4, HOST, passing=False)))
+        if end.now.direction is Direction.IN
+        for box in end.boxes
+        if meet(box[PROTOCOL], TCP) and meet(box[DPORT], one(port))
+        if meet(box[DESTINATION], one(int(packet.destination)))
+    }
+    assert ends == {Became.DROPPED if is_dropped else Became.CAPTURED_INBOUND}
