@@ -1062,12 +1062,9 @@ def with_answers(
     source, port = trace.translated or (packet.destination, packet.port)
     answer = answer.but(source=source, source_port=port)
     ended, is_complete = walked(rulesets, answer, host, natives, ())
-    parted = [parted_by(trace, way) for way, _ in ended]
-    if is_complete and all(parted):
-        return trace.but(hindered=f"but its answers are {parted[0]}, {UNKNOWN_THERE}")
-    doubts = choices_of(ended)
-    if any(parted) and doubts:
-        return trace.but(doubted=f"and whether conntrack knows its answers depends on {doubts}")
+    parted = with_parted(trace, "its answers", "are", ended, is_complete=is_complete)
+    if parted is not trace:
+        return parted
     lost = judged(ended, is_complete=is_complete)
     if may_refuse and lost.became is Became.DEPENDS and not lost.depends_on:
         none = trace.but(became=Became.DROPPED, address=None, port=None, decided=None, reason="no answer comes")
@@ -1078,12 +1075,11 @@ def with_answers(
         what = f"mark {lost.marked:#x}" if lost.marked else "an ip rule"
         why = f"{what} keeps them in the pod, where nobody waits for them"
         lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
-    if lost.became in (Became.DROPPED, Became.REFUSED):
-        return trace.but(lost=lost, hindered=f"but its answers are {verdict(lost)} {by_whom(lost)}, so it fails")
-    if may_be_lost(lost):
-        return trace.but(doubted=f"and whether its answers come back depends on {doubts_of(lost)}")
-    if packet.protocol != "tcp":
-        return trace
+    answered = with_lost(trace, "its answers", "are", "come back", lost)
+    if answered.hindered:
+        return answered.but(lost=lost)
+    if answered.doubted or packet.protocol != "tcp":
+        return answered
     later = packet.but(state=ESTABLISHED)
     if is_way:
         return with_what_follows(trace, *walked_after(trace, rulesets, later, host, natives, ()))
@@ -1092,21 +1088,34 @@ def with_answers(
 
 def with_what_follows(trace: Trace, ended: Sequence[Ended], is_complete: bool) -> Trace:
     """The same, and what keeps the packets behind the first one from arriving: a handshake takes two."""
+    parted = with_parted(trace, "what follows", "is", ended, is_complete=is_complete)
+    if parted is not trace:
+        return parted
+    return with_lost(trace, "what follows", "is", "arrives", judged(ended, is_complete=is_complete))
+
+
+def with_parted(trace: Trace, what: str, verb: str, ended: Sequence[Ended], *, is_complete: bool) -> Trace:
+    """The same, if what ended in these ways is or may be unknown to conntrack as of its connection."""
     parted = [parted_by(trace, way) for way, _ in ended]
     if is_complete and all(parted):
-        return trace.but(hindered=f"but what follows is {parted[0]}, {UNKNOWN_THERE}")
+        return trace.but(hindered=f"but {what} {verb} {parted[0]}, where nobody knows its connection, so it fails")
     doubts = choices_of(ended)
-    if any(parted) and doubts:
-        return trace.but(doubted=f"and whether conntrack knows what follows depends on {doubts}")
-    later = judged(ended, is_complete=is_complete)
-    if later.became in (Became.DROPPED, Became.REFUSED):
-        return trace.but(hindered=f"but what follows is {verdict(later)} {by_whom(later)}, so it fails")
-    if may_be_lost(later):
-        return trace.but(doubted=f"and whether what follows arrives depends on {doubts_of(later)}")
-    return trace
+    return (
+        trace.but(doubted=f"and whether conntrack knows {what} depends on {doubts}")
+        if any(parted) and doubts
+        else trace
+    )
 
 
-UNKNOWN_THERE = "where nobody knows its connection, so it fails"
+def with_lost(trace: Trace, what: str, verb: str, arrives: str, ended: Trace) -> Trace:
+    """The same, if what ended so does not arrive, or may not."""
+    if ended.became in (Became.DROPPED, Became.REFUSED):
+        return trace.but(hindered=f"but {what} {verb} {verdict(ended)} {by_whom(ended)}, so it fails")
+    return (
+        trace.but(doubted=f"and whether {what} {arrives} depends on {doubts_of(ended)}")
+        if may_be_lost(ended)
+        else trace
+    )
 
 
 def choices_of(ended: Sequence[Ended]) -> str:
