@@ -7,7 +7,7 @@ import time
 
 from capture.host.listening import heard
 from capture.host.live import chosen, has_only_nft
-from capture.host.loopback import lost_on_lo
+from capture.inspect.reach import lost_on_lo
 from capture.inspect.verify import holds_any, others_in_the_way, others_routing
 from capture.iptables.iptables import BACKENDS, Iptables
 from capture.kernel.conntrack import fullness

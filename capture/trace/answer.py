@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from capture.errors import BadSettings, CaptureError, Refusal
 from capture.host.listening import listeners
 from capture.host.live import choice_of, chosen, read_live
-from capture.host.loopback import lost_on_lo
 from capture.host.neighbours import host_of, host_there
+from capture.inspect.reach import lost_on_lo
 from capture.inspect.verify import others_routing
 from capture.intent.here import looked_up, looked_up_or_without
 from capture.iptables.iptables import BACKENDS, NATIVE, NFT, Iptables
