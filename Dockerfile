@@ -110,7 +110,7 @@ RUN set -eu; \
         --target "/ours$packages" .; \
     rm -r "/ours$packages/bin" "/ours$packages/share"; \
     python3 -m compileall -q --invalidation-mode unchecked-hash -s /ours "/ours$packages"; \
-    python3 -IS -c "import sys; sys.path[:0] = ['/ours$packages']; import capture.bundle; capture.bundle.make(is_checked=False)"; \
+    python3 -IS -c "import sys; sys.path[:0] = ['/ours$packages']; import capture.bundling; capture.bundling.make(is_checked=False)"; \
     mkdir -p /ours/usr/local/bin; \
     printf '%s\n' '#!/usr/bin/python3 -IS' 'import sys' "sys.path.append('$packages')" \
         'from capture.__main__ import main' 'main()' > /ours/usr/local/bin/capture; \

@@ -50,7 +50,7 @@ site: $(READY) ## Build the pages as a site, in site/, with warnings as errors.
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 bench: root $(READY) ## Measure runs of each mode and write docs/performance.md; OUT=FILE: the figures as JSON, REFERENCE=PROGRAM: beside that one.
-	@$(RUN) -m capture.bundle >/dev/null
+	@$(RUN) -m capture.bundling >/dev/null
 	@REFERENCE="$(REFERENCE)" $(RUN) -m tests.bench $(or $(OUT),$(VENV)/bench.json)
 	@$(RUN) -m tests.write_performance $(or $(OUT),$(VENV)/bench.json)
 
@@ -109,5 +109,5 @@ $(READY): $(RUNS) pyproject.toml requirements-dev.lock requirements-docs.lock \
 	    echo "No Envoy for this machine: the tests in tests/envoy are skipped"
 	@tests/setup/unpacked $(CURDIR)/$(VENV)/containerd containerd runc || \
 	    { rm -rf $(VENV)/containerd.new; echo "No containerd for this machine: its test is skipped"; }
-	@$(VENV)/bin/python -m capture.bundle >/dev/null
+	@$(VENV)/bin/python -m capture.bundling >/dev/null
 	@touch $@

@@ -2,8 +2,8 @@
 
 Those that are always loaded together lie there as one, and are run one after the other when the one that needs them all
 is imported. It is a cache like Python's own, made where a program is installed to start often: `python -m
-capture.bundle` does it, in the image's build and for a checkout. Where there is none, or a source is no longer the one
-that it was made from, Python finds modules as ever.
+capture.bundling` does it, in the image's build and for a checkout. Where there is none, or a source is no longer the
+one that it was made from, Python finds modules as ever.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from _frozen_importlib import ModuleSpec, module_from_spec  # what `importlib` w
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.machinery import PathFinder
     from types import CodeType, ModuleType
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Kept: TypeAlias = tuple[str, bool, tuple[int, int] | None, str]
     """A module's source below the folder of our packages, whether it is a package, the source's time in nanoseconds and
@@ -70,8 +68,7 @@ class Bundle:
         """Run the module's code; before it, that of all modules which are loaded with it."""
         *_, leader = self.kept[module.__name__]
         if leader not in self.groups:
-            at, length = self.places[leader]
-            self.groups[leader] = marshal.loads(os.pread(self.file, length, at))  # noqa: S302 # our own, where our code is
+            self.groups[leader] = unmarshalled(self.file, *self.places[leader])
         group = self.groups[leader]
         if module.__name__ == leader:
             for each in group:
@@ -99,6 +96,11 @@ class Bundle:
             setattr(sys.modules[parent], its_name, module)
 
 
+def unmarshalled(file: int, at: int, length: int) -> Any:
+    """What was put into the file there. Raises OSError, EOFError, ValueError or TypeError where that is nothing."""
+    return marshal.loads(os.pread(file, length, at))  # noqa: S302 # made of our own code, and lies where that does
+
+
 def stamp_of(source: str) -> tuple[int, int] | None:
     """By what a source is known to be the same; none for one that is not there."""
     try:
@@ -124,123 +126,10 @@ def use() -> None:
         return
     try:
         length = int.from_bytes(os.pread(file, LENGTH, 0), "big")
-        version, whole, kept, places = marshal.loads(os.pread(file, length, LENGTH))  # noqa: S302 # our own, where our code is
+        version, whole, kept, places = unmarshalled(file, LENGTH, length)
     except (OSError, EOFError, ValueError, TypeError):
         version = whole = None
     if version == VERSION and whole == os.fstat(file).st_size and not sys.flags.optimize:
         sys.meta_path.insert(0, Bundle(file, kept, places))
     else:
         os.close(file)
-
-
-LEADERS = (
-    "capture.init",
-    "capture.apply.converge",
-    "capture.dry_run",
-    "capture.host.native",
-    "capture.host.neighbours",
-    "capture.intent.nameservers",
-    "capture.kernel.rights",
-    "capture.lists.files",
-    "capture.lists.networks",
-    "capture.netlink.routing",
-    "capture.netlink.tidying",
-    "capture.steps.routing",
-    "rules.iptables.printed",
-    "rules.iptables.reading",
-    "rules.lists.long",
-    "rules.live.routing",
-    "rules.ours.exemptions",
-    "rules.ours.held",
-    "rules.plan.flows.invalid",
-    "rules.plan.flows.tproxy",
-    "capture.iptables.own",
-    "capture.steps.load",
-    "rules.native.applied",
-    "capture.steps.half_open",
-    "rules.ours.older",
-    "capture.host.listening",
-    "rules.proof.neighbours",
-    "capture.validation.validation",
-    "capture.apply.clean",
-    "capture.cni.protocol",
-    "capture.many",
-)
-"""What each run loads; and what some do: in some modes, with long lists, listeners or rules of others, to validate or
-to take away, for a runtime or for many namespaces. What two of them need is loaded with the first, so what most runs
-do stands first."""
-
-# --- making it ----------------------------------------------------------------------------------------------
-
-
-class Recorder:
-    """Finds modules as Python does, and writes down in which order they were run."""
-
-    def __init__(self, finder: type[PathFinder]) -> None:
-        self.finder = finder
-        self.run: list[ModuleSpec] = []
-
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> object:
-        spec = self.finder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None and name.partition(".")[0] in ("capture", "rules"):
-            run = spec.loader.exec_module
-
-            def run_and_record(module: ModuleType) -> None:
-                run(module)
-                self.run.append(spec)
-
-            spec.loader.exec_module = run_and_record  # type: ignore[method-assign] # of this loader alone
-        return spec
-
-
-def make(*, is_checked: bool = True) -> int:
-    """Write the file with what runs load; the result is how many modules that is.
-
-    Unchecked is for sources that nobody changes.
-    """
-    from importlib import import_module
-    from importlib.machinery import PathFinder
-
-    recorder = Recorder(PathFinder)
-    sys.meta_path.insert(0, recorder)  # type: ignore[arg-type] # a finder by what it does
-    from rules import __name__ as thinking  # which is capture.rules where we are installed
-
-    kept: dict[str, Kept] = {}
-    places: dict[str, Place] = {}
-    codes = bytearray()
-    for each in LEADERS:
-        leader = each.replace("rules", thinking, 1) if each.startswith("rules.") else each
-        import_module(leader)
-        group: dict[str, CodeType] = {}
-        for spec in recorder.run:
-            source = str(spec.origin)
-            group[spec.name] = spec.loader.get_code(spec.name)  # type: ignore[union-attr] # sources all
-            is_package, stamp = spec.submodule_search_locations is not None, stamp_of(source) if is_checked else None
-            kept[spec.name] = os.path.relpath(source, FOLDER), is_package, stamp, leader
-        recorder.run.clear()
-        marshalled = marshal.dumps(group)
-        places[leader] = len(codes), len(marshalled)
-        codes += marshalled
-    sys.meta_path.remove(recorder)  # type: ignore[arg-type] # a finder by what it does
-    os.makedirs(os.path.dirname(FILE), exist_ok=True)
-    beside = f"{FILE}.{os.getpid()}"
-    with open(beside, "wb") as file:
-        file.write(listed(kept, places, len(codes)) + codes)
-    os.replace(beside, FILE)
-    return len(kept)
-
-
-def listed(kept: dict[str, Kept], places: dict[str, Place], size: int) -> bytes:
-    """The beginning of the file, with places counted from there. `size` is that of all code."""
-    length = 0
-    while True:
-        begins = LENGTH + length
-        moved = {leader: (at + begins, long) for leader, (at, long) in places.items()}
-        written = marshal.dumps((VERSION, begins + size, kept, moved))
-        if len(written) == length:
-            return length.to_bytes(LENGTH, "big") + written
-        length = len(written)
-
-
-if __name__ == "__main__":
-    print(f"{FILE}: {make(is_checked='--unchecked' not in sys.argv[1:])} modules")

@@ -95,7 +95,7 @@ def test_the_file_of_a_runs_modules_is_made_where_we_are_installed(wheel: Path, 
     """As the build of the image does: with the modules that only some runs load, by the names that they have there."""
     with zipfile.ZipFile(wheel) as content:
         content.extractall(tmp_path)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from capture.bundle import make; make(is_checked=False)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from capture.bundling import make; make(is_checked=False)"
     code += "; print(*sorted(name for name in sys.modules if 'rules' in name.split('.')))"
     done = subprocess.run(
         [sys.executable, "-IS", "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False

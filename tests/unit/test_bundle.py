@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.bundle import LEADERS
+from capture.bundling import LEADERS
 from tests.rig import Namespace
 from tests.rig.pod import ROOT
 
@@ -34,7 +34,7 @@ def installed(tmp_path: Path) -> Path:
     """Our packages somewhere else, with the file made."""
     for package in ("capture", "rules"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.bundle"))
-    run(tmp_path, "from capture.bundle import make\nmake()")
+    run(tmp_path, "from capture.bundling import make\nmake()")
     return tmp_path
 
 
@@ -162,7 +162,7 @@ def test_a_traceback_shows_our_lines(installed: Path) -> None:
 
 def test_unchecked_it_is_used_wherever_it_was_moved(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """As in the image, whose sources get other times and another place than where they were compiled."""
-    run(installed, "from capture.bundle import make\nmake(is_checked=False)")
+    run(installed, "from capture.bundling import make\nmake(is_checked=False)")
     moved = tmp_path_factory.mktemp("image")
     for package in ("capture", "rules"):
         shutil.copytree(installed / package, moved / package, copy_function=shutil.copyfile)

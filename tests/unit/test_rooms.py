@@ -62,6 +62,7 @@ ROOMS = (
     "capture.init",
     "capture.many",
     "capture.bundle",
+    "capture.bundling",
     "capture.cni",
     "capture.inject",
     "capture.commands",
