@@ -198,6 +198,12 @@ class Judged:
             if wanted.became.is_captured and not is_dropped and str(landing) not in landings_of(wanted):
                 yield f"{call}: proved, and landed {landing}, planned {landings_of(wanted)}"
 
+    def tried(self, calls: drawn.Calls, most: int, packets: int) -> list[str]:
+        """What is wrong, by the connections of so many differences of each family, and by so many calls."""
+        made = (each for proof in self.proofs for each in proof.differences[:most])
+        found = [wrong for each in made for wrong in self.made(each, next(calls.numbers))]
+        return [*found, *self.disproved(calls.draw(packets))]
+
     def listed_wrongly(self, call: Call, trace: Trace, landing: str) -> Iterator[str]:
         """Whether it is in a set of `capture escapes`, held against what becomes of it and where it landed."""
         untold, told = (
@@ -236,12 +242,8 @@ def test_what_is_proved_is_so_and_what_is_not_is_made(backend: str, tell: Callab
             pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
             others = others or by_others(pod, chance)
             judged = Judged(pod, planned)
-            found: list[str] = []
-            for proof in judged.proofs:
-                answers[proof.answer] += 1
-                for difference in proof.differences[:4]:
-                    found += judged.made(difference, next(calls.numbers))
-            found += judged.disproved(calls.draw(PACKETS))
+            found = judged.tried(calls, 4, PACKETS)
+            answers.update(proof.answer for proof in judged.proofs)
             wrong += [f"seed {SEED}: capture {said}\n{others}\n  {line}" for line in found]
             empty(pod)
     tell(f"{dict(answers)}")
