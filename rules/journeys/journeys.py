@@ -396,7 +396,12 @@ class Journeys:
                 self.end(now, boxes, Became.DROPPED, None, "no ip rule keeps its mark in the pod")
             else:
                 add(passing, now.with_field(f.LEAVES_ON, one(now.goes)), boxes)
-        for now, boxes in self.hook(INPUT, kept).items():
+        met: Flow = {}
+        for now, boxes in kept.items():
+            if now.handed:  # with the socket of a listener, whose owner a native rule can ask for
+                now = now.with_field(f.UID, f.OWNERS).with_field(f.GID, f.OWNERS)
+            add(met, now, boxes)
+        for now, boxes in self.hook(INPUT, met).items():
             self.arrival(now, boxes, kept=True)
         by_link: dict[str, Flow] = {}
         for now, boxes in self.hook(FORWARD, passing).items():

@@ -409,6 +409,14 @@ ONCE_WRONG_IN_NFT = (
 """Of each kind of which something false was certain some, tried every time."""
 
 
+NATIVE = "table inet theirs {{\n chain c {{\n {place}\n {rule}\n }}\n}}\n"
+OF_OWNERS = tuple(
+    f"meta {key} {asked} drop"
+    for key in ("skuid", "skgid")
+    for asked in ("0", "1337", "!= 1000", "0-1336", "> 1000", "{ 5, 1337 }")
+)
+
+
 def native_rules(version: int) -> list[tuple[str, str]]:
     """A base chain and its rule, all of them or a sample."""
     every = [
@@ -452,8 +460,7 @@ def each_of_iptables(pod: Pod, backend: str, version: int) -> Iterator[str]:
 def each_of_nft(pod: Pod, version: int) -> Iterator[str]:
     """The same for native tables."""
     for place, rule in native_rules(version):
-        text = f"table inet theirs {{\n chain c {{\n {place}\n {rule}\n }}\n}}\n"
-        if not pod.inside.run("nft", "-f", "-", text=text).returncode:
+        if not pod.inside.run("nft", "-f", "-", text=NATIVE.format(place=place, rule=rule)).returncode:
             yield f"{place} {rule}"
             pod.inside.output("nft", "delete", "table", "inet", "theirs")
 
@@ -534,3 +541,25 @@ def test_what_is_proved_beside_each_is_so(backend: str, version: int, tell: Call
             pod.end_connections()
     tell(f"CAPTURE_SEED={SEED}: {backend}, IPv{version}: {dict(answers)}")
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong)
+
+
+@every_backend
+def test_owners_of_what_is_handed_over_are_not_told(backend: str) -> None:
+    """TPROXY gives the first packet its listener's socket: native rules of INPUT know whose it is, and nobody else."""
+    verdicts = {}
+    with Pod() as pod:
+        ready(pod)
+        said = drawn.CommandLine(("-u", str(PROXY), "--dual-stack", "-m", "TPROXY"))
+        planned = planned_for(pod, said)
+        pod.applied(*said.arguments, f"--force-iptables-binary={backend}")
+        calls = drawn.Calls(pod, random.Random(0))
+        for rule in OF_OWNERS:
+            pod.inside.output(
+                "nft", "-f", "-", text=NATIVE.format(place="type filter hook input priority 5;", rule=rule)
+            )
+            judged = Judged(pod, planned)
+            assert judged.tried(calls, 2, CALLS) == [], rule
+            verdicts[rule] = [each.answer for each in judged.proofs], str(pod.dial_in(8080))
+            pod.inside.output("nft", "delete", "table", "inet", "theirs")
+    assert {landing for _, landing in verdicts.values()} == {"timeout", "pod:15006"}
+    assert all(set(answers) == {"cannot be told"} for answers, _ in verdicts.values()), verdicts
