@@ -1057,6 +1057,26 @@ def with_answers(
     rules = prepared(rulesets, natives, ())
     if not (may_turn or may_refuse or rules.may_drop or (trace.bound and rules.may_part)):
         return trace
+    answered = with_its_answer(trace, rulesets, host, natives, may_refuse=bool(may_refuse), may_turn=may_turn)
+    if answered is not trace or packet.protocol != "tcp":
+        return answered
+    later = packet.but(state=ESTABLISHED)
+    if is_way:
+        return with_what_follows(trace, *walked_after(trace, rulesets, later, host, natives, ()))
+    return with_what_follows(trace, *walked(rulesets, later, host, natives, ()))
+
+
+def with_its_answer(
+    trace: Trace,
+    rulesets: Sequence[Ruleset],
+    host: Host,
+    natives: Sequence[NativeTable],
+    *,
+    may_refuse: bool,
+    may_turn: bool,
+) -> Trace:
+    """The same, and what keeps its first answer from arriving: rules, or ip rules that refuse it or turn it back."""
+    packet = trace.packet
     answer = answer_to(trace, host).but(state=ESTABLISHED, connmark=trace.remembered)
     # What TPROXY hands over comes from where conntrack has it go.
     source, port = trace.translated or (packet.destination, packet.port)
@@ -1076,14 +1096,7 @@ def with_answers(
         why = f"{what} keeps them in the pod, where nobody waits for them"
         lost = lost.but(became=Became.DROPPED, decided=marking[-1] if marking else None, reason=why)
     answered = with_lost(trace, "its answers", "are", "come back", lost)
-    if answered.hindered:
-        return answered.but(lost=lost)
-    if answered.doubted or packet.protocol != "tcp":
-        return answered
-    later = packet.but(state=ESTABLISHED)
-    if is_way:
-        return with_what_follows(trace, *walked_after(trace, rulesets, later, host, natives, ()))
-    return with_what_follows(trace, *walked(rulesets, later, host, natives, ()))
+    return answered.but(lost=lost) if answered.hindered else answered
 
 
 def with_what_follows(trace: Trace, ended: Sequence[Ended], is_complete: bool) -> Trace:
