@@ -199,7 +199,7 @@ def transacted(doing: list[Act], live: Live, planned: Plan, others: Sequence[str
     if others or transaction.uses_nft(doing):
         from capture.steps.load import in_transactions, with_tables_gone
 
-        doing = with_tables_gone(in_transactions(doing, live.unsound), others)
+        doing = with_tables_gone(in_transactions(doing, live.unsound, is_quiet=not live.has_sockets), others)
     if doing and (live.nft or live.legacy or live.natives):
         from capture.steps.half_open import without_half_open  # where a pod starts nothing captures
 

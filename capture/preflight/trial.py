@@ -121,7 +121,7 @@ def perform(planned: Plan, backend: str) -> None:
     """What a run does between reading what is there and saying that it is done. Raises CaptureError."""
     live = read_live()
     doing = list(transaction.steps(live, planned, backend))
-    transaction.apply(in_transactions(doing, live.unsound), live, Log("none"))
+    transaction.apply(in_transactions(doing, live.unsound, is_quiet=True), live, Log("none"))
 
 
 def captured(planned: Plan) -> tuple[Family, ...]:

@@ -12,7 +12,7 @@ from capture.steps.other_meshes import DeleteTables
 from capture.steps.passing import LetPacketsPass
 from capture.steps.restore import Restore
 from rules.native.applied import applied
-from rules.native.writing import transaction
+from rules.native.writing import transaction, transactions
 from rules.netfilter.hooks import NAME
 from rules.netfilter.values import Family
 from rules.plan.names import NATIVE_TABLE
@@ -20,6 +20,7 @@ from rules.plan.names import NATIVE_TABLE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
     from capture.iptables.iptables import Iptables
     from capture.iptables.saved import Saved
@@ -27,18 +28,27 @@ if TYPE_CHECKING:
     from capture.steps.acts import Act
     from rules.netfilter.rulesets import Rule, Ruleset
 
+    Line: TypeAlias = tuple[str, Family, Rule | None]
+    """Of the input of nft, with its family and the rule that it makes."""
+
 
 class Load:
     """What is to be done to our own tables in one transaction, and what was there before."""
 
     def __init__(
-        self, restores: Sequence[Restore], there: frozenset[Family], lines: Sequence[tuple[str, Family, Rule | None]]
+        self,
+        restores: Sequence[Restore],
+        there: frozenset[Family],
+        lines: Sequence[Line],
+        *,
+        is_beforehand: bool = False,
     ) -> None:
         self.restores = restores
         self.there = there
         """The families that have a table of ours before it."""
         self.lines = lines
-        """Of the input, each with its family and the rule that it makes."""
+        self.is_beforehand = is_beforehand
+        """Whether it only makes chains to which no packet comes yet: see `rules.native.writing.transactions`."""
         self.before: dict[Family, str] = {}
         """Our tables as nft lists them, as they were."""
         self.may_be_done = False
@@ -73,7 +83,7 @@ class Load:
             raise refused_by_nft(self.lines, done)
 
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        for restore in self.restores:
+        for restore in () if self.is_beforehand else self.restores:
             restore.check(log, read)
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
@@ -112,10 +122,11 @@ def listed(tool: Iptables) -> str:
     return "" if done.status else done.stdout
 
 
-def in_transactions(doing: Sequence[Act], unsound: frozenset[Family]) -> list[Act]:
+def in_transactions(doing: Sequence[Act], unsound: frozenset[Family], *, is_quiet: bool = False) -> list[Act]:
     """The same acts; those on our own tables that stand beside each other are one transaction.
 
-    `unsound` are the families whose table has to be made anew.
+    `unsound` are the families whose table has to be made anew. Where it `is_quiet`, nobody has a socket to which a
+    packet could come in the midst of a commit.
     """
     now: dict[Family, Ruleset] = {}
     acts: list[Act] = []
@@ -124,7 +135,7 @@ def in_transactions(doing: Sequence[Act], unsound: frozenset[Family]) -> list[Ac
         restores = [act for act in those if isinstance(act, Restore)]
         if is_native and restores:
             first, last = those.index(restores[0]), those.index(restores[-1])
-            acts += [*those[:first], *loads(restores, now, unsound), *those[last + 1 :]]
+            acts += [*those[:first], *loads(restores, now, unsound, is_quiet=is_quiet), *those[last + 1 :]]
         else:
             acts += those
     return acts
@@ -136,7 +147,7 @@ def is_of_ours(act: Act) -> bool:
 
 
 def loads(
-    restores: Sequence[Restore], now: dict[Family, Ruleset], unsound: frozenset[Family]
+    restores: Sequence[Restore], now: dict[Family, Ruleset], unsound: frozenset[Family], *, is_quiet: bool
 ) -> Iterator[Load | LetPacketsPass]:
     """The first step of each family in one transaction, then the second of each behind a pause, and so on."""
     of_family = [[each for each in restores if each.family is family] for family in Family]
@@ -145,16 +156,27 @@ def loads(
         if number:
             yield LetPacketsPass(those[0].family)
         there = {each.family for each in those if now.get(each.family, each.before).tables} | unsound
-        yield Load(those, frozenset(there), tuple(lines_of(those, now, unsound)))
+        beforehand: list[Line] = []
+        lines: list[Line] = []
+        for restore in those:
+            family = restore.family
+            first, then = lines_of(restore, now, unsound, is_quiet=is_quiet)
+            beforehand += [(line, family, rule) for line, rule in first]
+            lines += [(line, family, rule) for line, rule in then]
+        if beforehand:
+            yield Load(those, frozenset(there), beforehand, is_beforehand=True)
+            there |= {family for _, family, _ in beforehand}
+        yield Load(those, frozenset(there), lines)
 
 
 def lines_of(
-    restores: Sequence[Restore], now: dict[Family, Ruleset], unsound: frozenset[Family]
-) -> Iterator[tuple[str, Family, Rule | None]]:
-    for restore in restores:
-        family = restore.family
-        anew = family not in now and family in unsound
-        before = now.get(family, restore.before)
-        now[family] = applied(before, restore.changes)
-        for line, rule in transaction(before, now[family], anew=anew):
-            yield line, family, rule
+    restore: Restore, now: dict[Family, Ruleset], unsound: frozenset[Family], *, is_quiet: bool
+) -> tuple[list[tuple[str, Rule | None]], list[tuple[str, Rule | None]]]:
+    """What is done beforehand, and then, so that `now` is as it is afterwards."""
+    family = restore.family
+    anew = family not in now and family in unsound
+    before = now.get(family, restore.before)
+    now[family] = applied(before, restore.changes)
+    if anew or is_quiet:
+        return [], list(transaction(before, now[family], anew=anew))
+    return transactions(before, now[family])

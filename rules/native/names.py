@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rules.netfilter.hooks import PRIORITIES, kind_of
 from rules.netfilter.values import BUILT_IN
-from rules.plan.names import NATIVE_TABLE, OURS
+from rules.plan.names import NATIVE_TABLE, NOT_YET, OURS
 
 TABLE = NATIVE_TABLE
 
@@ -21,7 +21,7 @@ def chain_name(table: str, chain: str) -> str:
 def place_of(name: str) -> tuple[str, str] | None:
     """The table and chain of iptables that it stands for; None if it is none of ours."""
     table, _, chain = name.partition("-")
-    known = chain in OURS.get(table, ()) or chain in BUILT_IN.get(table, ())
+    known = chain.removesuffix(NOT_YET) in OURS.get(table, ()) or chain in BUILT_IN.get(table, ())
     return (table, chain) if known else None
 
 

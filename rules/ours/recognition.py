@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rules.netfilter.rulesets import Rule, TableRules, reached_from
 from rules.netfilter.targets import Jump
-from rules.plan.names import OURS, is_note
+from rules.plan.names import NOT_YET, OURS, is_note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ NOBODY: frozenset[str] = frozenset()
 def is_ours(table: TableRules, chain: str, also: frozenset[str] = NOBODY) -> bool:
     """Whether a chain of this name in this table is ours, or of those who are taken over."""
     return chain in also or (
-        table.table in OURS and (chain in OURS[table.table] or is_note(chain)) and chain not in table.not_ours
+        table.table in OURS
+        and (chain.removesuffix(NOT_YET) in OURS[table.table] or is_note(chain))
+        and chain not in table.not_ours
     )
 
 

@@ -43,6 +43,9 @@ OURS: dict[str, frozenset[str]] = {
 name that only begins so is somebody else's."""
 NATIVE_TABLE = "istio-capture"
 """Our own table of nf_tables, of `ip` and of `ip6`, where iptables is not used: see `rules.native`."""
+NOT_YET = "-not-yet-in-its-place"
+"""What is behind the name of a chain of that table that takes another's place (`rules.native.writing`). With it a name
+is longer than the 28 letters that iptables takes, so it has no chain of that name."""
 NOTE = "ISTIO_FOUND"
 
 

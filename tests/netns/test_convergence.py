@@ -35,6 +35,8 @@ SETTINGS: list[list[str]] = [
     [*BASE, "--dual-stack", "-m", "TPROXY", "--redirect-dns", "-b", "*", "-d", "22", "-o", "22"],
 ]
 """Twelve settings that differ in everything, and in all of which the connections of the storm are captured."""
+NEAR = "198.18.0.0/24"
+"""Addresses outside the pod that are as good as any, of which a storm may use many."""
 NAMESERVERS = "nameserver 10.96.0.10\nnameserver fd00:96::a\n"
 
 
@@ -57,7 +59,7 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0)
     pod.traffic.listen(pod.inside, [8080], where="pod", hosts=["0.0.0.0"])
     pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
     outward = [Client(pod.inside, OUTSIDE[4], 80, APP, patience=patience)] * 3
-    pod.outside.ip("route", "add", "local", "198.18.0.0/24", "dev", "lo")
+    pod.outside.ip("route", "add", "local", NEAR, "dev", "lo")
     sources = tuple(f"198.18.0.{host}" for host in range(1, 251))
     inward = Client(pod.outside, ("10.244.0.5",), 8080, sources=sources, patience=patience)
     with storm(pod.traffic, [*outward, inward]) as counted:
@@ -90,6 +92,41 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
 
 @every_backend
 @pytest.mark.storm
+def test_no_connection_escapes_or_is_captured_while_a_long_list_changes(
+    pod: Pod, backend: str, tell: Callable[[str], None]
+) -> None:
+    """Networks and ports that are in the list before and after are never out of it, however long it takes to build.
+
+    A set of intervals has nothing in it for as long as its commit takes (`rules.native.writing.transactions`).
+    """
+    forced = f"--force-iptables-binary={backend}"
+    many = ",".join(f"100.{64 + at // 256}.{at % 256}.0/{24 + at % 3}" for at in range(1500))
+    ports = ",".join(f"{port}-{port + 1}" for port in range(9000, 9900, 3))
+
+    def changes() -> None:
+        for number in range(20):
+            lists = ["-x", f"{NEAR},{many},10.9.{number}.0/24", "-b", f"8080,{ports},{7000 + number}"]
+            pod.applied(*BASE, *lists, forced)
+
+    pod.outside.ip("route", "add", "local", NEAR, "dev", "lo")
+    pod.traffic.listen(pod.inside, [15001, 15006], where="pod", hosts=["0.0.0.0"], uid=PROXY)
+    pod.traffic.listen(pod.inside, [8080], where="pod", hosts=["0.0.0.0"])
+    pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
+    near = tuple(f"198.18.0.{host}" for host in range(1, 251))
+    clients = [
+        Client(pod.inside, OUTSIDE[4], 80, APP, patience=20),
+        Client(pod.inside, near, 80, APP, patience=20),
+        Client(pod.outside, ("10.244.0.5",), 8080, sources=near, patience=20),
+    ]
+    pod.applied(*BASE, "-x", NEAR, "-b", "8080", forced)
+    with storm(pod.traffic, clients) as counted:
+        changes()
+    tell(f"out {dict(counted[0])}, out and excluded {dict(counted[1])}, in {dict(counted[2])}")
+    assert [set(each) for each in counted] == [{"pod:15001"}, {"ext:80"}, {"pod:15006"}]
+
+
+@every_backend
+@pytest.mark.storm
 def test_the_storm_sees_what_escapes(pod: Pod, backend: str) -> None:
     """Removing and applying again, as others change rules, lets connections escape: the storm tells.
 
@@ -111,8 +148,12 @@ def test_the_storm_sees_what_escapes(pod: Pod, backend: str) -> None:
 
 @every_backend
 def test_every_state_leads_to_every_other(pod: Pod, backend: str) -> None:
-    """132 ordered pairs: after A then B, all that we own is as after B alone, routing and ::6 included."""
+    """132 ordered pairs: after A then B, all that we own is as after B alone, routing and ::6 included.
+
+    Somebody has sockets here, so what must not be missed meanwhile is made beforehand.
+    """
     pod.inside.set_resolv_conf(NAMESERVERS)
+    pod.open_listeners()
     forced = f"--force-iptables-binary={backend}"
     fresh = []
     for arguments in SETTINGS:

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 NAMESERVERS = "nameserver 10.96.0.10\nnameserver fd00:96::a\n"
 REDIRECT = ["-u", "1337", "--dual-stack"]
-TPROXY = ["-u", "1337", "--dual-stack", "-m", "TPROXY", "--redirect-dns", "--drop-invalid"]
+LISTS = ["-x", "192.0.2.0/24,198.51.100.7", "-b", "8080,9000-9100"]
+TPROXY = ["-u", "1337", "--dual-stack", "-m", "TPROXY", "--redirect-dns", "--drop-invalid", *LISTS]
 DNS = ["-u", "1337", "--redirect-dns", "--udp", "443=reject"]
 CLEAN = ["--cleanup-only"]
 

@@ -14,7 +14,7 @@ from capture.sight import in_place
 from capture.sight.compiled import ORDERS, NotTold, compiled
 from rules.live.changes import changes
 from rules.native.compiled import as_held
-from rules.native.writing import transaction
+from rules.native.writing import transactions
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.targets import Log as LogTarget
 from rules.netfilter.targets import Nflog, Reject
@@ -44,9 +44,9 @@ def converge(tool: Iptables, planned: Ruleset) -> None:
     planned, now = as_held(tool.backend, planned), tool.save().ruleset
     asked = changes(now, planned)
     if asked and tool.backend == NATIVE:
-        text = "".join(f"{line}\n" for line, _ in transaction(now, planned))
-        done = run(tool.command(""), "-f", "-", text=text)
-        assert done.status == 0, done.stderr
+        for commit in filter(None, transactions(now, planned)):
+            done = run(tool.command(""), "-f", "-", text="".join(f"{line}\n" for line, _ in commit))
+            assert done.status == 0, done.stderr
     elif asked:
         tool.restore(asked, Log().warn)
     assert changes(tool.save().ruleset, planned) == ()

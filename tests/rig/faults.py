@@ -174,7 +174,8 @@ def steps_in(pod: Pod, arguments: Sequence[str], backend: str) -> list[Act]:
         facts = read_facts({}, f"/etc/netns/{pod.inside.name}/resolv.conf")
         planned = NOTHING if settings.cleanup_only else plan(resolve(settings, facts).intent)
         live = read_live()
-        return in_transactions(list(transaction.steps(live, planned, backend)), live.unsound)
+        doing = list(transaction.steps(live, planned, backend))
+        return in_transactions(doing, live.unsound, is_quiet=not live.has_sockets)
 
 
 # --- the faults -------------------------------------------------------------------------------------------

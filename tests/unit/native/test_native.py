@@ -16,14 +16,16 @@ from rules.live.changes import changes
 from rules.meaning.spoken import conditions
 from rules.native.applied import applied
 from rules.native.compiled import NOBODY_LISTENS, compiled
+from rules.native.names import place_of
 from rules.native.words import MANY, rule_words, span_words
-from rules.native.writing import transaction
+from rules.native.writing import asks_for_intervals, transaction, transactions
 from rules.netfilter.fields import DESTINATION, DPORT, NOBODY, SOURCE, UID, Among, all_hold, domain
 from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.spans import common, joined
 from rules.netfilter.targets import Drop, Jump, Return, Tproxy
 from rules.netfilter.values import Family, Ports
 from rules.ours.reasons import examples
+from rules.ours.recognition import is_ours
 from rules.packets.packet import Host
 from rules.plan.intent import TPROXY, Intent
 from rules.plan.plan import plan, ruleset
@@ -205,6 +207,10 @@ def test_what_nobody_listens_for_is_dropped() -> None:
     assert rules[1].why == NOBODY_LISTENS
 
 
+LONGEST_NAME_OF_IPTABLES = 28
+"""XT_EXTENSION_MAXNAMELEN of linux/netfilter/x_tables.h, without the zero behind it."""
+
+
 def script(before: Ruleset, after: Ruleset, *, anew: bool = False) -> list[str]:
     return [line for line, _ in transaction(before, after, anew=anew)]
 
@@ -227,6 +233,65 @@ def test_a_change_names_what_differs_alone() -> None:
     before, after = held(Intent()), held(Intent(proxy_port=16001))
     named = [line for line in script(before, after) if "chain" in line]
     assert named == ["flush chain ip istio-capture nat-ISTIO_REDIRECT", "  chain nat-ISTIO_REDIRECT {"]
+
+
+LISTS = Intent(
+    outbound_cidrs_exclude=tuple(map(IPv4Network, ("192.0.2.0/24", "198.51.100.7/32"))),
+    inbound_ports=(Ports.one(8080), Ports(9000, 9100)),
+)
+
+
+def test_a_set_of_intervals_is_built_before_a_packet_can_ask_it() -> None:
+    """Its chain comes under a name of its own, and takes the place of the one that is there."""
+    first, then = ([line for line, _ in commit] for commit in transactions(held(Intent()), held(LISTS)))
+    assert [line for line in first if "chain" in line] == [
+        "  chain nat-ISTIO_INBOUND-not-yet-in-its-place {",
+        "  chain nat-ISTIO_OUTPUT-not-yet-in-its-place {",
+    ]
+    assert any("th dport { 8080, 9000-9100 }" in line for line in first)
+    assert not any("{ 8080" in line or "192.0.2.0" in line for line in then)
+    assert "delete chain ip istio-capture nat-ISTIO_INBOUND" in then
+    assert any("jump nat-ISTIO_INBOUND-not-yet-in-its-place" in line for line in then)
+    inbound = "nat-ISTIO_INBOUND"
+    assert f"rename chain ip istio-capture {inbound}-not-yet-in-its-place {inbound}" in then
+
+
+def test_nothing_is_made_beforehand_without_need() -> None:
+    """No set of intervals, the very one that is there, or one to which no packet comes yet."""
+    assert transactions(held(Intent()), held(Intent(proxy_port=16001)))[0] == []
+    assert transactions(held(LISTS), held(LISTS.but(proxy_port=16001)))[0] == []
+    assert transactions(Ruleset(Family.V4), without_hooks(held(LISTS)))[0] == []
+    assert transactions(without_hooks(held(LISTS)), held(LISTS))[0] == []
+
+
+@settings(deadline=None)
+@given(first=strategies.intents, second=strategies.intents, family=strategies.families)
+def test_no_commit_makes_a_set_of_intervals_and_leads_a_packet_to_it(
+    first: Intent, second: Intent, family: Family
+) -> None:
+    """From any plan to any other: nobody is led by the first commit, and the second makes no such set.
+
+    What the kernel makes of the two is in `property/test_kernel.py`.
+    """
+    beforehand, then = transactions(held(first, family), held(second, family))
+    assert not any("hook" in line or line.startswith(("flush", "delete")) for line, _ in beforehand)
+    assert not any(rule and asks_for_intervals(rule) for _, rule in then)
+    assert bool(beforehand) <= any(rule and asks_for_intervals(rule) for _, rule in beforehand)
+
+
+def test_what_a_killed_run_left_beside_its_chain_is_ours_and_goes() -> None:
+    """It is known by its name, which nobody else can give a chain of iptables."""
+    left = "ISTIO_OUTPUT-not-yet-in-its-place"
+    assert place_of(f"nat-{left}") == ("nat", left)
+    assert len(left) > LONGEST_NAME_OF_IPTABLES
+    plain = held(Intent())
+    (nat,) = plain.tables
+    stale = plain.but(tables=(nat.but(declared=(*nat.declared, left)),))
+    assert is_ours(stale.tables[0], left)
+    assert applied(stale, changes(stale, plain)) == plain
+    assert f"delete chain ip istio-capture nat-{left}" in script(stale, plain)
+    again, _ = transactions(stale, held(LISTS))
+    assert (f"flush chain ip istio-capture nat-{left}", None) in again
 
 
 def without_hooks(of: Ruleset) -> Ruleset:
