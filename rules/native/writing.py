@@ -69,7 +69,7 @@ def transactions(now: Ruleset, becomes: Ruleset) -> tuple[list[Line], list[Line]
         return [], list(transaction(now, becomes))
     moved = {(table, chain): f"{chain}{NOT_YET}" for table, chain in new if (table, chain) in slow & before.keys()}
     then = {(place[0], moved.get(place, place[1])): led(rules, place[0], moved) for place, rules in after.items()}
-    unmet = {(place[0], moved.get(place, place[1])) for place in new if place in slow or place not in before}
+    unmet = [(place[0], moved.get(place, place[1])) for place in new if place in slow or place not in before]
     between = before | {place: then[place] for place in unmet}
     names = ((chain_name(table, name), chain_name(table, chain)) for (table, chain), name in moved.items())
     table = f"{NAME[becomes.family]} {TABLE}"
