@@ -17,7 +17,7 @@ from capture.kernel.files import write_text
 from capture.kernel.locks import locked
 from capture.log import TERMINATION_LOG, Log
 from capture.settings.declared import DECLARED, DECLARED_BY_NAME, VARIABLES, Settings, asks_for_json, origin_of
-from capture.sight.in_place import is_in_place
+from capture.sight import in_place
 from capture.text import on_one_line
 from rules.netfilter.values import Family
 from rules.plan.plan import NOTHING, plan
@@ -177,7 +177,7 @@ def converge(settings: Settings, planned: Plan, log: Log) -> None:
     A refusal is final, unless others changed the rules between our looking and our writing: then we look again.
     """
     with locked(log.warn):
-        if may_be_in_place(settings) and is_in_place(planned):
+        if is_at_sight(settings, planned):
             log.info(f"Using {asked_for(settings) or Choice('nft', HELD)}")
             log.info("The capture is already in place: nothing was changed")
             return
@@ -186,11 +186,16 @@ def converge(settings: Settings, planned: Plan, log: Log) -> None:
         converge_locked(settings, planned, log)
 
 
-def may_be_in_place(settings: Settings) -> bool:
-    """Whether a capture could be as these settings ask for it where iptables-nft holds it."""
-    if settings.native_nftables or settings.force_iptables_binary not in ("", "nft"):
-        return False
-    return settings.allow_host or not place.signs_of_a_node((), ())  # which is to be refused, whatever it holds
+def is_at_sight(settings: Settings, planned: Plan) -> bool:
+    """Whether a capture is in place as these settings ask for it, as far as that is told at sight."""
+    if not settings.allow_host and place.signs_of_a_node((), ()):
+        return False  # which is to be refused, whatever it holds
+    asked = settings.force_iptables_binary or ("native" if settings.native_nftables else "nft")
+    if asked == "native":
+        from capture.sight import own  # of two backends, each run loads one
+
+        return own.is_in_place(planned)
+    return asked == "nft" and in_place.is_in_place(planned)
 
 
 def described(settings: Settings, resolved: Resolved | None) -> Iterator[str]:

@@ -196,10 +196,14 @@ def without_other_meshes(live: Live, settings: Settings, planned: Plan) -> tuple
 def transacted(doing: list[Act], live: Live, planned: Plan, others: Sequence[str]) -> list[Act]:
     """The same acts: what is done in our own tables is one transaction, these tables of other meshes go, and what is
     half open where TPROXY ends is forgotten."""
-    if others or transaction.uses_nft(doing):
-        from capture.steps.load import in_transactions, with_tables_gone
+    if transaction.uses_nft(doing):
+        from capture.steps.load import in_transactions
 
-        doing = with_tables_gone(in_transactions(doing, live.unsound, is_quiet=not live.has_sockets), others)
+        doing = in_transactions(doing, live.unsound, is_quiet=not live.has_sockets)
+    if others:
+        from capture.steps.other_meshes import with_tables_gone
+
+        doing = with_tables_gone(doing, others)
     if doing and (live.nft or live.legacy or live.natives):
         from capture.steps.half_open import without_half_open  # where a pod starts nothing captures
 

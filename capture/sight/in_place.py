@@ -5,7 +5,8 @@ from __future__ import annotations
 from capture.kernel.process import LEGACY_TABLES, read_words
 from capture.netlink import nftables, rtnetlink
 from capture.netlink.messages import FAMILIES, NETLINK_NETFILTER, attributes, big, dump, text
-from capture.sight.compiled import COUNTED, ORDERS, NotTold, compiled
+from capture.sight.expressions import COUNTED, NotTold
+from capture.sight.iptables import ORDERS, compiled
 from rules.lists.networks import V6, Networks, network_of
 from rules.live.routing_changes import routing_to_add, routing_to_remove
 from rules.netfilter.values import BUILT_IN, Family
@@ -15,6 +16,7 @@ from rules.routing.policy import LOCAL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from rules.netfilter.rulesets import Rule, Ruleset
     from rules.netfilter.values import Network
@@ -34,17 +36,19 @@ def is_in_place(planned: Plan) -> bool:
     """
     rulesets = [ruleset for ruleset in planned.rulesets if ruleset.tables]
     try:
-        there = tables()
-        return (
-            bool(rulesets)
-            and there == tables_of(rulesets)
-            and all(read_words(path) == [] for path in LEGACY_TABLES.values())
-            and routing_is(planned)
-            and chains_are(rulesets)
-            and all(map(rules_are, rulesets))
-        )
+        return is_alone(planned, tables_of(rulesets)) and chains_are(rulesets) and all(map(rules_are, rulesets))
     except OSError:
         return False
+
+
+def is_alone(planned: Plan, wanted: AbstractSet[tuple[Family | None, str]]) -> bool:
+    """Whether there are these tables of nf_tables and no others, and routing as planned. Raises OSError."""
+    return (
+        bool(wanted)
+        and tables() == wanted
+        and all(read_words(path) == [] for path in LEGACY_TABLES.values())
+        and routing_is(planned)
+    )
 
 
 def holds(ruleset: Ruleset) -> bool:

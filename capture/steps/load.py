@@ -6,9 +6,7 @@ from itertools import groupby, zip_longest
 
 from capture.errors import KernelRefused
 from capture.iptables.iptables import NATIVE
-from capture.iptables.leaving import TakeAway
 from capture.kernel.process import run
-from capture.steps.other_meshes import DeleteTables
 from capture.steps.passing import LetPacketsPass
 from capture.steps.restore import Restore
 from rules.native.applied import applied
@@ -101,19 +99,6 @@ class Load:
             raise KernelRefused(
                 "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
             )
-
-
-def with_tables_gone(doing: list[Act], tables: Sequence[str]) -> list[Act]:
-    """The same acts, and these tables of another mesh gone, when what is ours has been there for a grace period.
-
-    In one commit a packet could be past our chain before it and at theirs after it: of two chains at one place the
-    newer is asked first (nf_hook_entries_grow of net/netfilter/core.c). So long both capture, and one of the two
-    proxies gets what is sent.
-    """
-    if not tables:
-        return doing
-    at = next((at for at, act in enumerate(doing) if isinstance(act, TakeAway)), len(doing))
-    return [*doing[:at], *([LetPacketsPass(Family.V4)] if at else []), DeleteTables(tables), *doing[at:]]
 
 
 def listed(tool: Iptables) -> str:

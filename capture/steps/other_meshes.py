@@ -5,9 +5,11 @@ from __future__ import annotations
 from capture.errors import KernelRefused
 from capture.iptables.diagnosis import complaint, owned_hint, permission_hint
 from capture.iptables.iptables import NATIVE, Iptables
+from capture.iptables.leaving import TakeAway
 from capture.kernel.process import run
 from capture.netlink.messages import NETLINK_NETFILTER, dump
 from capture.netlink.nftables import NFT_MSG_GETTABLE
+from capture.steps.passing import LetPacketsPass
 from rules.netfilter.values import Family
 from rules.nftables.messages import attributes, family_of, text
 from rules.ours.meshes import native_tables
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from capture.host.live import Live
     from capture.iptables.saved import Saved
     from capture.log import Log
+    from capture.steps.acts import Act
     from rules.netfilter.hooks import NativeTable
 
 
@@ -77,6 +80,17 @@ class DeleteTables:
             if done.status:
                 what = "the kernel refused the tables of another mesh that were there before"
                 raise KernelRefused(what, details=[("nft said", complaint(done))])
+
+
+def with_tables_gone(doing: list[Act], tables: Sequence[str]) -> list[Act]:
+    """The same acts, and these tables of another mesh gone, when what is ours has been there for a grace period.
+
+    In one commit a packet could be past our chain before it and at theirs after it: of two chains at one place the
+    newer is asked first (nf_hook_entries_grow of net/netfilter/core.c). So long both capture, and one of the two
+    proxies gets what is sent.
+    """
+    at = next((at for at, act in enumerate(doing) if isinstance(act, TakeAway)), len(doing))
+    return [*doing[:at], *([LetPacketsPass(Family.V4)] if at else []), DeleteTables(tables), *doing[at:]]
 
 
 def nft() -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from capture.errors import KernelRefused
-from capture.iptables.iptables import NFT
-from capture.sight.in_place import holds
+from capture.iptables.iptables import NATIVE, NFT
+from capture.sight import in_place
 from rules.live.changes import ALONE, Change, changes, changes_back, restore_text, with_stand_ins
 from rules.ours.recognition import as_judged
 from rules.value import Value
@@ -72,7 +72,7 @@ class Restore(Value):
 
         Mostly that is told at sight; iptables-save is asked where it is not.
         """
-        if self.tool.backend == NFT and self.planned.tables and holds(self.planned):
+        if self.planned.tables and self.is_held():
             log.info(f"nf_tables holds the {self.tool.family.value} rules as planned")
             return
         now = self.judged(read(self.tool))
@@ -84,6 +84,14 @@ class Restore(Value):
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
         now.said_by(self.tool.teller, log)
+
+    def is_held(self) -> bool:
+        """Whether the kernel holds what is planned, as far as that is told at sight. Raises OSError."""
+        if self.tool.backend == NATIVE:
+            from capture.sight import own  # of two backends, each run loads one
+
+            return own.holds(self.planned)
+        return self.tool.backend == NFT and in_place.holds(self.planned)
 
     def undo(self, log: Log) -> None:
         """Put back what was in the tables of this step."""

@@ -154,15 +154,21 @@ def span_words(field: int, span: Span, family: Family) -> str:
     return _known[field, span, family]
 
 
+def shorter(field: int, span: Span, family: Family) -> tuple[Span, bool]:
+    """The shorter way to say that a field is in a span: that, or that it is not in the rest of what it can be."""
+    rest = less(everything(field, family), span)
+    is_denied = field != f.STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))
+    return (rest, True) if is_denied else (span, False)
+
+
 def words_of(field: int, span: Span, family: Family) -> str:
     """The same, put together anew."""
     name = FIELDS[field] if field in FIELDS else f"{ADDRESS[family]} {'saddr' if field == f.SOURCE else 'daddr'}"
-    rest = less(everything(field, family), span)
-    is_denied = field != f.STATE and (len(rest), not is_one(rest)) < (len(span), not is_one(span))
+    said, is_denied = shorter(field, span, family)
     in_blocks, is_all = ("", False) if is_denied else block_words(name, field, span, family)
     if is_all:
         return in_blocks
-    values = [value_words(field, first, end, family) for first, end in intervals(rest if is_denied else span)]
+    values = [value_words(field, first, end, family) for first, end in intervals(said)]
     some = values[0] if len(values) == 1 else f"{{ {', '.join(values)} }}"
     if field == f.STATE:
         some = ",".join(values)
@@ -170,7 +176,20 @@ def words_of(field: int, span: Span, family: Family) -> str:
 
 
 def block_words(name: str, field: int, span: Span, family: Family) -> tuple[str, bool]:
-    """That this field is in a block that has any of a long span, and whether that says all; empty where it is no use.
+    """That a field is in a block that has any of a long span, and whether that says all; empty where it is no use."""
+    found = in_blocks(field, span, family)
+    if found is None:
+        return "", False
+    bits, is_exact = found
+    is_address = field in (f.SOURCE, f.DESTINATION)
+    firsts = (value << bits for some in blocks(span, bits) for value in some)
+    values = (address_words(value, family) for value in firsts) if is_address else map(str, firsts)
+    mask = f" & {address_words((1 << length_of(family)) - (1 << bits), family)}" if bits else ""
+    return f"{name}{mask} {{ {', '.join(values)} }}", is_exact
+
+
+def in_blocks(field: int, span: Span, family: Family) -> tuple[int, bool] | None:
+    """The bits within a block in which a long span is looked up, and whether that says all; None if it is no use.
 
     Blocks of one size are looked up in a hash by their first bits, which takes a new connection a fraction of the way
     down a tree of intervals. Networks of one length are such blocks, and single addresses or ports, also where some
@@ -178,7 +197,7 @@ def block_words(name: str, field: int, span: Span, family: Family) -> tuple[str,
     blocks, unless there are very many. There are never more blocks than ends of intervals.
     """
     if len(span) < 2 * MANY or field not in (f.SOURCE, f.DESTINATION, f.SPORT, f.DPORT):
-        return "", False
+        return None
     is_address = field in (f.SOURCE, f.DESTINATION)
     in_all = 0
     for end in span:
@@ -186,14 +205,11 @@ def block_words(name: str, field: int, span: Span, family: Family) -> tuple[str,
     bits = (in_all & -in_all).bit_length() - 1 if is_address else 0
     is_exact = sum(span[1::2]) - sum(span[::2]) >> bits <= len(span)
     if not is_exact and (not is_address or len(span) > 2 * MOST):
-        return "", False
+        return None
     if not is_exact:
         sizes = range(length_of(family))
         bits = bisect_left(sizes, -len(span), key=lambda bits: -sum(map(size_of, blocks(span, bits))))
-    firsts = (value << bits for some in blocks(span, bits) for value in some)
-    values = (address_words(value, family) for value in firsts) if is_address else map(str, firsts)
-    mask = f" & {address_words((1 << length_of(family)) - (1 << bits), family)}" if bits else ""
-    return f"{name}{mask} {{ {', '.join(values)} }}", is_exact
+    return bits, is_exact
 
 
 def blocks(span: Span, bits: int) -> Iterator[range]:

@@ -10,7 +10,7 @@ from capture.host.facts import read_facts
 from capture.intent.resolve import resolve
 from capture.netlink.routing import add_passthrough_address
 from capture.settings.declared import Settings
-from capture.sight.in_place import is_in_place
+from capture.sight import in_place, own
 from rules.plan.plan import plan
 from tests.rig import Pod, entered
 
@@ -44,7 +44,75 @@ def planned(pod: Pod, arguments: Sequence[str]) -> Plan:
 
 def is_known(pod: Pod, arguments: Sequence[str]) -> bool:
     with entered(pod.inside):
-        return is_in_place(planned(pod, arguments))
+        return in_place.is_in_place(planned(pod, arguments))
+
+
+def is_known_as_own(pod: Pod, arguments: Sequence[str]) -> bool:
+    with entered(pod.inside):
+        return own.is_in_place(planned(pod, arguments))
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
+def test_what_a_run_left_in_our_own_tables_is_known_at_sight(pod: Pod, mode: tuple[str, ...]) -> None:
+    """The same with sets, whose elements are compared as well."""
+    assert not is_known_as_own(pod, mode)
+    done = pod.applied(*mode, "--native-nftables")
+    assert "nf_tables holds the IPv4 rules as planned" in done.stderr
+    assert "says:" not in done.stderr
+    pod.open_listeners()
+    pod.dial("9.9.9.9", 80)
+    assert is_known_as_own(pod, mode)
+    for other in (["-p", "15009"], ["-x", "203.0.113.0/24"], ["-o", "1,3"]):
+        assert not is_known_as_own(pod, (*mode, *other))
+    again = pod.applied(*mode, "--native-nftables")
+    assert "The capture is already in place: nothing was changed" in again.stderr
+    assert "says:" not in again.stderr
+    assert not is_known(pod, mode)
+
+
+WITH_SETS = (*PLAIN, "-x", "10.0.0.0/16,192.0.2.7", "-b", "80,443")
+OF_OUR_OWN = "ip istio-capture"
+DRIFTS_OF_OUR_OWN = {
+    "a rule less": f"nft flush chain {OF_OUR_OWN} nat-ISTIO_REDIRECT",
+    "a rule more": f"nft add rule {OF_OUR_OWN} nat-ISTIO_REDIRECT return",
+    "a rule before": f"nft insert rule {OF_OUR_OWN} nat-ISTIO_INBOUND return",
+    "another port": f"nft replace rule {OF_OUR_OWN} nat-ISTIO_REDIRECT handle {{nat-ISTIO_REDIRECT}} "
+    "meta l4proto tcp counter redirect to :15009 comment {comment}",
+    "without a counter": f"nft replace rule {OF_OUR_OWN} nat-ISTIO_REDIRECT handle {{nat-ISTIO_REDIRECT}} "
+    "meta l4proto tcp redirect to :15001 comment {comment}",
+    "another comment": f"nft replace rule {OF_OUR_OWN} nat-ISTIO_REDIRECT handle {{nat-ISTIO_REDIRECT}} "
+    'meta l4proto tcp counter redirect to :15001 comment "x"',
+    "other ports": f"nft replace rule {OF_OUR_OWN} nat-ISTIO_INBOUND handle {{nat-ISTIO_INBOUND}} "
+    "meta l4proto tcp th dport {{ 80, 444 }} counter jump nat-ISTIO_IN_REDIRECT comment {comment}",
+    "the contrary": f"nft replace rule {OF_OUR_OWN} nat-ISTIO_INBOUND handle {{nat-ISTIO_INBOUND}} "
+    "meta l4proto tcp th dport != {{ 80, 443 }} counter jump nat-ISTIO_IN_REDIRECT comment {comment}",
+    "a jump less": f"nft flush chain {OF_OUR_OWN} nat-OUTPUT",
+    "a chain more": f"nft add chain {OF_OUR_OWN} others",
+    "one of our names": f"nft add chain {OF_OUR_OWN} nat-ISTIO_OUTPUT_DNS",
+    "a base chain that drops": f"nft chain {OF_OUR_OWN} nat-OUTPUT {{{{ policy drop ; }}}}",
+    "a table that sleeps": f"nft add table {OF_OUR_OWN} {{{{ flags dormant ; }}}}",
+    "a table of others": "nft add table inet others",
+    "the other family": "nft add table ip6 istio-capture",
+    "a table of iptables": "iptables-nft -t nat -A OUTPUT -j ACCEPT",
+    "a legacy rule": "iptables-legacy -t nat -A OUTPUT -j ACCEPT",
+    "an ip rule": "ip rule add fwmark 5 lookup 100",
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS_OF_OUR_OWN.values(), ids=list(DRIFTS_OF_OUR_OWN))
+def test_whatever_is_another_thing_in_our_own_tables_is_not_taken_for_it(pod: Pod, drift: str) -> None:
+    """One change of the kind is enough; the very rule written anew is no change."""
+    pod.applied(*WITH_SETS, "--native-nftables")
+    assert is_known_as_own(pod, WITH_SETS)
+    handles, comments = {}, {}
+    for chain in ("nat-ISTIO_REDIRECT", "nat-ISTIO_INBOUND"):
+        last = pod.inside.output("nft", "-a", "list", "chain", *OF_OUR_OWN.split(), chain).rsplit("\n\t}", 1)[0]
+        rule, handles[chain] = last.rsplit("\n", 1)[1].strip().split(" # handle ")
+        comments[chain] = f'"{rule.rsplit(chr(34), 2)[1]}"'
+    chain = "nat-ISTIO_INBOUND" if "{nat-ISTIO_INBOUND}" in drift else "nat-ISTIO_REDIRECT"
+    program, rest = drift.format(comment=comments[chain], **handles).split(" ", 1)
+    pod.inside.output(program, *([rest] if program == "nft" else rest.split()))
+    assert not is_known_as_own(pod, WITH_SETS)
 
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))

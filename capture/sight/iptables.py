@@ -8,9 +8,36 @@ nothing can be taken for what is planned but what is that to the last byte.
 
 from __future__ import annotations
 
-import sys
-
 from capture.netlink.messages import attribute
+from capture.sight.expressions import (
+    ADDRESSES,
+    COUNTED,
+    COUNTER,
+    DPORT,
+    NETWORK_HEADER,
+    NFT_META_IIFNAME,
+    NFT_META_L4PROTO,
+    NFT_META_MARK,
+    NFT_META_OIFNAME,
+    NFTA_RULE_EXPRESSIONS,
+    SPORT,
+    STATES,
+    TRANSPORT_HEADER,
+    VERDICTS,
+    WHOLE,
+    NotTold,
+    be32,
+    big,
+    compared,
+    expression,
+    jump,
+    loaded,
+    meta,
+    of_network,
+    u16,
+    u32,
+    within,
+)
 from rules.netfilter import matches as m
 from rules.netfilter import targets as t
 from rules.netfilter.values import Family
@@ -23,25 +50,12 @@ if TYPE_CHECKING:
     from rules.netfilter.matches import Match
     from rules.netfilter.rulesets import Rule
     from rules.netfilter.targets import Target
-    from rules.netfilter.values import Network, Ports
+    from rules.netfilter.values import Ports
 
     T = TypeVar("T")
     R = TypeVar("R")
 
-# linux/netfilter/nf_tables.h
-NFTA_RULE_EXPRESSIONS = 4
-NFT_META_MARK, NFT_META_IIFNAME, NFT_META_OIFNAME, NFT_META_L4PROTO = 3, 6, 7, 16
-NETWORK_HEADER, TRANSPORT_HEADER = 1, 2
-DROP, ACCEPT, JUMP, RETURN = 0, 1, -3, -5
 PROTOCOLS = {"tcp": 6, "udp": 17}
-ADDRESSES = {Family.V4: (12, 16), Family.V6: (8, 24)}
-"""Where source and destination stand in the header of each family."""
-SPORT, DPORT = 0, 2
-STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
-"""XT_CONNTRACK_STATE_* of linux/netfilter/xt_conntrack.h."""
-WHOLE = 0xFFFFFFFF
-
-
 OWNER_UID, OWNER_GID = 1, 2
 OF_MODULE, ARRIVES, LEAVES, PROTOCOL, SOURCE, DESTINATION = range(6)
 """What is asked: by a module, behind what any rule can ask and in the order of the rule; or what any rule can."""
@@ -61,10 +75,6 @@ def remembered(make: Callable[[T, Family], R]) -> Callable[[T, Family], R]:
         return made[given, family]
 
     return known
-
-
-class NotTold(Exception):
-    """A rule of which nobody says here what iptables makes of it."""
 
 
 def compiled(rule: Rule, family: Family, order: Sequence[int]) -> tuple[bytes, bytes]:
@@ -150,8 +160,7 @@ def of_port(ports: Ports, at: int, *, differs: bool) -> bytes:
     asked = loaded(TRANSPORT_HEADER, at, 2)
     if ports.first == ports.last:
         return asked + compared(big(ports.first), differs=differs)
-    ends = attribute(3, attribute(1, big(ports.first))) + attribute(4, attribute(1, big(ports.last)))
-    return asked + expression("range", be32(1, 1) + be32(2, int(differs)) + ends)
+    return asked + within(big(ports.first), big(ports.last), differs=differs)
 
 
 def of_ports(ranges: Sequence[Ports], *, differs: bool) -> bytes:
@@ -172,21 +181,6 @@ def of_owner(uid: int, last_uid: int, gid: int, last_gid: int, which: int, *, di
     return module("owner", 1, u32(uid, last_uid, gid, last_gid) + bytes([which, which if differs else 0]))
 
 
-def of_network(network: Network, at: int, *, differs: bool) -> bytes:
-    """Of whole bytes only those are loaded; else all, and the rest is masked."""
-    length, rest = divmod(network.prefixlen, 8)
-    address = network.network_address.packed
-    if not network.prefixlen:
-        raise NotTold  # which iptables takes for no question at all
-    if not rest:
-        return loaded(NETWORK_HEADER, at, length) + compared(address[:length], differs=differs)
-    size = len(address)
-    mask = ((1 << size * 8) - (1 << size * 8 - network.prefixlen)).to_bytes(size, "big")
-    masked = attribute(4, attribute(1, mask)) + attribute(5, attribute(1, bytes(size)))
-    anded = expression("bitwise", be32(1, 1) + be32(2, 1) + be32(3, size) + be32(6, 0) + masked)
-    return loaded(NETWORK_HEADER, at, size) + anded + compared(address, differs=differs)
-
-
 def interface(name: str) -> bytes:
     """A name, or how it begins. Raises NotTold."""
     if name in ("", "+"):
@@ -199,14 +193,10 @@ def answer(target: Target, family: Family) -> bytes:
     """The expression of a target. Raises NotTold."""
     is_v4 = family is Family.V4
     match target:
-        case t.Return():
-            return verdict(RETURN)
-        case t.Accept():
-            return verdict(ACCEPT)
-        case t.Drop():
-            return verdict(DROP)
+        case t.Return() | t.Accept() | t.Drop():
+            return VERDICTS[type(target)]
         case t.Jump(chain):
-            return verdict(JUMP, attribute(2, chain.encode() + b"\0"))
+            return jump(chain)
         case t.Redirect(port):
             # struct nf_nat_ipv4_multi_range_compat: one range, of ports; struct nf_nat_range: of ports.
             about = u32(1, 2, 0, 0) + big(port, port) if is_v4 else u32(2) + bytes(32) + big(port, port)
@@ -228,42 +218,6 @@ def answer(target: Target, family: Family) -> bytes:
             raise NotTold
 
 
-# --- expressions -----------------------------------------------------------------------------------------
-
-
-def be32(kind: int, value: int) -> bytes:
-    return attribute(kind, (value & WHOLE).to_bytes(4, "big"))
-
-
-def big(*values: int) -> bytes:
-    """Numbers of 16 bits in network order."""
-    return b"".join(value.to_bytes(2, "big") for value in values)
-
-
-def u16(*values: int) -> bytes:
-    return b"".join(value.to_bytes(2, sys.byteorder) for value in values)
-
-
-def u32(*values: int) -> bytes:
-    return b"".join(value.to_bytes(4, sys.byteorder) for value in values)
-
-
-def expression(name: str, about: bytes) -> bytes:
-    return attribute(1, attribute(1, name.encode() + b"\0") + attribute(2, about))
-
-
-def meta(key: int) -> bytes:
-    return expression("meta", be32(2, key) + be32(1, 1))
-
-
-def loaded(header: int, at: int, length: int) -> bytes:
-    return expression("payload", be32(1, 1) + be32(2, header) + be32(3, at) + be32(4, length))
-
-
-def compared(data: bytes, *, differs: bool = False) -> bytes:
-    return expression("cmp", be32(1, 1) + be32(2, int(differs)) + attribute(3, attribute(1, data)))
-
-
 def module(name: str, revision: int, about: bytes, kind: str = "match") -> bytes:
     """A match or target of xtables, as large as XT_ALIGN makes it."""
     about += bytes(-len(about) % 8)
@@ -274,13 +228,5 @@ def does(name: str, revision: int, about: bytes) -> bytes:
     return module(name, revision, about, "target")
 
 
-def verdict(code: int, chain: bytes = b"") -> bytes:
-    return expression("immediate", be32(1, 0) + attribute(2, attribute(2, be32(1, code) + chain)))
-
-
-COUNTED = 20
-"""Bytes of a counter that move: two numbers of eight, and the head of the second attribute between them."""
-COUNTER = expression("counter", attribute(1, bytes(8)) + attribute(2, bytes(8)))[:-COUNTED]
-"""Its expression up to them."""
 OF_META, OF_HEADER = meta(NFT_META_L4PROTO), loaded(NETWORK_HEADER, 9, 1)
 """The protocol, as it was found behind all headers, and as the header of IPv4 has it."""
