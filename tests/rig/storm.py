@@ -39,6 +39,7 @@ class Client:
     """Addresses to call from in turn. Several, so that no pair of addresses and ports comes back within its time."""
     patience: float = 3.0
     """Seconds after which a connection counts as failed."""
+    proto: str = "tcp"
 
 
 @contextlib.contextmanager
@@ -111,13 +112,16 @@ def landing(client: Client, host: str, source: str) -> str:
     """Where one connection landed, or what kept it from landing."""
     try:
         with acting_as(client.uid, client.uid):
-            opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            kind = socket.SOCK_DGRAM if client.proto == "udp" else socket.SOCK_STREAM
+            opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
         with opened:
             opened.settimeout(client.patience)
             if source:
                 opened.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 opened.bind((source, 0))
             opened.connect((host, client.port))
+            if client.proto == "udp":
+                opened.send(b"?")
             where, port, *_ = opened.recv(400).decode().split("|")
             return f"{where}:{port}"
     except (OSError, ValueError) as error:
