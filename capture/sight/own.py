@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from rules.plan.plan import Plan
 
 # linux/netfilter/nf_tables.h
-NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 10 << 8 | 10, 10 << 8 | 13
-NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_ELEM_LIST_ELEMENTS = 2, 3, 3
+NFTA_SET_TABLE, NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3, 3
 ANONYMOUS_AND_CONSTANT, INTERVAL = 3, 4
 
 
@@ -99,13 +98,13 @@ def made_of(
 
 def sets_are(wanted: Mapping[bytes, Elements], family: Family) -> bool:
     """Whether each of these sets of our table has just its elements. Raises OSError."""
-    from capture.netlink.nf_tables import those_of  # most rules look into none
+    from capture.netlink.nf_tables import NFT_MSG_GETSET, NFT_MSG_GETSETELEM, those_of  # most rules look into none
 
     left = dict(wanted)
     for message in dump(NETLINK_NETFILTER, NFT_MSG_GETSET, bytes([NUMBERS[family], 0, 0, 0])):
         read = attributes(message[4:])
         name = read[NFTA_SET_NAME].rstrip(b"\0")
-        if read[nftables.NFTA_RULE_TABLE].rstrip(b"\0") != TABLE.encode() or name not in left:
+        if read[NFTA_SET_TABLE].rstrip(b"\0") != TABLE.encode() or name not in left:
             continue
         is_of_intervals, elements = left.pop(name)
         if big(read.get(NFTA_SET_FLAGS)) != ANONYMOUS_AND_CONSTANT | (INTERVAL if is_of_intervals else 0):
