@@ -1,7 +1,8 @@
 """What nft makes of a rule of our own tables, to the byte, as nf_tables tells it again.
 
-It is that of nft 1.0.6 to 1.1.3 (netlink_gen_relational and netlink_gen_stmt of src/netlink_linearize.c). As with
-iptables, nothing is known at sight of what is not told here or was written otherwise: then the table is read.
+It is that of nft 1.0.6 to 1.1.3 (netlink_gen_relational and netlink_gen_stmt of src/netlink_linearize.c); the last
+asks for a range at once. As with iptables, nothing is known at sight of what is not told here or was written otherwise:
+then the table is read.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ META = {
 }
 SIZES = {f.PROTOCOL: 1, f.SPORT: 2, f.DPORT: 2, f.UID: 4, f.GID: 4, f.MARK: 4, f.CONNMARK: 4}
 """The bytes of each field that is a number and no address."""
+RANGES_AT_ONCE = (False, True)
+"""Whether nft asks for a range at once: not in 1.0.6, but in 1.1.3. That a value is not in it is always one."""
 IN_HOST_ORDER = (f.UID, f.GID, f.MARK, f.CONNMARK)
 """Those that are loaded as this machine has numbers. Intervals are in the order of the network."""
 AT = {family: dict(zip((f.SOURCE, f.DESTINATION), places, strict=True)) for family, places in ADDRESSES.items()}
@@ -83,7 +86,9 @@ AT = {family: dict(zip((f.SOURCE, f.DESTINATION), places, strict=True)) for fami
 class Sets:
     """The sets that the rules of a message look into, in order, and what each has to hold."""
 
-    def __init__(self, message: bytes) -> None:
+    def __init__(self, message: bytes, *, ranges_at_once: bool) -> None:
+        self.ranges_at_once = ranges_at_once
+        """Whether one expression asks for both ends of a range, or one each: see RANGES_AT_ONCE."""
         heads = message.split(LOOKUP)[1:]
         # Behind the name of the expression come the heads of its attributes and of the first one, the name of the set.
         self.names = [head[2 * HEAD :].partition(b"\0")[0] for head in heads]
@@ -154,7 +159,7 @@ def question(field: int, span: Span, family: Family, sets: Sets) -> bytes:
             else in_one + load(field, family) + sets.next_one(elements(field, intervals(said), family))
         )
     if len(said) == 2:
-        return among(field, said, family, differs=differs)
+        return among(field, said, family, differs=differs, at_once=differs or sets.ranges_at_once)
     some = intervals(said)
     turned = HOST_TO_NETWORK if field in IN_HOST_ORDER and has_ranges(some) else b""
     return load(field, family) + turned + sets.next_one(elements(field, some, family), differs=differs)
@@ -197,8 +202,8 @@ def load(field: int, family: Family) -> bytes:
             return meta(META[field])
 
 
-def among(field: int, span: Span, family: Family, *, differs: bool) -> bytes:
-    """That a field is, or is not, in one interval. Raises NotTold."""
+def among(field: int, span: Span, family: Family, *, differs: bool, at_once: bool) -> bytes:
+    """That a field is, or is not, in one interval, whose ends are asked for at once or not. Raises NotTold."""
     first, end = span
     if field in (f.ARRIVED_ON, f.LEAVES_ON):
         name = first.encode()
@@ -209,8 +214,9 @@ def among(field: int, span: Span, family: Family, *, differs: bool) -> bytes:
     if is_one(span):
         return load(field, family) + compared(key(field, first, family), differs=differs)
     turned = HOST_TO_NETWORK if field in IN_HOST_ORDER else b""
-    both = (key(field, each, family, "big") for each in (first, end - 1))
-    return load(field, family) + turned + ends(*both, differs=differs)
+    lowest, highest = (key(field, each, family, "big") for each in (first, end - 1))
+    asked = within(lowest, highest, differs=differs) if at_once else at_least(lowest) + at_most(highest)
+    return load(field, family) + turned + asked
 
 
 def key(field: int, value: int, family: Family, order: Literal["big", "little"] | None = None) -> bytes:
@@ -221,14 +227,12 @@ def key(field: int, value: int, family: Family, order: Literal["big", "little"] 
     return value.to_bytes(SIZES.get(field) or length_of(family) // 8, order or own)
 
 
-def ends(first: bytes, last: bytes, *, differs: bool) -> bytes:
-    """Between two values in network order, these included, or not: only that is asked at once."""
-    if differs:
-        return within(first, last, differs=True)
-    return b"".join(
-        expression("cmp", be32(1, 1) + be32(2, how) + attribute(3, attribute(1, value)))
-        for how, value in ((GTE, first), (LTE, last))
-    )
+def at_least(value: bytes) -> bytes:
+    return expression("cmp", be32(1, 1) + be32(2, GTE) + attribute(3, attribute(1, value)))
+
+
+def at_most(value: bytes) -> bytes:
+    return expression("cmp", be32(1, 1) + be32(2, LTE) + attribute(3, attribute(1, value)))
 
 
 def of_conntrack(key: int) -> bytes:

@@ -8,13 +8,13 @@ from capture.netlink import nftables
 from capture.netlink.messages import NETLINK_NETFILTER, NUMBERS, attributes, big, dump, pairs
 from capture.sight.expressions import NotTold
 from capture.sight.in_place import hold, is_alone, tables
-from capture.sight.native import Sets, compiled
+from capture.sight.native import RANGES_AT_ONCE, Sets, compiled
 from rules.native.names import TABLE, chain_name, hooked, place_of
 from rules.native.writing import chains_of, is_base
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from capture.netlink.nftables import NftChain
     from capture.sight.native import Elements
@@ -74,26 +74,30 @@ def rules_are(ruleset: Ruleset) -> bool:
     wanted = {place: rules for place, rules in chains_of(ruleset).items() if rules}
     if told.keys() != {chain_name(*place) for place in wanted}:
         return False
+    return any(rules_hold(told, wanted, ruleset.family, ranges_at_once=at_once) for at_once in RANGES_AT_ONCE)
+
+
+def rules_hold(
+    told: Mapping[str, Sequence[bytes]],
+    wanted: Mapping[tuple[str, str], Sequence[Rule]],
+    family: Family,
+    *,
+    ranges_at_once: bool,
+) -> bool:
+    """Whether these messages tell just these rules, chain by chain, as one of two ways to write them has it."""
     sets: list[Sets] = []
     try:
-        for place, rules in wanted.items():
-            messages = told[chain_name(*place)]
-            made = made_of(messages, rules, place[0], ruleset.family, sets)
-            if len(messages) != len(rules) or not hold(messages, made, TABLE, chain_name(*place)):
+        for (table, chain), rules in wanted.items():
+            name = chain_name(table, chain)
+            of_rules = [Sets(message, ranges_at_once=ranges_at_once) for message in told[name]]
+            sets += of_rules
+            made = (compiled(rule, table, family, its) for rule, its in zip(rules, of_rules, strict=True))
+            if len(of_rules) != len(rules) or not hold(told[name], made, TABLE, name):
                 return False
-        asked = {name: wants for each in sets for name, wants in zip(each.names, each.wanted, strict=True)}
-        return not asked or sets_are(asked, ruleset.family)
     except NotTold:
         return False
-
-
-def made_of(
-    messages: Sequence[bytes], rules: Sequence[Rule], table: str, family: Family, sets: list[Sets]
-) -> Iterator[tuple[bytes, bytes]]:
-    """Each of these rules compiled, with the names of sets that its message has. Raises NotTold."""
-    for message, rule in zip(messages, rules, strict=True):
-        sets.append(Sets(message))
-        yield compiled(rule, table, family, sets[-1])
+    asked = {name: wants for its in sets for name, wants in zip(its.names, its.wanted, strict=True)}
+    return not asked or sets_are(asked, family)
 
 
 def sets_are(wanted: Mapping[bytes, Elements], family: Family) -> bool:

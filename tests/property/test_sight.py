@@ -10,7 +10,7 @@ from hypothesis import given
 from capture.sight import native
 from capture.sight.expressions import NotTold
 from capture.sight.iptables import ORDERS, compiled
-from capture.sight.native import HEAD, LOOKUP, Sets
+from capture.sight.native import HEAD, LOOKUP, RANGES_AT_ONCE, Sets
 from rules.native.compiled import compiled as of_our_own
 from rules.netfilter.values import Family
 from rules.plan.plan import ruleset
@@ -38,11 +38,11 @@ def test_no_two_rules_look_alike(one: Intent, other: Intent) -> None:
 def test_no_two_rules_of_our_own_tables_look_alike(one: Intent, other: Intent) -> None:
     """The same of what nft makes, with what the sets hold that a rule looks into."""
     message = (LOOKUP + bytes(2 * HEAD) + b"__set0\0") * 8
-    for family in Family:
+    for family, at_once in product(Family, RANGES_AT_ONCE):
         seen: dict[object, Rule] = {}
         for intent in (one, other):
             for table, _, rule in of_our_own(ruleset(intent, family)).rules():
-                sets = Sets(message)
+                sets = Sets(message, ranges_at_once=at_once)
                 try:
                     made = native.compiled(rule, table, family, sets)
                 except NotTold:
