@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
+from ipaddress import ip_network
 from itertools import combinations, cycle, islice, permutations
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import every_backend
-from tests.rig import APP, OUTSIDE, PROXY, Pod
+from tests.rig import ADDRESSES, APP, OUTSIDE, PROXY, Pod
 from tests.rig.chance import ALL
 from tests.rig.storm import Client, storm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 BASE = ["-u", "1337"]
@@ -35,8 +36,6 @@ SETTINGS: list[list[str]] = [
     [*BASE, "--dual-stack", "-m", "TPROXY", "--redirect-dns", "-b", "*", "-d", "22", "-o", "22"],
 ]
 """Twelve settings that differ in everything, and in all of which the connections of the storm are captured."""
-NEAR = "198.18.0.0/24"
-"""Addresses outside the pod that are as good as any, of which a storm may use many."""
 NAMESERVERS = "nameserver 10.96.0.10\nnameserver fd00:96::a\n"
 
 
@@ -44,15 +43,30 @@ QUICK_TO_FORGET = ("time_wait", "close", "last_ack")
 
 
 def be_quick_to_forget(pod: Pod) -> None:
-    """Have conntrack of the pod forget what is over, and take up nothing in the middle: see `storm_over`."""
+    """Have conntrack of the pod forget what is over, and take up nothing in the middle: see `storm_on`."""
     pod.inside.output("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose=0")
     for state in QUICK_TO_FORGET:
         pod.inside.output("sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_timeout_{state}=0")
     pod.inside.output("sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=1")
 
 
-def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0) -> tuple[Counter[str], Counter[str]]:
-    """What three applications inside and a client outside saw while these changes were made.
+def storm_over(
+    pod: Pod, changes: Callable[[], None], *, version: int = 4, patience: float = 20.0
+) -> tuple[Counter[str], Counter[str]]:
+    """What three applications inside and a client outside saw while these changes were made: see `storm_on`."""
+    *out, into = storm_on(pod, changes, [OUTSIDE[version]] * 3, version=version, patience=patience)
+    return sum(out, Counter()), into
+
+
+def storm_on(
+    pod: Pod,
+    changes: Callable[[], None],
+    called: Sequence[tuple[str, ...]],
+    *,
+    version: int = 4,
+    patience: float = 20.0,
+) -> list[Counter[str]]:
+    """What applications inside saw, each of which calls these hosts, and last what a client outside did, meanwhile.
 
     Conntrack forgets closed connections at once here: in a storm a source port soon comes back for another host, and
     two connections that REDIRECT would make equal are one too many for conntrack, whether rules change or not. Then
@@ -61,16 +75,26 @@ def storm_over(pod: Pod, changes: Callable[[], None], *, patience: float = 20.0)
     forgotten one would make an entry without NAT, and a new connection from that port would be taken for its answer.
     """
     be_quick_to_forget(pod)
-    pod.traffic.listen(pod.inside, [15001, 15006], where="pod", hosts=["0.0.0.0"], uid=PROXY, transparent=True)
-    pod.traffic.listen(pod.inside, [8080], where="pod", hosts=["0.0.0.0"])
-    pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
-    outward = [Client(pod.inside, OUTSIDE[4], 80, APP, patience=patience)] * 3
-    pod.outside.ip("route", "add", "local", NEAR, "dev", "lo")
-    sources = tuple(f"198.18.0.{host}" for host in range(1, 251))
-    inward = Client(pod.outside, ("10.244.0.5",), 8080, sources=sources, patience=patience)
+    everywhere = ["0.0.0.0" if version == 4 else "::"]
+    pod.traffic.listen(pod.inside, [15001, 15006], where="pod", hosts=everywhere, uid=PROXY, transparent=True)
+    pod.traffic.listen(pod.inside, [8080], where="pod", hosts=everywhere)
+    pod.traffic.listen(pod.outside, [80], where="ext", hosts=everywhere)
+    pod.outside.output("sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1")  # of IPv4, a route makes an address local
+    pod.outside.ip(f"-{version}", "route", "add", "local", NEAR[version], "dev", "lo")
+    outward = [Client(pod.inside, hosts, 80, APP, patience=patience) for hosts in called]
+    inward = Client(pod.outside, (ADDRESSES[version],), 8080, sources=addresses_near(version), patience=patience)
     with storm(pod.traffic, [*outward, inward]) as counted:
         changes()
-    return sum(counted[:3], Counter()), counted[3]
+    return counted
+
+
+NEAR = {4: "198.18.0.0/24", 6: "fd00:198:18::/64"}
+"""Addresses outside the pod that are as good as any, of which a storm may use many."""
+
+
+def addresses_near(version: int) -> tuple[str, ...]:
+    network = ip_network(NEAR[version])
+    return tuple(str(network[host]) for host in range(1, 251))
 
 
 @every_backend
@@ -82,18 +106,38 @@ def test_no_connection_escapes_or_fails_while_the_rules_change(
     """200 changes, in `make test` 66, between twelve settings under a storm of connections, in both directions."""
     rounds = rounds if ALL else rounds // 3
     pod.inside.set_resolv_conf(NAMESERVERS)
+    seen = seen_while(pod, SETTINGS, backend, rounds, 4)
+    tell(f"{rounds} changes, out {dict(seen[0])}, in {dict(seen[1])}")
+    assert [set(each) for each in seen] == [{"pod:15001"}, {"pod:15006"}]
+    assert sum(seen, Counter()).total() > 100 * rounds
+
+
+@every_backend
+@pytest.mark.storm
+def test_no_connection_of_ipv6_escapes_or_fails_while_the_rules_change(
+    pod: Pod, backend: str, tell: Callable[[str], None]
+) -> None:
+    """The same of IPv6, where every setting captures it: eleven of the twelve do so with one more flag."""
+    both = [[*setting, "--ipv6", "on"] for setting in SETTINGS if "reject" not in setting]
+    rounds = 110 if ALL else 22
+    pod.inside.set_resolv_conf(NAMESERVERS)
+    seen = seen_while(pod, both, backend, rounds, 6)
+    tell(f"{rounds} changes, out {dict(seen[0])}, in {dict(seen[1])}")
+    assert [set(each) for each in seen] == [{"pod:15001"}, {"pod:15006"}]
+
+
+def seen_while(
+    pod: Pod, settings: Sequence[list[str]], backend: str, rounds: int, version: int
+) -> tuple[Counter[str], Counter[str]]:
+    """What came out of and into the pod while so many times the next of these settings was applied."""
     forced = f"--force-iptables-binary={backend}"
-    pod.applied(*SETTINGS[-1], forced)
+    pod.applied(*settings[-1], forced)
 
     def changes() -> None:
-        for arguments in islice(cycle(SETTINGS), rounds):
+        for arguments in islice(cycle(settings), rounds):
             pod.applied(*arguments, forced)
 
-    out, into = storm_over(pod, changes)
-    tell(f"{rounds} changes, out {dict(out)}, in {dict(into)}")
-    assert set(out) == {"pod:15001"}
-    assert set(into) == {"pod:15006"}
-    assert out.total() + into.total() > 100 * rounds
+    return storm_over(pod, changes, version=version)
 
 
 @every_backend
@@ -111,24 +155,13 @@ def test_no_connection_escapes_or_is_captured_while_a_long_list_changes(
 
     def changes() -> None:
         for number in range(20):
-            lists = ["-x", f"{NEAR},{many},10.9.{number}.0/24", "-b", f"8080,{ports},{7000 + number}"]
+            lists = ["-x", f"{NEAR[4]},{many},10.9.{number}.0/24", "-b", f"8080,{ports},{7000 + number}"]
             pod.applied(*BASE, *lists, forced)
 
-    pod.outside.ip("route", "add", "local", NEAR, "dev", "lo")
-    pod.traffic.listen(pod.inside, [15001, 15006], where="pod", hosts=["0.0.0.0"], uid=PROXY)
-    pod.traffic.listen(pod.inside, [8080], where="pod", hosts=["0.0.0.0"])
-    pod.traffic.listen(pod.outside, [80], where="ext", hosts=["0.0.0.0"])
-    near = tuple(f"198.18.0.{host}" for host in range(1, 251))
-    clients = [
-        Client(pod.inside, OUTSIDE[4], 80, APP, patience=20),
-        Client(pod.inside, near, 80, APP, patience=20),
-        Client(pod.outside, ("10.244.0.5",), 8080, sources=near, patience=20),
-    ]
-    pod.applied(*BASE, "-x", NEAR, "-b", "8080", forced)
-    with storm(pod.traffic, clients) as counted:
-        changes()
-    tell(f"out {dict(counted[0])}, out and excluded {dict(counted[1])}, in {dict(counted[2])}")
-    assert [set(each) for each in counted] == [{"pod:15001"}, {"ext:80"}, {"pod:15006"}]
+    pod.applied(*BASE, "-x", NEAR[4], "-b", "8080", forced)
+    out, excluded, into = storm_on(pod, changes, [OUTSIDE[4], addresses_near(4)])
+    tell(f"out {dict(out)}, out and excluded {dict(excluded)}, in {dict(into)}")
+    assert [set(each) for each in (out, excluded, into)] == [{"pod:15001"}, {"ext:80"}, {"pod:15006"}]
 
 
 DNS: list[list[str]] = [
