@@ -84,7 +84,7 @@ AT = {family: dict(zip((f.SOURCE, f.DESTINATION), places, strict=True)) for fami
 
 
 class Sets:
-    """The sets that the rules of a message look into, in order, and what each has to hold."""
+    """The sets into which the rule of a message looks, in order, and what each has to hold."""
 
     def __init__(self, message: bytes, *, ranges_at_once: bool) -> None:
         self.ranges_at_once = ranges_at_once
@@ -153,11 +153,9 @@ def question(field: int, span: Span, family: Family, sets: Sets) -> bytes:
         mask = masked(((1 << length_of(family)) - (1 << bits)).to_bytes(length_of(family) // 8, "big")) if bits else b""
         firsts = [(value << bits, (value << bits) + 1) for some in blocks(span, bits) for value in some]
         in_one = load(field, family) + mask + sets.next_one(elements(field, firsts, family))
-        return (
-            in_one
-            if is_exact
-            else in_one + load(field, family) + sets.next_one(elements(field, intervals(said), family))
-        )
+        if is_exact:
+            return in_one
+        return in_one + load(field, family) + sets.next_one(elements(field, intervals(said), family))
     if len(said) == 2:
         return among(field, said, family, differs=differs, at_once=differs or sets.ranges_at_once)
     some = intervals(said)
@@ -198,8 +196,10 @@ def load(field: int, family: Family) -> bytes:
             return loaded(TRANSPORT_HEADER, SPORT if field == f.SPORT else DPORT, 2)
         case f.CONNMARK:
             return of_conntrack(NFT_CT_MARK)
-        case _:
+        case _ if field in META:
             return meta(META[field])
+        case _:
+            raise NotTold
 
 
 def among(field: int, span: Span, family: Family, *, differs: bool, at_once: bool) -> bytes:

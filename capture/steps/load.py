@@ -85,20 +85,29 @@ class Load:
             restore.check(log, read)
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        """Put back what nft listed before."""
+        """Put back what nft listed before; of chains to which no packet comes yet, take those away that were made."""
         if not self.may_be_done:
             return
-        parts = []
-        for restore in self.restores:
-            table = f"{NAME[restore.family]} {NATIVE_TABLE}"
-            parts.append(f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}")
-        done = run(self.tool.command(""), "-f", "-", text="".join(parts))
+        text = "".join(self.unmade() if self.is_beforehand else self.put_back())
+        done = run(self.tool.command(""), "-f", "-", text=text)
         if done.status:
             from capture.iptables.diagnosis import complaint
 
             raise KernelRefused(
                 "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
             )
+
+    def put_back(self) -> Iterator[str]:
+        for restore in self.restores:
+            table = f"{NAME[restore.family]} {NATIVE_TABLE}"
+            yield f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}"
+
+    def unmade(self) -> Iterator[str]:
+        chains = [(family, line.split()[1]) for line, family, _ in self.lines if line.startswith("  chain ")]
+        for verb in ("flush", "delete"):
+            yield from (f"{verb} chain {NAME[family]} {NATIVE_TABLE} {chain}\n" for family, chain in chains)
+        for family in {family for family, _ in chains} - self.there:
+            yield f"delete table {NAME[family]} {NATIVE_TABLE}\n"
 
 
 def listed(tool: Iptables) -> str:
