@@ -185,7 +185,15 @@ def universe(family: Family, host: Host, *, passing: bool = True) -> Iterator[tu
             if source and to:
                 yield now, box
 
-    yield from packets(Now(Direction.OUT, is_local=True, goes=LOOPBACK_INTERFACE), own, own, users)
+    inside = Now(Direction.OUT, is_local=True, goes=LOOPBACK_INTERFACE)
+    near = common(own, LINK_LOCAL) if family is Family.V6 else ()
+    yield from packets(inside, own, less(own, near), users)
+    for name in dict.fromkeys(at.interface for at in local):
+        # Who calls a link-local address is bound to its interface, and hears only what is answered to one there
+        # (sk_bound_dev_if in inet6_lookup_established; ip6_rcv_core takes the interface from the address on lo).
+        its = joined(sorted((int(at.address), int(at.address) + 1) for at in local if at.interface == name))
+        if common(its, near):
+            yield from packets(inside, its, common(its, near), users)
     left = elsewhere
     reached = joined(sorted((int(at.address), int(at.address) + 1) for at in outside))
     # Any address of ours but those of loopback may be asked for, also one on lo, as the ::6 of the proxy is.

@@ -53,6 +53,10 @@ def can_send(source: str, destination: str, *, goes: str) -> bool:
         ("::1", "2001:db8::1", "eth0", False),
         ("fe80::5", "2001:db8::1", "eth0", False),
         ("::1", "fd00:244::5", "lo", True),
+        ("::1", "fe80::5", "lo", False),
+        ("::6", "fe80::5", "lo", False),
+        ("fd00:244::5", "fe80::5", "lo", True),
+        ("fe80::5", "fe80::5", "lo", True),
     ],
 )
 def test_who_sends_what(source: str, destination: str, goes: str, is_there: bool) -> None:
