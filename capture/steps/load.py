@@ -33,20 +33,11 @@ if TYPE_CHECKING:
 class Load:
     """What is to be done to our own tables in one transaction, and what was there before."""
 
-    def __init__(
-        self,
-        restores: Sequence[Restore],
-        there: frozenset[Family],
-        lines: Sequence[Line],
-        *,
-        is_beforehand: bool = False,
-    ) -> None:
+    def __init__(self, restores: Sequence[Restore], there: frozenset[Family], lines: Sequence[Line]) -> None:
         self.restores = restores
         self.there = there
         """The families that have a table of ours before it."""
         self.lines = lines
-        self.is_beforehand = is_beforehand
-        """Whether it only makes chains to which no packet comes yet: see `rules.native.writing.transactions`."""
         self.before: dict[Family, str] = {}
         """Our tables as nft lists them, as they were."""
         self.may_be_done = False
@@ -81,15 +72,14 @@ class Load:
             raise refused_by_nft(self.lines, done)
 
     def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        for restore in () if self.is_beforehand else self.restores:
+        for restore in self.restores:
             restore.check(log, read)
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        """Put back what nft listed before; of chains to which no packet comes yet, take those away that were made."""
+        """Put back what was there before."""
         if not self.may_be_done:
             return
-        text = "".join(self.unmade() if self.is_beforehand else self.put_back())
-        done = run(self.tool.command(""), "-f", "-", text=text)
+        done = run(self.tool.command(""), "-f", "-", text="".join(self.undoing()))
         if done.status:
             from capture.iptables.diagnosis import complaint
 
@@ -97,12 +87,21 @@ class Load:
                 "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
             )
 
-    def put_back(self) -> Iterator[str]:
+    def undoing(self) -> Iterator[str]:
+        """What nft is given for it."""
         for restore in self.restores:
             table = f"{NAME[restore.family]} {NATIVE_TABLE}"
             yield f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}"
 
-    def unmade(self) -> Iterator[str]:
+
+class LoadBeforehand(Load):
+    """Makes chains to which no packet comes yet: see `rules.native.writing.transactions`."""
+
+    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
+        """What comes behind it is checked."""
+
+    def undoing(self) -> Iterator[str]:
+        """Those chains alone are taken away: nothing that a packet meets was changed."""
         chains = [(family, line.split()[1]) for line, family, _ in self.lines if line.startswith("  chain ")]
         for verb in ("flush", "delete"):
             yield from (f"{verb} chain {NAME[family]} {NATIVE_TABLE} {chain}\n" for family, chain in chains)
@@ -158,7 +157,7 @@ def loads(
             beforehand += [(line, family, rule) for line, rule in first]
             lines += [(line, family, rule) for line, rule in then]
         if beforehand:
-            yield Load(those, frozenset(there), beforehand, is_beforehand=True)
+            yield LoadBeforehand(those, frozenset(there), beforehand)
             there |= {family for _, family, _ in beforehand}
         yield Load(those, frozenset(there), lines)
 
