@@ -164,6 +164,42 @@ def test_no_connection_escapes_or_is_captured_while_a_long_list_changes(
     assert [set(each) for each in (out, excluded, into)] == [{"pod:15001"}, {"ext:80"}, {"pod:15006"}]
 
 
+NETWORKS = ",".join(f"100.{64 + at // 256}.{at % 256}.0/{24 + at % 3}" for at in range(600))
+NETWORKS_OF_IPV6 = ",".join(f"2001:db8:{at:x}::/{48 + at % 3}" for at in range(0x1000, 0x1200))
+RANGES = ",".join(f"{port}-{port + 1}" for port in range(9000, 9900, 3))
+LISTS: dict[str, tuple[int, list[str]]] = {
+    "TPROXY and networks": (4, ["-m", "TPROXY", "-x", f"{NEAR[4]},{NETWORKS}"]),
+    "TPROXY and inbound ports": (4, ["-m", "TPROXY", "-b", f"8080,{RANGES}", "-x", NEAR[4]]),
+    "included networks": (4, ["-i", f"1.1.1.1,9.9.9.9,10.0.0.0/8,172.16.1.1,192.0.2.10,{NETWORKS}"]),
+    "excluded ports": (4, ["-o", RANGES, "-x", NEAR[4]]),
+    "networks of IPv6": (6, ["--ipv6", "on", "-x", f"{NEAR[6]},{NETWORKS_OF_IPV6}"]),
+    "included networks of IPv6": (6, ["--ipv6", "on", "-i", f"2001:db8::/45,fd00:96::/64,{NETWORKS_OF_IPV6}"]),
+    "users": (4, ["--exclude-uids", "5,77,2000-3000", "-x", NEAR[4]]),
+    "included ports": (4, ["-q", f"80,{RANGES}", "-i", "", "-x", NEAR[4]]),
+    "inbound networks": (4, ["--exclude-inbound-cidrs", f"203.0.113.0/24,{NETWORKS}", "-x", NEAR[4]]),
+    "DNS and networks": (4, ["--redirect-dns", "--capture-all-dns", "-x", f"{NEAR[4]},{NETWORKS}"]),
+}
+"""Sets of intervals of each kind, by family: all of them leave what goes to NEAR alone."""
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize(("version", "lists"), LISTS.values(), ids=list(LISTS))
+def test_a_list_of_any_kind_is_whole_while_its_chain_is_made_anew(
+    pod: Pod, version: int, lists: list[str], tell: Callable[[str], None]
+) -> None:
+    """In our own tables, eight times each: the tunnel port changes every chain that has it."""
+
+    def changes() -> None:
+        for number in range(8):
+            more = [] if "-b" in lists else ["-d", f"{700 + number},7100-7200"]
+            pod.applied(*BASE, *lists, *more, "-e", str(15008 + number % 2), "--native-nftables")
+
+    pod.applied(*BASE, *lists, "--native-nftables")
+    out, near, into = storm_on(pod, changes, [OUTSIDE[version], addresses_near(version)], version=version)
+    tell(f"out {dict(out)}, near {dict(near)}, in {dict(into)}")
+    assert [set(each) for each in (out, near, into)] == [{"pod:15001"}, {"ext:80"}, {"pod:15006"}]
+
+
 DNS: list[list[str]] = [
     [*BASE, "--redirect-dns", "--capture-all-dns"],
     [*BASE, "--redirect-dns", "-x", "192.0.2.0/24,198.51.100.7"],
