@@ -236,7 +236,7 @@ COUNT = 'set -e; file=$1; shift; "$@" <"$file" >/dev/null 2>&1; sh -c "echo \\$\
 
 def descendants(namespace: Namespace, command: Sequence[str], stdin: str) -> int:
     """How many processes and threads a command starts: the kernel hands out pids in order, so they are counted."""
-    last = namespace.output("unshare", "--pid", "--fork", "sh", "-c", COUNT, "sh", stdin, *command)
+    last = namespace.output("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", COUNT, "sh", stdin, *command)
     return int(last) - 3
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from capture.host.live import Live
-    from capture.iptables.saved import Saved
+    from capture.iptables.iptables import Told
     from capture.log import Log
     from capture.steps.acts import Act, Step
     from capture.steps.passing import LetPacketsPass
@@ -242,6 +242,7 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
         if isinstance(step, Restore):
             step.tool.require()
     done: list[Step] = []
+    told: dict[Iptables, Told] = {}
     try:
         for step in doing:
             done.append(step)
@@ -249,21 +250,26 @@ def do_all_or_none(doing: Sequence[Step], live: Live, log: Log) -> None:
             log.info(f"Running {first}", text=rest)
             del rest  # a text can be long, and what runs now needs the memory
             try:
-                step.do(log)
+                if (said := step.do(log)) and isinstance(step, Restore):
+                    told[step.tool] = said
             except OSError as error:
                 what = str(step).partition("\n")[0]
                 raise KernelRefused(f"the kernel refused `{what}`: {error.strerror or error}") from error
-        read: dict[Iptables, Saved] = {}
-
-        def once(tool: Iptables) -> Saved:
-            """What this tool reads back, for all steps that are its."""
-            return read.get(tool) or read.setdefault(tool, tool.save())
-
-        for step in doing:
-            step.check(log, once)
+        for each in comparing(doing):
+            each.check(log, told)
     except BaseException as error:
         put_back(done, live, log, error)
         raise
+
+
+def comparing(doing: Iterable[Step]) -> Iterable[Restore | SetRouting]:
+    """What is held against the kernel when all is done; of the restores of one tool the last, which knows all that is
+    planned."""
+    found: dict[object, Restore | SetRouting] = {}
+    for step in doing:
+        for each in getattr(step, "comparing", ()):
+            found[each.tool if isinstance(each, Restore) else each] = each
+    return found.values()
 
 
 def put_back(done: Sequence[Step], live: Live, log: Log, error: BaseException) -> None:

@@ -57,6 +57,15 @@ NOTE = "# Table `"
 """How iptables-nft-save begins to say of a table that it cannot tell all of it."""
 
 
+class Told(Value):
+    """What iptables-legacy-restore told of what it left."""
+
+    listing: str
+    """As `-S` prints it."""
+    tables: tuple[str, ...]
+    """Of which tables, in order."""
+
+
 class Iptables(Value):
     """One backend's tools for one family, in the namespace we are in."""
 
@@ -167,11 +176,7 @@ class Iptables(Value):
             )
         if self.backend == NFT:
             return self.told_by_nf_tables(text, unprinted, counters=counters)
-        ruleset = self.parsed(text)
-        for table in self.tables():
-            if table not in {each.table for each in ruleset.tables}:
-                raise NotAllTold(f"the table {table}")
-        return Saved(ruleset, text)
+        return self.told_by_legacy(text)
 
     def parsed(self, text: str) -> Ruleset:
         """Raises NotAllTold for what is cut off."""
@@ -189,6 +194,14 @@ class Iptables(Value):
         if self.backend == LEGACY:
             return read_words(LEGACY_TABLES[self.family]) or ()
         return sorted(nftables.nft_tables()[0][self.family] & OUR_TABLES)
+
+    def told_by_legacy(self, text: str) -> Saved:
+        """What iptables-legacy-save printed, held against the kernel. Raises OSError."""
+        ruleset = self.parsed(text)
+        for table in self.tables():
+            if table not in {each.table for each in ruleset.tables}:
+                raise NotAllTold(f"the table {table}")
+        return Saved(ruleset, text)
 
     def told_by_nf_tables(self, text: str, unprinted: frozenset[str], *, counters: bool) -> Saved:
         """What iptables-nft-save printed, held against the kernel, and completed by what it does not print."""
@@ -233,14 +246,32 @@ class Iptables(Value):
         found = nftables.nft_chains().get((self.family, table), {}).get(chain)
         return found is not None and not is_printed(table, chain, found)
 
-    def restore(self, changes: Sequence[Change], say: Callable[[str], None]) -> None:
+    def restore(self, changes: Sequence[Change], say: Callable[[str], None]) -> Told | None:
         """Make these changes, each table in one commit.
 
-        `say` is told for whom we wait. Raises KernelRefused, or LockHeld.
+        `say` is told for whom we wait. The result is what the legacy backend holds afterwards, as the same program
+        tells it: a program less to start. Raises KernelRefused, or LockHeld.
         """
-        done = self.written(say, "restore", "--noflush", f"--wait={LOCK_WAIT}", given=restore_lines(changes))
+        given, listed = restore_lines(changes), tuple[str, ...]()
+        if self.backend == LEGACY:
+            from rules.iptables.listing import asking
+
+            tables = {*self.tables(), *(change.table for change in changes)}
+            listed = tuple(sorted(tables)) if tables <= BUILT_IN.keys() else ()
+            given = (line for part in (given, asking(listed)) for line in part)
+        done = self.written(say, "restore", "--noflush", f"--wait={LOCK_WAIT}", given=given)
         if done.status:
             raise self.refusal(changes, done)
+        return Told(done.stdout, listed) if listed else None
+
+    def heard(self, told: Told) -> Saved | None:
+        """What a restore told; None if that is not all there is, so that it has to be asked."""
+        from rules.iptables.listing import as_saved
+
+        try:
+            return self.told_by_legacy(as_saved(told.listing, told.tables))
+        except (ValueError, OSError):
+            return None
 
     def replace(
         self,

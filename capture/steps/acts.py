@@ -29,7 +29,10 @@ if TYPE_CHECKING:
         | PickUp
         | Release
     )
-    """Each says what it does, of which families, does it, has it checked, and undoes it."""
+    """Each says what it does, of which families, does it, and undoes it.
+
+    Some have something to be held against the kernel when all is done: `comparing`.
+    """
     Act: TypeAlias = Step | TakeAway
 
 ENDING_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)

@@ -16,11 +16,9 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from capture.host.live import Live
-    from capture.iptables.iptables import Iptables
-    from capture.iptables.saved import Saved
     from capture.log import Log
     from capture.steps.acts import Act
     from rules.netfilter.values import Family
@@ -46,9 +44,6 @@ class ForgetHalfOpen(Value):
                 "an inbound connection that TPROXY's listener had no room for may reach the application: "
                 f"conntrack does not forget it: {error.strerror}"
             )
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """The kernel answered the request itself."""
 
     def undo(self, log: Log) -> None:  # one signature for all steps
         """Whoever calls sends its SYN again, and conntrack has it anew."""

@@ -17,11 +17,10 @@ from rules.plan.names import NATIVE_TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
     from capture.iptables.iptables import Iptables
-    from capture.iptables.saved import Saved
     from capture.log import Log
     from capture.steps.acts import Act
     from rules.netfilter.rulesets import Rule, Ruleset
@@ -52,6 +51,10 @@ class Load:
         return tuple(restore.family for restore in self.restores)
 
     @property
+    def comparing(self) -> Sequence[Restore]:
+        return self.restores
+
+    @property
     def tool(self) -> Iptables:
         return self.restores[-1].tool
 
@@ -70,10 +73,6 @@ class Load:
             from capture.iptables.diagnosis import refused_by_nft
 
             raise refused_by_nft(self.lines, done)
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        for restore in self.restores:
-            restore.check(log, read)
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         """Put back what was there before."""
@@ -96,9 +95,6 @@ class Load:
 
 class LoadBeforehand(Load):
     """Makes chains to which no packet comes yet: see `rules.native.writing.transactions`."""
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """What comes behind it is checked."""
 
     def undoing(self) -> Iterator[str]:
         """Those chains alone are taken away: nothing that a packet meets was changed."""

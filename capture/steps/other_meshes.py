@@ -16,10 +16,9 @@ from rules.ours.meshes import native_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from capture.host.live import Live
-    from capture.iptables.saved import Saved
     from capture.log import Log
     from capture.steps.acts import Act
     from rules.netfilter.hooks import NativeTable
@@ -70,9 +69,6 @@ class DeleteTables:
                 details=[("nft said", complaint(done))],
                 hint=permission_hint(done.stderr, tables=self.tables),
             )
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """nft answered itself."""
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         if self.before:

@@ -7,10 +7,6 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from capture.iptables.iptables import Iptables
-    from capture.iptables.saved import Saved
     from capture.log import Log
     from rules.netfilter.values import Family
 
@@ -29,9 +25,6 @@ class LetPacketsPass(Value):
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         let_packets_pass()
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """There is nothing to see."""
 
     def undo(self, log: Log) -> None:
         """The same on the way back."""

@@ -34,11 +34,10 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from capture.host.live import Live
-    from capture.iptables.saved import Saved
     from capture.log import Log
     from capture.steps.restore import Restore
     from rules.live.changes import Command
@@ -88,9 +87,6 @@ class PickUp(Value):
             )
         if going_on := len(found) - len(ended):
             log.info(f"{going_on} connections that are open go on as they are")
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """The kernel answered the request itself."""
 
     def undo(self, log: Log) -> None:  # one signature for all steps
         """What conntrack knows of them is true, whatever rules there are."""

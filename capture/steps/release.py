@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from capture.host.live import Live
-    from capture.iptables.saved import Saved
     from capture.log import Log
     from capture.steps.acts import Act
     from rules.connections.captured import Entry
@@ -134,9 +133,6 @@ class Release:
                 f"{count(number, 'captured connection')} will go on through the proxy as long as that runs: "
                 "rules of others keep conntrack and NAT running"
             )
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """There is nothing to see."""
 
     def undo(self, log: Log) -> None:
         """There is nothing to undo."""

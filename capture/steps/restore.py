@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from capture.iptables.iptables import Iptables
+    from capture.iptables.iptables import Iptables, Told
     from capture.iptables.native import Native
     from capture.iptables.saved import Saved
     from capture.log import Log
@@ -51,6 +51,10 @@ class Restore(Value):
     def families(self) -> tuple[Family]:
         return (self.tool.family,)
 
+    @property
+    def comparing(self) -> tuple[Restore]:
+        return (self,)
+
     def only(self, those: Callable[[str, Command], bool]) -> Restore | None:
         """The same with some commands only, by table and command; None if there are none."""
         parts = (
@@ -60,30 +64,32 @@ class Restore(Value):
         some = tuple(part for part in parts if part.commands)
         return self.but(changes=some) if some else None
 
-    def do(self, log: Log) -> None:
-        self.tool.restore(self.changes, log.warn)
+    def do(self, log: Log) -> Told | None:
+        """The result is what the tool told of what it left, if it did."""
+        return self.tool.restore(self.changes, log.warn)
 
     def judged(self, saved: Saved) -> Saved:
         """What was read just now; whose it is does not change with what we do."""
         return saved.but(ruleset=as_judged(saved.ruleset, self.before))
 
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """Raise KernelRefused if the kernel does not hold what was asked for, by what is read back.
-
-        Mostly that is told at sight; iptables-save is asked where it is not.
-        """
+    def check(self, log: Log, told: Mapping[Iptables, Told]) -> None:
+        """Raise KernelRefused if the kernel does not hold what is planned: at sight, by what was told, or read back."""
         if self.planned.tables and self.is_held():
             log.info(f"nf_tables holds the {self.tool.family.value} rules as planned")
             return
-        now = self.judged(read(self.tool))
+        heard = self.tool.heard(told[self.tool]) if self.tool in told else None
+        now = self.judged(heard or self.tool.save())
         missing = changes(now.ruleset, self.planned, self.company)
+        if missing and heard:  # which could be cut off
+            heard, now = None, self.judged(self.tool.save())
+            missing = changes(now.ruleset, self.planned, self.company)
         if missing:
             raise KernelRefused(
                 f"{self.tool.writer} reported success, but the {self.tool.family.value} rules differ",
                 details=[("missing", restore_text(missing))],
                 hint="other software may be changing the same chains at the same time; see what runs in the pod",
             )
-        now.said_by(self.tool.teller, log)
+        now.said_by(self.tool.writer if heard else self.tool.teller, log)
 
     def is_held(self) -> bool:
         """Whether the kernel holds what is planned, as far as that is told at sight. Raises OSError."""

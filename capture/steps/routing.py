@@ -13,10 +13,9 @@ from rules.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
-    from capture.iptables.iptables import Iptables
-    from capture.iptables.saved import Saved
+    from capture.iptables.iptables import Iptables, Told
     from capture.log import Log
     from rules.live.routing_changes import RoutingChange
 
@@ -33,10 +32,14 @@ class SetRouting(Value):
     def families(self) -> tuple[Family]:
         return (self.change.routing.family,)
 
+    @property
+    def comparing(self) -> tuple[SetRouting]:
+        return (self,)
+
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=self.change.adds)
 
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:  # noqa: ARG002 # one signature for all steps
+    def check(self, log: Log, told: Mapping[Iptables, Told]) -> None:  # noqa: ARG002 # one signature with a restore
         """Raises KernelRefused if something else is in the place of what was added.
 
         The kernel knows a rule or a route by less than all that it says: to one that says something else it answers
@@ -90,9 +93,6 @@ class SetPassthroughAddress(Value):
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=self.adds)
-
-    def check(self, log: Log, read: Callable[[Iptables], Saved]) -> None:
-        """The kernel answered the request itself."""
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         self.set(adds=not self.adds)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rules.iptables import reading
+from rules.iptables.listing import as_saved, asking
+from rules.netfilter.values import BUILT_IN
 from tests.bench import descendants
 from tests.conftest import every_backend
 from tests.rig import APP, PROXY, Call, Namespace, Pod, Result
@@ -199,12 +202,28 @@ def test_ours_in_the_other_backend_are_moved(pod: Pod, backend: str) -> None:
     assert str(pod.dial("9.9.9.9", 80)) == "pod:15001"
 
 
-def test_few_processes_do_it(pod: Pod) -> None:
-    """A clean namespace: one restore a family; what it wrote is known by the bytes of nf_tables. In place: none."""
-    for arguments, families in ((POD_SPEC, 1), ((*POD_SPEC, "--dual-stack", "-p", "15009"), 2)):
-        for children in (families, 0):
-            assert descendants(pod.inside, pod.command(*arguments), os.devnull) == children
-        pod.applied("--cleanup-only")
+@pytest.mark.parametrize("families", [1, 2])
+@pytest.mark.parametrize(("of", "first", "again"), [("nft", 1, 0), ("legacy", 1, 1), ("native", 0, 0)])
+def test_few_processes_do_it(pod: Pod, of: str, first: int, again: int, families: int) -> None:
+    """A clean namespace: one restore a family, or one nft. What it wrote is known by the bytes of nf_tables, and the
+    legacy one tells it. In place: none, but for legacy tables, which are saved."""
+    arguments = [*POD_SPEC, *["--dual-stack"] * (families - 1), f"--force-iptables-binary={of}"]
+    for children in (first * families or 1, again * families):
+        assert descendants(pod.inside, pod.command(*arguments), os.devnull) == children
+
+
+def test_what_legacy_iptables_lists_is_what_it_saves(pod: Pod) -> None:
+    """All tables with rules of others in them: the listings of one program say what another prints."""
+    plant_foreign_rules(pod, "legacy")
+    quoted = ["-m", "comment", "--comment", 'it "says": -P OUTPUT DROP\n-P INPUT DROP']
+    for table in BUILT_IN:
+        pod.inside.output("iptables-legacy", "-t", table, "-N", "LISTED")
+        pod.inside.output("iptables-legacy", "-t", table, "-A", "OUTPUT", "-d", "192.0.2.1", *quoted, "-j", "LISTED")
+    pod.inside.output("iptables-legacy", "-P", "FORWARD", "DROP")
+    told = pod.inside.output("iptables-legacy-restore", "--noflush", text="\n".join([*asking(BUILT_IN), ""]))
+    listed = reading.tables(as_saved(told, tuple(BUILT_IN)))
+    saved = reading.tables(pod.inside.output("iptables-legacy-save"))
+    assert {table.table: table for table in listed} == {table.table: table for table in saved}
 
 
 # --- refusals of the kernel -------------------------------------------------------------------------------
