@@ -6,45 +6,51 @@ from itertools import groupby, zip_longest
 
 from capture.errors import KernelRefused
 from capture.iptables.iptables import NATIVE
-from capture.kernel.process import run
+from capture.kernel.process import patiently, run
 from capture.steps.passing import LetPacketsPass
 from capture.steps.restore import Restore
 from rules.native.applied import applied
 from rules.native.writing import transaction, transactions
 from rules.netfilter.hooks import NAME
+from rules.netfilter.rulesets import Ruleset
 from rules.netfilter.values import Family
 from rules.plan.names import NATIVE_TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import TypeAlias
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any, TypeAlias
 
     from capture.iptables.iptables import Iptables
     from capture.log import Log
     from capture.steps.acts import Act
-    from rules.netfilter.rulesets import Rule, Ruleset
+    from rules.native.reading import Own
+    from rules.netfilter.rulesets import Rule
 
     Line: TypeAlias = tuple[str, Family, Rule | None]
     """Of the input of nft, with its family and the rule that it makes."""
+    Before: TypeAlias = Own | str
+    """Our table of a family: in what we speak, or as nft lists it."""
 
 
 class Load:
     """What is to be done to our own tables in one transaction, and what was there before."""
 
-    def __init__(self, restores: Sequence[Restore], there: frozenset[Family], lines: Sequence[Line]) -> None:
+    def __init__(
+        self, restores: Sequence[Restore], there: frozenset[Family], lines: Sequence[Line], before: dict[Family, Before]
+    ) -> None:
         self.restores = restores
         self.there = there
         """The families that have a table of ours before it."""
         self.lines = lines
-        self.before: dict[Family, str] = {}
-        """Our tables as nft lists them, as they were."""
+        self.before = before
+        """Our tables as they were, once this is done; where two transactions are one step, before the first of them."""
         self.may_be_done = False
         """Whether the kernel may have it: a transaction that was refused has changed nothing."""
 
     @property
     def text(self) -> str:
-        return "".join(f"{line}\n" for line, _, _ in self.lines)
+        return joined(self.lines)
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -62,9 +68,8 @@ class Load:
         return f"nft -f - with the following input:\n{self.text}"
 
     def do(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
-        self.before = {
-            restore.family: listed(restore.tool) for restore in self.restores if restore.family in self.there
-        }
+        if not self.before:
+            self.before |= as_they_are([restore.tool for restore in self.restores if restore.family in self.there])
         program = self.tool.command("")
         self.may_be_done = True
         done = run(program, "-f", "-", text=self.text)
@@ -76,33 +81,58 @@ class Load:
 
     def undo(self, log: Log) -> None:  # noqa: ARG002 # one signature for all steps
         """Put back what was there before."""
-        if not self.may_be_done:
-            return
-        done = run(self.tool.command(""), "-f", "-", text="".join(self.undoing()))
-        if done.status:
-            from capture.iptables.diagnosis import complaint
+        for text in self.undoing() if self.may_be_done else ():
+            done = run(self.tool.command(""), "-f", "-", text=text)
+            if done.status:
+                from capture.iptables.diagnosis import complaint
 
-            raise KernelRefused(
-                "the kernel refused the tables of ours that were there before", details=[("nft said", complaint(done))]
-            )
-
-    def undoing(self) -> Iterator[str]:
-        """What nft is given for it."""
-        for restore in self.restores:
-            table = f"{NAME[restore.family]} {NATIVE_TABLE}"
-            yield f"add table {table}\ndelete table {table}\n{self.before.get(restore.family, '')}"
-
-
-class LoadBeforehand(Load):
-    """Makes chains to which no packet comes yet: see `rules.native.writing.transactions`."""
+                raise KernelRefused(
+                    "the kernel refused the tables of ours that were there before",
+                    details=[("nft said", complaint(done))],
+                )
 
     def undoing(self) -> Iterator[str]:
-        """Those chains alone are taken away: nothing that a packet meets was changed."""
-        chains = [(family, line.split()[1]) for line, family, _ in self.lines if line.startswith("  chain ")]
-        for verb in ("flush", "delete"):
-            yield from (f"{verb} chain {NAME[family]} {NATIVE_TABLE} {chain}\n" for family, chain in chains)
-        for family in {family for family, _ in chains} - self.there:
-            yield f"delete table {NAME[family]} {NATIVE_TABLE}\n"
+        """What nft is given for it, one transaction after the other. Raises OSError."""
+        from capture.netlink import nf_tables
+        from rules.native.reading import Own, own
+
+        told = patiently(nf_tables.read)
+        beforehand = then = ""
+        for family in self.families:
+            before, now = self.before.get(family) or Own(Ruleset(family), {}), own(told, family)
+            if isinstance(before, str):
+                table = f"{NAME[family]} {NATIVE_TABLE}"
+                then += f"add table {table}\ndelete table {table}\n{before}"
+            elif now is None:
+                then += joined(transaction(Ruleset(family), before.ruleset, before.counts, anew=True))
+            else:
+                first, last = transactions(now.ruleset, before.ruleset, before.counts)
+                beforehand += joined(first)
+                then += joined(last)
+        yield from filter(None, (beforehand, then))
+
+
+def joined(lines: Iterable[Sequence[Any]]) -> str:
+    """The input of nft."""
+    return "".join(f"{line[0]}\n" for line in lines)
+
+
+def as_they_are(tools: Sequence[Iptables]) -> dict[Family, Before]:
+    """Our tables of these families: as we read them, or, where more is in them than we speak, as nft lists them.
+
+    Raises OSError.
+    """
+    if not tools:
+        return {}
+    from capture.netlink import nf_tables
+    from rules.native.reading import own
+
+    told = patiently(nf_tables.read)
+    found: dict[Family, Before] = {}
+    for tool in tools:
+        held = own(told, tool.family)
+        found[tool.family] = held if held and held.is_in_our_words else listed(tool)
+    return found
 
 
 def listed(tool: Iptables) -> str:
@@ -152,10 +182,10 @@ def loads(
             first, then = lines_of(restore, now, unsound, is_quiet=is_quiet)
             beforehand += [(line, family, rule) for line, rule in first]
             lines += [(line, family, rule) for line, rule in then]
+        before: dict[Family, Before] = {}
         if beforehand:
-            yield LoadBeforehand(those, frozenset(there), beforehand)
-            there |= {family for _, family, _ in beforehand}
-        yield Load(those, frozenset(there), lines)
+            yield Load(those, frozenset(there), beforehand, before)
+        yield Load(those, frozenset(there), lines, before)
 
 
 def lines_of(

@@ -50,7 +50,13 @@ class Own(Value):
 
     ruleset: Ruleset
     counts: Mapping[tuple[str, str, int], tuple[int, int]]
-    """Packets and bytes of each rule, by table of iptables, chain, and place from 1."""
+    """Packets and bytes of each rule that has a counter, by table of iptables, chain, and place from 1."""
+
+    @property
+    def is_in_our_words(self) -> bool:
+        """Whether we would write each of its rules as it is, which have a counter each."""
+        rules = [rule for _, _, rule in self.ruleset.rules()]
+        return len(rules) == len(self.counts) and all(rule.text.startswith(NFT_WORDS) for rule in rules)
 
 
 def own(dump: Dump, family: Family) -> Own | None:
@@ -88,8 +94,9 @@ def read(dump: Dump, family: Family, places: Sequence[tuple[str, str]]) -> Own:
         if place in held:
             steps = expressions(told.get(4, b""), dump.order, known)
             held[place].append(rule(reader, place[0], steps, comment(told.get(7, b"")), family))
-            counted = next((each for kind, each in steps if kind == "counter"), {})
-            counts[*place, len(held[place])] = number(counted.get(2)), number(counted.get(1))
+            counted = next((each for kind, each in steps if kind == "counter"), None)
+            if counted:
+                counts[*place, len(held[place])] = number(counted.get(2)), number(counted.get(1))
     tables = []
     for table in OURS:
         chains = {chain: tuple(rules) for (of, chain), rules in held.items() if of == table}

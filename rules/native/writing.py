@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     Place: TypeAlias = tuple[str, str]
     """A table of iptables and a chain."""
     Chains: TypeAlias = Mapping[Place, Sequence[Rule]]
+    Counts: TypeAlias = Mapping[tuple[str, str, int], tuple[int, int]]
+    """Packets and bytes by table of iptables, chain, and place from 1."""
     Line: TypeAlias = tuple[str, Rule | None]
+
+
+NOTHING_COUNTED: Counts = {}
 
 
 def chains_of(ruleset: Ruleset) -> dict[Place, Sequence[Rule]]:
@@ -43,15 +48,18 @@ def is_base(table: str, chain: str) -> bool:
     return chain in BUILT_IN[table]
 
 
-def transaction(now: Ruleset, becomes: Ruleset, *, anew: bool = False) -> Iterator[Line]:
+def transaction(
+    now: Ruleset, becomes: Ruleset, counts: Counts = NOTHING_COUNTED, *, anew: bool = False
+) -> Iterator[Line]:
     """What turns our table of one family from what it is into this: each line, with the rule that it makes.
 
-    A chain that stays as it is is not named, so its counters go on. `anew` throws away whatever is there.
+    A chain that stays as it is is not named, so its counters go on; those of another begin at `counts`. `anew` throws
+    away whatever is there.
     """
-    yield from lines({} if anew else chains_of(now), chains_of(becomes), becomes.family, anew=anew)
+    yield from lines({} if anew else chains_of(now), chains_of(becomes), becomes.family, counts, anew=anew)
 
 
-def transactions(now: Ruleset, becomes: Ruleset) -> tuple[list[Line], list[Line]]:
+def transactions(now: Ruleset, becomes: Ruleset, counts: Counts = NOTHING_COUNTED) -> tuple[list[Line], list[Line]]:
     """The same in two commits, if packets are on their way and one alone would have some of them miss a rule.
 
     A set of intervals is looked up in what is built when all else of its commit is there already (`nft_rbtree_commit`
@@ -59,25 +67,32 @@ def transactions(now: Ruleset, becomes: Ruleset) -> tuple[list[Line], list[Line]
     So its chain is made beforehand, where no packet comes, under a name of its own if there is one of its name. The
     second commit has it take the place of that one. Without such a rule there is nothing to do beforehand.
     """
-    before, after = chains_of(now), chains_of(becomes)
+    # A chain that waits for a commit which never came is wanted by nobody.
+    before, after = chains_of(now), {it: rules for it, rules in chains_of(becomes).items() if not is_waiting(it[1])}
     met = {(table, chain) for table, _ in after for chain in met_in(after, table)}
     new = [
         place for place, rules in after.items() if place in met and not is_base(*place) and before.get(place) != rules
     ]
     slow = {place for place in new if any(map(asks_for_intervals, after[place]))}
     if not slow:
-        return [], list(transaction(now, becomes))
+        return [], list(lines(before, after, becomes.family, counts))
     moved = {(table, chain): f"{chain}{NOT_YET}" for table, chain in new if (table, chain) in slow & before.keys()}
     then = {(place[0], moved.get(place, place[1])): led(rules, place[0], moved) for place, rules in after.items()}
     unmet = [(place[0], moved.get(place, place[1])) for place in new if place in slow or place not in before]
     between = before | {place: then[place] for place in unmet}
+    counts = {(table, moved.get((table, chain), chain), at): count for (table, chain, at), count in counts.items()}
     names = ((chain_name(table, name), chain_name(table, chain)) for (table, chain), name in moved.items())
     table = f"{NAME[becomes.family]} {TABLE}"
     renamed: list[Line] = [(f"rename chain {table} {name} {chain}", None) for name, chain in names]
     return (
-        list(lines(before, between, becomes.family)),
-        [*lines(between, then, becomes.family), *renamed],
+        list(lines(before, between, becomes.family, counts)),
+        [*lines(between, then, becomes.family, counts), *renamed],
     )
+
+
+def is_waiting(chain: str) -> bool:
+    """Whether it was made beforehand, and is not in its place yet."""
+    return chain.endswith(NOT_YET)
 
 
 def met_in(chains: Chains, table: str) -> tuple[str, ...]:
@@ -101,7 +116,7 @@ def led(rules: Sequence[Rule], table: str, moved: Mapping[Place, str]) -> Sequen
     return tuple(rule.but(target=Jump(goal)) if goal else rule for rule, goal in pairs)
 
 
-def lines(before: Chains, after: Chains, family: Family, *, anew: bool = False) -> Iterator[Line]:
+def lines(before: Chains, after: Chains, family: Family, counts: Counts, *, anew: bool = False) -> Iterator[Line]:
     """What turns these chains into those, in one commit."""
     table = f"{NAME[family]} {TABLE}"
     if anew:
@@ -115,8 +130,8 @@ def lines(before: Chains, after: Chains, family: Family, *, anew: bool = False) 
     for place in (*(place for place in differing if place in before), *gone):
         yield f"flush chain {table} {chain_name(*place)}", None
     left = {name for name, _ in before} - {name for name, _ in after}
-    # Without a chain of type nat the kernel forgets how it changed what is open: a hook goes with the last chain.
-    going = [place for place in gone if place[0] in left or not is_base(*place)]
+    # Without a chain of type nat the kernel forgets how it changed what is open: such a hook goes with the last chain.
+    going = [place for place in gone if place[0] in left or place[0] != "nat" or not is_base(*place)]
     for place in ((name, hook) for name in sorted(left) for hook in OUR_HOOKS):
         if place not in before:  # it may be there, and empty
             yield f"add chain {table} {chain_name(*place)}", None
@@ -130,13 +145,14 @@ def lines(before: Chains, after: Chains, family: Family, *, anew: bool = False) 
             if is_base(*place):
                 kind, hook, priority = hooked(*place)
                 yield f"    type {kind} hook {hook.lower()} priority {priority}; policy accept;", None
-            for rule in rules:
-                yield f"    {statement(rule, place[0], family)}", rule
+            for at, rule in enumerate(rules, 1):
+                yield f"    {statement(rule, place[0], family, counts.get((*place, at)))}", rule
             yield "  }", None
         yield "}", None
 
 
-def statement(rule: Rule, table: str, family: Family) -> str:
+def statement(rule: Rule, table: str, family: Family, count: tuple[int, int] | None) -> str:
     """A rule with its counter, and its why as a comment."""
+    counter = f"counter packets {count[0]} bytes {count[1]}" if count else "counter"
     why = f' comment "{rule.why}"' if rule.why else ""
-    return f"{rule_words(rule, table, family, 'counter')}{why}"
+    return f"{rule_words(rule, table, family, counter)}{why}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import every_backend
-from tests.rig import ADDRESSES, APP, OUTSIDE, PROXY, Pod
+from tests.rig import ADDRESSES, APP, OUTSIDE, PROXY, Pod, faults
 from tests.rig.chance import ALL
 from tests.rig.storm import Client, storm
 
@@ -235,6 +235,41 @@ def test_no_query_escapes_or_is_lost_while_the_rules_change(
     assert {one: set(its) for one, its in seen.items()} == {
         (uid, proto): {"pod:15053" if uid == APP else "ext:53"} for uid, proto in who
     }
+
+
+UNDONE = {
+    "settings": SETTINGS,
+    "lists": [
+        [*BASE, "-x", f"{NEAR[4]},{NETWORKS},10.9.{more}.0/24", "-b", f"8080,{RANGES},{7000 + more}"]
+        for more in range(12)
+    ],
+}
+"""Runs that begin at the first of these, and of which none becomes anything."""
+
+
+@every_backend
+@pytest.mark.storm
+@pytest.mark.parametrize("what", list(UNDONE))
+def test_no_connection_escapes_or_is_captured_while_a_run_is_undone(
+    pod: Pod, backend: str, what: str, tell: Callable[[str], None]
+) -> None:
+    """Every change is done, found to be another one, and taken back: what holds before and after holds throughout."""
+    forced = f"--force-iptables-binary={backend}"
+    first, *others = UNDONE[what]
+    pod.inside.set_resolv_conf(NAMESERVERS)
+    pod.applied(*first, forced)
+    before = ours(pod, backend)
+
+    def changes() -> None:
+        for arguments in others:
+            done = faults.run(pod, *arguments, forced, fault=faults.refused_in_the_end())
+            assert (done.status, "the namespace is as it was" in done.stderr) == (1, True), done.stderr
+            assert ours(pod, backend) == before, arguments
+
+    called = {OUTSIDE[4]: {"pod:15001"}} | ({addresses_near(4): {"ext:80"}} if what == "lists" else {})
+    seen = storm_on(pod, changes, list(called))
+    tell(f"{[dict(each) for each in seen]}")
+    assert [set(each) for each in seen] == [*called.values(), {"pod:15006"}]
 
 
 @every_backend

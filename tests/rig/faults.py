@@ -27,6 +27,7 @@ import capture
 import rules
 from capture import init
 from capture.apply import transaction
+from capture.errors import KernelRefused
 from capture.host.facts import read_facts
 from capture.host.live import read_live
 from capture.intent.resolve import resolve
@@ -397,6 +398,15 @@ def kill_after_the_first_undoing() -> None:
         setattr(kind, "undo", undone)  # noqa: B010 # a step is frozen, its class is not
 
 
+def refused_in_the_end() -> Armed:
+    """The kernel is found to hold something else when all is done, so that all is undone."""
+
+    def refuse(*_: object) -> None:
+        raise KernelRefused("the kernel was said to hold something else")
+
+    return Armed(prepare=[lambda: setattr(Restore, "check", refuse)])
+
+
 def without(folder: Path, names: Sequence[str], restore: int) -> Armed:
     """Programs of these names are not there: from the start, or (n) when the n-th restore is to be done."""
     programs, real, nothing = folder / "bin", folder / "real", folder / "nothing"
@@ -429,12 +439,12 @@ def before_restore(number: int, act: Callable[[], None]) -> None:
     for kind, name in ((Iptables, "restore"), (Load, "do")):
         real = getattr(kind, name)
 
-        def restored(its: object, *arguments: Any, real: Callable[..., None] = real) -> None:
+        def restored(its: object, *arguments: Any, real: Callable[..., object] = real) -> object:
             nonlocal calls
             calls += 1
             if calls == number:
                 act()
-            real(its, *arguments)
+            return real(its, *arguments)
 
         setattr(kind, name, restored)
 

@@ -299,6 +299,32 @@ def test_what_a_killed_run_left_beside_its_chain_is_ours_and_goes() -> None:
     assert (f"flush chain ip istio-capture nat-{left}", None) in again
 
 
+def test_what_a_killed_run_left_is_not_wanted_back() -> None:
+    """Undoing a run leads to what was there, which may have what another left beside the chain that is made anew."""
+    left = "ISTIO_OUTPUT-not-yet-in-its-place"
+    (nat,) = held(LISTS).tables
+    block = next(block for block in nat.blocks if block.chain == "ISTIO_OUTPUT")
+    stale = held(LISTS).but(
+        tables=(nat.but(declared=(*nat.declared, left), blocks=(*nat.blocks, block.but(chain=left))),)
+    )
+    beforehand, then = transactions(held(Intent()), stale)
+    assert (beforehand, then) == transactions(held(Intent()), held(LISTS))
+
+
+def test_what_is_put_back_has_counted() -> None:
+    """Where a chain comes under a name of its own, too."""
+    counts = {
+        ("nat", "ISTIO_OUTPUT", 1): (3, 180),
+        ("nat", "ISTIO_REDIRECT", 1): (2, 120),
+        ("nat", "OUTPUT", 1): (5, 300),
+    }
+    lines = [line for commit in transactions(held(Intent()), held(LISTS), counts) for line, _ in commit]
+    at = lines.index("  chain nat-ISTIO_OUTPUT-not-yet-in-its-place {")
+    assert "counter packets 3 bytes 180 return" in lines[at + 1]
+    assert not any("packets 2 " in line for line in lines)  # of a chain that stays
+    assert any("counter packets 5 bytes 300 jump nat-ISTIO_OUTPUT" in line for line in lines)
+
+
 def without_hooks(of: Ruleset) -> Ruleset:
     """The same without the jumps by which packets get there."""
     tables = (
@@ -309,11 +335,14 @@ def without_hooks(of: Ruleset) -> Ruleset:
 
 
 def test_a_hook_goes_with_the_last_chain_of_its_table() -> None:
-    """Without a base chain of type nat the kernel forgets how it changed what is open."""
+    """Without a base chain of type nat the kernel forgets how it changed what is open; one of mangle may go before."""
     intent = Intent(interception_mode=TPROXY)
     unhooked = script(held(intent), without_hooks(held(intent)))
     assert "flush chain ip istio-capture nat-OUTPUT" in unhooked
-    assert not any(line.startswith("delete") for line in unhooked)
+    assert {line.split()[-1] for line in unhooked if line.startswith("delete")} == {
+        "mangle-PREROUTING",
+        "mangle-OUTPUT",
+    }
     left = script(without_hooks(held(intent)), held(Intent()))
     assert "delete chain ip istio-capture mangle-OUTPUT" in left
     assert "delete chain ip istio-capture nat-OUTPUT" not in left
