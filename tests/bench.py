@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capture.iptables.iptables import NATIVE, OF_IPTABLES, Iptables
+from capture.iptables.iptables import LEGACY, NATIVE, OF_IPTABLES, Iptables
 from capture.kernel.process import write_all
 from rules.netfilter.values import Family
 from tests.guard import guarded
@@ -45,6 +45,8 @@ MODES = {
     "the same with dual stack": ("--dual-stack",),
     "the same by TPROXY": ("-m", "TPROXY"),
     "the same in tables of our own": ("--native-nftables",),
+    "the same in legacy tables": ("--force-iptables-binary=legacy",),
+    "the same in legacy tables with dual stack": ("--force-iptables-binary=legacy", "--dual-stack"),
 }
 ROUNDS = {0: 15, 10: 7, 100: 7, 1_000: 7, 10_000: 3, 50_000: 3}
 """How often each size of list is measured."""
@@ -89,6 +91,10 @@ class Case:
     @property
     def is_native(self) -> bool:
         return "--native-nftables" in self.arguments
+
+    @property
+    def is_legacy(self) -> bool:
+        return "--force-iptables-binary=legacy" in self.arguments
 
 
 def cidrs(count: int) -> str:
@@ -193,6 +199,7 @@ class Bench:
             namespace.output(script, *POD_SPEC)
             backend = next(each for each in OF_IPTABLES if "ISTIO_" in namespace.output(f"iptables-{each}-save"))
             self.restore = Iptables(backend, Family.V4).command("restore")
+            self.legacy = Iptables(LEGACY, Family.V4).command("restore")
             self.nft = Iptables(NATIVE, Family.V4).command("")
             self.floor = launcher.run(namespace, ["/bin/true"])[3]
             """The memory that even a program with none of its own is charged with, in KiB."""
@@ -219,7 +226,7 @@ class Bench:
         with ExitStack() as stack:
             bare, ours, others = (clean_namespace(stack, case.families) for _ in range(3))
             yield PYTHON, [sys.executable, "-I", "-c", "pass"], ours
-            yield RESTORE, [self.nft, "-f", "-"] if case.is_native else [self.restore, "--noflush"], bare
+            yield RESTORE, self.writing(case), bare
             yield DRY_RUN, [self.script, *case.arguments, "--dry-run"], ours
             yield APPLY, [self.script, *case.arguments], ours
             if self.reference:
@@ -228,6 +235,12 @@ class Bench:
             if self.reference:
                 yield REFERENCE[RERUN], [self.reference, *case.arguments], others
             yield VERIFY, [self.script, "verify", *case.arguments], ours
+
+    def writing(self, case: Case) -> list[str]:
+        """The program that writes the rules, as it is run alone."""
+        if case.is_native:
+            return [self.nft, "-f", "-"]
+        return [self.legacy if case.is_legacy else self.restore, "--noflush"]
 
 
 COUNT = 'set -e; file=$1; shift; "$@" <"$file" >/dev/null 2>&1; sh -c "echo \\$\\$"; :'
@@ -298,7 +311,7 @@ def lines(case: Case, found: dict[str, Any], bench: Bench) -> Iterator[str]:
     """A case as the table shows it."""
     yield f"{case.name}, {case.rounds} rounds"
     for command, each in found.items():
-        program = os.path.basename(bench.nft if case.is_native else bench.restore)
+        program = os.path.basename(bench.writing(case)[0])
         label = LABELS.get(command, command).format(program=program)
         cpu, wall, peak = each["cpu_ms"]["median"], each["wall_ms"]["median"], each["peak_mib"]["median"]
         hidden = peak * 1024 < bench.floor * 1.05

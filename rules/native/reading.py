@@ -51,12 +51,15 @@ class Own(Value):
     ruleset: Ruleset
     counts: Mapping[tuple[str, str, int], tuple[int, int]]
     """Packets and bytes of each rule that has a counter, by table of iptables, chain, and place from 1."""
+    has_idle_hooks: bool = False
+    """Whether a base chain has no rules, and so is not in the ruleset."""
 
     @property
     def is_in_our_words(self) -> bool:
-        """Whether we would write each of its rules as it is, which have a counter each."""
+        """Whether we would write all of it as it is: each rule has a counter."""
         rules = [rule for _, _, rule in self.ruleset.rules()]
-        return len(rules) == len(self.counts) and all(rule.text.startswith(NFT_WORDS) for rule in rules)
+        is_ours = len(rules) == len(self.counts) and all(rule.text.startswith(NFT_WORDS) for rule in rules)
+        return is_ours and not self.has_idle_hooks
 
 
 def own(dump: Dump, family: Family) -> Own | None:
@@ -103,7 +106,8 @@ def read(dump: Dump, family: Family, places: Sequence[tuple[str, str]]) -> Own:
         if chains:
             declared = tuple(chain for chain in chains if chain not in BUILT_IN[table])
             tables.append(TableRules(table, declared, tuple(Block(*each) for each in chains.items() if each[1])))
-    return Own(Ruleset(family, tuple(tables)), counts)
+    is_idle = any(not rules and chain in BUILT_IN[table] for (table, chain), rules in held.items())
+    return Own(Ruleset(family, tuple(tables)), counts, is_idle)
 
 
 def comment(userdata: bytes) -> str:

@@ -130,8 +130,11 @@ def lines(before: Chains, after: Chains, family: Family, counts: Counts, *, anew
     for place in (*(place for place in differing if place in before), *gone):
         yield f"flush chain {table} {chain_name(*place)}", None
     left = {name for name, _ in before} - {name for name, _ in after}
-    # Without a chain of type nat the kernel forgets how it changed what is open: such a hook goes with the last chain.
-    going = [place for place in gone if place[0] in left or place[0] != "nat" or not is_base(*place)]
+    # Without a hook of type nat the kernel forgets how it changed what is open: the last one goes with the last chain.
+    keeps_nat = any(name == "nat" and is_base(name, chain) for name, chain in after)
+    going = [
+        (name, chain) for name, chain in gone if name in left or not is_base(name, chain) or keeps_nat or name != "nat"
+    ]
     for place in ((name, hook) for name in sorted(left) for hook in OUR_HOOKS):
         if place not in before:  # it may be there, and empty
             yield f"add chain {table} {chain_name(*place)}", None
