@@ -74,6 +74,16 @@ def storm_on(
     addresses enough never to use a port twice, and conntrack takes up no connection in the middle: a last ACK behind a
     forgotten one would make an entry without NAT, and a new connection from that port would be taken for its answer.
     """
+    listen_everywhere(pod, version)
+    outward = [Client(pod.inside, hosts, 80, APP, patience=patience) for hosts in called]
+    inward = Client(pod.outside, (ADDRESSES[version],), 8080, sources=addresses_near(version), patience=patience)
+    with storm(pod.traffic, [*outward, inward]) as counted:
+        changes()
+    return counted
+
+
+def listen_everywhere(pod: Pod, version: int = 4) -> None:
+    """Where a storm's connections may land, in a pod that forgets them soon."""
     be_quick_to_forget(pod)
     everywhere = ["0.0.0.0" if version == 4 else "::"]
     pod.traffic.listen(pod.inside, [15001, 15006], where="pod", hosts=everywhere, uid=PROXY, transparent=True)
@@ -81,11 +91,6 @@ def storm_on(
     pod.traffic.listen(pod.outside, [80], where="ext", hosts=everywhere)
     pod.outside.output("sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1")  # of IPv4, a route makes an address local
     pod.outside.ip(f"-{version}", "route", "add", "local", NEAR[version], "dev", "lo")
-    outward = [Client(pod.inside, hosts, 80, APP, patience=patience) for hosts in called]
-    inward = Client(pod.outside, (ADDRESSES[version],), 8080, sources=addresses_near(version), patience=patience)
-    with storm(pod.traffic, [*outward, inward]) as counted:
-        changes()
-    return counted
 
 
 NEAR = {4: "198.18.0.0/24", 6: "fd00:198:18::/64"}
