@@ -51,15 +51,9 @@ class Own(Value):
     ruleset: Ruleset
     counts: Mapping[tuple[str, str, int], tuple[int, int]]
     """Packets and bytes of each rule that has a counter, by table of iptables, chain, and place from 1."""
-    has_idle_hooks: bool = False
-    """Whether a base chain has no rules, and so is not in the ruleset."""
-
-    @property
-    def is_in_our_words(self) -> bool:
-        """Whether we would write all of it as it is: each rule has a counter."""
-        rules = [rule for _, _, rule in self.ruleset.rules()]
-        is_ours = len(rules) == len(self.counts) and all(rule.text.startswith(NFT_WORDS) for rule in rules)
-        return is_ours and not self.has_idle_hooks
+    is_in_our_words: bool = True
+    """Whether we would write all of it as it is: each rule with a counter and without a set that has a name, and no
+    base chain without rules, of which a ruleset does not tell."""
 
 
 def own(dump: Dump, family: Family) -> Own | None:
@@ -89,6 +83,7 @@ def read(dump: Dump, family: Family, places: Sequence[tuple[str, str]]) -> Own:
     held: dict[tuple[str, str], list[Rule]] = {place: [] for place in places}
     counts: dict[tuple[str, str, int], tuple[int, int]] = {}
     known: dict[bytes, Expression] = {}
+    is_ours = True
     for message in dump.rules:
         if family_of(message) != NAME[family]:
             continue
@@ -96,18 +91,26 @@ def read(dump: Dump, family: Family, places: Sequence[tuple[str, str]]) -> Own:
         place = place_of(text(told.get(2))) if text(told.get(1)) == TABLE else None
         if place in held:
             steps = expressions(told.get(4, b""), dump.order, known)
-            held[place].append(rule(reader, place[0], steps, comment(told.get(7, b"")), family))
+            made = rule(reader, place[0], steps, comment(told.get(7, b"")), family)
+            held[place].append(made)
             counted = next((each for kind, each in steps if kind == "counter"), None)
             if counted:
                 counts[*place, len(held[place])] = number(counted.get(2)), number(counted.get(1))
+            sets = (text(each.get(1)) for kind, each in steps if kind == "lookup")
+            is_ours &= bool(counted) and made.text.startswith(NFT_WORDS) and all(map(is_anonymous, sets))
     tables = []
     for table in OURS:
         chains = {chain: tuple(rules) for (of, chain), rules in held.items() if of == table}
         if chains:
             declared = tuple(chain for chain in chains if chain not in BUILT_IN[table])
             tables.append(TableRules(table, declared, tuple(Block(*each) for each in chains.items() if each[1])))
-    is_idle = any(not rules and chain in BUILT_IN[table] for (table, chain), rules in held.items())
-    return Own(Ruleset(family, tuple(tables)), counts, is_idle)
+    is_ours &= all(rules or chain not in BUILT_IN[table] for (table, chain), rules in held.items())
+    return Own(Ruleset(family, tuple(tables)), counts, is_ours)
+
+
+def is_anonymous(name: str) -> bool:
+    """Whether nft made this set for one rule (`__set%d`, and `__map%d`, are its templates for the kernel)."""
+    return name.startswith("__")
 
 
 def comment(userdata: bytes) -> str:

@@ -102,9 +102,18 @@ def test_drift_is_told_and_repaired(pod: Pod, statements: Sequence[str]) -> None
 
 LEFT_BEHIND = ["add chain ip istio-capture nat-ISTIO_OUTPUT-not-yet-in-its-place"]
 """By a run that was killed: no packet comes to it, and none misses it."""
+SET_OF_OTHERS = [
+    "add set ip istio-capture theirs { type ipv4_addr; elements = { 192.0.2.7, 192.0.2.9 }; }",
+    "insert rule ip istio-capture nat-ISTIO_OUTPUT ip daddr @theirs counter return",
+]
+"""It stays there under its name, and the rule with it."""
 
 
-@pytest.mark.parametrize("statements", [[], LEFT_BEHIND, *DRIFTS.values()], ids=["as planned", "left", *DRIFTS])
+@pytest.mark.parametrize(
+    "statements",
+    [[], LEFT_BEHIND, SET_OF_OTHERS, *DRIFTS.values()],
+    ids=["as planned", "left behind", "a rule with a set", *DRIFTS],
+)
 def test_what_is_undone_is_as_it_was_with_its_counters(pod: Pod, statements: Sequence[str]) -> None:
     """Whatever was in our tables, in our words or in those of others, with what its rules have counted."""
     lists = ["-x", "192.0.2.0/24,198.51.100.7", "-b", "8080,9000-9100"]
