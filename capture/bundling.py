@@ -34,6 +34,7 @@ LEADERS = (
     "capture.netlink.tidying",
     "capture.steps.routing",
     "rules.iptables.printed",
+    "rules.iptables.listing",
     "rules.iptables.reading",
     "rules.lists.long",
     "rules.live.routing",

@@ -246,7 +246,7 @@ UNDONE = {
     "settings": SETTINGS,
     "lists": [
         [*BASE, "-x", f"{NEAR[4]},{NETWORKS},10.9.{more}.0/24", "-b", f"8080,{RANGES},{7000 + more}"]
-        for more in range(12)
+        for more in range(12 if ALL else 7)
     ],
 }
 """Runs that begin at the first of these, and of which none becomes anything."""
