@@ -26,18 +26,31 @@ SAMPLE = 2
 CHANGES = 24 if ALL else 12
 LOOKING_FROM = ("198.18.0.252", "198.18.0.253", "198.18.0.254")
 """Addresses from which no storm calls: what conntrack keeps of a look is in nobody's way."""
+TAKEN_BY_OTHERS = {
+    ("native-dnat", "nft"): "a rule above our jump, in the same chain, lets one of the hosts go that the storm calls",
+    ("native-dormant", "nft"): "the table of nat that iptables uses is asleep, and ours in it",
+    (
+        "native-sets",
+        "nft",
+    ): "a rule above our jump, in the same chain, lets go out what is sent to the port that the storm calls",
+    **{("ufw", ours): "it drops what arrives at the port that the storm calls" for ours in BACKENDS},
+}
+"""Beside whose rules some connection of a storm lands elsewhere in every setting, by the backend of ours, and why. What
+we say there is tried in `test_company.py`."""
 PLACES = [
     (name, ours, theirs)
     for name in neighbours.NAMES
     if name not in OTHER_MESHES
     for ours in BACKENDS
+    if (name, ours) not in TAKEN_BY_OTHERS
     for theirs in (("nft", "legacy") if name in HAS_IPTABLES else ("nft",))
 ]
 CHOSEN = PLACES if ALL else random.Random(SEED).sample(PLACES, SAMPLE)
 
 
-def lands_as_planned(pod: Pod) -> bool:
-    """Whether a storm's connections are captured while nothing changes: rules of others may have them elsewhere."""
+def lands_as_planned(pod: Pod, arguments: list[str]) -> bool:
+    """Whether a run like this captures a storm's connections while nothing changes: rules of others may take them."""
+    pod.applied(*arguments)
     out = [Call(pod.inside, host, 80, APP, APP) for host in OUTSIDE[4]]
     into = [Call(pod.outside, ADDRESSES[4], 8080, source=source) for source in LOOKING_FROM]
     landed = list(map(str, pod.traffic.land([*out, *into])))
@@ -61,9 +74,8 @@ def test_beside_the_rules_of_others_no_connection_escapes_or_fails(
         pod.inside.set_resolv_conf(NAMESERVERS)
         listen_everywhere(pod)
         pod.inside.output("sysctl", "-qw", "net.ipv4.tcp_max_tw_buckets=0")
-        usable = [each for each in SETTINGS if pod.capture(*each, *needed).status == 0 and lands_as_planned(pod)]
-        if len(usable) < 2:
-            pytest.skip(f"beside {case} the connections of a storm land elsewhere in all but {len(usable)} settings")
+        usable = [each for each in SETTINGS if lands_as_planned(pod, [*each, *needed])]
+        assert len(usable) > 1, f"captured in {usable} alone: who takes the other connections?"
         pod.applied(*usable[-1], *needed)
         out = [Client(pod.inside, OUTSIDE[4], 80, APP, patience=20) for _ in range(2)]
         into = Client(pod.outside, (ADDRESSES[4],), 8080, sources=addresses_near(4), patience=20)
