@@ -26,14 +26,11 @@ SAMPLE = 2
 CHANGES = 24 if ALL else 12
 LOOKING_FROM = ("198.18.0.252", "198.18.0.253", "198.18.0.254")
 """Addresses from which no storm calls: what conntrack keeps of a look is in nobody's way."""
-TAKEN_BY_OTHERS = {
+TAKEN_BY_OTHERS: dict[tuple[str, str], str] = {
     ("native-dnat", "nft"): "a rule above our jump, in the same chain, lets one of the hosts go that the storm calls",
     ("native-dormant", "nft"): "the table of nat that iptables uses is asleep, and ours in it",
-    (
-        "native-sets",
-        "nft",
-    ): "a rule above our jump, in the same chain, lets go out what is sent to the port that the storm calls",
-    **{("ufw", ours): "it drops what arrives at the port that the storm calls" for ours in BACKENDS},
+    ("native-sets", "nft"): "a rule above our jump, in the same chain, lets go out what is sent to port 80",
+    **{("ufw", str(ours)): "it drops what arrives at the port that the storm calls" for ours in BACKENDS},
 }
 """Beside whose rules some connection of a storm lands elsewhere in every setting, by the backend of ours, and why. What
 we say there is tried in `test_company.py`."""
