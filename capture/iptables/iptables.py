@@ -196,7 +196,7 @@ class Iptables(Value):
         return sorted(nftables.nft_tables()[0][self.family] & OUR_TABLES)
 
     def told_by_legacy(self, text: str) -> Saved:
-        """What iptables-legacy-save printed, held against the kernel. Raises OSError."""
+        """What iptables-legacy-save prints, or -restore listed, held against the kernel. Raises OSError."""
         ruleset = self.parsed(text)
         for table in self.tables():
             if table not in {each.table for each in ruleset.tables}:

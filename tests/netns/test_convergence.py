@@ -192,12 +192,15 @@ LISTS: dict[str, tuple[int, list[str]]] = {
 def test_a_list_of_any_kind_is_whole_while_its_chain_is_made_anew(
     pod: Pod, version: int, lists: list[str], tell: Callable[[str], None]
 ) -> None:
-    """In our own tables, eight times each: the tunnel port changes every chain that has it."""
+    """In our own tables, eight times each, and undone as often: the tunnel port changes every chain that has it."""
 
     def changes() -> None:
         for number in range(8):
             more = [] if "-b" in lists else ["-d", f"{700 + number},7100-7200"]
-            pod.applied(*BASE, *lists, *more, "-e", str(15008 + number % 2), "--native-nftables")
+            settings = [*BASE, *lists, *more, "-e", str(15009 - number % 2), "--native-nftables"]
+            undone = faults.run(pod, *settings, fault=faults.refused_in_the_end())
+            assert "the namespace is as it was" in undone.stderr, undone.stderr
+            pod.applied(*settings)
 
     pod.applied(*BASE, *lists, "--native-nftables")
     out, near, into = storm_on(pod, changes, [OUTSIDE[version], addresses_near(version)], version=version)
