@@ -1,8 +1,9 @@
 """`make bench`: what a run costs in each mode, side by side with bare Python and a bare iptables-restore.
 
 Also with long lists; and, where `REFERENCE` names a program that takes the same flags, side by side with that.
-The commands of a round run one after the other, and each is compared with the Python of its own round: so what
-else the machine does weighs on both. Times are those of the whole process tree, from exec to exit.
+The commands of a round run one after the other, and each is compared with the Python and with the plain first apply
+of its own round: so what else the machine does weighs on all. Times are those of the whole process tree, from exec to
+exit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capture.iptables.iptables import LEGACY, NATIVE, OF_IPTABLES, Iptables
 from capture.kernel.process import write_all
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
-
-    from tests.launch import Measured
 
 POD_SPEC = (
     *("-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*"),
@@ -53,6 +52,7 @@ ROUNDS = {0: 15, 10: 7, 100: 7, 1_000: 7, 10_000: 3, 50_000: 3}
 LISTS = {
     "excluded CIDRs": ("-x", "{}"),
     "excluded CIDRs, tables of our own": ("-x", "{}", "--native-nftables"),
+    "excluded CIDRs, legacy tables": ("-x", "{}", "--force-iptables-binary=legacy"),
     "excluded ports": ("-x", "", "-o", "{}"),
 }
 """What there is a list of, and the flags for it."""
@@ -61,12 +61,16 @@ LONGEST_ARGUMENT = 131_071
 MOST_PORTS = 1_000
 """More of them, apart from each other, nobody lists."""
 
+NODE = 250
+"""Network namespaces that one process captures, as on a whole node."""
+
 PYTHON, RESTORE, DRY_RUN, APPLY, RERUN = "python -I -c pass", "iptables-restore", "dry run", "apply", "rerun"
-VERIFY = "verify"
-COMMANDS = (PYTHON, RESTORE, DRY_RUN, APPLY, RERUN, VERIFY)
+PLAIN, VERIFY = "plain apply", "verify"
+COMMANDS = (PYTHON, PLAIN, RESTORE, DRY_RUN, APPLY, RERUN, VERIFY)
 REFERENCE = {APPLY: "apply of the reference", RERUN: "rerun of the reference"}
 """What is measured of the reference too, if there is one, and how that is called."""
 LABELS = {
+    PLAIN: "apply of the 1.20.1 pod spec",
     RESTORE: "{program} of the same text",
     APPLY: "apply on a clean namespace",
     RERUN: "rerun, nothing to do",
@@ -87,6 +91,8 @@ class Case:
     families: int = 1
     size: int = 0
     """How long its list is."""
+    listed: str = ""
+    """Its list, for those that read it from standard input."""
 
     @property
     def is_native(self) -> bool:
@@ -115,17 +121,32 @@ def cases(rounds: dict[int, int]) -> Iterator[Case]:
             continue
         for name, flags in LISTS.items():
             if size <= MOST_PORTS or "ports" not in name:
-                listed = argument(ports(size) if "ports" in name else cidrs(size))
-                yield Case(f"{size:,} {name}", (*POD_SPEC, *(flag.format(listed) for flag in flags)), times, size=size)
+                listed = ports(size) if "ports" in name else cidrs(size)
+                its = (flag.format(argument(listed)) for flag in flags)
+                yield Case(f"{size:,} {name}", (*POD_SPEC, *its), times, size=size, listed=listed)
 
 
 def argument(text: str) -> str:
-    """The list as a flag takes it: as it is, or the name of a file that holds it, where it is too long."""
-    if len(text) <= LONGEST_ARGUMENT:
-        return text
-    file = os.memfd_create("list")
-    write_all(file, text.encode())
-    return f"@/proc/{os.getpid()}/fd/{file}"
+    """The list as a flag takes it: as it is, or from standard input, where it is too long."""
+    return text if len(text) <= LONGEST_ARGUMENT else "@-"
+
+
+class Measured(NamedTuple):
+    """What a process and all its children cost, as `tests.launch` tells it."""
+
+    status: int
+    user: float
+    """Seconds of CPU in programs."""
+    kernel: float
+    """Seconds of CPU in the kernel."""
+    wall: float
+    """Seconds from exec to exit."""
+    peak: int
+    """Memory of the largest process, in KiB."""
+
+    @property
+    def cpu(self) -> float:
+        return self.user + self.kernel
 
 
 @dataclass
@@ -133,16 +154,18 @@ class Samples:
     """What one command of a case cost, round by round; times in seconds, memory in KiB."""
 
     cpu: list[float] = field(default_factory=list)
+    kernel: list[float] = field(default_factory=list)
+    """How much of the CPU was the kernel's."""
     wall: list[float] = field(default_factory=list)
     peak: list[int] = field(default_factory=list)
     children: int = 0
     """Processes and threads that it started, at any depth."""
 
     def add(self, measured: Measured) -> None:
-        _, cpu, wall, peak = measured
-        self.cpu.append(cpu)
-        self.wall.append(wall)
-        self.peak.append(peak)
+        self.cpu.append(measured.cpu)
+        self.kernel.append(measured.kernel)
+        self.wall.append(measured.wall)
+        self.peak.append(measured.peak)
 
 
 # --- measuring --------------------------------------------------------------------------------------------
@@ -166,9 +189,9 @@ class Launcher:
         assert self.process.stdout
         marshal.dump((namespace.path, stdin, list(command), environ()), self.process.stdin)
         self.process.stdin.flush()
-        measured: Measured = marshal.load(self.process.stdout)  # noqa: S302 # our own process
-        if measured[0]:
-            raise RuntimeError(f"status {measured[0]} from {shlex.join(command)[:200]}")
+        measured = Measured(*marshal.load(self.process.stdout))  # noqa: S302 # our own process
+        if measured.status:
+            raise RuntimeError(f"status {measured.status} from {shlex.join(command)[:200]}")
         return measured
 
 
@@ -187,6 +210,17 @@ def clean_namespace(stack: ExitStack, families: int = 1) -> Namespace:
     return namespace
 
 
+@contextmanager
+def in_memory(text: str) -> Iterator[str]:
+    """The name of a file with this text that nobody has to remove."""
+    file = os.memfd_create("text")
+    try:
+        write_all(file, text.encode())
+        yield f"/proc/{os.getpid()}/fd/{file}"
+    finally:
+        os.close(file)
+
+
 class Bench:
     """Measures cases, with the tools of the backend that capture would choose here."""
 
@@ -201,24 +235,23 @@ class Bench:
             self.restore = Iptables(backend, Family.V4).command("restore")
             self.legacy = Iptables(LEGACY, Family.V4).command("restore")
             self.nft = Iptables(NATIVE, Family.V4).command("")
-            self.floor = launcher.run(namespace, ["/bin/true"])[3]
+            self.floor = launcher.run(namespace, ["/bin/true"]).peak
             """The memory that even a program with none of its own is charged with, in KiB."""
 
     def case(self, case: Case) -> dict[str, Samples]:
         """The samples of every command, after a round that does not count but finds out what else is to be known."""
         samples = {command: Samples() for command in (*COMMANDS, *(REFERENCE.values() if self.reference else ()))}
         with ExitStack() as stack:
-            text = clean_namespace(stack, case.families).output(self.script, *case.arguments, "--dry-run")
+            namespace = clean_namespace(stack, case.families)
+            text = namespace.output(self.script, *case.arguments, "--dry-run", text=case.listed)
         text = text[text.index("# nft" if case.is_native else "# IPv4") :]
-        rules = os.memfd_create("rules")
-        write_all(rules, text.encode())
-        stdin = f"/proc/{os.getpid()}/fd/{rules}"
-        for command, argv, namespace in self.round(case):
-            samples[command].children = descendants(namespace, argv, stdin)
-        for _ in range(case.rounds):
+        with in_memory(text) as rules, in_memory(case.listed) as listed:
             for command, argv, namespace in self.round(case):
-                samples[command].add(self.launcher.run(namespace, argv, stdin))
-        os.close(rules)
+                samples[command].children = descendants(namespace, argv, rules if command == RESTORE else listed)
+            for _ in range(case.rounds):
+                for command, argv, namespace in self.round(case):
+                    stdin = rules if command == RESTORE else listed
+                    samples[command].add(self.launcher.run(namespace, argv, stdin))
         return samples
 
     def round(self, case: Case) -> Iterator[tuple[str, list[str], Namespace]]:
@@ -226,6 +259,7 @@ class Bench:
         with ExitStack() as stack:
             bare, ours, others = (clean_namespace(stack, case.families) for _ in range(3))
             yield PYTHON, [sys.executable, "-I", "-c", "pass"], ours
+            yield PLAIN, [self.script, *POD_SPEC, "-x", ""], clean_namespace(stack)
             yield RESTORE, self.writing(case), bare
             yield DRY_RUN, [self.script, *case.arguments, "--dry-run"], ours
             yield APPLY, [self.script, *case.arguments], ours
@@ -249,9 +283,8 @@ COUNT = 'set -e; "$@" >/dev/null 2>&1; sh -c "echo \\$\\$"; :'
 
 def descendants(namespace: Namespace, command: Sequence[str], stdin: str) -> int:
     """How many processes and threads a command starts: the kernel hands out pids in order, so they are counted."""
-    # A lock that a child of iptables-legacy is given is found by its number in /proc; a long list is, too, in ours.
-    proc = ["--mount-proc"] if any("legacy" in word for word in command) else []
-    count = ["unshare", "--pid", "--fork", *proc, "sh", "-c", COUNT, "sh", *command]
+    # A lock that a child of iptables-legacy is given is found by its number in /proc.
+    count = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", COUNT, "sh", *command]
     last = namespace.output(*count, text=Path(stdin).read_text())
     return int(last) - 3
 
@@ -272,11 +305,13 @@ def spread(values: Sequence[float], unit: float = 1.0) -> dict[str, float]:
 
 def figures(samples: dict[str, Samples]) -> dict[str, Any]:
     """All that is known of a case's commands, for a machine to read."""
-    python = samples[PYTHON]
+    python, plain = samples[PYTHON], samples[PLAIN]
     return {
         command: {
             "cpu_ms": spread(each.cpu, 1000),
             "cpu_ratio": spread(ratios(each.cpu, python.cpu)),
+            "cpu_to_plain": spread(ratios(each.cpu, plain.cpu)),
+            "kernel_to_plain": spread(ratios(each.kernel, plain.cpu)),
             "wall_ms": spread(each.wall, 1000),
             "wall_ratio": spread(ratios(each.wall, python.wall)),
             "peak_mib": spread(each.peak, 1 / 1024),
@@ -297,6 +332,7 @@ HEADINGS = (
     ("", 46),
     ("CPU ms", 9),
     ("× python", 9),
+    ("× plain", 9),
     ("wall ms", 10),
     ("× python", 9),
     ("peak MiB", 10),
@@ -322,6 +358,7 @@ def lines(case: Case, found: dict[str, Any], bench: Bench) -> Iterator[str]:
             f"  {label}",
             f"{cpu:.1f}",
             f"{each['cpu_ratio']['median']:.2f}",
+            f"{each['cpu_to_plain']['median']:.2f}",
             f"{wall:.1f}",
             f"{each['wall_ratio']['median']:.2f}",
             f"{'<' if hidden else ''}{peak:.1f}",
@@ -349,25 +386,47 @@ def measure(rounds: dict[int, int], report: str = "") -> int:
         bench = Bench(launcher, script_path(), os.environ.get("REFERENCE", ""))
         facts = machine(bench)
         print("Linux {kernel} on {cpus} CPUs, Python {python}, iptables {iptables}.".format_map(facts))
-        print("Medians; × python is the median of the ratios to `python -I -c pass` in the same round.\n")
+        print("Medians; × python is the median of the ratios to `python -I -c pass` in the same round, and × plain to")
+        print("a first apply of the 1.20.1 pod spec in it.\n")
         print(row([title for title, _ in HEADINGS]))
         found = []
         for case in cases(rounds):
             result = figures(bench.case(case))
             print("\n".join(lines(case, result, bench)), flush=True)
             found.append({"case": case.name, "size": case.size, "rounds": case.rounds, "commands": result})
+        node = of_a_node(bench, NODE if max(rounds) > NODE else max(rounds))
         slowed = under_quota(bench, rounds[0])
     floor = bench.floor / 1024
     print(f"< : no more than the {floor:.1f} MiB that any command is charged with by its launcher.")
+    count, shares = node["namespaces"], (node[each]["median"] for each in (APPLY, RERUN))
+    print("Each of {} namespaces that one process captures: {:.2f} × plain; a rerun: {:.2f}".format(count, *shares))
     for name, each in slowed.items():
         ratio, wall = each["wall_ratio"]["median"], each["wall_ms"]["median"]
         print(f"With {QUOTA} and {MEMORY}: {name}: {wall:.0f} ms of wall time, {ratio:.1f} times python")
     if report:
-        whole = {"machine": facts, "peak_floor_mib": round(floor, 3), "cases": found, "quota": slowed}
+        whole = {"machine": facts, "peak_floor_mib": round(floor, 3), "cases": found, "node": node, "quota": slowed}
         with open(report, "w", encoding="utf-8") as file:
             json.dump(whole, file, indent=2)
             file.write("\n")
     return 0
+
+
+# --- a whole node -----------------------------------------------------------------------------------------
+
+
+def of_a_node(bench: Bench, count: int, rounds: int = 3) -> dict[str, Any]:
+    """The CPU of each of so many namespaces that one process captures, and of a rerun, in plain applies."""
+    shares: dict[str, list[float]] = {APPLY: [], RERUN: []}
+    for _ in range(rounds):
+        with ExitStack() as stack:
+            home, alone, *pods = (clean_namespace(stack) for _ in range(count + 2))
+            names = stack.enter_context(in_memory("".join(f"{pod.name}\n" for pod in pods)))
+            apply = [bench.script, *POD_SPEC, "-x", ""]
+            plain = bench.launcher.run(alone, apply)
+            for each in shares.values():
+                many = bench.launcher.run(home, [*apply, "--network-namespace=-"], names)
+                each.append(many.cpu / plain.cpu / count)
+    return {"namespaces": count} | {name: spread(each) for name, each in shares.items()}
 
 
 # --- as in a pod ------------------------------------------------------------------------------------------
@@ -421,8 +480,9 @@ def under_quota(bench: Bench, rounds: int) -> dict[str, Any]:
                 with ExitStack() as stack:
                     namespace = clean_namespace(stack, 2 if "--dual-stack" in more else 1)
                     python = [*within, sys.executable, "-I", "-c", "pass"]
-                    beside.append(bench.launcher.run(namespace, python)[2])
-                    took.append(bench.launcher.run(namespace, [*within, bench.script, *POD_SPEC, "-x", "", *more])[2])
+                    beside.append(bench.launcher.run(namespace, python).wall)
+                    apply = [*within, bench.script, *POD_SPEC, "-x", "", *more]
+                    took.append(bench.launcher.run(namespace, apply).wall)
             found[name] = {"wall_ms": spread(took, 1000), "wall_ratio": spread(ratios(took, beside))}
     return found
 

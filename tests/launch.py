@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     Order: TypeAlias = tuple[str, str, list[str], dict[str, str]]
     """The namespace, the file that stdin is read from, the command line, the environment."""
-    Measured: TypeAlias = tuple[int, float, float, int]
-    """Exit status; CPU and wall time in seconds; peak memory of its largest process in KiB."""
+    Outcome: TypeAlias = tuple[int, float, float, float, int]
+    """The fields of `tests.bench.Measured`."""
 
 
-def measured(order: Order) -> Measured:
+def measured(order: Order) -> Outcome:
     """Run one command with its output thrown away. The CPU time includes that of all its children."""
     namespace, stdin, command, environ = order
     began = time.perf_counter()
@@ -40,7 +40,7 @@ def measured(order: Order) -> Measured:
             os._exit(127)
     _, status, usage = os.wait4(child, 0)
     wall = time.perf_counter() - began
-    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss
+    return os.waitstatus_to_exitcode(status), usage.ru_utime, usage.ru_stime, wall, usage.ru_maxrss
 
 
 def main() -> None:

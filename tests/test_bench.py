@@ -37,14 +37,17 @@ def test_the_report_holds_every_figure_of_every_command(tmp_path: Path) -> None:
     found = json.loads(report.read_text())
     assert set(found["machine"]) == {"kernel", "architecture", "cpus", "python", "iptables"}
     assert [case["case"] for case in found["cases"]] == [*bench.MODES, *(f"10 {kind}" for kind in bench.LISTS)]
+    assert found["node"]["namespaces"] == 10
+    assert 0 < found["node"][bench.RERUN]["median"] < found["node"][bench.APPLY]["median"]
     for case in found["cases"]:
         assert case["case"] in done.stdout
         assert tuple(case["commands"]) == (*bench.COMMANDS, *bench.REFERENCE.values())
         assert all(case["commands"][name]["cpu_to_reference"]["median"] > 0 for name in bench.REFERENCE)
         assert case["commands"][bench.PYTHON]["cpu_ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+        assert case["commands"][bench.PLAIN]["cpu_to_plain"] == {"median": 1.0, "min": 1.0, "max": 1.0}
         assert case["commands"][bench.PYTHON]["children"] == 0
         for figures in case["commands"].values():
-            for name in ("cpu_ms", "cpu_ratio", "wall_ms", "wall_ratio", "peak_mib"):
+            for name in ("cpu_ms", "cpu_ratio", "cpu_to_plain", "wall_ms", "wall_ratio", "peak_mib"):
                 assert 0 < figures[name]["min"] <= figures[name]["median"] <= figures[name]["max"]
 
 
@@ -85,13 +88,13 @@ def test_an_interpreter_behind_a_script_is_refused(tmp_path: Path) -> None:
     assert bench.is_binary(sys.executable)
 
 
-def test_a_list_that_no_flag_can_hold_is_in_a_file() -> None:
+def test_a_list_that_no_flag_can_hold_is_read_from_stdin() -> None:
     """Of 50,000 networks, none of which merges with another."""
     text = bench.cidrs(50_000)
     assert len(list(collapse_addresses(map(IPv4Network, text.split(","))))) == 50_000
-    named = bench.argument(text)
-    assert named[0] == "@"
-    with open(named[1:], encoding="utf-8") as file:
+    case = next(case for case in bench.cases({50_000: 1}) if "-x" in case.arguments)
+    assert case.arguments[case.arguments.index("-x") + 1] == "@-"
+    with bench.in_memory(case.listed) as name, open(name, encoding="utf-8") as file:
         assert file.read() == text
     assert bench.argument("1.0.0.0/25") == "1.0.0.0/25"
 
@@ -103,7 +106,7 @@ def some_figures() -> dict[str, Any]:
         return {"median": value, "min": value, "max": value}
 
     def command(cost: float) -> dict[str, Any]:
-        names = ("cpu_ms", "cpu_ratio", "wall_ms", "wall_ratio", "peak_mib")
+        names = ("cpu_ms", "cpu_ratio", "cpu_to_plain", "kernel_to_plain", "wall_ms", "wall_ratio", "peak_mib")
         return {"children": 2} | {name: spread(cost) for name in names}
 
     def case(name: str, size: int, cost: float) -> dict[str, Any]:
@@ -113,7 +116,8 @@ def some_figures() -> dict[str, Any]:
     cases += [case(f"{size:,} {kind}", size, size / 10) for kind in bench.LISTS for size in (10, 1_000)]
     machine = {"kernel": "6", "architecture": "x", "cpus": 2, "python": "3", "iptables": "v1"}
     quota = {"the 1.20.1 pod spec": {"wall_ms": spread(300.0), "wall_ratio": spread(9.0)}}
-    return {"machine": machine, "peak_floor_mib": 6.0, "cases": cases, "quota": quota}
+    node = {"namespaces": 250, bench.APPLY: spread(0.3), bench.RERUN: spread(0.1)}
+    return {"machine": machine, "peak_floor_mib": 6.0, "cases": cases, "node": node, "quota": quota}
 
 
 def test_the_page_has_every_case_and_a_picture_of_growth(tmp_path: Path) -> None:
@@ -123,6 +127,7 @@ def test_the_page_has_every_case_and_a_picture_of_growth(tmp_path: Path) -> None
     for name in (*bench.MODES, *(f"1,000 {kind}" for kind in bench.LISTS)):
         assert f"| {name}" in page
     assert "| the 1.20.1 pod spec | 300 ms | 9.0 |" in page
+    assert "for 250 namespaces in one process, each takes 0.30 times" in page
     drawn = ElementTree.parse(tmp_path / "pictures/growth.svg").getroot()
     assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 6
 
