@@ -81,6 +81,10 @@ class Namespace:
     def ip(self, *arguments: str) -> None:
         ip("-n", self.name, *arguments)
 
+    def ip_batch(self, *commands: str) -> None:
+        """Many commands of ip(8) by one process, each of which must succeed."""
+        ip("-n", self.name, "-batch", "-", text="\n".join(commands))
+
 
 LEGACY = re.compile(r"\bip6?tables-legacy(-restore)?(?=\s|$)")
 
@@ -92,9 +96,9 @@ def that_waits(command: Sequence[str]) -> list[str]:
     return [command[0], *(["-w", "30"] if LEGACY.fullmatch(command[0]) else []), *command[1:]]
 
 
-def ip(*arguments: str) -> None:
+def ip(*arguments: str, text: str = "") -> None:
     """ip(8), which must succeed."""
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, input=text)
 
 
 @contextlib.contextmanager

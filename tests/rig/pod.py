@@ -16,12 +16,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.rig.namespace import Namespace, entered, ip
+from tests.rig.namespace import Namespace, entered
 from tests.rig.traffic import Call, Landing, Traffic
 from tests.rig.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -43,7 +43,9 @@ PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
 COUNTERS = re.compile(r" \[\d+:\d+\]|\bcounter packets \d+ bytes \d+ ?")
 CARRIER = re.compile(r"NO-CARRIER,|(?<= state )(UP|DOWN)\b|\blinkdown ?")
 """Whether the other end of a veth pair is up already, which it is a moment later."""
+PREFIX, NODAD = {4: 24, 6: 64}, {4: "", 6: " nodad"}
 ACCEPT_DAD = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
+DISABLE_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 
 IF_INET6 = Path("/proc/thread-self/net/if_inet6")
 """The IPv6 addresses of the namespace that this thread is in, in hex."""
@@ -89,24 +91,24 @@ class Pod:
             with entered(namespace):
                 # A link-local address that is still being probed for would change by itself what a test compares.
                 ACCEPT_DAD.write_text("0")
-        ends = [namespace.name for namespace in (inside, outside)]
-        ip("link", "add", "eth0", "netns", ends[0], "type", "veth", "peer", "name", "eth0", "netns", ends[1])
-        for namespace, addresses in ((inside, ADDRESSES), (outside, GATEWAY)):
-            if not self.ipv6:
-                namespace.output("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-            for version in self.versions:
-                prefix = "24" if version == 4 else "64"
-                nodad = ["nodad"] if version == 6 else []
-                namespace.ip("addr", "add", f"{addresses[version]}/{prefix}", "dev", "eth0", *nodad)
-            namespace.ip("link", "set", "eth0", "up")
-        for version in self.versions:
-            for address in OUTSIDE[version]:
-                outside.ip("addr", "add", address, "dev", "lo", *(["nodad"] if version == 6 else []))
-            inside.ip(f"-{version}", "route", "add", "default", "via", GATEWAY[version])
+                if not self.ipv6:
+                    DISABLE_IPV6.write_text("1")
+        # The pod's end first: the kernel learns of a link that gets its other end later, if that one was up before.
+        pair = f"link add eth0 type veth peer name eth0 netns {outside.name}"
+        routes = [f"route add default via {GATEWAY[version]}" for version in self.versions]
+        inside.ip_batch(pair, *self._link(ADDRESSES), *routes)
+        services = (f"{address} dev lo{NODAD[version]}" for version in self.versions for address in OUTSIDE[version])
+        outside.ip_batch(*self._link(GATEWAY), *(f"addr add {service}" for service in services))
         if self.ipv6:
             # The kernel gives it when it learns that the other end is up, which may be after all of this.
             with entered(inside):
                 until(lambda: "fe80" in IF_INET6.read_text())
+
+    def _link(self, addresses: Mapping[int, str]) -> Iterator[str]:
+        """The words of ip(8) with which an end of the veth pair gets its addresses."""
+        for version in self.versions:
+            yield f"addr add {addresses[version]}/{PREFIX[version]} dev eth0{NODAD[version]}"
+        yield "link set eth0 up"
 
     # --- capture ------------------------------------------------------------------------------------------
 
