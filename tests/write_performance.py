@@ -32,7 +32,7 @@ READING = """\
 figures, with minimum and maximum. The list of excluded networks has none that could be merged: with iptables each is a
 rule of its own. nf_tables takes its time for each, so most of what a long list costs by iptables-nft is the kernel's
 part, which no program can spare; legacy tables are handed over whole, and in tables of our own the networks are one
-set.
+set. Who excludes thousands of networks from pods that start often is better off with `--native-nftables`.
 
 What keeps a run short: nothing is loaded but what it takes ([developing.md](developing.md)), and nothing of the library
 that costs more than it does; one `iptables-restore` for each family, and one nft for both in tables of our own; what
