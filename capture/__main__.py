@@ -9,7 +9,7 @@ NAMELESS = ("apply", "istio-iptables")
 """First arguments that are no flag, and no command of click's: the nameless command's name, and what injectors put
 first, because the reference's image is entered through another program."""
 
-HELP = frozenset({"--help", "-h"})
+HELP = ("--help", "-h")  # no call stands out here: Python looks for Ctrl-C at each
 
 COMPLETION = ("_CAPTURE_COMPLETE", "_ISTIO_IPTABLES_COMPLETE")
 """By these click is asked for completion, by the line that its manual says. Never is a run meant by that."""
@@ -85,7 +85,7 @@ def dispatch(argv: list[str]) -> int:
 def is_for_click(argv: list[str]) -> bool:
     """Whether a command is named, or what people ask of any program. Any other line is one of istio-iptables."""
     first = argv[0] if argv else "-"
-    return first == "--version" or (first[:1] != "-" and first not in NAMELESS) or not HELP.isdisjoint(argv)
+    return first == "--version" or (first[:1] != "-" and first not in NAMELESS) or any(word in argv for word in HELP)
 
 
 if __name__ == "__main__":

@@ -75,18 +75,24 @@ def pod() -> Iterator[Pod]:
 
 
 @pytest.mark.parametrize("arguments", [[*POD_SPEC, "--ipv6=auto"], EVERYTHING], ids=["plain", "everything"])
-def test_as_root_all_is_well_and_nothing_is_touched(pod: Pod, backend: str, arguments: list[str]) -> None:
-    """Nothing but ok, what the rules need is proved, and the namespace is as it was; then the run works."""
+def test_as_root_all_is_well_and_nothing_is_touched(
+    pod: Pod, backend: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """Nothing but ok, what the rules need is proved, and the namespace is as it was; then the run works.
+
+    The lock is the test's own: that of the host may be held by another test.
+    """
+    environ = {"XTABLES_LOCKFILE": str(tmp_path / "xtables.lock")}
     before = state(pod)
-    answer = check(pod, *forced(backend, *arguments))
+    answer = check(pod, *forced(backend, *arguments), env=environ)
     assert wrong(answer) == []
     assert f"the IPv4 and IPv6 rules work in a namespace of their own, with {backend}" in str(answer)
     owner = answer["by_name"]["owner match"]
     assert (owner["value"], owner["needed"]) == ("proved by the rehearsal (IPv4, IPv6)", True)
     assert state(pod) == before
-    pod.applied(*forced(backend, *arguments))
+    pod.applied(*forced(backend, *arguments), env=environ)
     before = state(pod)
-    again = check(pod, *forced(backend, *arguments))
+    again = check(pod, *forced(backend, *arguments), env=environ)
     assert again["by_name"][f"held in {backend}"]["value"] == "ours, as planned: a run changes nothing"
     assert state(pod) == before
 
