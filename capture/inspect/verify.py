@@ -8,7 +8,7 @@ from __future__ import annotations
 from capture.errors import DIFFERS, DONE, NOTHING_HERE
 from capture.host.live import choose_backend, read_live
 from capture.host.neighbours import findings_of_others, proofs
-from capture.iptables.iptables import BACKENDS, Iptables
+from capture.iptables.iptables import BACKENDS, Iptables, expect
 from capture.kernel.process import LEGACY_TABLES
 from capture.kernel.rights import not_permitted
 from capture.netlink.early import early
@@ -84,6 +84,7 @@ class Comparison(Value):
 
 def compared(settings: Settings, planned: Plan, log: Log) -> Comparison:
     """Read the namespace we are in, and compare. Raises CaptureError if that cannot be told."""
+    expect(planned.rulesets)
     live = read(log)
     planned = live.beside(planned)
     choice = choose_backend(live, settings, planned)

@@ -82,6 +82,15 @@ class Read(Made[T]):
 
     __hash__ = Long.__hash__
 
+    def parts(self) -> Iterator[Sequence[T]]:
+        """What stands behind each other in it, each made of the items that the expected is made of."""
+        for part in parts_of(self.items):
+            yield (
+                Made(part.items, chained(part.made, self.made))
+                if isinstance(part, Made)
+                else tuple(map(self.made, part))
+            )
+
 
 class Joined(Long[T]):
     """One behind the other."""
@@ -120,6 +129,10 @@ class Lines(Long[str]):
             behind = self.text.index("\n", at)
             yield self.text[at:behind]
             at = behind + 1
+
+
+def chained(first: Callable[[Any], Any], then: Callable[[Any], T]) -> Callable[[Any], T]:
+    return lambda item: then(first(item))
 
 
 def parts_of(values: Sequence[T]) -> tuple[Sequence[T], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from itertools import accumulate
 
-from rules.lists.long import Made, parts_of
+from rules.lists.long import Made, Read, parts_of
 from rules.lists.networks import Networks, ends
 from rules.meaning.spoken import conditions, effect
 from rules.netfilter.effects import Bind, BindSource, Hand
@@ -54,7 +54,7 @@ class List(Value):
 def lists(rules: Sequence[Rule]) -> Iterator[List]:
     """These rules of a chain, lists as one rule each, in an order in which every packet fares the same."""
     before = 0
-    for part in parts_of(rules):
+    for part in rules.parts() if isinstance(rules, Read) else parts_of(rules):
         of_part = of_networks(part, before)
         yield from (of_part,) if of_part else of_some(part, before)
         before += len(part)

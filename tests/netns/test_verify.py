@@ -286,6 +286,8 @@ def test_ten_thousand_rules_are_verified_and_shown(pod: Pod, backend: str) -> No
     environ = {"ISTIO_SERVICE_EXCLUDE_CIDR": networks}
     settings = ["-u", str(PROXY), f"--force-iptables-binary={backend}"]
     pod.applied(*settings, env=environ)
+    all_there = pod.capture("verify", *settings, env=environ)
+    assert (all_there.status, "IPv4: proved" in all_there.stdout) == (0, True), all_there.stdout + all_there.stderr
     planted(pod, backend, ["ipt -t nat -D ISTIO_OUTPUT -d 10.9.9.0/32 -j RETURN"])
     assert pod.capture("verify", *settings, env=environ).status == 4
     shown = pod.capture("diff", *settings, env=environ)

@@ -107,7 +107,8 @@ def test_what_is_made_when_asked_for_is_a_tuple(items: list[int], behind: list[i
     assert all(one is other for one, other in zip(whole, whole, strict=True))
     assert whole != (*expected, "more")
     assert sum(count for _, count in lots(whole)) == len(whole)
-    assert Read(whole, str.upper).anew().__next__() == expected[0].upper() if expected else True
+    read = Read(whole, str.upper)
+    assert tuple(read) == tuple(map(str.upper, expected)) == tuple(each for part in read.parts() for each in part)
     text = "".join(f"{value}\n" for value in expected)
     assert Lines(f"before\n{text}behind", 7, 7 + len(text), len(expected)) == expected
 

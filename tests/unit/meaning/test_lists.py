@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.lists.long import Joined, Made
+from rules.lists.long import Joined, Made, Read
 from rules.lists.networks import Networks, code_of
 from rules.meaning.lists import LONG, List, lists
 from rules.meaning.spoken import conditions
@@ -49,6 +49,8 @@ def test_rules_of_a_long_list_come_to_what_they_come_to_one_by_one(
     beside = (other,) * around
     rules = Joined([beside, Made(Networks(map(code_of, networks)), made), beside])
     assert list(map(meant, lists(rules))) == list(map(meant, lists(tuple(rules))))
+    read = Read(rules, lambda rule: rule.but(text="as printed"))
+    assert list(map(meant, lists(read))) == list(map(meant, lists(tuple(read))))
 
 
 def test_none_of_a_long_list_is_made() -> None:
@@ -60,5 +62,7 @@ def test_none_of_a_long_list_is_made() -> None:
         return when(Dst(network)).then(Return(), why="listed", setting="")
 
     networks = Networks((10 << 24 | at << 8) << 8 | 24 for at in range(LONG + 1))
-    (only,) = lists(Made(networks, made))
-    assert (len(only.places), len(only.spans), made_of) == (LONG + 1, LONG + 1, [networks[0]])
+    for rules in (Made(networks, made), Read(Made(networks, made), lambda rule: rule)):
+        made_of.clear()
+        (only,) = lists(rules)
+        assert (len(only.places), len(only.spans), made_of) == (LONG + 1, LONG + 1, [networks[0]])
