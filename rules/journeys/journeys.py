@@ -249,10 +249,15 @@ EVERYDAY: dict[int, tuple[int, ...]] = {
 }
 
 
+def usual_values(family: Family) -> dict[int, tuple[int, ...]]:
+    """What comes every day of each field."""
+    elsewhere = tuple(int(address) for address in ELSEWHERE[family])
+    return {**EVERYDAY, f.SOURCE: elsewhere, f.DESTINATION: elsewhere}
+
+
 def everyday(family: Family) -> Callable[[int, Span], int]:
     """Takes of each field what comes every day, if there is such a value; of addresses one that is no end."""
-    usual = dict(EVERYDAY)
-    usual[f.SOURCE] = usual[f.DESTINATION] = tuple(int(address) for address in ELSEWHERE[family])
+    usual = usual_values(family)
 
     def choose(field: int, span: Span) -> int:
         if field == f.SPORT and common(span, EPHEMERAL) == EPHEMERAL:

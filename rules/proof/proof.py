@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from rules.analysis.boxes import fewer, overlap
 from rules.iptables.writing import rule_text
-from rules.journeys.journeys import Journeys, TooMany, everyday, packet_of, takes_in_passing, universe
+from rules.journeys.journeys import Journeys, TooMany, everyday, packet_of, takes_in_passing, universe, usual_values
 from rules.meaning.spoken import effect
 from rules.netfilter.effects import Hand
 from rules.netfilter.fields import CONNMARK, DESTINATION, DPORT, MARK
@@ -18,6 +18,7 @@ from rules.netfilter.values import PREROUTING
 from rules.packets.packet import Direction, written
 from rules.packets.trace import Became
 from rules.plan.names import LOOPBACK_INTERFACE
+from rules.proof.bits import Undecided, asked_for, kinds
 from rules.proof.neighbours import without_ours
 from rules.routing.policy import WHOLE
 from rules.simulator.conclusions import end_of, rule_place, verdict
@@ -197,6 +198,8 @@ class Prover:
         self.natives, self.here, self.as_planned = tuple(natives), here, as_planned
         everything = [rule for ruleset in (planned, *self.held) for rule in ruleset.kinds()]
         everything += [rule for native in self.natives for _, rules in native.chains for rule in rules]
+        self.bits = asked_for(everything)
+        self.is_whole = True
         self.marks = frozenset(routing.mark for routing in as_planned.routing)
         """Those that keep packets here: answers that are given one do not reach the client."""
         self.hands_over = any(isinstance(effect(rule.target), Hand) for rule in everything)
@@ -214,16 +217,18 @@ class Prover:
         asked = [(now, box) for now, boxes in flow.items() for box in fewer(boxes)]
         found: list[tuple[End, Difference]] = []
         seen: set[object] = set()
+        tried = 0
         for order in orders(self.held, self.natives):
             asking = (self.held, self.family, self.here, self.natives, order, self.is_over)
             journeys = Journeys(*asking, names_rules=False, remembers=bool(self.marks))
             ends = [end for end in journeys.ends(asked) if self.is_otherwise(end)]
             for end in self.not_dropped_anyway(ends, plain):
                 told = (end.by, end.became, end.now.tag, end.now.depends, end.now.direction, end.reason)
-                if told not in seen and len(seen) < MOST_TRIED:
-                    seen.add(told)
+                if told not in seen and tried < MOST_TRIED:
+                    tried += 1
                     difference = self.confirmed(end)
                     if difference:
+                        seen.add(told)
                         found.append((end, difference))
         differences: dict[object, Difference] = {}
         untold: dict[object, Difference] = {}
@@ -232,7 +237,8 @@ class Prover:
             place = (difference.backend, difference.table, difference.chain, difference.position, packet.direction)
             among = differences if difference.is_certain else untold
             among.setdefault((place, end.now.tag.port), difference)
-        return Proof(self.family, tuple(differences.values()), tuple(untold.values()), len(seen) < MOST_TRIED)
+        is_whole = self.is_whole and tried < MOST_TRIED
+        return Proof(self.family, tuple(differences.values()), tuple(untold.values()), is_whole)
 
     def is_over(self, now: Now) -> bool:
         """Whether it is clear what becomes of connections that somebody sent elsewhere."""
@@ -301,14 +307,42 @@ class Prover:
 
     def confirmed(self, end: End) -> Difference | None:
         """One packet of these, sent alone: how it fares, if that is not as planned."""
-        tag = end.now.tag
-        packet = packet_of(end.now.but(goes=tag.goes), end.boxes[0], self.family, everyday(self.family))
+        untold: Difference | None = None
+        for packet in self.packets(end):
+            found = self.difference(packet, may_be_dropped=end.now.depends)
+            if found and found.is_certain:
+                return found
+            untold = untold or found
+        return untold
+
+    def packets(self, end: End) -> Iterator[Packet]:
+        """One of these packets; where it may be that not all fare so, one of each kind that rules tell apart."""
+        start, usual = end.now.but(goes=end.now.tag.goes), everyday(self.family)
+        yield packet_of(start, end.boxes[0], self.family, usual)
+        if not (end.now.depends and self.bits):
+            return
+        of_boxes = ((box, kind) for box in end.boxes for kind in kinds(box, self.bits, usual_values(self.family)))
+        try:
+            for count, (box, kind) in enumerate(of_boxes):
+                if count == MOST_TRIED:
+                    raise Undecided
+                its = tuple(one(kind[field]) if field in kind else span for field, span in enumerate(box))
+                yield packet_of(start, its, self.family, usual)
+        except Undecided:
+            self.is_whole = False
+
+    def difference(self, packet: Packet, *, may_be_dropped: bool) -> Difference | None:
+        """How this packet fares, if that is not as planned, and not as it did before, where others `may` drop it."""
         trace = in_any_order(self.held, packet, self.here, self.natives)
         wanted = simulate((self.planned,), packet, self.as_planned)
         ways = trace.ways if trace.became is Became.DEPENDS else (trace,)
         lost = [way.became is not Became.DEPENDS and (is_lost(way, wanted) or has_stuck(way)) for way in ways]
         if trace.became is not Became.DEPENDS and not any(lost):
             return None
+        if may_be_dropped and trace.became in STOPPED:
+            others = tuple(without_ours(ruleset, None) for ruleset in self.held)
+            if in_any_order(others, packet, self.here, self.natives).became in STOPPED:
+                return None
         step = taker(trace)
         found = Difference(
             packet,

@@ -397,6 +397,8 @@ ONCE_WRONG = (
     "raw OUTPUT -m limit --limit 1000/s -j NOTRACK",
     "raw PREROUTING -p tcp ! --syn -j NOTRACK",
     "raw OUTPUT -p tcp --syn -j NOTRACK",
+    "nat OUTPUT -d {odd} -j ACCEPT",
+    "raw PREROUTING ! -s {odd} -p tcp -j NOTRACK",
 )
 ONCE_WRONG_IN_NFT = (
     ("type filter hook input priority 5;", "meta skuid != 1000 drop"),
@@ -405,10 +407,14 @@ ONCE_WRONG_IN_NFT = (
     ("type filter hook prerouting priority -160;", "fib saddr . mark type != unicast drop"),
     ("type filter hook output priority -300;", "ct status & dnat == 0 notrack"),
     ("type filter hook prerouting priority -300;", "ct status != snat notrack"),
+    ("type nat hook output priority -110;", "tcp dport & 0x11 == 0x10 redirect to :22"),
+    ("type filter hook output priority -300;", "tcp sport & 0x101 == 0x1 notrack"),
 )
 """Of each kind of which something false was certain some, tried every time."""
 
 
+ODD = {4: "0.0.0.9/0.0.0.255", 6: "::9/::ff"}
+"""Addresses by their last bits, which are no network."""
 NATIVE = "table inet theirs {{\n chain c {{\n {place}\n {rule}\n }}\n}}\n"
 OF_OWNERS = tuple(
     f"meta {key} {asked} drop"
@@ -433,7 +439,12 @@ def rules(version: int) -> list[str]:
     asked, done = OF_FAMILY[version]
     matches = [f"{place} {match} -j {target}" for match in asked.splitlines() for place, target in PLACES.items()]
     every = [*matches, *done.splitlines()]
-    return every if ALL else [*ONCE_WRONG, *random.Random(f"{SEED} extensions {version}").sample(every, SAMPLE)]
+    once_wrong = (line.format(odd=ODD[version]) for line in ONCE_WRONG)
+    return (
+        [*once_wrong, *every]
+        if ALL
+        else [*once_wrong, *random.Random(f"{SEED} extensions {version}").sample(every, SAMPLE)]
+    )
 
 
 def expected_of(trace: Trace) -> set[str]:

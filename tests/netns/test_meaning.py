@@ -166,7 +166,9 @@ class Judged:
         ways = {way.became for way in trace.ways or (trace,)}
         if difference.outcome is not trace.became:
             yield f"{difference.sentence}: traced {trace.became}"
-        if ways & {Became.DROPPED, Became.REFUSED} and str(landing) in ("timeout", "refused", "error: EPERM"):
+        # REJECT with icmp-admin-prohibited is EHOSTUNREACH to who sent it (icmp_err_convert of net/ipv4/icmp.c).
+        stopped = ("timeout", "refused", "error: EPERM", "error: EHOSTUNREACH")
+        if ways & {Became.DROPPED, Became.REFUSED} and str(landing) in stopped:
             return
         if may_fail_later(trace) and str(landing) in {*FAILED, *landings_of(trace.but(hindered=""))}:
             return

@@ -60,6 +60,48 @@ def test_what_is_as_planned_is_proved(planned: Plan) -> None:
     assert proof(planned, doubled).answer == "proved"
 
 
+@pytest.mark.parametrize(
+    ("table", "rules", "answer", "host"),
+    [
+        ("nat", ["-A OUTPUT -d 0.0.0.9/0.0.0.255 -j ACCEPT"], "disproved", 9),
+        ("nat", ["-A OUTPUT ! -d 0.0.0.9/0.0.0.255 -j ACCEPT"], "disproved", None),
+        ("nat", ["-A OUTPUT -p tcp -m multiport ! --dports 80 -d 0.0.0.9/0.0.0.255 -j ACCEPT"], "disproved", 9),
+        ("nat", ["-A OUTPUT -d 0.0.0.8/0.0.0.8 -j RETURN", "-A OUTPUT -d 0.0.0.1/0.0.0.255 -j ACCEPT"], "disproved", 1),
+        # No address has both.
+        (
+            "nat",
+            [":X - [0:0]", "-A OUTPUT -d 0.0.0.8/0.0.0.8 -j X", "-A X -d 0.0.0.1/0.0.0.255 -j ACCEPT"],
+            "proved",
+            0,
+        ),
+        # The proxy calls its own pod.
+        ("nat", ["-A OUTPUT -d 10.244.0.5/255.0.0.255 -o lo -j ACCEPT"], "disproved", 5),
+        ("nat", ["-A OUTPUT -d 9.0.0.9/255.0.0.255 -j REDIRECT --to-ports 22"], "disproved", 9),
+        ("raw", ["-A OUTPUT -d 0.0.0.9/0.0.0.255 -p tcp -j NOTRACK"], "disproved", 9),
+        # Dropped as it was before, and dropped because it was redirected.
+        ("filter", ["-A OUTPUT -d 0.0.0.9/0.0.0.255 -j DROP"], "proved", 0),
+        ("filter", ["-A OUTPUT -d 127.0.0.1/255.0.0.255 ! -s 127.0.0.1/255.0.0.255 -j DROP"], "disproved", None),
+    ],
+)
+def test_what_single_bits_ask_for_is_found(table: str, rules: list[str], answer: str, host: int | None) -> None:
+    """No box of packets holds just those, so one of each kind is tried; the one that disproves it has these bits."""
+    if rules[0].startswith(":"):
+        lines = [f"*{table}", rules[0], *among(REDIRECTED, table, *rules[1:])[1:]]
+    else:
+        lines = among(REDIRECTED, table, *rules)
+    found = proof(REDIRECTED, lines)
+    assert found.answer == answer, found.sentence
+    if answer == "disproved" and host is not None:
+        assert int(found.differences[0].packet.destination) & 255 == host
+
+
+def test_more_bits_than_can_be_looked_at_prove_nothing() -> None:
+    """It is said that it cannot be told, and not that all is well."""
+    masks = [f"-A OUTPUT -d 0.0.0.{1 << at}/0.0.0.{1 << at} -p udp -j ACCEPT" for at in range(8)]
+    lines = among(REDIRECTED, "nat", *masks, "-A OUTPUT -d 0.0.0.9/0.0.0.255 -j ACCEPT")
+    assert proof(REDIRECTED, lines).answer == "cannot be told"
+
+
 @pytest.mark.parametrize("planned", [REDIRECTED, HANDED, RESOLVED], ids=["REDIRECT", "TPROXY", "DNS"])
 @pytest.mark.parametrize(
     "deed",
