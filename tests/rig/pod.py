@@ -43,6 +43,7 @@ PROXY_PORTS = (15001, 15006, 15053, 16001, 16006)
 COUNTERS = re.compile(r" \[\d+:\d+\]|\bcounter packets \d+ bytes \d+ ?")
 CARRIER = re.compile(r"NO-CARRIER,|(?<= state )(UP|DOWN)\b|\blinkdown ?")
 """Whether the other end of a veth pair is up already, which it is a moment later."""
+UP, DOWN = "link set eth0 up", "link set eth0 down"
 PREFIX, NODAD = {4: 24, 6: 64}, {4: "", 6: " nodad"}
 ACCEPT_DAD = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
 DISABLE_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
@@ -93,22 +94,21 @@ class Pod:
                 ACCEPT_DAD.write_text("0")
                 if not self.ipv6:
                     DISABLE_IPV6.write_text("1")
-        # The pod's end first: the kernel learns of a link that gets its other end later, if that one was up before.
         pair = f"link add eth0 type veth peer name eth0 netns {outside.name}"
         routes = [f"route add default via {GATEWAY[version]}" for version in self.versions]
-        inside.ip_batch(pair, *self._link(ADDRESSES), *routes)
+        inside.ip_batch(pair, *self._addresses(ADDRESSES), UP, *routes)
         services = (f"{address} dev lo{NODAD[version]}" for version in self.versions for address in OUTSIDE[version])
-        outside.ip_batch(*self._link(GATEWAY), *(f"addr add {service}" for service in services))
-        if self.ipv6:
-            # The kernel gives it when it learns that the other end is up, which may be after all of this.
-            with entered(inside):
+        # That a link has its other end is known at once where it was up before, else a second later (linkwatch).
+        outside.ip_batch(UP, DOWN, UP, *self._addresses(GATEWAY), *(f"addr add {service}" for service in services))
+        for namespace in (inside, outside) if self.ipv6 else ():
+            # The kernel gives it when it learns that the other end is up, and does not answer for others before.
+            with entered(namespace):
                 until(lambda: "fe80" in IF_INET6.read_text())
 
-    def _link(self, addresses: Mapping[int, str]) -> Iterator[str]:
-        """The words of ip(8) with which an end of the veth pair gets its addresses."""
+    def _addresses(self, addresses: Mapping[int, str]) -> Iterator[str]:
+        """The words of ip(8) that give an end of the veth pair its addresses."""
         for version in self.versions:
             yield f"addr add {addresses[version]}/{PREFIX[version]} dev eth0{NODAD[version]}"
-        yield "link set eth0 up"
 
     # --- capture ------------------------------------------------------------------------------------------
 
